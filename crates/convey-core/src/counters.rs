@@ -1,0 +1,193 @@
+//! Live counters. Bytes are sharded by worker so that two cores never write one cache line; gauges and
+//! connection totals change once a connection and are plain atomics.
+//!
+//! Invariants: a gauge never goes below zero (every `opened` has exactly one `closed`); byte counters are
+//! exact at every moment, not only when a connection ends.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    bytes_tx: AtomicU64,
+    bytes_rx: AtomicU64,
+}
+
+/// Connections and bytes of one frontend, backend or server, or of all together.
+///
+/// `tx` is client→server, `rx` is server→client.
+#[derive(Debug)]
+pub struct ConnCounters {
+    total: AtomicU64,
+    open: AtomicU64,
+    shards: Box<[Shard]>,
+}
+
+impl ConnCounters {
+    /// Counters for `workers` writers; at least one shard is made.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            total: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+        }
+    }
+
+    /// Counts a connection that has begun.
+    pub fn opened(&self) {
+        self.total.fetch_add(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that has begun unless `limit` are open already (0: no limit). Exact across threads.
+    pub fn try_opened(&self, limit: u64) -> bool {
+        let admitted = self
+            .open
+            .fetch_update(Relaxed, Relaxed, |open| (limit == 0 || open < limit).then_some(open + 1))
+            .is_ok();
+        if admitted {
+            self.total.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+
+    /// Counts a connection that has ended. Call once for each `opened` or successful `try_opened`.
+    pub fn closed(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// Undoes an `opened` of a connection that never carried a byte and went elsewhere.
+    pub fn undo_opened(&self) {
+        self.total.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// Adds client→server bytes, written by `worker`.
+    pub fn add_tx(&self, worker: usize, bytes: u64) {
+        self.shards[worker % self.shards.len()].bytes_tx.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds server→client bytes, written by `worker`.
+    pub fn add_rx(&self, worker: usize, bytes: u64) {
+        self.shards[worker % self.shards.len()].bytes_rx.fetch_add(bytes, Relaxed);
+    }
+
+    /// Connections since the name first appeared.
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> u64 {
+        self.open.load(Relaxed)
+    }
+
+    /// Client→server bytes.
+    pub fn bytes_tx(&self) -> u64 {
+        self.shards.iter().map(|s| s.bytes_tx.load(Relaxed)).sum()
+    }
+
+    /// Server→client bytes.
+    pub fn bytes_rx(&self) -> u64 {
+        self.shards.iter().map(|s| s.bytes_rx.load(Relaxed)).sum()
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a connection was refused, retried or ended early. Every refusal has one; every one is counted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Reason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+
+            /// The name under which `/stats` reports it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The total connection limit was reached; the client was closed.
+    LimitTotal = "limit_total",
+    /// The frontend's connection limit was reached; the client was closed.
+    LimitFrontend = "limit_frontend",
+    /// The client address had its limit of connections open; the client was closed.
+    LimitClient = "limit_client",
+    /// Every eligible server was at its own connection limit; the client was closed.
+    LimitServer = "limit_server",
+    /// No server of the backend was up with a weight above zero; the client was closed.
+    NoServer = "no_server",
+    /// A server refused the connection; another may have been tried.
+    ConnectRefused = "connect_refused",
+    /// A server did not answer within the connect timeout; another may have been tried.
+    ConnectTimeout = "connect_timeout",
+    /// A server could not be reached for another cause (no route, reset); another may have been tried.
+    ConnectFailed = "connect_failed",
+    /// The balancer had no free source port towards a server.
+    PortsExhausted = "ports_exhausted",
+    /// The process ran out of file descriptors; accepting backed off.
+    FdsExhausted = "fds_exhausted",
+    /// Every allowed attempt to reach a server failed; the client was closed.
+    RetriesExhausted = "retries_exhausted",
+    /// Nothing moved in either direction for the idle timeout.
+    IdleTimeout = "idle_timeout",
+    /// The connection reached its maximum duration.
+    MaxDuration = "max_duration",
+    /// The client reset the connection.
+    ClientReset = "client_reset",
+    /// The server reset the connection.
+    ServerReset = "server_reset",
+    /// The drain deadline passed and the connection was cut.
+    DrainDeadline = "drain_deadline",
+}
+
+/// A counter for each [`Reason`].
+#[derive(Debug)]
+pub struct ReasonCounters(Box<[AtomicU64]>);
+
+impl Default for ReasonCounters {
+    fn default() -> Self {
+        Self(Reason::ALL.iter().map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl ReasonCounters {
+    /// Counts one occurrence.
+    pub fn count(&self, reason: Reason) {
+        self.0[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Occurrences so far.
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0[reason as usize].load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_held_exactly_and_a_refused_connection_is_not_counted() {
+        let counters = ConnCounters::new(2);
+        assert!(counters.try_opened(2) && counters.try_opened(2));
+        assert!(!counters.try_opened(2));
+        assert_eq!((counters.total(), counters.open()), (2, 2));
+        counters.closed();
+        assert!(counters.try_opened(2));
+    }
+
+    #[test]
+    fn bytes_of_all_workers_add_up() {
+        let counters = ConnCounters::new(2);
+        counters.add_tx(0, 5);
+        counters.add_tx(1, 7);
+        counters.add_rx(9, 1);
+        assert_eq!((counters.bytes_tx(), counters.bytes_rx()), (12, 1));
+    }
+}

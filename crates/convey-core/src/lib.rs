@@ -1,0 +1,18 @@
+//! What Convey knows and decides, without doing anything about it: frontends, backends and servers
+//! (a [`Snapshot`]), which server a connection gets ([`selection`]), and the counters of both.
+//!
+//! Invariants: a published [`Snapshot`] never changes, except for its counters and scheduler state;
+//! no function here does I/O or reads a clock.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod event;
+pub mod selection;
+pub mod snapshot;
+
+pub use counters::{ConnCounters, Reason, ReasonCounters};
+pub use event::{Event, EventSink};
+pub use snapshot::{
+    Backend, BackendSpec, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
+    SnapshotSpec, SpecError,
+};

@@ -1,0 +1,365 @@
+//! The configuration as the data plane sees it: complete, checked, immutable, published with one store.
+//!
+//! A snapshot is built from a [`SnapshotSpec`] and, optionally, its predecessor, from which counters and
+//! scheduler state of surviving names are taken over.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counters::{ConnCounters, ReasonCounters};
+use crate::selection::RoundRobin;
+
+/// How connections are forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// TCP is terminated and relayed.
+    Proxy,
+    /// Packets are translated in both directions.
+    Passthrough,
+    /// Packets go to the server, which answers the client directly.
+    Dsr,
+}
+
+/// The layer-4 protocol of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Limits over all frontends; 0 means none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Connections open at once.
+    pub max_connections: u64,
+    /// Connections open at once from one client address.
+    pub max_connections_per_client: u64,
+}
+
+/// What a [`Snapshot`] is made of, before it is checked.
+#[derive(Debug, Clone)]
+pub struct SnapshotSpec {
+    /// How connections are forwarded.
+    pub mode: Mode,
+    /// Limits over all frontends.
+    pub limits: Limits,
+    /// Frontends; names must be unique.
+    pub frontends: Vec<FrontendSpec>,
+    /// Backends; names must be unique.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// A listening address and the backend that serves it.
+#[derive(Debug, Clone)]
+pub struct FrontendSpec {
+    /// Unique name.
+    pub name: String,
+    /// Where clients connect; port 0 lets the kernel choose (proxy mode).
+    pub listen: SocketAddr,
+    /// Layer-4 protocol.
+    pub protocol: Protocol,
+    /// Name of the backend.
+    pub backend: String,
+    /// Connections open at once; 0 means no limit.
+    pub max_connections: u64,
+}
+
+/// A pool of servers and how connections to it behave.
+#[derive(Debug, Clone)]
+pub struct BackendSpec {
+    /// Unique name.
+    pub name: String,
+    /// How long one connect may take.
+    pub connect_timeout: Duration,
+    /// Further servers tried after a failed connect.
+    pub retries: u32,
+    /// A connection on which nothing moves this long is closed; zero: never.
+    pub idle_timeout: Duration,
+    /// The longest a connection may last; zero: for ever.
+    pub max_duration: Duration,
+    /// Servers; names must be unique within the backend.
+    pub servers: Vec<ServerSpec>,
+}
+
+/// A member of a backend.
+#[derive(Debug, Clone)]
+pub struct ServerSpec {
+    /// Unique name within the backend.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Share of new connections; 0 takes it out of rotation.
+    pub weight: u16,
+    /// Connections open at once; 0 means no limit.
+    pub max_connections: u64,
+    /// Whether health checks hold it for up.
+    pub up: bool,
+    /// Whether it is being drained: no new connections, open ones go on.
+    pub draining: bool,
+}
+
+/// Why a [`SnapshotSpec`] was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct SpecError {
+    /// Path of the offending field, as in the configuration file.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A frontend in service.
+#[derive(Debug)]
+pub struct Frontend {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Where clients connect, as configured (the port may be 0).
+    pub listen: SocketAddr,
+    /// Layer-4 protocol.
+    pub protocol: Protocol,
+    /// Index into [`Snapshot::backends`].
+    pub backend: usize,
+    /// Connections open at once; 0 means no limit.
+    pub max_connections: u64,
+    /// Connections and bytes.
+    pub counters: Arc<ConnCounters>,
+    /// Refusals and early ends.
+    pub reasons: Arc<ReasonCounters>,
+}
+
+/// A backend in service.
+#[derive(Debug)]
+pub struct Backend {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// How long one connect may take.
+    pub connect_timeout: Duration,
+    /// Further servers tried after a failed connect.
+    pub retries: u32,
+    /// A connection on which nothing moves this long is closed; zero: never.
+    pub idle_timeout: Duration,
+    /// The longest a connection may last; zero: for ever.
+    pub max_duration: Duration,
+    /// Members.
+    pub servers: Vec<Server>,
+    /// Scheduler state, in the order of `servers`.
+    pub round_robin: RoundRobin,
+    /// Connections and bytes.
+    pub counters: Arc<ConnCounters>,
+}
+
+/// A server in service.
+#[derive(Debug)]
+pub struct Server {
+    /// Unique name within the backend.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Configured share of new connections.
+    pub weight: u16,
+    /// Connections open at once; 0 means no limit.
+    pub max_connections: u64,
+    /// Whether health checks hold it for up.
+    pub up: bool,
+    /// Whether it is being drained.
+    pub draining: bool,
+    /// Connections and bytes.
+    pub counters: Arc<ConnCounters>,
+    /// Failed connects by reason.
+    pub reasons: Arc<ReasonCounters>,
+}
+
+impl Server {
+    /// The weight selection goes by: 0 unless the server is up and not draining.
+    pub fn effective_weight(&self) -> u16 {
+        if self.up && !self.draining { self.weight } else { 0 }
+    }
+}
+
+/// Everything the data plane goes by at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each snapshot.
+    pub version: u64,
+    /// How connections are forwarded.
+    pub mode: Mode,
+    /// Limits over all frontends.
+    pub limits: Limits,
+    /// Frontends.
+    pub frontends: Vec<Frontend>,
+    /// Backends.
+    pub backends: Vec<Backend>,
+    /// Connections and bytes of all frontends, those since removed included.
+    pub totals: Arc<ConnCounters>,
+    /// Refusals and early ends of all frontends, those since removed included.
+    pub reasons: Arc<ReasonCounters>,
+    spec: SnapshotSpec,
+    workers: usize,
+}
+
+impl Snapshot {
+    /// Checks `spec` and makes the first snapshot, with counters for `workers` threads.
+    ///
+    /// # Errors
+    /// The first broken invariant: a name used twice, a frontend without its backend, an address taken twice.
+    pub fn first(spec: SnapshotSpec, workers: usize) -> Result<Self, SpecError> {
+        Self::build(spec, workers, None)
+    }
+
+    /// Checks `spec` and makes the snapshot that follows `self`; counters of surviving names go on.
+    ///
+    /// # Errors
+    /// As [`Snapshot::first`]; additionally a changed mode.
+    pub fn next(&self, spec: SnapshotSpec) -> Result<Self, SpecError> {
+        if spec.mode != self.mode {
+            return Err(invalid("mode", "cannot change while running; restart to change the mode"));
+        }
+        Self::build(spec, self.workers, Some(self))
+    }
+
+    /// What this snapshot was built from, to change and pass to [`Snapshot::next`].
+    pub fn spec(&self) -> &SnapshotSpec {
+        &self.spec
+    }
+
+    fn build(spec: SnapshotSpec, workers: usize, previous: Option<&Self>) -> Result<Self, SpecError> {
+        let backend_index = check_backends(&spec.backends)?;
+        check_frontends(&spec.frontends, &backend_index)?;
+
+        let new_counters = || Arc::new(ConnCounters::new(workers));
+        let backends = spec
+            .backends
+            .iter()
+            .map(|b| {
+                let old = previous.and_then(|p| p.backends.iter().find(|o| *o.name == *b.name));
+                build_backend(b, old, &new_counters)
+            })
+            .collect();
+        let frontends = spec
+            .frontends
+            .iter()
+            .map(|f| {
+                let old = previous.and_then(|p| p.frontends.iter().find(|o| *o.name == *f.name));
+                Frontend {
+                    name: old.map_or_else(|| f.name.as_str().into(), |o| o.name.clone()),
+                    listen: f.listen,
+                    protocol: f.protocol,
+                    backend: backend_index[f.backend.as_str()],
+                    max_connections: f.max_connections,
+                    counters: old.map_or_else(new_counters, |o| o.counters.clone()),
+                    reasons: old.map(|o| o.reasons.clone()).unwrap_or_default(),
+                }
+            })
+            .collect();
+        drop(backend_index);
+        Ok(Self {
+            version: previous.map_or(1, |p| p.version + 1),
+            mode: spec.mode,
+            limits: spec.limits,
+            frontends,
+            backends,
+            totals: previous.map_or_else(new_counters, |p| p.totals.clone()),
+            reasons: previous.map(|p| p.reasons.clone()).unwrap_or_default(),
+            spec,
+            workers,
+        })
+    }
+}
+
+fn build_backend(
+    spec: &BackendSpec,
+    old: Option<&Backend>,
+    new_counters: &impl Fn() -> Arc<ConnCounters>,
+) -> Backend {
+    let old_credits = old.map(|o| o.round_robin.credits()).unwrap_or_default();
+    let old_servers: HashMap<&str, usize> =
+        old.map(|o| o.servers.iter().enumerate().map(|(i, s)| (&*s.name, i)).collect()).unwrap_or_default();
+    let mut credits = Vec::with_capacity(spec.servers.len());
+    let mut reweighted = old.is_some_and(|o| o.servers.len() != spec.servers.len());
+    let servers = spec
+        .servers
+        .iter()
+        .map(|s| {
+            let survivor =
+                old_servers.get(s.name.as_str()).and_then(|&i| Some((old?.servers.get(i)?, old_credits[i])));
+            let server = Server {
+                name: survivor.map_or_else(|| s.name.as_str().into(), |(o, _)| o.name.clone()),
+                addr: s.addr,
+                weight: s.weight,
+                max_connections: s.max_connections,
+                up: s.up,
+                draining: s.draining,
+                counters: survivor.map_or_else(new_counters, |(o, _)| o.counters.clone()),
+                reasons: survivor.map(|(o, _)| o.reasons.clone()).unwrap_or_default(),
+            };
+            credits.push(survivor.map_or(0, |(_, credit)| credit));
+            reweighted |= survivor.is_none_or(|(o, _)| o.effective_weight() != server.effective_weight());
+            server
+        })
+        .collect();
+    if reweighted {
+        // Credits earned under other weights would skew the first picks under the new ones.
+        credits.fill(0);
+    }
+    Backend {
+        name: old.map_or_else(|| spec.name.as_str().into(), |o| o.name.clone()),
+        connect_timeout: spec.connect_timeout,
+        retries: spec.retries,
+        idle_timeout: spec.idle_timeout,
+        max_duration: spec.max_duration,
+        servers,
+        round_robin: RoundRobin::new(credits),
+        counters: old.map_or_else(new_counters, |o| o.counters.clone()),
+    }
+}
+
+fn check_backends(backends: &[BackendSpec]) -> Result<HashMap<String, usize>, SpecError> {
+    let mut index = HashMap::new();
+    for (i, b) in backends.iter().enumerate() {
+        if index.insert(b.name.clone(), i).is_some() {
+            return Err(invalid(format!("backends.{}", b.name), "this name is used twice"));
+        }
+        if b.connect_timeout.is_zero() {
+            return Err(invalid(format!("backends.{}.connect_timeout_ms", b.name), "must be above zero"));
+        }
+        let mut names = HashSet::new();
+        for s in &b.servers {
+            if !names.insert(s.name.as_str()) {
+                return Err(invalid(
+                    format!("backends.{}.servers.{}", b.name, s.name),
+                    "this name is used twice",
+                ));
+            }
+        }
+    }
+    Ok(index)
+}
+
+fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>) -> Result<(), SpecError> {
+    let mut names = HashSet::new();
+    let mut listens = HashMap::new();
+    for f in frontends {
+        if !names.insert(f.name.as_str()) {
+            return Err(invalid(format!("frontends.{}", f.name), "this name is used twice"));
+        }
+        if !backends.contains_key(f.backend.as_str()) {
+            let message = format!("no backend is named \"{}\"", f.backend);
+            return Err(invalid(format!("frontends.{}.backend", f.name), message));
+        }
+        if f.listen.port() != 0
+            && let Some(other) = listens.insert((f.listen, f.protocol), f.name.as_str())
+        {
+            let message = format!("{} is already the address of frontend \"{other}\"", f.listen);
+            return Err(invalid(format!("frontends.{}.listen_addr", f.name), message));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(field: impl Into<String>, message: impl Into<String>) -> SpecError {
+    SpecError { field: field.into(), message: message.into() }
+}

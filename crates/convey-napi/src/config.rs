@@ -1,0 +1,162 @@
+//! What `lower()` hands over, and its way into a `SnapshotSpec`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
+use napi_derive::napi;
+
+use crate::error::{Result, invalid};
+
+/// How connections are forwarded.
+#[napi(string_enum = "lowercase")]
+pub enum NativeMode {
+    Proxy,
+    Passthrough,
+    Dsr,
+}
+
+/// The layer-4 protocol of a frontend.
+#[napi(string_enum = "lowercase")]
+pub enum NativeProtocol {
+    Tcp,
+    Udp,
+}
+
+/// The whole configuration of the data plane; every field is present.
+#[napi(object)]
+pub struct NativeConfig {
+    pub mode: NativeMode,
+    /// Data-plane threads, at least 1. Fixed for the life of a data plane: a reload ignores it.
+    pub workers: u32,
+    /// Connections open at once over all frontends; 0: no limit.
+    pub max_connections: u32,
+    /// Connections open at once from one client address; 0: no limit.
+    pub max_connections_per_client: u32,
+    pub frontends: Vec<NativeFrontend>,
+    pub backends: Vec<NativeBackend>,
+}
+
+/// A listening address.
+#[napi(object)]
+pub struct NativeFrontend {
+    pub name: String,
+    /// `ip:port`, IPv6 in brackets; port 0 lets the kernel choose.
+    pub listen: String,
+    pub protocol: NativeProtocol,
+    /// Name of a backend.
+    pub backend: String,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u32,
+}
+
+/// A pool of servers.
+#[napi(object)]
+pub struct NativeBackend {
+    pub name: String,
+    pub connect_timeout_ms: u32,
+    /// Further servers tried after a failed connect.
+    pub retries: u32,
+    /// 0: never.
+    pub idle_timeout_ms: u32,
+    /// 0: no maximum.
+    pub max_duration_ms: u32,
+    pub servers: Vec<NativeServer>,
+}
+
+/// A member of a backend.
+#[napi(object)]
+pub struct NativeServer {
+    pub name: String,
+    /// `ip:port`, IPv6 in brackets.
+    pub addr: String,
+    /// 0 to 65535; 0 takes it out of rotation.
+    pub weight: u32,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u32,
+    pub up: bool,
+    pub draining: bool,
+}
+
+/// A change of one server's part in selection.
+#[napi(object)]
+pub struct NativeServerUpdate {
+    pub backend: String,
+    pub server: String,
+    pub up: bool,
+    pub draining: bool,
+    /// 0 to 65535.
+    pub weight: u32,
+}
+
+impl NativeConfig {
+    pub fn into_spec(self) -> Result<SnapshotSpec> {
+        Ok(SnapshotSpec {
+            mode: match self.mode {
+                NativeMode::Proxy => Mode::Proxy,
+                NativeMode::Passthrough => Mode::Passthrough,
+                NativeMode::Dsr => Mode::Dsr,
+            },
+            limits: Limits {
+                max_connections: self.max_connections.into(),
+                max_connections_per_client: self.max_connections_per_client.into(),
+            },
+            frontends: self.frontends.into_iter().map(NativeFrontend::into_spec).collect::<Result<_>>()?,
+            backends: self.backends.into_iter().map(NativeBackend::into_spec).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl NativeFrontend {
+    fn into_spec(self) -> Result<FrontendSpec> {
+        Ok(FrontendSpec {
+            listen: addr(&format!("frontends.{}.listen_addr", self.name), &self.listen)?,
+            name: self.name,
+            protocol: match self.protocol {
+                NativeProtocol::Tcp => Protocol::Tcp,
+                NativeProtocol::Udp => Protocol::Udp,
+            },
+            backend: self.backend,
+            max_connections: self.max_connections.into(),
+        })
+    }
+}
+
+impl NativeBackend {
+    fn into_spec(self) -> Result<BackendSpec> {
+        let path = format!("backends.{}.servers", self.name);
+        Ok(BackendSpec {
+            connect_timeout: ms(self.connect_timeout_ms),
+            retries: self.retries,
+            idle_timeout: ms(self.idle_timeout_ms),
+            max_duration: ms(self.max_duration_ms),
+            servers: self.servers.into_iter().map(|s| s.into_spec(&path)).collect::<Result<_>>()?,
+            name: self.name,
+        })
+    }
+}
+
+impl NativeServer {
+    fn into_spec(self, path: &str) -> Result<ServerSpec> {
+        Ok(ServerSpec {
+            addr: addr(&format!("{path}.{}.addr", self.name), &self.addr)?,
+            weight: weight(&format!("{path}.{}.weight", self.name), self.weight)?,
+            name: self.name,
+            max_connections: self.max_connections.into(),
+            up: self.up,
+            draining: self.draining,
+        })
+    }
+}
+
+pub fn weight(field: &str, weight: u32) -> Result<u16> {
+    u16::try_from(weight).map_err(|_| invalid(field, format!("{weight} is above 65535")))
+}
+
+fn addr(field: &str, text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
+}
+
+fn ms(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}

@@ -1,0 +1,95 @@
+//! The one class of the addon.
+
+use std::sync::Arc;
+
+use convey_core::{Event, EventSink};
+use convey_runtime::{Runtime, ServerUpdate};
+use napi::bindgen_prelude::Function;
+use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
+use napi_derive::napi;
+
+use crate::config::{NativeConfig, NativeServerUpdate, weight};
+use crate::error::{Result, from_runtime};
+use crate::event::NativeEvent;
+use crate::stats::{self, NativeStats};
+
+/// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
+const EVENT_QUEUE: usize = 1024;
+
+/// A running data plane. It lives on threads of its own until `close()`.
+#[napi]
+pub struct Dataplane {
+    runtime: Runtime,
+}
+
+#[napi]
+impl Dataplane {
+    /// Checks the configuration, binds and starts. `onEvent` does not keep the process alive.
+    ///
+    /// Throws with `code` CONFIG_INVALID, BIND_FAILED, PERMISSION_DENIED, ENGINE_UNSUPPORTED or INTERNAL;
+    /// nothing is left running then.
+    #[napi(
+        factory,
+        catch_unwind,
+        ts_args_type = "config: NativeConfig, onEvent: (event: NativeEvent) => void"
+    )]
+    pub fn start(config: NativeConfig, on_event: Function<'_, NativeEvent, ()>) -> Result<Self> {
+        let on_event = on_event
+            .build_threadsafe_function()
+            .weak::<true>()
+            .max_queue_size::<EVENT_QUEUE>()
+            .build()
+            .map_err(|e| crate::error::Error::new(crate::error::ErrorCode::Internal, e.to_string()))?;
+        let sink: EventSink = Arc::new(move |event: Event| {
+            on_event.call(NativeEvent::from(event), NonBlocking);
+        });
+        let workers = config.workers as usize;
+        let runtime = Runtime::start(config.into_spec()?, workers, sink).map_err(|e| from_runtime(&e))?;
+        Ok(Self { runtime })
+    }
+
+    /// Replaces the configuration and returns its version; when it throws, the old one serves on.
+    #[napi(catch_unwind)]
+    pub fn install(&self, config: NativeConfig) -> Result<f64> {
+        let version = self.runtime.install(config.into_spec()?).map_err(|e| from_runtime(&e))?;
+        Ok(version as f64)
+    }
+
+    /// Changes health, drain state and weight of servers; unknown names are passed over.
+    #[napi(catch_unwind)]
+    pub fn set_servers(&self, updates: Vec<NativeServerUpdate>) -> Result<f64> {
+        let updates = updates
+            .into_iter()
+            .map(|u| {
+                let field = format!("backends.{}.servers.{}.weight", u.backend, u.server);
+                Ok(ServerUpdate {
+                    weight: weight(&field, u.weight)?,
+                    backend: u.backend,
+                    server: u.server,
+                    up: u.up,
+                    draining: u.draining,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let version = self.runtime.set_servers(&updates).map_err(|e| from_runtime(&e))?;
+        Ok(version as f64)
+    }
+
+    /// Reads every counter. Works after `close()` too.
+    #[napi(catch_unwind)]
+    pub fn stats(&self) -> NativeStats {
+        stats::read(&self.runtime)
+    }
+
+    /// Takes no new connections from now on; open ones go on.
+    #[napi(catch_unwind)]
+    pub fn stop_accepting(&self) {
+        self.runtime.stop_accepting();
+    }
+
+    /// Cuts what is still open and joins every thread. Idempotent.
+    #[napi(catch_unwind)]
+    pub fn close(&self) {
+        self.runtime.close();
+    }
+}

@@ -1,0 +1,11 @@
+//! The boundary to Node: plain objects with every field present in, plain objects out, error codes.
+//! Nothing is decided here.
+//!
+//! Counters cross as `f64` (exact to 2^53), durations as milliseconds, addresses as `ip:port` text.
+#![allow(missing_docs, reason = "napi's generated glue is public; the exports themselves are documented")]
+
+mod config;
+mod dataplane;
+mod error;
+mod event;
+mod stats;

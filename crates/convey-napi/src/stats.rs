@@ -1,0 +1,123 @@
+//! One reading of all counters.
+
+use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
+use convey_runtime::Runtime;
+use napi_derive::napi;
+
+/// Connections and bytes; tx is client→server, rx is server→client.
+#[napi(object)]
+pub struct NativeCounters {
+    pub total_connections: f64,
+    pub current_connections: f64,
+    pub bytes_tx: f64,
+    pub bytes_rx: f64,
+}
+
+/// How often something happened for one reason; reasons that never occurred are left out.
+#[napi(object)]
+pub struct NativeReason {
+    pub reason: String,
+    pub count: f64,
+}
+
+#[napi(object)]
+pub struct NativeFrontendStats {
+    pub name: String,
+    /// Where it listens, with the port the kernel chose; "" once the listener is closed.
+    pub address: String,
+    pub counters: NativeCounters,
+    pub reasons: Vec<NativeReason>,
+}
+
+#[napi(object)]
+pub struct NativeServerStats {
+    pub name: String,
+    pub addr: String,
+    pub weight: u32,
+    pub up: bool,
+    pub draining: bool,
+    pub counters: NativeCounters,
+    pub reasons: Vec<NativeReason>,
+}
+
+#[napi(object)]
+pub struct NativeBackendStats {
+    pub name: String,
+    pub counters: NativeCounters,
+    pub servers: Vec<NativeServerStats>,
+}
+
+/// All counters at one moment.
+#[napi(object)]
+pub struct NativeStats {
+    /// Version of the snapshot in service.
+    pub version: f64,
+    /// Over all frontends, removed ones included.
+    pub counters: NativeCounters,
+    /// Over all frontends, removed ones included.
+    pub reasons: Vec<NativeReason>,
+    pub frontends: Vec<NativeFrontendStats>,
+    pub backends: Vec<NativeBackendStats>,
+}
+
+pub fn read(runtime: &Runtime) -> NativeStats {
+    let snapshot: &Snapshot = &runtime.snapshot();
+    let addresses = runtime.addresses();
+    NativeStats {
+        version: snapshot.version as f64,
+        counters: counters(&snapshot.totals),
+        reasons: reasons(&snapshot.reasons),
+        frontends: snapshot
+            .frontends
+            .iter()
+            .map(|f| NativeFrontendStats {
+                name: f.name.to_string(),
+                address: addresses
+                    .iter()
+                    .find(|(name, _)| *name == f.name)
+                    .map_or_else(String::new, |(_, addr)| addr.to_string()),
+                counters: counters(&f.counters),
+                reasons: reasons(&f.reasons),
+            })
+            .collect(),
+        backends: snapshot
+            .backends
+            .iter()
+            .map(|b| NativeBackendStats {
+                name: b.name.to_string(),
+                counters: counters(&b.counters),
+                servers: b
+                    .servers
+                    .iter()
+                    .map(|s| NativeServerStats {
+                        name: s.name.to_string(),
+                        addr: s.addr.to_string(),
+                        weight: s.weight.into(),
+                        up: s.up,
+                        draining: s.draining,
+                        counters: counters(&s.counters),
+                        reasons: reasons(&s.reasons),
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+fn counters(c: &ConnCounters) -> NativeCounters {
+    NativeCounters {
+        total_connections: c.total() as f64,
+        current_connections: c.open() as f64,
+        bytes_tx: c.bytes_tx() as f64,
+        bytes_rx: c.bytes_rx() as f64,
+    }
+}
+
+fn reasons(counters: &ReasonCounters) -> Vec<NativeReason> {
+    Reason::ALL
+        .iter()
+        .map(|&reason| (reason, counters.get(reason)))
+        .filter(|&(_, count)| count > 0)
+        .map(|(reason, count)| NativeReason { reason: reason.name().to_owned(), count: count as f64 })
+        .collect()
+}

@@ -1,0 +1,189 @@
+//! One running balancer: the published snapshot, the engine that serves it, and their life cycle.
+//!
+//! Invariants: a spec that is refused, or that the engine cannot install, changes nothing; installs are
+//! serialised; after `close` every call answers [`RuntimeError::Closed`].
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use convey_core::{EventSink, Mode, Snapshot, SnapshotSpec, SpecError};
+use convey_proxy::{Proxy, ProxyError};
+
+/// Why the runtime could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The specification breaks an invariant.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The proxy engine failed.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// No engine serves this mode here.
+    #[error("{mode:?} mode is not available: {why}")]
+    Unsupported {
+        /// The mode asked for.
+        mode: Mode,
+        /// The cause.
+        why: String,
+    },
+    /// The balancer was closed.
+    #[error("the balancer is closed")]
+    Closed,
+}
+
+/// The kind of a [`RuntimeError`], stable across versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The configuration breaks an invariant.
+    Config,
+    /// An address cannot be bound.
+    Bind,
+    /// A privilege is missing.
+    Permission,
+    /// No engine serves the mode here.
+    Unsupported,
+    /// The balancer was closed.
+    Closed,
+    /// Anything else.
+    Internal,
+}
+
+impl RuntimeError {
+    /// The kind, for callers that decide by it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Spec(_) => ErrorKind::Config,
+            Self::Proxy(ProxyError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                ErrorKind::Permission
+            }
+            Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
+            Self::Proxy(ProxyError::Worker { .. }) => ErrorKind::Internal,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Closed => ErrorKind::Closed,
+        }
+    }
+}
+
+/// A change of one server's part in selection.
+#[derive(Debug, Clone)]
+pub struct ServerUpdate {
+    /// Backend name.
+    pub backend: String,
+    /// Server name.
+    pub server: String,
+    /// Whether health checks hold it for up.
+    pub up: bool,
+    /// Whether it takes no new connections.
+    pub draining: bool,
+    /// Share of new connections.
+    pub weight: u16,
+}
+
+/// A running balancer. Dropping it closes it.
+#[derive(Debug)]
+pub struct Runtime {
+    proxy: Proxy,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    snapshot: Arc<Snapshot>,
+    closed: bool,
+}
+
+impl Runtime {
+    /// Checks `spec` and starts its engine with `workers` threads.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing is left running.
+    pub fn start(spec: SnapshotSpec, workers: usize, events: EventSink) -> Result<Self, RuntimeError> {
+        if spec.mode != Mode::Proxy {
+            let why = "this version forwards in proxy mode only".to_owned();
+            return Err(RuntimeError::Unsupported { mode: spec.mode, why });
+        }
+        let workers = workers.max(1);
+        let snapshot = Arc::new(Snapshot::first(spec, workers)?);
+        let proxy = Proxy::start(snapshot.clone(), workers, events)?;
+        Ok(Self { proxy, state: Mutex::new(State { snapshot, closed: false }) })
+    }
+
+    /// Replaces the whole configuration; on an error the old one serves on. Returns the new version.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] names the offending field or address.
+    pub fn install(&self, spec: SnapshotSpec) -> Result<u64, RuntimeError> {
+        let mut state = self.open_state()?;
+        self.publish(&mut state, spec)
+    }
+
+    /// Changes health, drain state and weight of servers. Names that are not there (any more) are passed over.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Closed`].
+    pub fn set_servers(&self, updates: &[ServerUpdate]) -> Result<u64, RuntimeError> {
+        let mut state = self.open_state()?;
+        let mut spec = state.snapshot.spec().clone();
+        for update in updates {
+            let server = spec
+                .backends
+                .iter_mut()
+                .filter(|b| b.name == update.backend)
+                .flat_map(|b| &mut b.servers)
+                .find(|s| s.name == update.server);
+            if let Some(server) = server {
+                server.up = update.up;
+                server.draining = update.draining;
+                server.weight = update.weight;
+            }
+        }
+        self.publish(&mut state, spec)
+    }
+
+    fn publish(&self, state: &mut State, spec: SnapshotSpec) -> Result<u64, RuntimeError> {
+        let next = Arc::new(state.snapshot.next(spec)?);
+        self.proxy.install(next.clone())?;
+        state.snapshot = next;
+        Ok(state.snapshot.version)
+    }
+
+    /// The snapshot in service, with its live counters.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.lock().snapshot.clone()
+    }
+
+    /// Where each frontend listens, by name.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.proxy.addresses()
+    }
+
+    /// Takes no new connections from now on; open ones go on.
+    pub fn stop_accepting(&self) {
+        self.proxy.stop_accepting();
+    }
+
+    /// Cuts what is still open, joins every thread. Idempotent.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.proxy.close();
+    }
+
+    fn open_state(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {
+        let state = self.lock();
+        if state.closed { Err(RuntimeError::Closed) } else { Ok(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // State is replaced whole, so it is valid even if a holder panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
