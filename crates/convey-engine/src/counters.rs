@@ -1,0 +1,66 @@
+//! A counter for every verdict and reason, written by one worker and readable by any thread.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::verdict::{DropReason, PassReason, ReplyKind, Verdict};
+
+/// Packets of one worker by verdict and reason. The sum over all of them is the packets processed.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    forwarded: AtomicU64,
+    replies: Box<[AtomicU64]>,
+    passes: Box<[AtomicU64]>,
+    drops: Box<[AtomicU64]>,
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        let zeros = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            forwarded: AtomicU64::new(0),
+            replies: zeros(ReplyKind::ALL.len()),
+            passes: zeros(PassReason::ALL.len()),
+            drops: zeros(DropReason::ALL.len()),
+        }
+    }
+}
+
+impl WorkerCounters {
+    pub(crate) fn count(&self, verdict: &Verdict) {
+        let counter = match verdict {
+            Verdict::Forward(_) => &self.forwarded,
+            Verdict::Reply(r) => &self.replies[r.kind as usize],
+            Verdict::Pass(reason) => &self.passes[*reason as usize],
+            Verdict::Drop(reason) => &self.drops[*reason as usize],
+            Verdict::Unresolved { .. } => &self.drops[DropReason::NoNextHop as usize],
+        };
+        // One writer: a plain store suffices and costs no locked instruction.
+        counter.store(counter.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Packets forwarded.
+    pub fn forwarded(&self) -> u64 {
+        self.forwarded.load(Relaxed)
+    }
+
+    /// Answers of ours sent, by kind.
+    pub fn replied(&self, kind: ReplyKind) -> u64 {
+        self.replies[kind as usize].load(Relaxed)
+    }
+
+    /// Packets left to the kernel, by reason.
+    pub fn passed(&self, reason: PassReason) -> u64 {
+        self.passes[reason as usize].load(Relaxed)
+    }
+
+    /// Packets dropped, by reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+
+    /// Packets processed: the sum of all verdicts.
+    pub fn packets(&self) -> u64 {
+        let sum = |c: &[AtomicU64]| c.iter().map(|c| c.load(Relaxed)).sum::<u64>();
+        self.forwarded() + sum(&self.replies) + sum(&self.passes) + sum(&self.drops)
+    }
+}

@@ -1,0 +1,34 @@
+//! The user-space packet path of the passthrough and DSR modes, as a function of its inputs:
+//! `process(frame, meta, &snapshot, &next_hops, &mut worker, now) -> Verdict`.
+//!
+//! What an I/O engine does around it:
+//! 1. Builds a [`PacketSnapshot`] off the packet path with [`PacketSnapshot::build`] whenever the
+//!    configuration, a weight or a server's health changes, giving the previous one so that flows stay
+//!    where they are, and publishes it with one store. Likewise [`NextHops`] when links, routes or
+//!    neighbours change.
+//! 2. Owns one [`Worker`] a thread; both directions of a flow must meet the same worker, see [`steering`].
+//! 3. Hands each received frame to [`process`], in a buffer with [`REPLY_HEADROOM`] spare bytes behind it,
+//!    and does what the [`Verdict`] says. Frames of type PACKET_OUTGOING or PACKET_OTHERHOST stay out.
+//! 4. Calls [`Worker::tick`] between batches, idle or not, at least some times a second.
+//!
+//! Nothing here does I/O, reads a clock, takes a lock or panics on any bytes.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod meta;
+pub mod next_hop;
+pub mod options;
+pub mod process;
+pub mod snapshot;
+pub mod steering;
+pub mod verdict;
+pub mod worker;
+
+pub use counters::WorkerCounters;
+pub use meta::{Checksum, FrameMeta, Gso, Nanos};
+pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Route};
+pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
+pub use process::{REPLY_HEADROOM, process};
+pub use snapshot::{PacketSnapshot, PacketSpecError};
+pub use verdict::{DropReason, Forward, PassReason, Reply, ReplyKind, Verdict};
+pub use worker::Worker;

@@ -1,0 +1,108 @@
+//! Settings of the packet modes beside the [`convey_core::Snapshot`].
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// How a DSR packet gets to its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DsrMethod {
+    /// The destination address becomes the server's; the port stays; TTL is decremented.
+    #[default]
+    Rewrite,
+    /// Only the MAC addresses change; the server holds the VIP on its loopback.
+    L2,
+}
+
+/// What a client gets that cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refusal {
+    /// TCP: a reset, so that it fails at once. UDP: nothing.
+    #[default]
+    Reset,
+    /// Nothing.
+    Drop,
+}
+
+/// An inclusive range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Whether `port` lies within.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+/// How long a flow lives after its last packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP handshake not finished.
+    pub syn: Duration,
+    /// TCP established (RFC 5382 asks for 2 h 4 min at least).
+    pub established: Duration,
+    /// One side has sent its FIN.
+    pub fin: Duration,
+    /// Both have, or a valid reset was seen. The flow stays to answer stragglers; its port is reused early when
+    /// no other is free.
+    pub closed: Duration,
+    /// UDP, no conversation seen yet.
+    pub udp: Duration,
+    /// UDP with traffic both ways and on.
+    pub udp_stream: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { syn: s(30), established: s(7440), fin: s(120), closed: s(60), udp: s(30), udp_stream: s(300) }
+    }
+}
+
+/// Settings of the packet modes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacketOptions {
+    /// Workers the flows and NAT ports are divided among; fixed while running.
+    pub workers: usize,
+    /// Flows kept at once by all workers together; rounded up to a power of two a worker.
+    pub capacity: usize,
+    /// Source ports towards servers (passthrough).
+    pub nat_ports: PortRange,
+    /// IPv4 source towards servers (passthrough); `None`: the address of the frontend.
+    pub nat_source_v4: Option<Ipv4Addr>,
+    /// IPv6 source towards servers (passthrough); `None`: the address of the frontend.
+    pub nat_source_v6: Option<Ipv6Addr>,
+    /// DSR method of backends not named in `backend_dsr`.
+    pub dsr: DsrMethod,
+    /// DSR method by backend name.
+    pub backend_dsr: HashMap<String, DsrMethod>,
+    /// What a client gets that cannot be served.
+    pub refusal: Refusal,
+    /// Lifetimes of flows.
+    pub timeouts: Timeouts,
+    /// ICMP errors of our own a second and worker.
+    pub icmp_per_second: u32,
+}
+
+impl Default for PacketOptions {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            capacity: 1 << 20,
+            nat_ports: PortRange { first: 33768, last: 61000 },
+            nat_source_v4: None,
+            nat_source_v6: None,
+            dsr: DsrMethod::default(),
+            backend_dsr: HashMap::new(),
+            refusal: Refusal::default(),
+            timeouts: Timeouts::default(),
+            icmp_per_second: 1000,
+        }
+    }
+}
