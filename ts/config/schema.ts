@@ -1,64 +1,284 @@
 /**
  * The configuration as people write it (TOML or an object of the same shape), and the one place where
  * defaults are applied. Durations carry their unit in the name; keys without one are seconds, as in 0.3.5.
+ *
+ * The descriptions are the reference: `convey schema`, the editor's pop-ups and the README's table are made
+ * from them. What a value must be is told by `wording` where the schema's own type does not say it.
  */
+import { isIP } from "node:net";
 import { z } from "zod";
+import { formatSocketAddress, parsePort, parsePortRange, parseSocketAddress } from "./address.ts";
 
-const socketAddress = z.string(); // TODO(config): "ip:port" check with a message
+/** What a value must be, in words, for types that only a check knows. */
+export const wording = z.registry<{ type: string; expected: string }>();
+
 const count = z.int().min(0).max(0xffff_ffff);
 const milliseconds = z.int().min(0).max(86_400_000);
+const workers = z.int().min(0).max(1024);
 
-export const modeSchema = z.enum(["proxy", "passthrough", "dsr"]);
+/** A string that `parse` reads; what it returns is the value from then on. */
+function readString(parse: (text: string) => { ok: true; value: string } | { ok: false; message: string }) {
+  return z.string().transform((text, context) => {
+    const parsed = parse(text);
+    if (parsed.ok) return parsed.value;
+    context.issues.push({ code: "custom", message: parsed.message, input: text });
+    return z.NEVER;
+  });
+}
 
-export const serverSchema = z.strictObject({
-  addr: socketAddress,
-  weight: z.int().min(0).max(65535).default(1),
-  max_connections: count.default(0),
+const listenAddress = readString((text) => {
+  const parsed = parseSocketAddress(text, { wildcard: true });
+  return parsed.ok ? { ok: true, value: formatSocketAddress(parsed.value) } : parsed;
+}).register(wording, {
+  type: '"ip:port"',
+  expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
 });
 
-export const backendSchema = z.strictObject({
-  health_check_interval: z.int().min(0).max(86_400).default(5),
-  health_check_timeout_ms: milliseconds.min(1).default(2000),
-  health_check_fast_interval_ms: milliseconds.min(1).default(1000),
-  health_check_rise: z.int().min(1).max(1000).default(2),
-  health_check_fall: z.int().min(1).max(1000).default(3),
-  connect_timeout_ms: milliseconds.min(1).default(3000),
-  retries: z.int().min(0).max(100).default(2),
-  idle_timeout_ms: milliseconds.default(300_000),
-  max_duration_ms: milliseconds.default(0),
-  servers: z.record(z.string(), serverSchema).default({}),
+const serverAddress = readString((text) => {
+  const parsed = parseSocketAddress(text, { wildcard: false });
+  if (!parsed.ok) return parsed;
+  if (parsed.value.port === 0) return { ok: false, message: "has port 0, where no server can be" };
+  if (parsed.value.host === "0.0.0.0" || parsed.value.host === "::") {
+    return { ok: false, message: "is the wildcard address, where no server can be" };
+  }
+  return { ok: true, value: formatSocketAddress(parsed.value) };
+}).register(wording, {
+  type: '"ip:port"',
+  expected: '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"',
 });
 
-export const frontendSchema = z.strictObject({
-  listen_addr: socketAddress,
-  backend: z.string(),
-  protocol: z.enum(["tcp", "udp"]).default("tcp"),
-  max_connections: count.default(0),
-});
+const ipAddress = readString((text) =>
+  isIP(text) && !text.includes("%")
+    ? { ok: true, value: text }
+    : { ok: false, message: "is not an IP address" },
+).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
 
-export const configSchema = z.strictObject({
-  mode: modeSchema.default("proxy"),
-  frontends: z.record(z.string(), frontendSchema),
-  backends: z.record(z.string(), backendSchema),
-  proxy: z.strictObject({ workers: z.int().min(0).max(1024).default(0) }).prefault({}),
-  limits: z
-    .strictObject({ max_connections: count.default(0), max_connections_per_client: count.default(0) })
-    .prefault({}),
-  shutdown: z.strictObject({ drain_timeout_ms: milliseconds.default(30_000) }).prefault({}),
-  stats: z
-    .strictObject({
-      port: z.union([z.string(), z.int()]),
-      bind: z.string().default("127.0.0.1"),
-      token_file: z.string().optional(),
-    })
-    .optional(),
-  log: z
-    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info") })
-    .prefault({}),
-});
+const portRange = readString((text) => {
+  const parsed = parsePortRange(text);
+  return parsed.ok ? { ok: true, value: `${parsed.value.from}-${parsed.value.to}` } : parsed;
+}).register(wording, { type: '"from-to"', expected: 'two ports from 1024 to 65535, such as "33768-61000"' });
+
+const statsPort = z
+  .union([z.int().min(0).max(65535), z.string().regex(/^\d{1,5}$/)])
+  .transform((value, context) => {
+    const port = typeof value === "number" ? value : parsePort(value);
+    if (port !== undefined) return port;
+    context.issues.push({ code: "custom", message: "is not a port", input: value });
+    return z.NEVER;
+  })
+  .register(wording, {
+    type: "string or integer, 0 to 65535",
+    expected: "a port from 0 to 65535, as a string or an integer",
+  });
+
+/** Names address things at run time as `backend/server`, and appear in logs and metrics. */
+const name = z
+  .string()
+  .min(1, "a name cannot be empty")
+  .max(255, "a name has at most 255 characters")
+  .regex(/^[^/]*$/, 'a name cannot contain "/", which separates backend from server in commands')
+  .regex(/^\P{Cc}*$/u, "a name cannot contain control characters");
+
+const path = z.string().min(1).register(wording, { type: "path", expected: "a path" });
+
+export const modeSchema = z
+  .enum(["proxy", "passthrough", "dsr"])
+  .describe(
+    "How traffic is forwarded: proxy ends TCP and opens connections of its own, passthrough rewrites packets both ways, dsr rewrites packets to the server, which answers the client directly.",
+  );
+export const engineSchema = z
+  .enum(["auto", "tc", "xdp", "af_xdp", "af_packet"])
+  .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
+export const protocolSchema = z.enum(["tcp", "udp"]);
+export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
+export const logLevelSchema = z.enum(["trace", "debug", "info", "warn", "error", "silent"]);
+
+export const serverSchema = z
+  .strictObject({
+    addr: serverAddress.describe("Where the server listens; IPv6 in brackets."),
+    weight: z
+      .int()
+      .min(0)
+      .max(65535)
+      .default(1)
+      .describe("Share of new connections relative to the other servers; 0 takes it out of rotation."),
+    max_connections: count
+      .default(0)
+      .describe("Connections open at once to this server, proxy mode; 0 is no limit."),
+  })
+  .describe("A member of a backend.");
+
+export const backendSchema = z
+  .strictObject({
+    health_check_interval: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .overwrite((seconds) => (seconds === 0 ? 5 : seconds))
+      .default(5)
+      .describe("Seconds between health checks of a server; 0 means 5."),
+    health_check_timeout_ms: milliseconds
+      .min(1)
+      .default(2000)
+      .describe("Milliseconds a health check waits for the TCP connection."),
+    health_check_fast_interval_ms: milliseconds
+      .min(1)
+      .default(1000)
+      .describe("Milliseconds between checks while a server is changing between up and down."),
+    health_check_rise: z
+      .int()
+      .min(1)
+      .max(1000)
+      .default(2)
+      .describe("Successful checks in a row that bring a server up."),
+    health_check_fall: z
+      .int()
+      .min(1)
+      .max(1000)
+      .default(3)
+      .describe("Failed checks in a row that take a server down."),
+    connect_timeout_ms: milliseconds
+      .min(1)
+      .default(3000)
+      .describe("Milliseconds to wait for a server to accept a connection, proxy mode."),
+    retries: z
+      .int()
+      .min(0)
+      .max(100)
+      .default(2)
+      .describe("Further servers tried after a failed connect, proxy mode."),
+    idle_timeout_ms: milliseconds
+      .default(300_000)
+      .describe(
+        "Milliseconds without a byte in either direction after which a connection is closed, proxy mode; 0 is never.",
+      ),
+    max_duration_ms: milliseconds
+      .default(0)
+      .describe("Milliseconds a connection may last, proxy mode; 0 is no maximum."),
+    dsr_method: dsrMethodSchema
+      .optional()
+      .describe("How packets reach the servers of this backend in dsr mode; dsr.method unless given."),
+    servers: z.record(name, serverSchema).default({}).describe("The servers, by name."),
+  })
+  .describe("A pool of servers.");
+
+const xdpSchema = z
+  .strictObject({
+    bpf_program_path: z.string().optional().describe("Deprecated, no effect: the built-in program is used."),
+    progsec_name: z.string().optional().describe("Deprecated, no effect: the built-in program is used."),
+    xsks_map_name: z.string().optional().describe("Deprecated, no effect: the built-in program is used."),
+  })
+  .describe("Deprecated, no effect: the built-in program is used.");
+
+export const frontendSchema = z
+  .strictObject({
+    listen_addr: listenAddress.describe(
+      'Where clients connect; IPv6 in brackets. ":80" is every IPv4 address. Port 0 lets the kernel choose, proxy mode.',
+    ),
+    backend: z
+      .string()
+      .register(wording, { type: "name of a backend", expected: "the name of a backend" })
+      .describe("The backend that serves this frontend."),
+    protocol: protocolSchema.default("tcp").describe("The protocol; udp in passthrough and dsr mode only."),
+    max_connections: count
+      .default(0)
+      .describe("Connections open at once on this frontend, proxy mode; 0 is no limit."),
+    xdp: xdpSchema.optional(),
+  })
+  .describe("A listening address.");
+
+export const configSchema = z
+  .strictObject({
+    mode: modeSchema.default("proxy").describe(modeSchema.description as string),
+    engine: engineSchema.default("auto").describe(engineSchema.description as string),
+    frontends: z.record(name, frontendSchema).describe("Where clients connect, by name; at least one."),
+    backends: z.record(name, backendSchema).describe("The pools of servers, by name."),
+    proxy: z
+      .strictObject({
+        workers: workers.default(0).describe("Data-plane threads; 0 is one for each core."),
+      })
+      .prefault({})
+      .describe("Settings of proxy mode."),
+    passthrough: z
+      .strictObject({
+        connection_tracker_capacity: z
+          .int()
+          .min(1)
+          .max(0x1000_0000)
+          .default(1_048_576)
+          .describe("Flows remembered at once."),
+        workers: workers.default(0).describe("Data-plane threads; 0 is one for each core."),
+        stats_update_frequency: z
+          .int()
+          .min(0)
+          .max(86_400)
+          .default(5)
+          .describe("Seconds; accepted for compatibility, no effect: counters are live."),
+        port_range: portRange
+          .default("33768-61000")
+          .describe("Source ports used towards the servers in passthrough mode, inclusive."),
+      })
+      .prefault({})
+      .describe("Settings of passthrough and of dsr mode."),
+    dsr: z
+      .strictObject({
+        method: dsrMethodSchema
+          .default("rewrite")
+          .describe(
+            "rewrite changes the destination address to the server's; l2 changes only the MAC address, servers hold the listening address on loopback.",
+          ),
+      })
+      .prefault({})
+      .describe("Settings of dsr mode alone."),
+    limits: z
+      .strictObject({
+        max_connections: count
+          .default(0)
+          .describe("Connections open at once over all frontends, proxy mode; 0 is no limit."),
+        max_connections_per_client: count
+          .default(0)
+          .describe("Connections open at once from one client address, proxy mode; 0 is no limit."),
+      })
+      .prefault({})
+      .describe("Limits over all frontends."),
+    shutdown: z
+      .strictObject({
+        drain_timeout_ms: milliseconds
+          .default(30_000)
+          .describe("Milliseconds that open connections get to end after SIGTERM or SIGINT."),
+      })
+      .prefault({})
+      .describe("How the program ends."),
+    stats: z
+      .strictObject({
+        port: statsPort.describe(
+          "Port of the HTTP server for /stats, /healthz and /readyz; 0 lets the kernel choose.",
+        ),
+        bind: ipAddress.default("127.0.0.1").describe("Address of the HTTP server."),
+        token_file: path
+          .optional()
+          .describe("File with the token that requests which change something must carry."),
+      })
+      .optional()
+      .describe("The HTTP server; without this table there is none."),
+    log: z
+      .strictObject({
+        level: logLevelSchema.default("info").describe("The least severe messages that are logged."),
+      })
+      .prefault({})
+      .describe("The log, on standard error."),
+  })
+  .describe("Configuration of Convey.");
 
 /** What a user may write: defaults may be left out. */
 export type ConfigInput = z.input<typeof configSchema>;
 /** A checked configuration with every default applied. */
 export type Config = z.output<typeof configSchema>;
 export type Mode = z.output<typeof modeSchema>;
+export type Engine = z.output<typeof engineSchema>;
+export type Protocol = z.output<typeof protocolSchema>;
+export type DsrMethod = z.output<typeof dsrMethodSchema>;
+export type LogLevel = z.output<typeof logLevelSchema>;
+export type FrontendConfig = z.output<typeof frontendSchema>;
+export type BackendConfig = z.output<typeof backendSchema>;
+export type ServerConfig = z.output<typeof serverSchema>;

@@ -1,0 +1,88 @@
+/** Socket addresses as the configuration writes them: `ip:port`, `[ipv6]:port`, `:port`. */
+import { isIPv4, isIPv6 } from "node:net";
+
+export interface SocketAddress {
+  family: 4 | 6;
+  /** The canonical address, IPv6 without brackets. */
+  host: string;
+  port: number;
+}
+
+export type Parsed<T> = { ok: true; value: T } | { ok: false; message: string };
+
+const refuse = (message: string): { ok: false; message: string } => ({ ok: false, message });
+
+/**
+ * Reads `ip:port`. `:port` means every IPv4 address of the machine, as 0.3.5 documents it for listeners;
+ * for servers pass `wildcard: false`.
+ */
+export function parseSocketAddress(text: string, options: { wildcard: boolean }): Parsed<SocketAddress> {
+  const bracketed = /^\[([^\]]*)\](?::(.*))?$/s.exec(text);
+  const colon = text.lastIndexOf(":");
+  let host: string;
+  let portText: string | undefined;
+  if (bracketed) {
+    host = bracketed[1] as string;
+    portText = bracketed[2];
+    if (host.includes("%")) return refuse("has a zone, which is not supported");
+    if (!isIPv6(host)) return refuse("has no IPv6 address between the brackets");
+  } else if (isIPv6(text)) {
+    return refuse("is IPv6 without brackets; write [address]:port");
+  } else if (colon < 0) {
+    host = text;
+    portText = undefined;
+  } else {
+    host = text.slice(0, colon);
+    portText = text.slice(colon + 1);
+  }
+  if (portText === undefined || portText === "") return refuse("has no port");
+  if (host === "" && !bracketed) {
+    if (!options.wildcard) return refuse("has no address before the port");
+    host = "0.0.0.0";
+  } else if (!bracketed && !isIPv4(host)) {
+    if (isIPv6(host)) return refuse("is IPv6 without brackets; write [address]:port");
+    if (/[a-z]/i.test(host)) return refuse("has a name, and names are not resolved; write the IP address");
+    return refuse("is not an IP address and a port");
+  }
+  const port = parsePort(portText);
+  if (port === undefined) return refuse("has a port that is not a number from 0 to 65535");
+  const family = bracketed ? 6 : 4;
+  return { ok: true, value: { family, host: family === 6 ? canonicalIPv6(host) : host, port } };
+}
+
+/** A decimal port number, or undefined. */
+export function parsePort(text: string): number | undefined {
+  if (!/^\d{1,5}$/.test(text)) return undefined;
+  const port = Number(text);
+  return port <= 65535 ? port : undefined;
+}
+
+/** `host:port`, IPv6 in brackets. */
+export function formatSocketAddress(address: SocketAddress): string {
+  return address.family === 6 ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+/** Whether the host stands for every address of its family. */
+export function isWildcard(address: SocketAddress): boolean {
+  return address.host === "0.0.0.0" || address.host === "::";
+}
+
+/** Whether only this machine can reach the host. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
+}
+
+/** The inclusive range of a `"from-to"` text. */
+export function parsePortRange(text: string): Parsed<{ from: number; to: number }> {
+  const match = /^(\d{1,5})\s*-\s*(\d{1,5})$/.exec(text);
+  const from = match ? parsePort(match[1] as string) : undefined;
+  const to = match ? parsePort(match[2] as string) : undefined;
+  if (from === undefined || to === undefined) return refuse("is not a range of ports");
+  if (from < 1024) return refuse("starts below 1024, among the ports of services");
+  if (to < from) return refuse("ends before it starts");
+  return { ok: true, value: { from, to } };
+}
+
+function canonicalIPv6(host: string): string {
+  return new URL(`http://[${host}]/`).hostname.slice(1, -1);
+}

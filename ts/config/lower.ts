@@ -1,0 +1,60 @@
+/** From a checked configuration to what the data plane takes: every field set, nothing decided there. */
+import { availableParallelism } from "node:os";
+import type { NativeConfig, NativeMode, NativeProtocol } from "../native/addon/index.js";
+import type { Config, Mode, Protocol } from "./schema.ts";
+
+/** What health checks and operators have made of a server; fields left out keep the configured value. */
+export interface ServerState {
+  up?: boolean;
+  draining?: boolean;
+  weight?: number;
+}
+
+/** States by `serverKey()`. */
+export type ServerStates = ReadonlyMap<string, ServerState>;
+
+/** `backend/server`: unambiguous, since names cannot contain a slash. */
+export function serverKey(backend: string, server: string): string {
+  return `${backend}/${server}`;
+}
+
+/** A server without a state is up: it counts as up until proven down. */
+export function lower(config: Config, states: ServerStates = new Map()): NativeConfig {
+  const workers = config.mode === "proxy" ? config.proxy.workers : config.passthrough.workers;
+  return {
+    mode: config.mode,
+    workers: workers || availableParallelism(),
+    maxConnections: config.limits.max_connections,
+    maxConnectionsPerClient: config.limits.max_connections_per_client,
+    frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
+      name,
+      listen: frontend.listen_addr,
+      protocol: frontend.protocol,
+      backend: frontend.backend,
+      maxConnections: frontend.max_connections,
+    })),
+    backends: Object.entries(config.backends).map(([name, backend]) => ({
+      name,
+      connectTimeoutMs: backend.connect_timeout_ms,
+      retries: backend.retries,
+      idleTimeoutMs: backend.idle_timeout_ms,
+      maxDurationMs: backend.max_duration_ms,
+      servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
+        const state = states.get(serverKey(name, server));
+        return {
+          name: server,
+          addr,
+          weight: state?.weight ?? weight,
+          maxConnections: max_connections,
+          up: state?.up ?? true,
+          draining: state?.draining ?? false,
+        };
+      }),
+    })),
+  } satisfies NativeConfig;
+}
+
+// The enums of the schema and of the boundary are the same sets: a word added on one side alone stops here.
+type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : never) : never;
+true satisfies Same<Mode, NativeMode>;
+true satisfies Same<Protocol, NativeProtocol>;
