@@ -9,8 +9,11 @@ import { isIP } from "node:net";
 import { z } from "zod";
 import { formatSocketAddress, parsePort, parsePortRange, parseSocketAddress } from "./address.ts";
 
-/** What a value must be, in words, for types that only a check knows. */
-export const wording = z.registry<{ type: string; expected: string }>();
+/**
+ * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
+ * for problems, `pattern` for editors, which accepts at least what the check does.
+ */
+export const wording = z.registry<{ type: string; expected: string; pattern?: string }>();
 
 const count = z.int().min(0).max(0xffff_ffff);
 const milliseconds = z.int().min(0).max(86_400_000);
@@ -32,6 +35,7 @@ const listenAddress = readString((text) => {
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
+  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]*):[0-9]{1,5}$`,
 });
 
 const serverAddress = readString((text) => {
@@ -45,6 +49,7 @@ const serverAddress = readString((text) => {
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"',
+  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$`,
 });
 
 const ipAddress = readString((text) =>
