@@ -16,7 +16,12 @@ export const ROOT = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/
 const ADDON = "ts/native/addon";
 process.report.excludeNetwork = true; // looking up names of peers can take seconds
 const libc = process.report.getReport().header.glibcVersionRuntime ? "gnu" : "musl";
-const addonFile = `${ADDON}/convey.linux-${process.arch}-${libc}.node`;
+const triple = `linux-${process.arch}-${libc}`;
+
+/** The platform this runs on, as the addon's loader names it. */
+export const PLATFORM = { name: `convey-${triple}`, triple, libc };
+/** The addon that the checkout builds. */
+export const ADDON_FILE = `${ADDON}/convey.${triple}.node`;
 const stampFile = (name) => join(ROOT, "target", "bootstrap", `${name}.json`);
 
 const STEPS = [
@@ -54,7 +59,7 @@ const STEPS = [
       const { napi, scripts } = manifest();
       return hashOf(ROOT, [...settings, ...files], [JSON.stringify(napi), scripts["build:native"]]);
     },
-    outputs: () => [addonFile, `${ADDON}/index.js`, `${ADDON}/index.d.ts`],
+    outputs: () => [ADDON_FILE, `${ADDON}/index.js`, `${ADDON}/index.d.ts`],
     run(environment) {
       requireRust(environment, ROOT);
       return npm(environment, ["run", "--silent", "build:native"]);
