@@ -1,7 +1,14 @@
 /** From a checked configuration to what the data plane takes: every field set, nothing decided there. */
 import { availableParallelism } from "node:os";
-import type { NativeConfig, NativeMode, NativeProtocol } from "../native/addon/index.js";
-import type { Config, Mode, Protocol } from "./schema.ts";
+import type {
+  NativeConfig,
+  NativeDsrMethod,
+  NativeEngine,
+  NativeMode,
+  NativePacketOptions,
+  NativeProtocol,
+} from "../native/addon/index.js";
+import type { Config, DsrMethod, Engine, Mode, Protocol } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
 export interface ServerState {
@@ -26,6 +33,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
     workers: workers || availableParallelism(),
     maxConnections: config.limits.max_connections,
     maxConnectionsPerClient: config.limits.max_connections_per_client,
+    packet: lowerPacketOptions(config),
     frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
       name,
       listen: frontend.listen_addr,
@@ -39,6 +47,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       retries: backend.retries,
       idleTimeoutMs: backend.idle_timeout_ms,
       maxDurationMs: backend.max_duration_ms,
+      dsrMethod: backend.dsr_method ?? config.dsr.method,
       servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
         const state = states.get(serverKey(name, server));
         return {
@@ -54,7 +63,14 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   } satisfies NativeConfig;
 }
 
+function lowerPacketOptions({ engine, passthrough }: Config): NativePacketOptions {
+  const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
+  return { engine, capacity: passthrough.connection_tracker_capacity, firstPort, lastPort };
+}
+
 // The enums of the schema and of the boundary are the same sets: a word added on one side alone stops here.
 type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : never) : never;
 true satisfies Same<Mode, NativeMode>;
 true satisfies Same<Protocol, NativeProtocol>;
+true satisfies Same<Engine, NativeEngine>;
+true satisfies Same<DsrMethod, NativeDsrMethod>;

@@ -1,9 +1,11 @@
-//! What `lower()` hands over, and its way into a `SnapshotSpec`.
+//! What `lower()` hands over, and its way into a `RuntimeSpec`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
+use convey_engine::{DsrMethod, PacketOptions, PortRange};
+use convey_runtime::{EngineChoice, RuntimeSpec};
 use napi_derive::napi;
 
 use crate::error::{Result, invalid};
@@ -23,6 +25,35 @@ pub enum NativeProtocol {
     Udp,
 }
 
+/// Which packet engine to use.
+#[napi(string_enum = "snake_case")]
+pub enum NativeEngine {
+    Auto,
+    Tc,
+    Xdp,
+    AfXdp,
+    AfPacket,
+}
+
+/// How a DSR packet gets to its server.
+#[napi(string_enum = "lowercase")]
+pub enum NativeDsrMethod {
+    Rewrite,
+    L2,
+}
+
+/// Settings of the packet modes.
+#[napi(object)]
+pub struct NativePacketOptions {
+    pub engine: NativeEngine,
+    /// Flows remembered at once, at least 1.
+    pub capacity: u32,
+    /// Lowest source port towards servers (passthrough).
+    pub first_port: u32,
+    /// Highest source port towards servers (passthrough).
+    pub last_port: u32,
+}
+
 /// The whole configuration of the data plane; every field is present.
 #[napi(object)]
 pub struct NativeConfig {
@@ -33,6 +64,7 @@ pub struct NativeConfig {
     pub max_connections: u32,
     /// Connections open at once from one client address; 0: no limit.
     pub max_connections_per_client: u32,
+    pub packet: NativePacketOptions,
     pub frontends: Vec<NativeFrontend>,
     pub backends: Vec<NativeBackend>,
 }
@@ -61,6 +93,7 @@ pub struct NativeBackend {
     pub idle_timeout_ms: u32,
     /// 0: no maximum.
     pub max_duration_ms: u32,
+    pub dsr_method: NativeDsrMethod,
     pub servers: Vec<NativeServer>,
 }
 
@@ -90,7 +123,20 @@ pub struct NativeServerUpdate {
 }
 
 impl NativeConfig {
-    pub fn into_spec(self) -> Result<SnapshotSpec> {
+    pub fn into_spec(self) -> Result<RuntimeSpec> {
+        let workers = (self.workers as usize).max(1);
+        let packet = PacketOptions {
+            workers,
+            capacity: self.packet.capacity as usize,
+            nat_ports: self.packet.port_range()?,
+            backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
+            ..PacketOptions::default()
+        };
+        let engine = (&self.packet.engine).into();
+        Ok(RuntimeSpec { workers, engine, packet, snapshot: self.into_snapshot_spec()? })
+    }
+
+    fn into_snapshot_spec(self) -> Result<SnapshotSpec> {
         Ok(SnapshotSpec {
             mode: match self.mode {
                 NativeMode::Proxy => Mode::Proxy,
@@ -104,6 +150,39 @@ impl NativeConfig {
             frontends: self.frontends.into_iter().map(NativeFrontend::into_spec).collect::<Result<_>>()?,
             backends: self.backends.into_iter().map(NativeBackend::into_spec).collect::<Result<_>>()?,
         })
+    }
+}
+
+impl NativePacketOptions {
+    fn port_range(&self) -> Result<PortRange> {
+        match (u16::try_from(self.first_port), u16::try_from(self.last_port)) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(PortRange { first, last }),
+            _ => {
+                let message = format!("{}-{} is not a range of ports", self.first_port, self.last_port);
+                Err(invalid("passthrough.port_range", message))
+            }
+        }
+    }
+}
+
+impl From<&NativeEngine> for EngineChoice {
+    fn from(engine: &NativeEngine) -> Self {
+        match engine {
+            NativeEngine::Auto => Self::Auto,
+            NativeEngine::Tc => Self::Tc,
+            NativeEngine::Xdp => Self::Xdp,
+            NativeEngine::AfXdp => Self::AfXdp,
+            NativeEngine::AfPacket => Self::AfPacket,
+        }
+    }
+}
+
+impl From<&NativeDsrMethod> for DsrMethod {
+    fn from(method: &NativeDsrMethod) -> Self {
+        match method {
+            NativeDsrMethod::Rewrite => Self::Rewrite,
+            NativeDsrMethod::L2 => Self::L2,
+        }
     }
 }
 

@@ -43,8 +43,7 @@ impl Dataplane {
         let sink: EventSink = Arc::new(move |event: Event| {
             on_event.call(NativeEvent::from(event), NonBlocking);
         });
-        let workers = config.workers as usize;
-        let runtime = Runtime::start(config.into_spec()?, workers, sink).map_err(|e| from_runtime(&e))?;
+        let runtime = Runtime::start(config.into_spec()?, sink).map_err(|e| from_runtime(&e))?;
         Ok(Self { runtime })
     }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use convey_core::{EventSink, Mode, Snapshot, SnapshotSpec, SpecError};
+use convey_engine::PacketOptions;
 use convey_proxy::{Proxy, ProxyError};
 
 /// Why the runtime could not do what it was asked to.
@@ -67,6 +68,35 @@ impl RuntimeError {
     }
 }
 
+/// Which packet engine to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// The best one that works here.
+    #[default]
+    Auto,
+    /// The kernel program at tc/TCX ingress.
+    Tc,
+    /// The kernel program at native XDP.
+    Xdp,
+    /// AF_XDP sockets, decided in user space.
+    AfXdp,
+    /// AF_PACKET sockets, decided in user space.
+    AfPacket,
+}
+
+/// Everything a balancer is told.
+#[derive(Debug, Clone)]
+pub struct RuntimeSpec {
+    /// Frontends, backends and limits.
+    pub snapshot: SnapshotSpec,
+    /// Data-plane threads, at least 1; fixed while running.
+    pub workers: usize,
+    /// Which packet engine to use; fixed while running.
+    pub engine: EngineChoice,
+    /// Settings of the packet modes; capacity and NAT ports are fixed while running.
+    pub packet: PacketOptions,
+}
+
 /// A change of one server's part in selection.
 #[derive(Debug, Clone)]
 pub struct ServerUpdate {
@@ -96,17 +126,18 @@ struct State {
 }
 
 impl Runtime {
-    /// Checks `spec` and starts its engine with `workers` threads.
+    /// Checks `spec` and starts the engine of its mode.
     ///
     /// # Errors
     /// [`RuntimeError`]; nothing is left running.
-    pub fn start(spec: SnapshotSpec, workers: usize, events: EventSink) -> Result<Self, RuntimeError> {
-        if spec.mode != Mode::Proxy {
+    pub fn start(spec: RuntimeSpec, events: EventSink) -> Result<Self, RuntimeError> {
+        let mode = spec.snapshot.mode;
+        if mode != Mode::Proxy {
             let why = "this version forwards in proxy mode only".to_owned();
-            return Err(RuntimeError::Unsupported { mode: spec.mode, why });
+            return Err(RuntimeError::Unsupported { mode, why });
         }
-        let workers = workers.max(1);
-        let snapshot = Arc::new(Snapshot::first(spec, workers)?);
+        let workers = spec.workers.max(1);
+        let snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
         let proxy = Proxy::start(snapshot.clone(), workers, events)?;
         Ok(Self { proxy, state: Mutex::new(State { snapshot, closed: false }) })
     }
@@ -115,9 +146,9 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError`] names the offending field or address.
-    pub fn install(&self, spec: SnapshotSpec) -> Result<u64, RuntimeError> {
+    pub fn install(&self, spec: RuntimeSpec) -> Result<u64, RuntimeError> {
         let mut state = self.open_state()?;
-        self.publish(&mut state, spec)
+        self.publish(&mut state, spec.snapshot)
     }
 
     /// Changes health, drain state and weight of servers. Names that are not there (any more) are passed over.
