@@ -1,0 +1,148 @@
+/**
+ * What happens while a balancer runs, as one discriminated union, and the hub that hands it to any number
+ * of readers. A reader that does not keep up loses the oldest events and is told how many.
+ */
+
+/** A server went up or down. */
+export type ServerEvent = {
+  type: "server";
+  backend: string;
+  server: string;
+  addr: string;
+  state: "up" | "down";
+  /** Why, for people: "3 failed checks, last: connection refused". */
+  cause: string;
+  at: Date;
+};
+
+/** A new configuration was offered. */
+export type ReloadEvent = {
+  type: "reload";
+  /** `rejected`: it was invalid or could not be put in service, and the old one serves on. */
+  result: "applied" | "unchanged" | "rejected";
+  /** Where it came from. */
+  source: "file" | "update";
+  /** Why it was rejected, or what was applied, for people. */
+  message: string;
+  at: Date;
+};
+
+/** Someone began or ended draining a server, or its last connection ended. */
+export type DrainEvent = {
+  type: "drain";
+  backend: string;
+  server: string;
+  state: "started" | "drained" | "deadline" | "cancelled";
+  /** Connections still open. */
+  connections: number;
+  at: Date;
+};
+
+/** The data plane or its surroundings deserve a look; service goes on. */
+export type EngineEvent = {
+  type: "engine";
+  kind: "worker-panicked" | "accept-backoff" | "health-check-suspended" | "warning";
+  /** Frontend concerned, or "". */
+  frontend: string;
+  /** Worker thread concerned, or "". */
+  worker: string;
+  message: string;
+  at: Date;
+};
+
+/** Part of the data plane is gone for good; a process that only balances should exit. */
+export type FatalEvent = { type: "fatal"; message: string; at: Date };
+
+/** This reader was too slow: so many events before the next one were lost. */
+export type DroppedEvent = { type: "dropped"; count: number; at: Date };
+
+/** Everything `events()` may yield. */
+export type BalancerEvent = ServerEvent | ReloadEvent | DrainEvent | EngineEvent | FatalEvent | DroppedEvent;
+
+/** Events that wait for one reader. */
+const QUEUE_LIMIT = 1024;
+
+/** Hands every event to every reader. */
+export class EventHub {
+  readonly #readers = new Set<Reader>();
+  readonly #limit: number;
+  #closed = false;
+
+  constructor(limit: number = QUEUE_LIMIT) {
+    this.#limit = limit;
+  }
+
+  emit(event: BalancerEvent): void {
+    for (const reader of this.#readers) reader.push(event);
+  }
+
+  /** Events from this moment on. Ends when the hub closes, after what is queued has been read. */
+  subscribe(): AsyncIterableIterator<BalancerEvent, undefined> {
+    const reader = new Reader(this.#limit, () => this.#readers.delete(reader));
+    if (this.#closed) reader.end();
+    else this.#readers.add(reader);
+    return reader;
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const reader of this.#readers) reader.end();
+    this.#readers.clear();
+  }
+}
+
+class Reader implements AsyncIterableIterator<BalancerEvent, undefined> {
+  readonly #limit: number;
+  readonly #onReturn: () => void;
+  #queue: BalancerEvent[] = [];
+  #waiting: ((result: IteratorResult<BalancerEvent, undefined>) => void)[] = [];
+  #dropped = 0;
+  #ended = false;
+
+  constructor(limit: number, onReturn: () => void) {
+    this.#limit = limit;
+    this.#onReturn = onReturn;
+  }
+
+  push(event: BalancerEvent): void {
+    const waiting = this.#waiting.shift();
+    if (waiting !== undefined) {
+      waiting({ done: false, value: event });
+      return;
+    }
+    this.#queue.push(event);
+    if (this.#queue.length > this.#limit) {
+      this.#queue.shift();
+      this.#dropped += 1;
+    }
+  }
+
+  end(): void {
+    this.#ended = true;
+    for (const waiting of this.#waiting.splice(0)) waiting({ done: true, value: undefined });
+  }
+
+  next(): Promise<IteratorResult<BalancerEvent, undefined>> {
+    if (this.#dropped > 0) {
+      const count = this.#dropped;
+      this.#dropped = 0;
+      return Promise.resolve({ done: false, value: { type: "dropped", count, at: new Date() } });
+    }
+    const value = this.#queue.shift();
+    if (value !== undefined) return Promise.resolve({ done: false, value });
+    if (this.#ended) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  return(): Promise<IteratorResult<BalancerEvent, undefined>> {
+    this.#queue = [];
+    this.#dropped = 0;
+    this.#onReturn();
+    this.end();
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}

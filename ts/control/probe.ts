@@ -1,0 +1,67 @@
+/**
+ * One TCP connect, closed as soon as it stands. The close is an orderly FIN: a reset would spare us a
+ * TIME_WAIT entry but makes most servers log "connection reset by peer" at every check.
+ */
+import { Socket } from "node:net";
+
+/** How a connect ended. `local`: we, not the server, were at fault, and nothing was learnt about it. */
+export type Outcome = { kind: "ok" } | { kind: "failed"; cause: string } | { kind: "local"; cause: string };
+
+const OK: Outcome = { kind: "ok" };
+
+const CAUSES: Record<string, string> = {
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset",
+  EHOSTUNREACH: "host unreachable",
+  ENETUNREACH: "network unreachable",
+  ETIMEDOUT: "connect timed out",
+};
+
+const LOCAL_CAUSES: Record<string, string> = {
+  EMFILE: "this process has no file descriptors left",
+  ENFILE: "this machine has no file descriptors left",
+  ENOBUFS: "this machine has no buffer space left",
+  ENOMEM: "this machine has no memory left",
+  EADDRNOTAVAIL: "this machine has no free source port or address",
+  EAGAIN: "this machine has no free source port",
+  EACCES: "this machine does not permit the connect",
+  EPERM: "this machine does not permit the connect",
+};
+
+/** Connects once; `done` is called once, later, unless the returned function was called before. */
+export function probeTcp(host: string, port: number, done: (outcome: Outcome) => void): () => void {
+  const socket = new Socket();
+  let settled = false;
+  const finish = (outcome: Outcome): void => {
+    if (settled) return;
+    settled = true;
+    socket.destroy();
+    done(outcome);
+  };
+  // Paused before it connects, the socket is never armed for reading: half the epoll work of a check.
+  socket.pause();
+  socket.on("error", (error: NodeJS.ErrnoException) => finish(outcomeOf(error)));
+  socket.on("connect", () => finish(connectedToItself(socket) ? SELF_CONNECT : OK));
+  socket.connect({ host, port, autoSelectFamily: false });
+  socket.unref();
+  return () => {
+    settled = true;
+    socket.destroy();
+  };
+}
+
+const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };
+
+// A connect to a closed local port within the ephemeral range can be given that very port as its source and
+// succeed, by TCP's simultaneous open.
+function connectedToItself(socket: Socket): boolean {
+  return socket.localPort === socket.remotePort && socket.localAddress === socket.remoteAddress;
+}
+
+function outcomeOf(error: NodeJS.ErrnoException): Outcome {
+  const code = error.code ?? "";
+  const local = LOCAL_CAUSES[code];
+  if (local !== undefined) return { kind: "local", cause: `${local} (${code})` };
+  const cause = CAUSES[code];
+  return { kind: "failed", cause: cause === undefined ? error.message : `${cause} (${code})` };
+}

@@ -1,0 +1,25 @@
+/** What a reload cannot change: settings that are fixed while the data plane lives. */
+import type { Problem } from "../config/problem.ts";
+import type { Config } from "../config/schema.ts";
+
+/** One warning for each changed setting that the running data plane will not take up. */
+export function needsRestart(running: Config, next: Config): Problem[] {
+  const fixed: [string, (config: Config) => unknown][] =
+    running.mode === "proxy"
+      ? [["proxy.workers", (c) => c.proxy.workers]]
+      : [
+          ["engine", (c) => c.engine],
+          ["passthrough.workers", (c) => c.passthrough.workers],
+          ["passthrough.connection_tracker_capacity", (c) => c.passthrough.connection_tracker_capacity],
+          ["passthrough.port_range", (c) => c.passthrough.port_range],
+        ];
+  return fixed
+    .filter(([, read]) => read(running) !== read(next))
+    .map(([path, read]) => ({
+      severity: "warning",
+      path,
+      message: "takes effect at the next start; the rest of the configuration is in service",
+      found: String(read(next)),
+      expected: `${String(read(running))} until then`,
+    }));
+}

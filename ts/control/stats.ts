@@ -1,0 +1,178 @@
+/**
+ * `/stats`: the field names and types of 0.3.5, and our additions beside them. tx is client→server, rx is
+ * server→client, everywhere.
+ */
+import { serverKey } from "../config/lower.ts";
+import type { Mode } from "../config/schema.ts";
+import type { NativeCounters, NativeReason, NativeServerStats, NativeStats } from "../native/index.ts";
+import type { LastCheck } from "./health.ts";
+import type { ReloadStatus } from "./reload.ts";
+import type { ServerRecord, ServerRecords } from "./states.ts";
+import { weightOf } from "./states.ts";
+import { VERSION } from "./version.ts";
+
+/** Connections and bytes of one frontend, backend or server. */
+export type CounterStats = {
+  total_connections: number;
+  current_connections: number;
+  bytes_tx: number;
+  bytes_rx: number;
+};
+
+/** How often something happened, by reason; what never happened is absent. */
+export type Reasons = Record<string, number>;
+
+/** The latest finished health check. */
+export type CheckStats = { at: string; ok: boolean; duration_ms: number; cause: string };
+
+export type ServerStats = CounterStats & {
+  addr: string;
+  up: boolean;
+  /** The weight in force, which may have been set at run time. */
+  weight: number;
+  draining: boolean;
+  /** null before the first check has finished. */
+  last_check: CheckStats | null;
+  reasons: Reasons;
+};
+
+export type BackendStats = CounterStats & {
+  /** "ip:port" → up, as in 0.3.5. */
+  servers: Record<string, boolean>;
+  /** The same servers by name. */
+  server_details: Record<string, ServerStats>;
+};
+
+export type FrontendStats = CounterStats & {
+  /** Where it listens, with the port the kernel chose; "" while it does not. */
+  address: string;
+  backend: string;
+  reasons: Reasons;
+};
+
+/** The body of `GET /stats`. */
+export type Stats = {
+  total_connections: number;
+  current_connections: number;
+  total_bytes_tx: number;
+  total_bytes_rx: number;
+  backends: Record<string, BackendStats>;
+  frontends: Record<string, FrontendStats>;
+  version: string;
+  uptime_seconds: number;
+  mode: Mode;
+  /** Counts configurations put in service, from 1. */
+  config_version: number;
+  /** Whether the balancer takes no new connections because it is closing. */
+  draining: boolean;
+  reasons: Reasons;
+  /** null until a reload was tried. */
+  last_reload: {
+    at: string;
+    result: "applied" | "unchanged" | "rejected";
+    source: "file" | "update";
+    message: string;
+  } | null;
+  /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
+  return_path_visible?: false;
+};
+
+/** What `/stats` is made of beside the counters. */
+export type StatsContext = {
+  mode: Mode;
+  startedAt: number;
+  configVersion: number;
+  draining: boolean;
+  records: ServerRecords;
+  /** Frontend name → backend name. */
+  routes: ReadonlyMap<string, string>;
+  lastCheck: (key: string) => LastCheck | undefined;
+  lastReload: ReloadStatus | undefined;
+};
+
+export function buildStats(native: NativeStats, context: StatsContext): Stats {
+  const { lastReload } = context;
+  return {
+    total_connections: native.counters.totalConnections,
+    current_connections: native.counters.currentConnections,
+    total_bytes_tx: native.counters.bytesTx,
+    total_bytes_rx: native.counters.bytesRx,
+    backends: Object.fromEntries(
+      native.backends.map((backend) => [
+        backend.name,
+        {
+          ...counters(backend.counters),
+          servers: anyUp(backend.servers),
+          server_details: Object.fromEntries(
+            backend.servers.map((server) => {
+              const key = serverKey(backend.name, server.name);
+              return [server.name, serverStats(server, context.records.get(key), context.lastCheck(key))];
+            }),
+          ),
+        },
+      ]),
+    ),
+    frontends: Object.fromEntries(
+      native.frontends.map((frontend) => [
+        frontend.name,
+        {
+          ...counters(frontend.counters),
+          address: frontend.address,
+          backend: context.routes.get(frontend.name) ?? "",
+          reasons: reasons(frontend.reasons),
+        },
+      ]),
+    ),
+    version: VERSION,
+    uptime_seconds: Math.floor((performance.now() - context.startedAt) / 1000),
+    mode: context.mode,
+    config_version: context.configVersion,
+    draining: context.draining,
+    reasons: reasons(native.reasons),
+    last_reload: lastReload === undefined ? null : { ...lastReload, at: lastReload.at.toISOString() },
+    ...(context.mode === "dsr" ? { return_path_visible: false as const } : {}),
+  };
+}
+
+function serverStats(
+  server: NativeServerStats,
+  record: ServerRecord | undefined,
+  check: LastCheck | undefined,
+): ServerStats {
+  return {
+    ...counters(server.counters),
+    addr: server.addr,
+    up: record?.up ?? server.up,
+    weight: record === undefined ? server.weight : weightOf(record),
+    draining: record?.draining ?? server.draining,
+    last_check:
+      check === undefined
+        ? null
+        : {
+            at: check.at.toISOString(),
+            ok: check.ok,
+            duration_ms: Math.round(check.durationMs * 1000) / 1000,
+            cause: check.cause,
+          },
+    reasons: reasons(server.reasons),
+  };
+}
+
+/** Two servers of a backend may share an address; it is up when one of them is. */
+function anyUp(servers: readonly NativeServerStats[]): Record<string, boolean> {
+  const up = new Map<string, boolean>();
+  for (const server of servers) up.set(server.addr, server.up || up.get(server.addr) === true);
+  return Object.fromEntries(up);
+}
+
+function counters(native: NativeCounters): CounterStats {
+  return {
+    total_connections: native.totalConnections,
+    current_connections: native.currentConnections,
+    bytes_tx: native.bytesTx,
+    bytes_rx: native.bytesRx,
+  };
+}
+
+const reasons = (native: readonly NativeReason[]): Reasons =>
+  Object.fromEntries(native.map(({ reason, count }) => [reason, count]));

@@ -1,0 +1,172 @@
+/**
+ * Tells when the content of a file has changed. The *directory* is watched, since that is what sees an
+ * editor's rename-over, a file removed and made again, and the `..data` link by which Kubernetes swaps a
+ * ConfigMap; `followSymlinks: false`, or the swap goes unseen. A slow poll backs this up where no event
+ * comes: the target of a link elsewhere was edited, the directory was replaced, inotify ran out.
+ */
+import { createHash } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { type FSWatcher, watch } from "chokidar";
+
+/** What became of the file. */
+export type FileChange = "changed" | "missing";
+
+/** Called once for each new content, and once when the file is gone. */
+export type FileListener = (change: FileChange) => void;
+
+/** Quiet this long, a file counts as written. */
+const DEBOUNCE_MS = 100;
+/** Looked at this late even if it is never quiet. */
+const DEBOUNCE_LIMIT_MS = 1000;
+/** Gone or empty this long, a file is not just being replaced. */
+const GRACE_MS = 500;
+const POLL_MS = 3000;
+
+const MISSING = "missing";
+const EMPTY = digest(Buffer.alloc(0));
+
+/** See the module's head. Keeps no process alive. */
+export class ConfigWatcher {
+  readonly #file: string;
+  readonly #listener: FileListener;
+  #watcher: FSWatcher | undefined;
+  #directoryId = "";
+  #fileId = "";
+  #seen: string;
+  #debounce: NodeJS.Timeout | undefined;
+  #firstEventAt = 0;
+  #poll: NodeJS.Timeout | undefined;
+  #looking = false;
+  #lookAgain = false;
+  #closed = false;
+
+  private constructor(file: string, hash: string, listener: FileListener) {
+    this.#file = resolve(file);
+    this.#listener = listener;
+    this.#seen = hash;
+  }
+
+  /** Watches from now on; `hash` is the sha256 (hex) of the content already known. */
+  static async start(file: string, hash: string, listener: FileListener): Promise<ConfigWatcher> {
+    const watcher = new ConfigWatcher(file, hash, listener);
+    await watcher.#watchDirectory();
+    watcher.#poll = setInterval(() => void watcher.#check(), POLL_MS);
+    watcher.#poll.unref();
+    // What was written between reading and watching.
+    watcher.#touched();
+    return watcher;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#debounce);
+    clearInterval(this.#poll);
+    await this.#watcher?.close();
+  }
+
+  async #watchDirectory(): Promise<void> {
+    const directory = dirname(this.#file);
+    this.#directoryId = await identify(directory);
+    await this.#watcher?.close();
+    const relevant = new Set([directory, this.#file, join(directory, "..data")]);
+    const watcher = watch(directory, {
+      depth: 0,
+      followSymlinks: false,
+      ignoreInitial: true,
+      persistent: false,
+      ignored: (path) => !relevant.has(resolve(path)),
+    });
+    this.#watcher = watcher;
+    watcher.on("all", () => this.#touched());
+    // The poll goes on without it.
+    watcher.on("error", () => this.#touched());
+    await new Promise<void>((done) => {
+      watcher.once("ready", () => done());
+      setTimeout(done, 2000).unref();
+    });
+  }
+
+  /** The poll: cheap signs that something may have changed. */
+  async #check(): Promise<void> {
+    const directoryId = await identify(dirname(this.#file));
+    if (this.#closed) return;
+    if (directoryId !== "" && directoryId !== this.#directoryId) {
+      await this.#watchDirectory();
+      this.#touched();
+    }
+    const fileId = await identify(this.#file, true);
+    if (fileId !== this.#fileId) this.#touched();
+    this.#fileId = fileId;
+  }
+
+  #touched(): void {
+    if (this.#closed) return;
+    const now = performance.now();
+    if (this.#debounce === undefined) this.#firstEventAt = now;
+    clearTimeout(this.#debounce);
+    const wait = Math.min(DEBOUNCE_MS, this.#firstEventAt + DEBOUNCE_LIMIT_MS - now);
+    this.#debounce = setTimeout(
+      () => {
+        this.#debounce = undefined;
+        void this.#look();
+      },
+      Math.max(0, wait),
+    );
+    this.#debounce.unref();
+  }
+
+  async #look(): Promise<void> {
+    if (this.#looking) {
+      this.#lookAgain = true;
+      return;
+    }
+    this.#looking = true;
+    try {
+      do {
+        this.#lookAgain = false;
+        let hash = await hashFile(this.#file);
+        for (
+          let waited = 0;
+          (hash === MISSING || hash === EMPTY) && waited < GRACE_MS;
+          waited += DEBOUNCE_MS
+        ) {
+          await pause(DEBOUNCE_MS);
+          hash = await hashFile(this.#file);
+        }
+        if (this.#closed || hash === this.#seen) continue;
+        this.#seen = hash;
+        this.#listener(hash === MISSING ? "missing" : "changed");
+      } while (this.#lookAgain && !this.#closed);
+    } finally {
+      this.#looking = false;
+    }
+  }
+}
+
+/** What cannot be read for another reason than absence is a content of its own: reading it gives the error. */
+async function hashFile(file: string): Promise<string> {
+  try {
+    // A pipe or a device can be read once; it is no file to watch.
+    if (!(await stat(file)).isFile()) return "not a regular file";
+    return digest(await readFile(file));
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? "";
+    return code === "ENOENT" || code === "ENOTDIR" ? MISSING : code;
+  }
+}
+
+function digest(content: Buffer): string {
+  return createHash("sha256").update(content).digest("hex");
+}
+
+async function identify(path: string, content = false): Promise<string> {
+  try {
+    const { dev, ino, size, mtimeMs } = await stat(path);
+    return content ? `${dev}:${ino}:${size}:${mtimeMs}` : `${dev}:${ino}`;
+  } catch {
+    return "";
+  }
+}
+
+const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms).unref());

@@ -1,0 +1,88 @@
+/** The HTTP server: opening, limits on what a client may cost, closing. */
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { getRequestListener } from "@hono/node-server";
+import { ConveyError } from "../native/index.ts";
+import type { AdminSettings } from "./access.ts";
+import { type AdminSource, createAdminApp } from "./app.ts";
+
+/** An open HTTP server. */
+export type AdminServer = {
+  readonly settings: AdminSettings;
+  /** Where it listens, with the port the kernel chose. */
+  readonly address: { host: string; port: number };
+  /** Stops listening at once; answers under way get half a second. Resolves when all connections are gone. */
+  close: () => Promise<void>;
+};
+
+const MAX_HEADER_BYTES = 16 * 1024;
+const MAX_CONNECTIONS = 128;
+const HEADERS_TIMEOUT_MS = 5000;
+const REQUEST_TIMEOUT_MS = 10_000;
+const KEEP_ALIVE_TIMEOUT_MS = 5000;
+/** Nothing moved on a connection, a client that does not read its answer included. */
+const IDLE_TIMEOUT_MS = 30_000;
+/** What an answer under way gets to finish when the server closes. */
+const CLOSE_GRACE_MS = 500;
+
+/**
+ * Opens the server. It keeps no process alive.
+ *
+ * @throws ConveyError `BIND_FAILED` or `PERMISSION_DENIED`.
+ */
+export async function openAdmin(settings: AdminSettings, source: AdminSource): Promise<AdminServer> {
+  const app = createAdminApp(source, { bound: settings.host, token: settings.token });
+  const listener = getRequestListener((request, env) => app.fetch(request, env), {
+    // A library does not replace the globals of the program that uses it.
+    overrideGlobalObjects: false,
+  });
+  const server = createServer(
+    {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      requestTimeout: REQUEST_TIMEOUT_MS,
+      keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+      connectionsCheckingInterval: 1000,
+    },
+    listener,
+  );
+  server.maxConnections = MAX_CONNECTIONS;
+  server.setTimeout(IDLE_TIMEOUT_MS);
+  server.on("connection", (socket) => socket.unref());
+  await listen(server, settings);
+  server.unref();
+  const { address, port } = server.address() as AddressInfo;
+  return { settings, address: { host: address, port }, close: () => close(server) };
+}
+
+function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (cause: NodeJS.ErrnoException) => {
+      const denied = cause.code === "EACCES" || cause.code === "EPERM";
+      const remedy = denied
+        ? "choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE"
+        : cause.code === "EADDRINUSE"
+          ? "another program has this port; choose another stats.port"
+          : "choose another stats.bind or stats.port";
+      reject(
+        new ConveyError(
+          denied ? "PERMISSION_DENIED" : "BIND_FAILED",
+          `cannot serve stats on ${host.includes(":") ? `[${host}]` : host}:${port}: ${cause.code ?? cause.message}; ${remedy}`,
+          { field: "stats.port", cause },
+        ),
+      );
+    });
+    server.listen({ host, port }, resolve);
+  });
+}
+
+function close(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    const cut = setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS);
+    server.close(() => {
+      clearTimeout(cut);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}

@@ -1,0 +1,131 @@
+/**
+ * The one door to the addon. It is imported on first use, so that everything that needs no data plane
+ * (validation, schema, help) works on a machine without it; what it throws leaves here as `ConveyError`.
+ */
+import type { Problem } from "../config/problem.ts";
+import type {
+  ErrorCode,
+  NativeConfig,
+  Dataplane as NativeDataplane,
+  NativeEvent,
+  NativeServerUpdate,
+  NativeStats,
+} from "./addon/index.js";
+
+export type {
+  ErrorCode,
+  NativeConfig,
+  NativeCounters,
+  NativeEvent,
+  NativeReason,
+  NativeServerStats,
+  NativeServerUpdate,
+  NativeStats,
+} from "./addon/index.js";
+
+/**
+ * Codes an error may carry: those of the data plane, `ADDON_MISSING` (none for this platform), `NOT_FOUND` (no
+ * frontend or server of that name). They are stable; messages are not.
+ */
+export type ConveyErrorCode = ErrorCode | "ADDON_MISSING" | "NOT_FOUND";
+
+/** Everything this library throws on purpose. Go by `code`; `message` is for people. */
+export class ConveyError extends Error {
+  override readonly name = "ConveyError";
+  /** Stable code. */
+  readonly code: ConveyErrorCode;
+  /** Key path in the configuration the error is about. */
+  readonly field?: string;
+  /** For `CONFIG_INVALID`: everything that is wrong, errors and warnings. */
+  readonly problems?: Problem[];
+
+  constructor(
+    code: ConveyErrorCode,
+    message: string,
+    details: { field?: string; problems?: Problem[]; cause?: unknown } = {},
+  ) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = code;
+    if (details.field !== undefined) this.field = details.field;
+    if (details.problems !== undefined) this.problems = details.problems;
+  }
+}
+
+/** A running data plane; every method throws `ConveyError`. */
+export interface Dataplane {
+  /** Replaces the configuration and returns the snapshot's version; when it throws, the old one serves on. */
+  install(config: NativeConfig): number;
+  /** Changes health, drain state and weight of servers; unknown names are passed over. */
+  setServers(updates: NativeServerUpdate[]): number;
+  /** Reads every counter; works after `close()` too. */
+  stats(): NativeStats;
+  /** Takes no new connections from now on; open ones go on. */
+  stopAccepting(): void;
+  /** Cuts what is still open and joins every thread. Idempotent. */
+  close(): void;
+}
+
+/** What the addon offers. */
+export interface DataplaneModule {
+  /** Checks the configuration, binds and starts; when it throws, nothing is left running. */
+  start(config: NativeConfig, onEvent: (event: NativeEvent) => void): Dataplane;
+}
+
+/**
+ * Loads the addon.
+ *
+ * @throws ConveyError `ADDON_MISSING` when there is none for this platform or it cannot be loaded.
+ */
+export async function loadDataplane(): Promise<DataplaneModule> {
+  const addon = await import("./addon/index.js").catch((cause: unknown) => {
+    throw new ConveyError(
+      "ADDON_MISSING",
+      `cannot load the data plane for ${process.platform}-${process.arch}: ${reasons(cause)}; ` +
+        'in a checkout run "npm run build:native", otherwise reinstall without omitting optional dependencies',
+      { cause },
+    );
+  });
+  return {
+    start: (config, onEvent) => wrap(unwrap(() => addon.Dataplane.start(config, onEvent))),
+  };
+}
+
+function wrap(native: NativeDataplane): Dataplane {
+  return {
+    install: (config) => unwrap(() => native.install(config)),
+    setServers: (updates) => unwrap(() => native.setServers(updates)),
+    stats: () => unwrap(() => native.stats()),
+    stopAccepting: () => unwrap(() => native.stopAccepting()),
+    close: () => unwrap(() => native.close()),
+  };
+}
+
+// A record, so that a code added on the Rust side without a line here is a compile error.
+const NATIVE_CODES: Record<ErrorCode, true> = {
+  CONFIG_INVALID: true,
+  BIND_FAILED: true,
+  PERMISSION_DENIED: true,
+  ENGINE_UNSUPPORTED: true,
+  CLOSED: true,
+  INTERNAL: true,
+};
+
+function unwrap<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (cause) {
+    const { code, message } = cause as { code?: unknown; message?: unknown };
+    const known = typeof code === "string" && Object.hasOwn(NATIVE_CODES, code);
+    throw new ConveyError(known ? (code as ErrorCode) : "INTERNAL", String(message ?? cause), { cause });
+  }
+}
+
+/** The loader chains one error per place it looked; the first real reason is the deepest that is no "not found". */
+function reasons(error: unknown): string {
+  const messages: string[] = [];
+  for (let e = error; e instanceof Error && messages.length < 16; e = e.cause) {
+    messages.push(e.message.split("\n", 1)[0] ?? "");
+  }
+  const telling = messages.slice(1).find((m) => !m.startsWith("Cannot find module"));
+  return telling ?? "no addon is installed for this platform";
+}
