@@ -1,0 +1,84 @@
+//! `convey-loadgen`: the client and the server of the benches and of the tests under load.
+//!
+//! One thread and one epoll loop each, so that on two cores the balancer between them stays the bottleneck.
+//! Results are one JSON object a line on stdout; `{"event":"ready"}` comes first where there is something to
+//! wait for. Everything that is not a result goes to stderr.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bulk;
+mod hold;
+mod http;
+mod poll;
+mod report;
+mod requests;
+mod server;
+mod usage;
+
+use std::process::ExitCode;
+
+use args::Args;
+
+const HELP: &str = "\
+usage: convey-loadgen <command> [--key value]…
+
+  serve     --listen ip:port [--body bytes] [--close]
+            GET / answers `body` bytes (1024), GET /bulk streams without end, POST /sink swallows without end;
+            --close: closes after one answer; prints {\"event\":\"ready\",\"address\":…}
+  requests  --connect ip:port [--connections 64] [--duration s] [--warmup s] [--rate per-second] [--fresh]
+            [--timeout s] [--watch pid,…]
+            keep-alive requests, one outstanding a connection; --fresh: a new connection for each request;
+            --rate: open loop, latencies counted from the moment a request was due
+  bulk      --connect ip:port [--connections 4] [--duration s] [--warmup s] [--upload] [--watch pid,…]
+  hold      --connect ip:port --connections n
+            opens them, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
+";
+
+/// What ends a command early.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line is wrong.
+    #[error("{0}; see convey-loadgen --help")]
+    Usage(String),
+    /// A system call failed.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was being done, on what.
+        what: String,
+        /// The answer.
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// Wraps an I/O error with what was being done.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let args = Args::parse(std::env::args().skip(1))?;
+    match args.command() {
+        "serve" => server::serve(&args),
+        "requests" => requests::run(&args),
+        "bulk" => bulk::run(&args),
+        "hold" => hold::run(&args),
+        "" | "help" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(Failure::Usage(format!("unknown command \"{other}\""))),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("convey-loadgen: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
