@@ -14,7 +14,9 @@ if (problem) {
   process.exit(1);
 }
 if (!existsSync(main) || !existsSync(addon)) {
-  console.error("convey: this checkout has not been built yet; building it now (`npm run build` does the same)");
+  console.error(
+    "convey: this checkout has not been built yet; building it now (`npm run build` does the same)",
+  );
   try {
     await (await import("./steps.mjs")).bringUpToDate();
   } catch (error) {

@@ -39,7 +39,8 @@ export function readCargoTest(output, ended) {
   }
   // Output of a test can tear its own line apart; the summary is then the better witness.
   tally.passed = Math.max(tally.passed, passed);
-  while (tally.failed.length < failed) tally.failed.push({ name: "a Rust test", reason: "failed; see above" });
+  while (tally.failed.length < failed)
+    tally.failed.push({ name: "a Rust test", reason: "failed; see above" });
   return withCrash(tally, "cargo test", ended);
 }
 

@@ -13,7 +13,9 @@ if (problem) {
   import("./steps.mjs")
     .then((steps) => steps.bringUpToDate())
     .catch((error) => {
-      console.error("convey: " + (error && error.forPeople ? error.message : (error && error.stack) || error));
+      console.error(
+        "convey: " + (error && error.forPeople ? error.message : (error && error.stack) || error),
+      );
       process.exitCode = 1;
     });
 }

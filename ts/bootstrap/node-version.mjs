@@ -7,13 +7,21 @@ export const OLDEST_NODE = [20, 19];
  */
 export function nodeProblem(version, platform) {
   if (platform !== "linux") {
-    return "Convey runs on Linux only (this is " + platform + "); use a Linux machine, virtual machine or container.";
+    return (
+      "Convey runs on Linux only (this is " +
+      platform +
+      "); use a Linux machine, virtual machine or container."
+    );
   }
   const found = version.split(".").map(Number);
   const old = found[0] < OLDEST_NODE[0] || (found[0] === OLDEST_NODE[0] && found[1] < OLDEST_NODE[1]);
   if (old) {
     return (
-      "Node " + OLDEST_NODE.join(".") + " or newer is needed (this is " + version + "); install it from https://nodejs.org/."
+      "Node " +
+      OLDEST_NODE.join(".") +
+      " or newer is needed (this is " +
+      version +
+      "); install it from https://nodejs.org/."
     );
   }
   return undefined;

@@ -81,11 +81,15 @@ function pack(directory) {
   const before = new Set(readdirSync(staging));
   const npm = process.env.npm_execpath;
   const [file, args] = npm?.endsWith(".js") ? [process.execPath, [npm]] : ["npm", []];
-  const packed = spawnSync(file, [...args, "pack", "--silent", "--ignore-scripts", "--pack-destination", staging], {
-    cwd: directory,
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "inherit"],
-  });
+  const packed = spawnSync(
+    file,
+    [...args, "pack", "--silent", "--ignore-scripts", "--pack-destination", staging],
+    {
+      cwd: directory,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "inherit"],
+    },
+  );
   const made = readdirSync(staging).find((name) => name.endsWith(".tgz") && !before.has(name));
   if (packed.status !== 0 || made === undefined) {
     console.error(`convey: packing ${directory} failed (exit code ${packed.status})`);

@@ -3,7 +3,15 @@
  * Hashes rather than times, because a fresh clone and a branch switch both lie about times.
  */
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 
 /** Every file below `folder` (relative to `root`, sorted) that `wanted(relativePath)` accepts. */
@@ -62,7 +70,8 @@ export function isFresh(root, file, inputs, outputs) {
 /** Notes in the stamp `file` that `outputs` are made from `inputs`. Throws when an output is missing. */
 export function writeStamp(root, file, inputs, outputs) {
   const seen = outputsOf(root, outputs);
-  if (seen === undefined) throw new Error(`the step ended well but did not make all of: ${outputs.join(", ")}`);
+  if (seen === undefined)
+    throw new Error(`the step ended well but did not make all of: ${outputs.join(", ")}`);
   mkdirSync(dirname(file), { recursive: true });
   const temporary = `${file}.${process.pid}`;
   writeFileSync(temporary, JSON.stringify({ inputs, outputs: seen }));

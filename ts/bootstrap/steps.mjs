@@ -3,7 +3,16 @@
  * under target/ is fresh; progress goes to standard error so that a command's own output stays clean.
  */
 import { spawn } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { withLock } from "./lock.mjs";
@@ -35,7 +44,9 @@ const STEPS = [
     },
     outputs() {
       const { dependencies, devDependencies } = manifest();
-      return Object.keys({ ...dependencies, ...devDependencies }).map((name) => `node_modules/${name}/package.json`);
+      return Object.keys({ ...dependencies, ...devDependencies }).map(
+        (name) => `node_modules/${name}/package.json`,
+      );
     },
     // Not `npm ci`, which refuses a lock file that lacks optional packages of other platforms. `--no-save`
     // leaves the lock file as it is; the includes undo NODE_ENV=production and an `omit` in somebody's npmrc.
@@ -75,7 +86,11 @@ const STEPS = [
     },
     outputs: () => ["dist/cli/main.js"],
     async run(environment) {
-      await command(environment, process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]);
+      await command(environment, process.execPath, [
+        "node_modules/typescript/bin/tsc",
+        "-p",
+        "tsconfig.build.json",
+      ]);
       pruneOutput();
       chmodSync(join(ROOT, "dist/cli/main.js"), 0o755);
     },
@@ -116,7 +131,8 @@ function manifest() {
 
 /** Files that tsc does not carry over (addon, its loader, pages) and whose copy in dist/ is missing or older. */
 function assetsToCopy() {
-  const carried = (path) => !path.startsWith("ts/bootstrap/") && (!path.endsWith(".ts") || path.endsWith(".d.ts"));
+  const carried = (path) =>
+    !path.startsWith("ts/bootstrap/") && (!path.endsWith(".ts") || path.endsWith(".d.ts"));
   return filesBelow(ROOT, "ts", carried).filter((asset) => {
     const copy = inDist(asset);
     if (!existsSync(copy)) return true;
@@ -152,7 +168,9 @@ function npm(environment, args) {
   const own = environment.npm_execpath;
   if (own?.endsWith(".js") && existsSync(own)) return command(environment, process.execPath, [own, ...args]);
   if (!(environment.PATH ?? "").split(delimiter).some((directory) => existsSync(join(directory, "npm")))) {
-    throw new Refusal("npm was not found; it comes with Node (https://nodejs.org/), on Debian in the package `npm`.");
+    throw new Refusal(
+      "npm was not found; it comes with Node (https://nodejs.org/), on Debian in the package `npm`.",
+    );
   }
   return command(environment, "npm", args);
 }
@@ -165,7 +183,9 @@ function command(environment, file, args) {
     child.once("exit", (code, signal) => {
       if (code === 0) return resolve();
       const what = args.filter((arg) => !arg.startsWith("/")).join(" ");
-      reject(new Refusal(`\`${what}\` failed (${signal ?? `exit code ${code}`}); its own messages are above.`));
+      reject(
+        new Refusal(`\`${what}\` failed (${signal ?? `exit code ${code}`}); its own messages are above.`),
+      );
     });
   });
 }

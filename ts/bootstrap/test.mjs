@@ -20,7 +20,8 @@ const total = addUp(tallies);
 console.log("");
 for (const { name, reason } of total.skipped) console.log(`skipped: ${name}: ${reason}`);
 for (const { name, reason } of total.failed) console.log(`failed: ${name}: ${reason.split("\n")[0]}`);
-if (total.passed + total.failed.length === 0) total.failed.push({ name: "all suites", reason: "nothing was run" });
+if (total.passed + total.failed.length === 0)
+  total.failed.push({ name: "all suites", reason: "nothing was run" });
 console.log(closingLine(total));
 process.exitCode = total.failed.length === 0 ? 0 : 1;
 
@@ -63,9 +64,14 @@ function run(file, args, extra = {}) {
         to.write(text);
       });
     }
-    child.once("error", (error) => resolve({ output, ended: { ok: false, text: `${file}: ${error.message}` } }));
+    child.once("error", (error) =>
+      resolve({ output, ended: { ok: false, text: `${file}: ${error.message}` } }),
+    );
     child.once("close", (code, signal) =>
-      resolve({ output, ended: { ok: code === 0, text: signal ? `ended by ${signal}` : `exit code ${code}` } }),
+      resolve({
+        output,
+        ended: { ok: code === 0, text: signal ? `ended by ${signal}` : `exit code ${code}` },
+      }),
     );
   });
 }

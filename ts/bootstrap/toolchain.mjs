@@ -31,12 +31,16 @@ export function requireRust(environment, cwd) {
     );
   }
   if (cargo.status !== 0) {
-    throw new Refusal(`cargo does not run: ${firstLine(cargo.stderr)}; repair it with \`rustup toolchain install stable\`.`);
+    throw new Refusal(
+      `cargo does not run: ${firstLine(cargo.stderr)}; repair it with \`rustup toolchain install stable\`.`,
+    );
   }
   const version = /(\d+)\.(\d+)\.\d+/.exec(cargo.stdout);
   const [major, minor] = version ? [Number(version[1]), Number(version[2])] : OLDEST_RUST;
   if (major < OLDEST_RUST[0] || (major === OLDEST_RUST[0] && minor < OLDEST_RUST[1])) {
-    throw new Refusal(`Rust ${OLDEST_RUST.join(".")} or newer is needed (this is ${version[0]}): run \`rustup update stable\`.`);
+    throw new Refusal(
+      `Rust ${OLDEST_RUST.join(".")} or newer is needed (this is ${version[0]}): run \`rustup update stable\`.`,
+    );
   }
   const linker = run("cc", ["--version"]);
   if (linker.error || linker.status !== 0) {

@@ -9,13 +9,16 @@ export default class Report {
         const name = `${module.relativeModuleId} > ${test.fullName}`;
         const result = test.result();
         if (result.state === "passed") report.passed += 1;
-        else if (result.state === "skipped") report.skipped.push({ name, reason: result.note ?? "marked as skipped" });
+        else if (result.state === "skipped")
+          report.skipped.push({ name, reason: result.note ?? "marked as skipped" });
         else report.failed.push({ name, reason: result.state === "failed" ? "failed" : "did not finish" });
       }
       // A file that cannot be imported, or a hook that throws, has no test to blame.
-      for (const error of errorsOf(module)) report.failed.push({ name: module.relativeModuleId, reason: error.message });
+      for (const error of errorsOf(module))
+        report.failed.push({ name: module.relativeModuleId, reason: error.message });
     }
-    for (const error of unhandledErrors) report.failed.push({ name: "unhandled error", reason: error.message });
+    for (const error of unhandledErrors)
+      report.failed.push({ name: "unhandled error", reason: error.message });
     writeFileSync(process.env.CONVEY_TEST_REPORT, JSON.stringify(report));
   }
 }

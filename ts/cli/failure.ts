@@ -1,0 +1,36 @@
+/** Turns what stopped a command into text for people: what failed, on what, what to try. */
+
+interface KnownFailure {
+  code?: unknown;
+  problems?: unknown;
+  port?: unknown;
+}
+
+/** Text for standard error, ending in a newline. Errors nobody foresaw keep their stack. */
+export function failureText(error: unknown): string {
+  const { code } = (error ?? {}) as KnownFailure;
+  if (!(error instanceof Error) || typeof code !== "string") {
+    const told = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    return `convey: unexpected failure: ${told}\n`;
+  }
+  const remedy = remedyFor(code, error.message);
+  return `convey: ${error.message}${remedy ? `\n  try: ${remedy}` : ""}\n`;
+}
+
+function remedyFor(code: string, message: string): string | undefined {
+  switch (code) {
+    case "BIND_FAILED":
+    case "EADDRINUSE": {
+      const port = /:(\d{1,5})\b(?!.*:\d)/.exec(message)?.[1];
+      return `\`ss -ltnp${port ? ` 'sport = :${port}'` : ""}\` shows who holds the address; \`ip addr\` shows the addresses of this machine`;
+    }
+    case "PERMISSION_DENIED":
+    case "EACCES":
+      return (
+        "ports below 1024 need CAP_NET_BIND_SERVICE: run as root, under systemd with AmbientCapabilities=CAP_NET_BIND_SERVICE, " +
+        "or allow them with `sysctl net.ipv4.ip_unprivileged_port_start=80`"
+      );
+    default:
+      return undefined;
+  }
+}

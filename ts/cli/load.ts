@@ -1,0 +1,26 @@
+/** Loads the configuration that the options name and tells every problem on standard error. */
+import { formatProblems } from "../config/diagnostics.ts";
+import { type LoadResult, loadConfigFile } from "../config/load.ts";
+import type { Override } from "../config/overrides.ts";
+import { useColor } from "./terminal.ts";
+
+export type Loaded = Extract<LoadResult, { ok: true }>;
+
+/**
+ * The checked configuration; undefined when it is invalid, which has been told by then. Without `warnings`
+ * those of a valid configuration are left to the caller.
+ */
+export async function loadOrExplain(
+  file: string,
+  overrides: readonly Override[],
+  { warnings = true }: { warnings?: boolean } = {},
+): Promise<Loaded | undefined> {
+  const result = await loadConfigFile(file, overrides);
+  const problems = result.ok ? (warnings ? result.warnings : []) : result.problems;
+  if (problems.length > 0) {
+    const terminal = process.stderr.isTTY === true;
+    const source = terminal ? result.text : undefined;
+    process.stderr.write(`${formatProblems(problems, { color: useColor(terminal), source })}\n`);
+  }
+  return result.ok ? result : undefined;
+}

@@ -1,0 +1,71 @@
+/**
+ * The command tree. Commands import what they do only when they run: help, version and completion
+ * must not pay for zod, pino or the addon.
+ */
+import { Command, CommanderError } from "commander";
+import { VERSION } from "../control/version.ts";
+import { completionCommand } from "./completion.ts";
+import { configCommand } from "./config.ts";
+import { demoCommand } from "./demo.ts";
+import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
+import { healthcheckCommand } from "./healthcheck.ts";
+import { runCommand } from "./run.ts";
+import { schemaCommand } from "./schema.ts";
+import { validateCommand } from "./validate.ts";
+
+/** The whole tree, also read by `completion`. Nothing is run and nothing printed. */
+export function buildProgram(): Command {
+  const program = new Command("convey")
+    .description("A layer-4 load balancer: TCP connections in, spread over servers that are up.")
+    .version(`convey ${VERSION}`, "-v, --version", "print the version")
+    .helpOption("-h, --help", "print this help, or a command's with `convey <command> --help`")
+    .helpCommand(false)
+    .configureHelp({ showGlobalOptions: false })
+    .showHelpAfterError("Run `convey --help` for the commands and options.")
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "convey: ")) });
+
+  const run = runCommand(program);
+  demoCommand(program);
+  validateCommand(program);
+  configCommand(program);
+  schemaCommand(program);
+  healthcheckCommand(program);
+  completionCommand(program);
+
+  program.addHelpText("after", () => {
+    const help = run.createHelp();
+    const options = help
+      .visibleOptions(run)
+      .filter((option) => option.long !== "--help")
+      .map((option) => [help.optionTerm(option), help.optionDescription(option)] as const);
+    const width = Math.max(...options.map(([term]) => term.length));
+    return [
+      "",
+      "Without a command, `convey` means `convey run`:",
+      ...options.map(([term, text]) => `  ${term.padEnd(width)}  ${text}`),
+      "",
+      "Exit codes:",
+      ...EXIT_MEANING.map(([code, meaning]) => `  ${code}  ${meaning}`),
+    ].join("\n");
+  });
+
+  for (const command of [program, ...program.commands]) command.exitOverride();
+  return program;
+}
+
+/** Parses `argv` and runs the command; sets the process's exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  // A reader that goes away (`convey --help | head -1`) is not an error.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+  try {
+    await buildProgram().parseAsync([...argv]);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+      return;
+    }
+    const { failureText } = await import("./failure.ts");
+    process.stderr.write(failureText(error));
+    process.exitCode = EXIT.failure;
+  }
+}

@@ -1,0 +1,34 @@
+/** `convey run`, which is also `convey` alone: serves until a signal ends it. */
+import type { Command } from "commander";
+import {
+  addConfigOptions,
+  type ConfigOptions,
+  integer,
+  modeOf,
+  overridesOf,
+  refuseOperands,
+} from "./options.ts";
+
+export function runCommand(program: Command): Command {
+  const command = program
+    .command("run", { isDefault: true })
+    .description("balance connections until a signal ends it");
+  return addConfigOptions(command)
+    .option(
+      "--drain-timeout-ms <ms>",
+      "milliseconds that open connections get to end after SIGTERM or SIGINT",
+      (value) => integer(value, 86_400_000),
+    )
+    .addHelpText(
+      "after",
+      "\nSignals: SIGTERM and SIGINT take no new connections and wait for the open ones; a second one cuts them.\n" +
+        "SIGHUP reads the configuration again; so does saving the file.",
+    )
+    .allowExcessArguments()
+    .action(async (options: ConfigOptions) => {
+      refuseOperands(command);
+      const overrides = overridesOf(options, modeOf(command, options));
+      const { serve } = await import("./serve.ts");
+      process.exit(await serve(options.config, overrides));
+    });
+}
