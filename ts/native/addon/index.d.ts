@@ -43,6 +43,7 @@ export interface NativeBackend {
   idleTimeoutMs: number
   /** 0: no maximum. */
   maxDurationMs: number
+  dsrMethod: NativeDsrMethod
   servers: Array<NativeServer>
 }
 
@@ -61,6 +62,7 @@ export interface NativeConfig {
   maxConnections: number
   /** Connections open at once from one client address; 0: no limit. */
   maxConnectionsPerClient: number
+  packet: NativePacketOptions
   frontends: Array<NativeFrontend>
   backends: Array<NativeBackend>
 }
@@ -72,6 +74,12 @@ export interface NativeCounters {
   bytesTx: number
   bytesRx: number
 }
+
+/** How a DSR packet gets to its server. */
+export type NativeDsrMethod = 'rewrite' | 'l2'
+
+/** Which packet engine to use. */
+export type NativeEngine = 'auto' | 'tc' | 'xdp' | 'af_xdp' | 'af_packet'
 
 /** An event of the data plane; fields that do not apply are empty. */
 export interface NativeEvent {
@@ -115,6 +123,17 @@ export interface NativeFrontendStats {
 
 /** How connections are forwarded. */
 export type NativeMode = 'proxy' | 'passthrough' | 'dsr'
+
+/** Settings of the packet modes. */
+export interface NativePacketOptions {
+  engine: NativeEngine
+  /** Flows remembered at once, at least 1. */
+  capacity: number
+  /** Lowest source port towards servers (passthrough). */
+  firstPort: number
+  /** Highest source port towards servers (passthrough). */
+  lastPort: number
+}
 
 /** The layer-4 protocol of a frontend. */
 export type NativeProtocol = 'tcp' | 'udp'

@@ -773,9 +773,11 @@ if (
   }
 }
 
-const { Dataplane, ErrorCode, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, ErrorCode, NativeDsrMethod, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
 export { ErrorCode }
+export { NativeDsrMethod }
+export { NativeEngine }
 export { NativeEventKind }
 export { NativeMode }
 export { NativeProtocol }
