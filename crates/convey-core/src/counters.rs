@@ -51,7 +51,22 @@ impl ConnCounters {
         admitted
     }
 
-    /// Counts a connection that has ended. Call once for each `opened` or successful `try_opened`.
+    /// Takes a place among the open connections unless `limit` are open already (0: no limit), without
+    /// counting it in the total yet. Exact across threads. Follow with [`ConnCounters::admit`] or, in any
+    /// case, [`ConnCounters::closed`]; the total therefore never goes down.
+    pub fn try_reserve(&self, limit: u64) -> bool {
+        self.open
+            .fetch_update(Relaxed, Relaxed, |open| (limit == 0 || open < limit).then_some(open + 1))
+            .is_ok()
+    }
+
+    /// Counts a reserved connection in the total.
+    pub fn admit(&self) {
+        self.total.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that has ended. Call once for each `opened`, or successful `try_opened` or
+    /// `try_reserve`.
     pub fn closed(&self) {
         self.open.fetch_sub(1, Relaxed);
     }
@@ -180,6 +195,17 @@ mod tests {
         assert_eq!((counters.total(), counters.open()), (2, 2));
         counters.closed();
         assert!(counters.try_opened(2));
+    }
+
+    #[test]
+    fn a_reserved_place_counts_against_the_limit_but_not_in_the_total_until_admitted() {
+        let counters = ConnCounters::new(1);
+        assert!(counters.try_reserve(1) && !counters.try_reserve(1));
+        assert_eq!((counters.total(), counters.open()), (0, 1));
+        counters.closed();
+        assert!(counters.try_reserve(1));
+        counters.admit();
+        assert_eq!((counters.total(), counters.open()), (1, 1));
     }
 
     #[test]
