@@ -1,0 +1,220 @@
+//! From an admitted client to a connected server: selection, connect, another server when that fails.
+//!
+//! Invariants: no byte is read from the client before a server is connected, so trying another server can
+//! never lose or repeat one; a server's place is held from before the connect, so its limit holds throughout.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use convey_core::{Backend, Event, Frontend, Reason, Server};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::accept::{BACKOFF, is_shortage};
+use crate::events::Subject;
+use crate::limits::{ClientPlace, ServerPlace};
+use crate::meters::Meters;
+use crate::relay::{self, Limits};
+use crate::shared::Published;
+use crate::worker::Worker;
+
+/// Longer connect timeouts are cut to this; the kernel gives up long before.
+const LONGEST_CONNECT: Duration = Duration::from_secs(24 * 3600);
+
+/// Serves one client from accept to close.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    published: Arc<Published>,
+    frontend: usize,
+    client: TcpStream,
+    place: ClientPlace,
+) {
+    let mut timer = pin!(sleep_until(Instant::now()));
+    let connected = Attempt::new(&worker, &published, frontend).run(timer.as_mut()).await;
+    let (server, meters, limits) = match connected {
+        Ok(connected) => connected,
+        Err(reason) => {
+            let frontend = &published.snapshot.frontends[frontend];
+            worker.shared.reasons.count(reason);
+            frontend.reasons.count(reason);
+            return;
+        }
+    };
+    // A long connection must not keep the configuration it began with in memory.
+    drop(published);
+    relay::run(client, server, &meters, limits, timer).await;
+    drop(place);
+}
+
+/// One client's search for a server.
+struct Attempt<'a> {
+    worker: &'a Arc<Worker>,
+    frontend: &'a Frontend,
+    backend: &'a Backend,
+    tried: Vec<usize>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(worker: &'a Arc<Worker>, published: &'a Published, frontend: usize) -> Self {
+        let frontend = &published.snapshot.frontends[frontend];
+        let backend = &published.snapshot.backends[frontend.backend];
+        Self { worker, frontend, backend, tried: Vec::new() }
+    }
+
+    async fn run(mut self, mut timer: Pin<&mut Sleep>) -> Result<(TcpStream, Meters, Limits), Reason> {
+        loop {
+            let (index, mut place) = self.select()?;
+            let server = &self.backend.servers[index];
+            let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
+            timer.as_mut().reset(deadline);
+            match self.dial(server.addr, timer.as_mut()).await {
+                Ok(stream) => {
+                    place.admit(&self.backend.counters);
+                    return Ok((stream, self.meters(place), Limits::of(self.backend)));
+                }
+                Err(error) if is_shortage(&error) => return Err(Reason::FdsExhausted),
+                Err(error) => self.failed(server, &error),
+            }
+            self.tried.push(index);
+            if self.tried.len() > self.backend.retries as usize {
+                return Err(Reason::RetriesExhausted);
+            }
+        }
+    }
+
+    /// The next server by weight that was not tried yet and has room.
+    fn select(&self) -> Result<(usize, ServerPlace), Reason> {
+        // Servers that filled up between being picked and being entered.
+        let mut full: Vec<usize> = Vec::new();
+        loop {
+            let picked = self.backend.round_robin.pick(|i| {
+                let server = &self.backend.servers[i];
+                let at_limit =
+                    server.max_connections != 0 && server.counters.open() >= server.max_connections;
+                if at_limit || self.tried.contains(&i) || full.contains(&i) {
+                    0
+                } else {
+                    server.effective_weight()
+                }
+            });
+            let Some(index) = picked else { return Err(self.why_none()) };
+            let server = &self.backend.servers[index];
+            match ServerPlace::try_take(&server.counters, server.max_connections) {
+                Some(place) => return Ok((index, place)),
+                None => full.push(index),
+            }
+        }
+    }
+
+    fn why_none(&self) -> Reason {
+        if !self.tried.is_empty() {
+            Reason::RetriesExhausted
+        } else if self.backend.servers.iter().any(|s| s.effective_weight() > 0) {
+            Reason::LimitServer
+        } else {
+            Reason::NoServer
+        }
+    }
+
+    /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
+    /// accepting pause, rather than blame the server.
+    async fn dial(&self, addr: SocketAddr, mut timer: Pin<&mut Sleep>) -> io::Result<TcpStream> {
+        let stream = loop {
+            match begin(addr) {
+                Err(error) if is_shortage(&error) => {
+                    if self.worker.fds_short.begin() {
+                        self.count(Reason::FdsExhausted);
+                        let frontend = self.frontend.name.clone();
+                        let event = Event::AcceptBackoff { frontend, cause: error.to_string() };
+                        self.worker.shared.events.send(event);
+                    }
+                    if timer.deadline() <= Instant::now() {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(BACKOFF).await;
+                }
+                begun => break begun?,
+            }
+        };
+        let readiness = {
+            let mut ready = pin!(stream.ready(Interest::WRITABLE));
+            poll_fn(|cx| match ready.as_mut().poll(cx) {
+                Poll::Ready(readiness) => Poll::Ready(readiness),
+                Poll::Pending => timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            })
+            .await?
+        };
+        // A connect that failed hangs up, so the success path needs no getsockopt.
+        if readiness.is_write_closed() {
+            return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        Ok(stream)
+    }
+
+    fn failed(&self, server: &Server, error: &io::Error) {
+        let shared = &self.worker.shared;
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionRefused => Reason::ConnectRefused,
+            io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            io::ErrorKind::AddrNotAvailable => Reason::PortsExhausted,
+            _ => Reason::ConnectFailed,
+        };
+        server.reasons.count(reason);
+        self.count(reason);
+        let (backend, name) = (self.backend.name.clone(), server.name.clone());
+        if reason == Reason::PortsExhausted {
+            // Ours to mend, not a sign of the server's health.
+            shared.events.send_thinned(Subject("ports", backend.clone(), name.clone()), || Event::Warning {
+                message: format!(
+                    "no free source port towards {backend}/{name} ({}): widen net.ipv4.ip_local_port_range or \
+                     set net.ipv4.tcp_tw_reuse=1",
+                    server.addr
+                ),
+            });
+            return;
+        }
+        let cause = if reason == Reason::ConnectTimeout {
+            format!("no answer from {} within {} ms", server.addr, self.backend.connect_timeout.as_millis())
+        } else {
+            format!("connect to {}: {error}", server.addr)
+        };
+        shared.events.send_thinned(Subject("connect", backend.clone(), name.clone()), || {
+            Event::ServerConnectFailed { backend, server: name, cause }
+        });
+    }
+
+    fn count(&self, reason: Reason) {
+        self.worker.shared.reasons.count(reason);
+        self.frontend.reasons.count(reason);
+    }
+
+    fn meters(&self, server: ServerPlace) -> Meters {
+        Meters {
+            shared: self.worker.shared.clone(),
+            worker: self.worker.number,
+            frontend: self.frontend.counters.clone(),
+            frontend_reasons: self.frontend.reasons.clone(),
+            server,
+        }
+    }
+}
+
+/// Starts a connect. The socket enters the reactor only afterwards: one that has not begun to connect hangs
+/// up at once.
+fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
+    match socket.connect(&addr.into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        _ => {}
+    }
+    TcpStream::from_std(socket.into())
+}

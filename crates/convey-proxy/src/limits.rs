@@ -1,0 +1,173 @@
+//! Who may come in: places among the open connections in total, of a frontend and of a client address.
+//!
+//! Invariants: limits hold exactly over all threads; a place is given back by dropping its guard; the
+//! table of client addresses holds those with open connections only, so its size is bounded by them.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use convey_core::{ConnCounters, Frontend, Limits, Reason};
+
+use crate::shared::Shared;
+
+const SHARDS: usize = 64;
+/// A shard this much emptier than its table gives memory back.
+const SHRINK_BELOW: usize = 8;
+
+/// Open connections by client address.
+#[derive(Debug)]
+pub(crate) struct ClientTable {
+    // One keyed hash chooses the shard and, inside, the slot: clients cannot aim at either.
+    hasher: RandomState,
+    shards: Box<[Mutex<HashMap<IpAddr, u64, RandomState>>]>,
+}
+
+impl ClientTable {
+    pub fn new() -> Self {
+        let hasher = RandomState::new();
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))).collect();
+        Self { hasher, shards }
+    }
+
+    /// Takes a place for `client` unless it has `limit` already (0: no limit).
+    fn try_enter(&self, client: IpAddr, limit: u64) -> bool {
+        let mut shard = self.shard(client);
+        let open = shard.entry(client).or_insert(0);
+        // With a limit of one or more a fresh entry is always admitted, so none stays behind at zero.
+        if limit != 0 && *open >= limit {
+            return false;
+        }
+        *open += 1;
+        true
+    }
+
+    fn leave(&self, client: IpAddr) {
+        let mut shard = self.shard(client);
+        if let Some(open) = shard.get_mut(&client) {
+            *open -= 1;
+            if *open == 0 {
+                shard.remove(&client);
+                if shard.capacity() > 64 && shard.len() < shard.capacity() / SHRINK_BELOW {
+                    shard.shrink_to_fit();
+                }
+            }
+        }
+    }
+
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, u64, RandomState>> {
+        // The top bits: the table inside uses the others.
+        let index = (self.hasher.hash_one(client) >> 58) as usize % SHARDS;
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client connection's places. Dropping it gives them back.
+#[derive(Debug)]
+pub(crate) struct ClientPlace {
+    shared: Arc<Shared>,
+    frontend: Arc<ConnCounters>,
+    client: IpAddr,
+}
+
+impl ClientPlace {
+    /// Takes all three places and counts the connection, or takes none and names the limit that was met.
+    pub fn take(
+        shared: &Arc<Shared>,
+        limits: Limits,
+        frontend: &Frontend,
+        client: IpAddr,
+    ) -> Result<Self, Reason> {
+        let client = client.to_canonical();
+        if !shared.totals.try_reserve(limits.max_connections) {
+            return Err(Reason::LimitTotal);
+        }
+        if !frontend.counters.try_reserve(frontend.max_connections) {
+            shared.totals.closed();
+            return Err(Reason::LimitFrontend);
+        }
+        if !shared.clients.try_enter(client, limits.max_connections_per_client) {
+            frontend.counters.closed();
+            shared.totals.closed();
+            return Err(Reason::LimitClient);
+        }
+        shared.totals.admit();
+        frontend.counters.admit();
+        Ok(Self { shared: shared.clone(), frontend: frontend.counters.clone(), client })
+    }
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.shared.clients.leave(self.client);
+        self.frontend.closed();
+        self.shared.totals.closed();
+    }
+}
+
+/// A server connection's places, taken before the connect so that a server's limit holds during it too.
+#[derive(Debug)]
+pub(crate) struct ServerPlace {
+    server: Arc<ConnCounters>,
+    backend: Option<Arc<ConnCounters>>,
+}
+
+impl ServerPlace {
+    /// Takes a place at the server, or none when it is at `limit`.
+    pub fn try_take(server: &Arc<ConnCounters>, limit: u64) -> Option<Self> {
+        server.try_reserve(limit).then(|| Self { server: server.clone(), backend: None })
+    }
+
+    /// Counts the connection now that it is established.
+    pub fn admit(&mut self, backend: &Arc<ConnCounters>) {
+        self.server.admit();
+        backend.opened();
+        self.backend = Some(backend.clone());
+    }
+
+    pub fn server(&self) -> &ConnCounters {
+        &self.server
+    }
+
+    pub fn backend(&self) -> Option<&ConnCounters> {
+        self.backend.as_deref()
+    }
+}
+
+impl Drop for ServerPlace {
+    fn drop(&mut self) {
+        self.server.closed();
+        if let Some(backend) = &self.backend {
+            backend.closed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_address_is_forgotten_when_its_last_connection_ends() {
+        let table = ClientTable::new();
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(table.try_enter(client, 2) && table.try_enter(client, 2));
+        assert!(!table.try_enter(client, 2));
+        table.leave(client);
+        assert!(table.try_enter(client, 2));
+        table.leave(client);
+        table.leave(client);
+        assert_eq!(table.shards.iter().map(|s| s.lock().unwrap().len()).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_table_that_was_full_once_gives_its_memory_back() {
+        let table = ClientTable::new();
+        let clients: Vec<IpAddr> = (0..100_000u32).map(|n| std::net::Ipv4Addr::from(n).into()).collect();
+        clients.iter().for_each(|c| assert!(table.try_enter(*c, 0)));
+        clients.iter().for_each(|c| table.leave(*c));
+        let capacity: usize = table.shards.iter().map(|s| s.lock().unwrap().capacity()).sum();
+        assert!(capacity <= SHARDS * 64, "{capacity} slots are left");
+    }
+}

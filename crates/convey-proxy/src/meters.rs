@@ -1,0 +1,50 @@
+//! The byte counters one connection writes to: total, frontend, backend, server.
+
+use std::sync::Arc;
+
+use convey_core::{ConnCounters, Reason, ReasonCounters};
+
+use crate::limits::ServerPlace;
+use crate::shared::Shared;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Client to server.
+    Tx,
+    /// Server to client.
+    Rx,
+}
+
+/// Where one connection's bytes and end are counted.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub shared: Arc<Shared>,
+    pub worker: usize,
+    pub frontend: Arc<ConnCounters>,
+    pub frontend_reasons: Arc<ReasonCounters>,
+    /// Holds the connection's places at server and backend, and their counters with them.
+    pub server: ServerPlace,
+}
+
+impl Meters {
+    /// Counts `bytes` that the receiving socket has taken.
+    pub fn delivered(&self, way: Way, bytes: u64) {
+        let add = match way {
+            Way::Tx => ConnCounters::add_tx,
+            Way::Rx => ConnCounters::add_rx,
+        };
+        add(&self.shared.totals, self.worker, bytes);
+        add(&self.frontend, self.worker, bytes);
+        add(self.server.server(), self.worker, bytes);
+        if let Some(backend) = self.server.backend() {
+            add(backend, self.worker, bytes);
+        }
+    }
+
+    /// Counts why the connection ended early.
+    pub fn ended(&self, reason: Reason) {
+        self.shared.reasons.count(reason);
+        self.frontend_reasons.count(reason);
+    }
+}

@@ -1,0 +1,251 @@
+//! One direction of a connection: what was read and not yet written, how it is moved, and its end.
+//!
+//! Invariants: nothing is read while something read before waits to be written, so a slow receiver holds up
+//! the sender and memory is bounded by one read; the FIN goes out after the last byte.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::copy::{self, LARGEST_READ, SMALLEST_READ};
+use super::pipe_pool::{self, Pipe};
+use super::splice;
+
+/// A read of this much or more counts towards splicing; a run of such reads this long starts it.
+const BULK_READ: usize = 8 * 1024;
+const BULK_RUN: usize = 240 * 1024;
+/// A splice that finds less goes back to copying.
+const SMALL_SPLICE: usize = 4 * 1024;
+/// Moves in a row before others on this thread get their turn.
+const TURNS: usize = 8;
+
+/// Which socket failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    From,
+    To,
+}
+
+/// What was read and not yet written.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    Bytes { bytes: Box<[u8]>, written: u32 },
+    Pipe { pipe: Pipe, bytes: u32 },
+}
+
+#[derive(Debug)]
+pub(super) struct Direction {
+    held: Held,
+    /// Bytes of the present run of bulk reads; splicing from [`BULK_RUN`] on.
+    run: u32,
+    /// How much the next copying read may take.
+    read_bytes: u32,
+    eof: bool,
+    finished: bool,
+    /// The source is waited for (and its reset would therefore be noticed).
+    pub reading: bool,
+    /// Whether anything was written before; a first small write needs no TCP_NODELAY.
+    wrote: bool,
+    /// The receiving socket has TCP_NODELAY.
+    nodelay: bool,
+}
+
+enum Step {
+    Moved,
+    Blocked,
+    Finished,
+}
+
+impl Direction {
+    /// `nodelay`: whether the receiving socket has TCP_NODELAY already.
+    pub fn new(nodelay: bool) -> Self {
+        Self {
+            held: Held::Nothing,
+            run: 0,
+            read_bytes: SMALLEST_READ as u32,
+            eof: false,
+            finished: false,
+            reading: false,
+            wrote: false,
+            nodelay,
+        }
+    }
+
+    /// Whether all bytes and the FIN were passed on.
+    pub fn finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether bytes were read that the receiver has not got.
+    pub fn holds_bytes(&self) -> bool {
+        !matches!(self.held, Held::Nothing)
+    }
+
+    /// Moves what can be moved. Returns the number of bytes delivered, even when it then fails.
+    /// `last`: the other direction has finished, so that closing replaces the FIN.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        last: bool,
+        delivered: &mut u64,
+    ) -> Result<(), Failure> {
+        if self.finished {
+            return Ok(());
+        }
+        self.reading = false;
+        for _ in 0..TURNS {
+            match self.step(cx, from, to, last, delivered)? {
+                Step::Moved => {}
+                Step::Blocked => return Ok(()),
+                Step::Finished => {
+                    self.finished = true;
+                    return Ok(());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+        last: bool,
+        delivered: &mut u64,
+    ) -> Result<Step, Failure> {
+        if self.holds_bytes() {
+            return match to.poll_write_ready(cx) {
+                Poll::Pending => Ok(Step::Blocked),
+                Poll::Ready(Err(_)) => Err(Failure::To),
+                Poll::Ready(Ok(())) => self.write_held(to, delivered),
+            };
+        }
+        if self.eof {
+            // The receiver may have gone meanwhile; then its own direction tells.
+            if !last {
+                let _ = SockRef::from(to).shutdown(Shutdown::Write);
+            }
+            return Ok(Step::Finished);
+        }
+        match from.poll_read_ready(cx) {
+            Poll::Pending => {
+                self.reading = true;
+                return Ok(Step::Blocked);
+            }
+            Poll::Ready(Err(_)) => return Err(Failure::From),
+            Poll::Ready(Ok(())) => {}
+        }
+        if self.run as usize >= BULK_RUN {
+            self.splice(from, to, delivered)
+        } else {
+            self.copy(from, to, delivered)
+        }
+    }
+
+    fn copy(&mut self, from: &TcpStream, to: &TcpStream, delivered: &mut u64) -> Result<Step, Failure> {
+        let limit = self.read_bytes as usize;
+        copy::with_scratch(|scratch| {
+            let scratch = &mut scratch[..limit];
+            let read = match copy::read(from, scratch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Moved),
+                Err(_) => return Err(Failure::From),
+                Ok(0) => {
+                    self.eof = true;
+                    return Ok(Step::Moved);
+                }
+                Ok(read) => read,
+            };
+            self.run = if read >= BULK_READ.min(limit) { self.run.saturating_add(read as u32) } else { 0 };
+            self.set_nodelay(to, read);
+            let written = match copy::write(to, &scratch[..read]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => return Err(Failure::To),
+                Ok(written) => written,
+            };
+            *delivered += written as u64;
+            if written < read {
+                // A receiver this slow gets less at a time, so that many of them cost little memory.
+                self.read_bytes = SMALLEST_READ as u32;
+                self.held = Held::Bytes { bytes: scratch[written..read].into(), written: 0 };
+            } else if read == limit {
+                self.read_bytes = (limit * 2).min(LARGEST_READ) as u32;
+            }
+            Ok(Step::Moved)
+        })
+    }
+
+    /// Nagle's algorithm holds nothing back on a connection with nothing in flight, so a single small
+    /// request never pays for the option.
+    fn set_nodelay(&mut self, to: &TcpStream, bytes: usize) {
+        const FITS_ANY_SEGMENT: usize = 512;
+        if !self.nodelay && (self.wrote || bytes > FITS_ANY_SEGMENT) {
+            self.nodelay = to.set_nodelay(true).is_ok();
+        }
+        self.wrote = true;
+    }
+
+    fn splice(&mut self, from: &TcpStream, to: &TcpStream, delivered: &mut u64) -> Result<Step, Failure> {
+        let Ok(pipe) = pipe_pool::take() else {
+            self.run = 0;
+            return Ok(Step::Moved);
+        };
+        // The pipe is empty, so "would block" can only mean that the socket is: the other meaning, that all
+        // slots hold small fragments, cannot lose a wake-up here.
+        match splice::fill(from, &pipe) {
+            Ok(bytes) if bytes > 0 => {
+                if bytes < SMALL_SPLICE {
+                    self.run = 0;
+                }
+                self.held = Held::Pipe { pipe, bytes: bytes as u32 };
+                self.set_nodelay(to, bytes);
+                self.write_held(to, delivered)
+            }
+            other => {
+                pipe_pool::give_back(pipe);
+                match other {
+                    Ok(_) => self.eof = true,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Splicing is not possible from this socket: copying will tell what is wrong.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.run = 0,
+                    Err(_) => return Err(Failure::From),
+                }
+                Ok(Step::Moved)
+            }
+        }
+    }
+
+    fn write_held(&mut self, to: &TcpStream, delivered: &mut u64) -> Result<Step, Failure> {
+        let (outcome, left) = match &mut self.held {
+            Held::Nothing => return Ok(Step::Moved),
+            Held::Bytes { bytes, written } => {
+                let outcome = copy::write(to, &bytes[*written as usize..]);
+                *written += outcome.as_ref().map_or(0, |n| *n as u32);
+                (outcome, bytes.len() - *written as usize)
+            }
+            Held::Pipe { pipe, bytes } => {
+                let outcome = splice::empty(pipe, to, *bytes as usize);
+                *bytes -= outcome.as_ref().map_or(0, |n| *n as u32);
+                (outcome, *bytes as usize)
+            }
+        };
+        match outcome {
+            Ok(written) => *delivered += written as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Failure::To),
+        }
+        if left == 0
+            && let Held::Pipe { pipe, .. } = std::mem::replace(&mut self.held, Held::Nothing)
+        {
+            pipe_pool::give_back(pipe);
+        }
+        Ok(Step::Moved)
+    }
+}

@@ -1,0 +1,130 @@
+//! What all workers see: the published snapshot, the listeners they are to serve, the counters and the
+//! table of client addresses.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use convey_core::{ConnCounters, ReasonCounters, Snapshot};
+use tokio::sync::Notify;
+
+use crate::events::Events;
+use crate::limits::ClientTable;
+use crate::listener::ListenGroup;
+
+/// How long a caller waits for workers to take over a change before it goes on without them.
+const APPLY_WAIT: Duration = Duration::from_secs(2);
+
+/// A snapshot with the frontend of each listener.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub snapshot: Arc<Snapshot>,
+    /// Listener id and index into the snapshot's frontends.
+    pub routes: Vec<(u64, usize)>,
+}
+
+impl Published {
+    /// The frontend that listens through `group`.
+    pub fn frontend_of(&self, group: u64) -> Option<usize> {
+        self.routes.iter().find(|(id, _)| *id == group).map(|(_, frontend)| *frontend)
+    }
+}
+
+/// The listeners to be served, and which workers do so already.
+#[derive(Debug, Default)]
+struct Listening {
+    version: u64,
+    groups: Vec<Arc<ListenGroup>>,
+    applied: Vec<u64>,
+}
+
+pub(crate) struct Shared {
+    pub published: ArcSwap<Published>,
+    pub totals: Arc<ConnCounters>,
+    pub reasons: Arc<ReasonCounters>,
+    pub clients: ClientTable,
+    pub events: Events,
+    listening: Mutex<Listening>,
+    applied: Condvar,
+    wake: Vec<Notify>,
+    closing: AtomicBool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("listening", &self.listening).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub fn new(published: Published, workers: usize, events: Events) -> Self {
+        Self {
+            totals: published.snapshot.totals.clone(),
+            reasons: published.snapshot.reasons.clone(),
+            published: ArcSwap::from_pointee(published),
+            clients: ClientTable::new(),
+            events,
+            listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
+            applied: Condvar::new(),
+            wake: (0..workers).map(|_| Notify::new()).collect(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// The listeners `worker` is to serve, and their version.
+    pub fn groups(&self) -> (u64, Vec<Arc<ListenGroup>>) {
+        let listening = self.listening();
+        (listening.version, listening.groups.clone())
+    }
+
+    /// Tells every worker to serve `groups` and waits until they do (or a while at most).
+    pub fn set_groups(&self, groups: Vec<Arc<ListenGroup>>) {
+        let version = {
+            let mut listening = self.listening();
+            listening.version += 1;
+            listening.groups = groups;
+            listening.version
+        };
+        self.wake_all();
+        let deadline = Instant::now() + APPLY_WAIT;
+        let mut listening = self.listening();
+        while listening.applied.iter().any(|v| *v < version) && !self.is_closing() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            listening = self.applied.wait_timeout(listening, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// `worker` serves the listeners of `version`.
+    pub fn report_applied(&self, worker: usize, version: u64) {
+        self.listening().applied[worker] = version;
+        self.applied.notify_all();
+    }
+
+    /// Waits for [`Shared::set_groups`] or [`Shared::close`].
+    pub async fn changed(&self, worker: usize) {
+        self.wake[worker].notified().await;
+    }
+
+    pub fn close(&self) {
+        self.closing.store(true, SeqCst);
+        self.wake_all();
+        self.applied.notify_all();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+
+    fn wake_all(&self) {
+        self.wake.iter().for_each(Notify::notify_one);
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
