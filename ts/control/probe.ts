@@ -41,7 +41,7 @@ export function probeTcp(host: string, port: number, done: (outcome: Outcome) =>
   // Paused before it connects, the socket is never armed for reading: half the epoll work of a check.
   socket.pause();
   socket.on("error", (error: NodeJS.ErrnoException) => finish(outcomeOf(error)));
-  socket.on("connect", () => finish(connectedToItself(socket) ? SELF_CONNECT : OK));
+  socket.on("connect", () => finish(connectedToItself(socket, port) ? SELF_CONNECT : OK));
   socket.connect({ host, port, autoSelectFamily: false });
   socket.unref();
   return () => {
@@ -54,8 +54,9 @@ const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the 
 
 // A connect to a closed local port within the ephemeral range can be given that very port as its source and
 // succeed, by TCP's simultaneous open.
-function connectedToItself(socket: Socket): boolean {
-  return socket.localPort === socket.remotePort && socket.localAddress === socket.remoteAddress;
+function connectedToItself(socket: Socket, port: number): boolean {
+  // The port first: each property is a system call.
+  return socket.localPort === port && socket.localAddress === socket.remoteAddress;
 }
 
 function outcomeOf(error: NodeJS.ErrnoException): Outcome {

@@ -1,0 +1,57 @@
+import { expect, test } from "vitest";
+import { checkConfig } from "../../../ts/config/check.ts";
+import type { Config } from "../../../ts/config/schema.ts";
+import { carryOver, checkTargets, type ServerRecord, toStates } from "../../../ts/control/states.ts";
+
+function config(servers: Record<string, { addr: string; weight?: number }>): Config {
+  const result = checkConfig({
+    frontends: { web: { listen_addr: "127.0.0.1:0", backend: "pool" } },
+    backends: { pool: { health_check_interval: 0, servers } },
+  });
+  if (!result.ok) throw new Error(JSON.stringify(result.problems));
+  return result.config;
+}
+
+const only = (records: ReadonlyMap<string, ServerRecord>): ServerRecord =>
+  records.get("pool/s1") as ServerRecord;
+
+function touched(): ReadonlyMap<string, ServerRecord> {
+  const records = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 5 } }), new Map());
+  Object.assign(only(records), { up: false, draining: true, weightOverride: 9 });
+  return records;
+}
+
+test("a new server is up, takes connections and has its configured weight", () => {
+  const records = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 5 } }), new Map());
+  expect(toStates(records)).toEqual(new Map([["pool/s1", { up: true, draining: false, weight: 5 }]]));
+});
+
+test("health, drain and a weight set at run time survive a reload that leaves the server alone", () => {
+  const next = carryOver(
+    config({ s1: { addr: "10.0.0.1:80", weight: 5 }, s2: { addr: "10.0.0.2:80" } }),
+    touched(),
+  );
+  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 9 });
+});
+
+test("a new configured weight ends the one set at run time, and nothing else", () => {
+  const next = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 6 } }), touched());
+  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 6 });
+});
+
+test("a new address makes a new server of the same name", () => {
+  const next = carryOver(config({ s1: { addr: "10.0.0.9:80", weight: 5 } }), touched());
+  expect(toStates(next).get("pool/s1")).toEqual({ up: true, draining: false, weight: 5 });
+});
+
+test("the records before are left as they were, so that a failed reload changes nothing", () => {
+  const before = touched();
+  const next = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 5 } }), before);
+  only(next).up = true;
+  expect(only(before).up).toBe(false);
+});
+
+test("an IPv6 server is checked without brackets, and an interval of 0 means 5 s", () => {
+  const [target] = checkTargets(config({ s1: { addr: "[::1]:8080" } }));
+  expect(target).toMatchObject({ key: "pool/s1", host: "::1", port: 8080, settings: { intervalMs: 5000 } });
+});
