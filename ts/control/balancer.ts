@@ -387,7 +387,7 @@ export class Balancer implements AsyncDisposable {
     if (record === undefined) return;
     record.up = up;
     // All changes of one turn of the loop reach the data plane in one call.
-    if (this.#transitions.size === 0) setImmediate(() => this.#publishTransitions()).unref();
+    if (this.#transitions.size === 0) setImmediate(() => this.#publishTransitions());
     this.#transitions.set(key, cause);
   }
 

@@ -190,8 +190,8 @@ export class HealthMonitor {
       else expired.push(check);
     }
     // A connect that stood before its time was up may be waiting behind this timer in the same turn of the
-    // loop: sockets are heard first.
-    if (expired.length > 0) setImmediate(this.#expire, expired, lateMs).unref();
+    // loop: sockets are heard first. (An unreferenced immediate would wait for the next socket or timer.)
+    if (expired.length > 0) setImmediate(this.#expire, expired, lateMs);
     this.#arm();
   };
 

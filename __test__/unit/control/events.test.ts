@@ -6,7 +6,9 @@ const fatal = (message: string): BalancerEvent => ({ type: "fatal", message, at:
 async function read(events: AsyncIterable<BalancerEvent>): Promise<string[]> {
   const seen: string[] = [];
   for await (const event of events) {
-    seen.push(event.type === "fatal" ? event.message : `${event.type} ${"count" in event ? event.count : ""}`);
+    seen.push(
+      event.type === "fatal" ? event.message : `${event.type} ${"count" in event ? event.count : ""}`,
+    );
   }
   return seen;
 }

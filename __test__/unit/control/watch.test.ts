@@ -1,0 +1,149 @@
+import { createHash } from "node:crypto";
+import { mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { ConfigWatcher } from "../../../ts/control/watch.ts";
+
+let directory: string;
+let watcher: ConfigWatcher | undefined;
+let changes: string[];
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), "convey-watch-"));
+  changes = [];
+});
+
+afterEach(async () => {
+  await watcher?.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+const file = (): string => join(directory, "config.toml");
+const hash = (content: string): string => createHash("sha256").update(content).digest("hex");
+const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+
+async function watch(content: string): Promise<void> {
+  watcher = await ConfigWatcher.start(file(), hash(content), (change) => changes.push(change));
+}
+
+/** Waits for exactly these changes so far, then makes sure that no more follow. */
+async function settlesOn(expected: string[], withinMs = 1500): Promise<void> {
+  await vi.waitFor(() => expect(changes).toEqual(expected), { timeout: withinMs, interval: 20 });
+  await pause(300);
+  expect(changes).toEqual(expected);
+}
+
+test("writing in place is seen, once for each content", async () => {
+  await writeFile(file(), "a");
+  await watch("a");
+  await writeFile(file(), "b");
+  await settlesOn(["changed"]);
+  await writeFile(file(), "b");
+  await settlesOn(["changed"]);
+  await writeFile(file(), "c");
+  await settlesOn(["changed", "changed"]);
+});
+
+test("renaming over it is seen, again and again", async () => {
+  await writeFile(file(), "0");
+  await watch("0");
+  for (let i = 1; i <= 3; i++) {
+    await writeFile(join(directory, "new.tmp"), String(i));
+    await rename(join(directory, "new.tmp"), file());
+    await settlesOn(Array.from({ length: i }, () => "changed"));
+  }
+});
+
+test("an editor that moves the old file away and writes a new one causes one change and no alarm", async () => {
+  await writeFile(file(), "a");
+  await watch("a");
+  await rename(file(), `${file()}~`);
+  await pause(200);
+  await writeFile(file(), "b");
+  await settlesOn(["changed"]);
+});
+
+test("the ..data link that Kubernetes swaps is seen", async () => {
+  for (const version of ["1", "2", "3"]) {
+    await mkdir(join(directory, `..${version}`));
+    await writeFile(join(directory, `..${version}`, "config.toml"), version);
+  }
+  await symlink("..1", join(directory, "..data"));
+  await symlink(join("..data", "config.toml"), file());
+  await watch("1");
+  for (const version of ["2", "3"]) {
+    await symlink(`..${version}`, join(directory, "..data_tmp"));
+    await rename(join(directory, "..data_tmp"), join(directory, "..data"));
+    await settlesOn(Array.from({ length: Number(version) - 1 }, () => "changed"));
+  }
+});
+
+test("a removed file is reported once; made again it is seen", async () => {
+  await writeFile(file(), "a");
+  await watch("a");
+  await unlink(file());
+  await settlesOn(["missing"]);
+  await writeFile(file(), "b");
+  await settlesOn(["missing", "changed"]);
+  await writeFile(file(), "c");
+  await settlesOn(["missing", "changed", "changed"]);
+});
+
+test("writes that follow each other are one change", async () => {
+  await writeFile(file(), "");
+  await watch("");
+  for (let i = 0; i < 10; i++) {
+    await writeFile(file(), "x".repeat(i + 1));
+    await pause(20);
+  }
+  await settlesOn(["changed"]);
+});
+
+test("a file written without pause is looked at nevertheless", async () => {
+  await writeFile(file(), "");
+  await watch("");
+  const until = performance.now() + 2500;
+  for (let i = 0; performance.now() < until; i++) {
+    await writeFile(file(), String(i + 1));
+    await pause(30);
+  }
+  expect(changes.length).toBeGreaterThanOrEqual(1);
+  expect(changes.length).toBeLessThanOrEqual(4);
+});
+
+test("what happens to other files in the directory is none of its business", async () => {
+  await writeFile(file(), "a");
+  await watch("a");
+  for (let i = 0; i < 20; i++) await writeFile(join(directory, `other-${i}`), "x");
+  await settlesOn([]);
+});
+
+test("what was written between reading and watching is not missed", async () => {
+  await writeFile(file(), "b");
+  await watch("a");
+  await settlesOn(["changed"]);
+});
+
+test("the target of a link elsewhere is found out by the poll", async () => {
+  const elsewhere = await mkdtemp(join(tmpdir(), "convey-watch-target-"));
+  await writeFile(join(elsewhere, "real.toml"), "a");
+  await symlink(join(elsewhere, "real.toml"), file());
+  await watch("a");
+  await pause(200);
+  await writeFile(join(elsewhere, "real.toml"), "b");
+  await settlesOn(["changed"], 8000);
+  await rm(elsewhere, { recursive: true });
+});
+
+test("a directory that is removed and made again is watched again", async () => {
+  await writeFile(file(), "a");
+  await watch("a");
+  await rm(directory, { recursive: true });
+  await vi.waitFor(() => expect(changes).toEqual(["missing"]), { timeout: 8000 });
+  await mkdir(directory);
+  await writeFile(file(), "b");
+  await settlesOn(["missing", "changed"], 8000);
+  await writeFile(file(), "c");
+  await settlesOn(["missing", "changed", "changed"], 8000);
+});
