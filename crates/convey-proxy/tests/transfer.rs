@@ -1,5 +1,7 @@
 //! Bytes arrive whole, in order and counted, whatever their pace and size.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod lab;
 
 use std::io::{Read, Write};

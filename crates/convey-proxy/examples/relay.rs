@@ -1,0 +1,83 @@
+//! The bare data plane, for measuring: `relay [--workers N] <listen> <server>…`.
+//!
+//! Prints its process id and address, events as they come, and the totals when standard input ends.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use convey_core::{
+    BackendSpec, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec, Snapshot, SnapshotSpec,
+};
+use convey_proxy::Proxy;
+
+fn main() -> ExitCode {
+    match run(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relay: {error}\nusage: relay [--workers N] <listen> <server>…");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
+    let mut workers = 1;
+    if args.first().is_some_and(|a| a == "--workers") {
+        workers = args.get(1).ok_or("--workers needs a number")?.parse()?;
+        args.drain(..2);
+    }
+    let mut addrs = args.iter().map(|a| a.parse::<SocketAddr>());
+    let listen = addrs.next().ok_or("no address to listen on")??;
+    let servers: Vec<SocketAddr> = addrs.collect::<Result<_, _>>()?;
+    let snapshot = Arc::new(Snapshot::first(spec(listen, &servers), workers)?);
+    let proxy = Proxy::start(snapshot.clone(), workers, Arc::new(|event| eprintln!("{event:?}")))?;
+    for (_, addr) in proxy.addresses() {
+        println!("pid {} listens on {addr}", std::process::id());
+    }
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    proxy.close();
+    let totals = &snapshot.totals;
+    println!(
+        "{} connections, {} bytes tx, {} bytes rx",
+        totals.total(),
+        totals.bytes_tx(),
+        totals.bytes_rx()
+    );
+    for reason in Reason::ALL.iter().filter(|r| snapshot.reasons.get(**r) > 0) {
+        println!("{}: {}", reason.name(), snapshot.reasons.get(*reason));
+    }
+    Ok(())
+}
+
+fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
+    let server = |(i, addr): (usize, &SocketAddr)| ServerSpec {
+        name: format!("s{i}"),
+        addr: *addr,
+        weight: 1,
+        max_connections: 0,
+        up: true,
+        draining: false,
+    };
+    SnapshotSpec {
+        mode: Mode::Proxy,
+        limits: Limits::default(),
+        frontends: vec![FrontendSpec {
+            name: "web".to_owned(),
+            listen,
+            protocol: Protocol::Tcp,
+            backend: "pool".to_owned(),
+            max_connections: 0,
+        }],
+        backends: vec![BackendSpec {
+            name: "pool".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            retries: 2,
+            idle_timeout: Duration::from_secs(300),
+            max_duration: Duration::ZERO,
+            servers: servers.iter().enumerate().map(server).collect(),
+        }],
+    }
+}
