@@ -1,0 +1,17 @@
+#!/bin/sh
+# Builds the kernel programs into objects/ (or into the folder given). Needs clang-16 and libbpf's headers
+# (Debian: clang-16, llvm-16, libbpf-dev).
+set -eu
+cd "$(dirname "$0")"
+out=${1:-objects}
+clang=${CLANG:-clang-16}
+strip=${LLVM_STRIP:-llvm-strip-16}
+mkdir -p "$out"
+# Debian keeps <asm/types.h> in a folder that -target bpf does not look into.
+asm=/usr/include/$(uname -m)-linux-gnu
+for program in guard dsr_egress; do
+    "$clang" -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -isystem "$asm" \
+        -c "src/$program.c" -o "$out/$program.o"
+    # DWARF goes, BTF stays.
+    "$strip" -g "$out/$program.o"
+done

@@ -1,0 +1,284 @@
+//! Keeps the kernel from answering what the engine forwards: `guard.c` at TCX ingress, or nft where BPF is refused.
+//!
+//! Dropping a [`Guard`] takes it away. The kernel program also goes when the process dies; the nft table does
+//! not, so its name has to be remembered (see [`Guard::nft_table`]).
+
+use std::collections::{HashMap, HashSet};
+
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::error::reason;
+use crate::netlink::interface_name;
+use crate::rules::Entries;
+use crate::{GuardRules, XdpError, nft};
+
+const PROGRAM: &str = "convey_guard";
+
+/// How the kernel is kept out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardMethod {
+    /// A kernel program at TCX ingress.
+    Bpf,
+    /// A table of nft's netdev family.
+    Nft,
+}
+
+/// Packets kept from the kernel since the guard was installed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GuardDrops {
+    /// To a VIP.
+    pub to_vip: u64,
+    /// From a server to a NAT port.
+    pub from_server: u64,
+    /// ICMP errors about handled packets.
+    pub icmp_errors: u64,
+}
+
+/// An installed guard.
+#[derive(Debug)]
+pub struct Guard {
+    works: Works,
+    interfaces: Vec<u32>,
+    bpf_refused: Option<String>,
+}
+
+#[derive(Debug)]
+enum Works {
+    Bpf(Box<Program>),
+    Nft { table: String, rules: GuardRules },
+}
+
+#[derive(Debug)]
+struct Program {
+    ebpf: Ebpf,
+    links: HashMap<u32, SchedClassifierLinkId>,
+    /// What the maps hold, also after an insertion failed half-way.
+    entries: Entries,
+}
+
+impl Guard {
+    /// Keeps the kernel of this network namespace from what `rules` names, on the interfaces with these indices.
+    ///
+    /// `method` `None` tries the kernel program, then nft. `id` names the nft table, `convey_<id>`; a table
+    /// of that name is replaced. Rules apply from the first moment a program is attached.
+    ///
+    /// # Errors
+    /// [`XdpError::NoGuard`] when neither works; the method's own error when `method` is given. Nothing is left.
+    pub fn install(
+        id: &str,
+        interfaces: &[u32],
+        rules: &GuardRules,
+        method: Option<GuardMethod>,
+    ) -> Result<Self, XdpError> {
+        let with = |works, bpf_refused| Self { works, interfaces: interfaces.to_vec(), bpf_refused };
+        if method != Some(GuardMethod::Nft) {
+            match Program::install(interfaces, rules) {
+                Ok(program) => return Ok(with(Works::Bpf(Box::new(program)), None)),
+                Err(error) if method == Some(GuardMethod::Bpf) || matches!(error, XdpError::Rules(_)) => {
+                    return Err(error);
+                }
+                Err(bpf) => {
+                    let bpf = reason(&bpf);
+                    let works = install_nft(id, interfaces, rules)
+                        .map_err(|nft| XdpError::NoGuard { bpf: bpf.clone(), nft: reason(&nft) })?;
+                    return Ok(with(works, Some(bpf)));
+                }
+            }
+        }
+        Ok(with(install_nft(id, interfaces, rules)?, None))
+    }
+
+    /// Brings interfaces and rules up to date. What is new is guarded before what is old is released, and what
+    /// is in both is guarded throughout.
+    ///
+    /// # Errors
+    /// [`XdpError`]; the former rules then still hold, possibly with some of the new ones beside them.
+    pub fn update(&mut self, interfaces: &[u32], rules: &GuardRules) -> Result<(), XdpError> {
+        match &mut self.works {
+            Works::Bpf(program) => program.update(interfaces, rules)?,
+            Works::Nft { table, rules: old } => {
+                nft::run(&nft::guard_ruleset(table, &names(interfaces)?, rules)?)?;
+                rules.clone_into(old);
+            }
+        }
+        self.interfaces = interfaces.to_vec();
+        Ok(())
+    }
+
+    /// How the kernel is kept out.
+    pub fn method(&self) -> GuardMethod {
+        match self.works {
+            Works::Bpf(_) => GuardMethod::Bpf,
+            Works::Nft { .. } => GuardMethod::Nft,
+        }
+    }
+
+    /// Why the kernel program is not used, where nft stands in for it.
+    pub fn bpf_refused(&self) -> Option<&str> {
+        self.bpf_refused.as_deref()
+    }
+
+    /// The nft table, if that is the method.
+    pub fn nft_table(&self) -> Option<&str> {
+        match &self.works {
+            Works::Bpf(_) => None,
+            Works::Nft { table, .. } => Some(table),
+        }
+    }
+
+    /// Packets kept from the kernel; `None` with nft, which counts in its own rules (`nft list ruleset`).
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn drops(&self) -> Result<Option<GuardDrops>, XdpError> {
+        match &self.works {
+            Works::Bpf(program) => program.drops().map(Some),
+            Works::Nft { .. } => Ok(None),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Works::Nft { table, .. } = &self.works {
+            // Nobody is left to tell; the table's name stands in the journal of whoever installed it.
+            let _ = nft::delete_table(table);
+        }
+    }
+}
+
+fn names(interfaces: &[u32]) -> Result<Vec<String>, XdpError> {
+    interfaces.iter().map(|&index| interface_name(index)).collect()
+}
+
+fn install_nft(id: &str, interfaces: &[u32], rules: &GuardRules) -> Result<Works, XdpError> {
+    let table = nft::guard_table(id);
+    nft::run(&nft::guard_ruleset(&table, &names(interfaces)?, rules)?)?;
+    Ok(Works::Nft { table, rules: rules.clone() })
+}
+
+impl Program {
+    fn install(interfaces: &[u32], rules: &GuardRules) -> Result<Self, XdpError> {
+        let entries = Entries::of(rules)?;
+        let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
+        // No CO-RE: reading the kernel's types would only cost time.
+        let mut ebpf = EbpfLoader::new().btf(None).load(convey_bpf::guard()).map_err(|e| refused(&e))?;
+        classifier(&mut ebpf)?.load().map_err(|e| refused(&e))?;
+        let mut program = Self { ebpf, links: HashMap::new(), entries: Entries::default() };
+        program.add(&entries)?;
+        for &index in interfaces {
+            program.attach(index)?;
+        }
+        Ok(program)
+    }
+
+    fn attach(&mut self, index: u32) -> Result<(), XdpError> {
+        let interface = interface_name(index)?;
+        let link = classifier(&mut self.ebpf)?
+            .attach_with_options(
+                &interface,
+                TcAttachType::Ingress,
+                // In front of other programs: what they do with a frame must not depend on ours.
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .map_err(|e| XdpError::Attach { program: PROGRAM, interface, reason: reason(&e) })?;
+        self.links.insert(index, link);
+        Ok(())
+    }
+
+    fn update(&mut self, interfaces: &[u32], rules: &GuardRules) -> Result<(), XdpError> {
+        let next = Entries::of(rules)?;
+        self.add(&next)?;
+        for &index in interfaces {
+            if !self.links.contains_key(&index) {
+                self.attach(index)?;
+            }
+        }
+        let gone: Vec<u32> = self.links.keys().filter(|i| !interfaces.contains(i)).copied().collect();
+        for index in gone {
+            if let Some(link) = self.links.remove(&index) {
+                // Fails only when the interface, and the link with it, is gone already.
+                let _ = classifier(&mut self.ebpf)?.detach(link);
+            }
+        }
+        self.remove_stale(&next)
+    }
+
+    fn add(&mut self, next: &Entries) -> Result<(), XdpError> {
+        // A VIP last: until then nothing of it is kept from the kernel.
+        for (key, ports) in &next.nat {
+            self.nat()?.insert(key, ports, 0).map_err(|e| map_error("nat", &e))?;
+            self.entries.nat.insert(*key, *ports);
+        }
+        for key in missing_from(&self.entries.servers, &next.servers) {
+            self.set("servers")?.insert(key, 1, 0).map_err(|e| map_error("servers", &e))?;
+            self.entries.servers.insert(key);
+        }
+        for key in missing_from(&self.entries.vips, &next.vips) {
+            self.set("vips")?.insert(key, 1, 0).map_err(|e| map_error("vips", &e))?;
+            self.entries.vips.insert(key);
+        }
+        Ok(())
+    }
+
+    fn remove_stale(&mut self, next: &Entries) -> Result<(), XdpError> {
+        for key in missing_from(&next.vips, &self.entries.vips) {
+            self.set("vips")?.remove(&key).map_err(|e| map_error("vips", &e))?;
+            self.entries.vips.remove(&key);
+        }
+        for key in missing_from(&next.servers, &self.entries.servers) {
+            self.set("servers")?.remove(&key).map_err(|e| map_error("servers", &e))?;
+            self.entries.servers.remove(&key);
+        }
+        let nat: Vec<_> = self.entries.nat.keys().filter(|k| !next.nat.contains_key(*k)).copied().collect();
+        for key in nat {
+            self.nat()?.remove(&key).map_err(|e| map_error("nat", &e))?;
+            self.entries.nat.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, map: &'static str) -> Result<BpfHashMap<&mut MapData, [u8; 20], u32>, XdpError> {
+        let data = self.ebpf.map_mut(map).ok_or_else(|| missing(map))?;
+        BpfHashMap::try_from(data).map_err(|e| map_error(map, &e))
+    }
+
+    fn nat(&mut self) -> Result<BpfHashMap<&mut MapData, [u8; 20], [u8; 16]>, XdpError> {
+        let data = self.ebpf.map_mut("nat").ok_or_else(|| missing("nat"))?;
+        BpfHashMap::try_from(data).map_err(|e| map_error("nat", &e))
+    }
+
+    fn drops(&self) -> Result<GuardDrops, XdpError> {
+        let data = self.ebpf.map("drops").ok_or_else(|| missing("drops"))?;
+        let counters: PerCpuArray<&MapData, u64> =
+            PerCpuArray::try_from(data).map_err(|e| map_error("drops", &e))?;
+        let total = |index: u32| {
+            let per_cpu = counters.get(&index, 0).map_err(|e| map_error("drops", &e))?;
+            Ok::<u64, XdpError>(per_cpu.iter().sum())
+        };
+        Ok(GuardDrops { to_vip: total(0)?, from_server: total(1)?, icmp_errors: total(2)? })
+    }
+}
+
+fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, XdpError> {
+    let program = ebpf.program_mut(PROGRAM).ok_or_else(|| XdpError::Load {
+        program: PROGRAM,
+        reason: "the object has no such program".into(),
+    })?;
+    program.try_into().map_err(|e| XdpError::Load { program: PROGRAM, reason: reason(&e) })
+}
+
+fn missing_from(set: &HashSet<[u8; 20]>, wanted: &HashSet<[u8; 20]>) -> Vec<[u8; 20]> {
+    wanted.difference(set).copied().collect()
+}
+
+fn missing(map: &'static str) -> XdpError {
+    XdpError::Map { map, reason: "the object has no such map".into() }
+}
+
+fn map_error(map: &'static str, error: &dyn std::error::Error) -> XdpError {
+    XdpError::Map { map, reason: reason(error) }
+}

@@ -1,0 +1,19 @@
+//! The kernel programs at work: loading, attaching and filling their maps.
+//!
+//! - [`Guard`] keeps the kernel from answering what the user-space engine forwards.
+//! - [`dsr`] attaches the egress program that a server needs for direct server return.
+//! - [`netlink`] holds the few rtnetlink requests that these and the host set-up make.
+//!
+//! Everything acts in the network namespace of the calling thread.
+#![forbid(unsafe_code)]
+
+pub mod dsr;
+mod error;
+mod guard;
+pub mod netlink;
+pub mod nft;
+mod rules;
+
+pub use error::XdpError;
+pub use guard::{Guard, GuardDrops, GuardMethod};
+pub use rules::{Endpoint, GuardRules, NatRange, protocol_name, protocol_number};

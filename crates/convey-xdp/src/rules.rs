@@ -1,0 +1,95 @@
+//! What the guard keeps from the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use convey_core::Protocol;
+
+use crate::XdpError;
+
+/// An address and port of a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// IP address and port.
+    pub addr: SocketAddr,
+}
+
+/// Local ports from which connections to servers are made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NatRange {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The local address.
+    pub addr: IpAddr,
+    /// The ports, both ends included.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// Everything the engine handles, and therefore the kernel must not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardRules {
+    /// Where clients connect.
+    pub vips: Vec<Endpoint>,
+    /// Where connections to servers are made from; empty without NAT.
+    pub nat: Vec<NatRange>,
+    /// Servers whose packets to a `nat` address and port are handled; empty without NAT.
+    pub servers: Vec<Endpoint>,
+}
+
+/// The IP protocol number.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+/// "tcp" or "udp".
+pub fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn key(self) -> [u8; 20] {
+        convey_bpf::endpoint_key(self.addr, protocol_number(self.protocol))
+    }
+}
+
+/// The rules as map entries.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    pub vips: HashSet<[u8; 20]>,
+    pub servers: HashSet<[u8; 20]>,
+    pub nat: HashMap<[u8; 20], [u8; 16]>,
+}
+
+impl Entries {
+    pub fn of(rules: &GuardRules) -> Result<Self, XdpError> {
+        let mut ranges: HashMap<[u8; 20], Vec<RangeInclusive<u16>>> = HashMap::new();
+        for range in &rules.nat {
+            let of_address =
+                ranges.entry(convey_bpf::nat_key(range.addr, protocol_number(range.protocol))).or_default();
+            if !of_address.contains(&range.ports) {
+                of_address.push(range.ports.clone());
+            }
+            if of_address.len() > convey_bpf::NAT_RANGES {
+                return Err(XdpError::Rules(format!(
+                    "{} has more than {} ranges of NAT ports; give it fewer, wider ones",
+                    range.addr,
+                    convey_bpf::NAT_RANGES
+                )));
+            }
+        }
+        Ok(Self {
+            vips: rules.vips.iter().map(|e| e.key()).collect(),
+            servers: rules.servers.iter().map(|e| e.key()).collect(),
+            nat: ranges.iter().filter_map(|(k, r)| Some((*k, convey_bpf::nat_ports(r)?))).collect(),
+        })
+    }
+}
