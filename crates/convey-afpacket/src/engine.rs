@@ -1,0 +1,335 @@
+//! The engine: its sockets, its threads, what they share, and their end.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use convey_core::{Event, EventSink};
+use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
+
+use crate::filter;
+use crate::interfaces::Interfaces;
+use crate::next_hops::NextHopKeeper;
+use crate::scope::Scope;
+use crate::stats::{EngineStats, IoCounters, Loss};
+use crate::supervise::supervise;
+use crate::sys::PacketSocket;
+use crate::wake::{Wake, channel};
+use crate::worker::{RECEIVE_TIMEOUT, Runner};
+
+/// How long a start waits for servers and gateways to tell their link-layer addresses.
+const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
+
+/// Receives the indices of the interfaces listened on, at the start and whenever they change.
+pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
+
+/// Settings fixed while the engine runs.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Where to listen.
+    pub interfaces: Interfaces,
+    /// Threads; the same number as in the [`convey_engine::PacketOptions`] of every snapshot.
+    pub workers: usize,
+    /// Receive buffer of each worker in bytes.
+    pub receive_buffer_bytes: usize,
+    /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
+    pub on_interfaces: Option<InterfaceSink>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { interfaces: Interfaces::Auto, workers: 1, receive_buffer_bytes: 64 << 20, on_interfaces: None }
+    }
+}
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AfPacketError {
+    /// CAP_NET_RAW is missing.
+    #[error(
+        "Cannot open a packet socket: this process lacks CAP_NET_RAW; run as root or grant the capability (systemd: AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN)"
+    )]
+    Permission(#[source] io::Error),
+    /// A packet socket could not be set up.
+    #[error("Cannot set up a packet socket ({what}): {source}; this engine needs Linux 4.20 or later")]
+    Socket {
+        /// The step that failed.
+        what: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// Links and routes could not be read.
+    #[error("Cannot read links, routes and neighbours from the kernel: {0}")]
+    Netlink(#[source] io::Error),
+    /// No interface to listen on.
+    #[error(
+        "No interface to forward packets on: {why}; name them with \"interfaces\" or give this host the frontends' addresses"
+    )]
+    NoInterface {
+        /// What was looked for.
+        why: String,
+    },
+    /// A thread could not be started.
+    #[error("Cannot start thread {name}: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+/// What all threads of an engine share.
+pub(crate) struct Shared {
+    pub(crate) snapshot: ArcSwap<PacketSnapshot>,
+    pub(crate) next_hops: ArcSwap<NextHops>,
+    pub(crate) sockets: Vec<PacketSocket>,
+    pub(crate) io: Vec<Arc<IoCounters>>,
+    pub(crate) events: EventSink,
+    counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
+    listening: Mutex<Listening>,
+    on_interfaces: Option<InterfaceSink>,
+    kernel_drops: Vec<AtomicU64>,
+    stop: AtomicBool,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Listening {
+    scope: Arc<Scope>,
+    interfaces: Vec<u32>,
+}
+
+impl Shared {
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn new_worker(&self, index: usize) -> Worker {
+        let worker = Worker::new(index, &self.snapshot.load());
+        lock(&self.counters).push((index, worker.counters()));
+        worker
+    }
+
+    pub(crate) fn scope(&self) -> Arc<Scope> {
+        lock(&self.listening).scope.clone()
+    }
+
+    /// Listens on these interfaces from now on.
+    pub(crate) fn listen_on(&self, interfaces: Vec<u32>) {
+        let mut listening = lock(&self.listening);
+        if listening.interfaces == interfaces {
+            return;
+        }
+        listening.interfaces = interfaces;
+        self.set_filters(&listening);
+        let interfaces = listening.interfaces.clone();
+        drop(listening);
+        if let Some(sink) = &self.on_interfaces {
+            sink(&interfaces);
+        }
+    }
+
+    fn set_scope(&self, scope: Scope) {
+        let mut listening = lock(&self.listening);
+        if *listening.scope != scope {
+            listening.scope = Arc::new(scope);
+            self.set_filters(&listening);
+        }
+    }
+
+    fn set_filters(&self, listening: &Listening) {
+        let program = filter::interest(&listening.scope.interest(&listening.interfaces));
+        for socket in &self.sockets {
+            if let Err(error) = socket.filter(&program) {
+                let message = format!("Cannot change the filter of a packet socket: {error}");
+                (self.events)(Event::Warning { message });
+            }
+        }
+    }
+
+    fn stats(&self) -> EngineStats {
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let drops = socket.take_kernel_drops();
+            self.kernel_drops[index].fetch_add(drops, Relaxed);
+            self.io[index].lost(Loss::RxQueueFull, drops);
+        }
+        let counters = lock(&self.counters);
+        let idle = IoCounters::default();
+        // A worker that began anew has several packet counters but one set of I/O counters.
+        let mut seen = vec![false; self.io.len()];
+        EngineStats::sum(counters.iter().map(|(index, counters)| {
+            let io = if std::mem::replace(&mut seen[*index], true) { &idle } else { &*self.io[*index] };
+            (&**counters, io)
+        }))
+    }
+}
+
+/// The portable packet engine at work. Dropping it closes it.
+pub struct AfPacketEngine {
+    shared: Arc<Shared>,
+    wake: Wake,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for AfPacketEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AfPacketEngine").field("interfaces", &self.interfaces()).finish_non_exhaustive()
+    }
+}
+
+impl AfPacketEngine {
+    /// Opens the sockets in the calling thread's network namespace and starts forwarding by `snapshot`.
+    ///
+    /// # Errors
+    /// [`AfPacketError`]; nothing is left running.
+    pub fn start(
+        config: EngineConfig,
+        snapshot: Arc<PacketSnapshot>,
+        scope: Scope,
+        events: EventSink,
+    ) -> Result<Self, AfPacketError> {
+        let workers = config.workers.max(1);
+        let sockets = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
+        let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::new(snapshot),
+            next_hops: ArcSwap::default(),
+            io: (0..workers).map(|_| Arc::default()).collect(),
+            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            sockets,
+            events,
+            counters: Mutex::default(),
+            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
+            on_interfaces: config.on_interfaces,
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+        });
+        let mut keeper = NextHopKeeper::start(shared.clone(), config.interfaces.clone(), inbox)
+            .map_err(AfPacketError::Netlink)?;
+        let engine = Self { shared, wake, threads: Mutex::default() };
+        if engine.interfaces().is_empty() {
+            return Err(AfPacketError::NoInterface { why: describe(&config.interfaces) });
+        }
+        keeper.resolve_first(FIRST_RESOLUTION);
+        engine.spawn("convey-next-hops".to_owned(), move |_| keeper.run())?;
+        for index in 0..workers {
+            let mut runner = Runner::new(index, engine.shared.clone(), engine.wake.clone());
+            engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
+        }
+        Ok(engine)
+    }
+
+    /// Forwards by `snapshot` from the next batch on.
+    pub fn install(&self, snapshot: Arc<PacketSnapshot>, scope: Scope) {
+        self.shared.snapshot.store(snapshot);
+        self.shared.set_scope(scope);
+        self.wake.look();
+    }
+
+    /// Packets since the start; cheap, and no worker stops for it.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats()
+    }
+
+    /// Indices of the interfaces listened on.
+    pub fn interfaces(&self) -> Vec<u32> {
+        lock(&self.shared.listening).interfaces.clone()
+    }
+
+    /// Links, routes and neighbours as the workers see them now.
+    pub fn next_hops(&self) -> Arc<NextHops> {
+        self.shared.next_hops.load_full()
+    }
+
+    /// Has a neighbour resolved ahead of the first packet to it.
+    pub fn resolve(&self, ifindex: u32, address: IpAddr) {
+        self.wake.resolve(ifindex, address);
+    }
+
+    /// Stops forwarding and joins every thread. Idempotent.
+    pub fn close(&self) {
+        self.shared.stop.store(true, Relaxed);
+        self.wake.look();
+        for thread in lock(&self.threads).drain(..) {
+            // A panic was caught and reported inside the thread.
+            let _ = thread.join();
+        }
+    }
+
+    fn spawn(&self, name: String, work: impl FnMut(u32) + Send + 'static) -> Result<(), AfPacketError> {
+        let events = self.shared.events.clone();
+        let thread_name = name.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || supervise(&thread_name, &events, work))
+            .map_err(|source| AfPacketError::Thread { name, source })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for AfPacketEngine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn open_sockets(
+    workers: usize,
+    receive_buffer_bytes: usize,
+    scope: &Scope,
+) -> Result<Vec<PacketSocket>, AfPacketError> {
+    let failed = |what| move |source| AfPacketError::Socket { what, source };
+    let mut sockets: Vec<PacketSocket> = Vec::with_capacity(workers);
+    let mut group = None;
+    for _ in 0..workers {
+        let socket = PacketSocket::open(receive_buffer_bytes, RECEIVE_TIMEOUT).map_err(|source| {
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                AfPacketError::Permission(source)
+            } else {
+                AfPacketError::Socket { what: "options", source }
+            }
+        })?;
+        // Until the interfaces are known, and the group is whole, nothing may be received.
+        socket.filter(&filter::nothing()).map_err(failed("filter"))?;
+        socket.bind_all().map_err(failed("bind"))?;
+        if workers > 1 {
+            match group {
+                None => group = Some(socket.start_fanout().map_err(failed("fan-out"))?),
+                Some(id) => socket.join_fanout(id).map_err(failed("fan-out"))?,
+            }
+        }
+        sockets.push(socket);
+    }
+    if let [first, _, ..] = sockets.as_slice() {
+        let program = filter::steering(scope.nat_ports, workers);
+        first.steer(&program).map_err(failed("fan-out program"))?;
+    }
+    Ok(sockets)
+}
+
+fn describe(interfaces: &Interfaces) -> String {
+    match interfaces {
+        Interfaces::Auto => {
+            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway"
+                .into()
+        }
+        Interfaces::Named(names) => {
+            format!("none of {} is an Ethernet interface that is up", names.join(", "))
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these protect is replaced whole, so it is valid even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,342 @@
+//! The classic BPF programs of the sockets: which frames are copied to user space at all, and which worker
+//! gets them.
+//!
+//! Both are supersets and approximations that must only err on the safe side: a frame let through for nothing
+//! costs a copy and is then left to the kernel by the packet path; a frame kept out is not forwarded. The
+//! steering must agree with [`convey_engine::steering`] exactly: a test runs both.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use convey_engine::PortRange;
+
+use crate::bpf::{Assembler, Is, Label, MAX_INSTRUCTIONS, join};
+use crate::sys::Instruction;
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const LOAD_BYTE_AT_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
+const LOAD_HALF_AT_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
+const LOAD_WORD_AT_X: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_IND;
+const LOAD_MEMORY: u32 = libc::BPF_LD | libc::BPF_MEM;
+const LOAD_X_MEMORY: u32 = libc::BPF_LDX | libc::BPF_MEM;
+const IPV4_HEADER_LEN_TO_X: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
+const STORE: u32 = libc::BPF_ST;
+const A_TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
+const SHIFT_RIGHT: u32 = libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K;
+const MULTIPLY: u32 = libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K;
+const MODULO: u32 = libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K;
+const ADD_X: u32 = libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X;
+const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
+const ANSWER_A: u32 = libc::BPF_RET | libc::BPF_A;
+
+// linux/filter.h: what is known of the frame beside its bytes, at -0x1000 and on.
+const PROTOCOL: u32 = 0xffff_f000;
+const PACKET_TYPE: u32 = PROTOCOL + 4;
+const INTERFACE: u32 = PROTOCOL + 8;
+const VLAN_TAG_PRESENT: u32 = PROTOCOL + 48;
+
+const ETHERNET_BYTES: u32 = 14;
+const IPV4: u32 = 0x0800;
+const IPV6: u32 = 0x86dd;
+const ICMP: u32 = 1;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const ICMPV6: u32 = 58;
+/// Later fragments: an offset above zero.
+const FRAGMENT_OFFSET: u32 = 0x1fff;
+
+/// What the packet path wants to see.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interest {
+    /// Interfaces, by index.
+    pub interfaces: Vec<u32>,
+    /// Destination addresses: frontends and NAT sources.
+    pub addresses: Vec<IpAddr>,
+    /// Destination ports: frontends and the NAT range.
+    pub ports: Vec<RangeInclusive<u16>>,
+}
+
+/// A program that lets nothing through.
+pub fn nothing() -> Vec<Instruction> {
+    let mut asm = Assembler::default();
+    asm.answer(0);
+    asm.finish()
+}
+
+/// The program that lets through what `interest` describes, with the ICMP errors and fragments that belong to it.
+/// Runs on the frame from its Ethernet header on.
+///
+/// IPv6 addresses are compared by their last 32 bits only. Where the description is too long for a program, its
+/// ports and then its addresses are left out, and the packet path sorts out what comes in excess.
+pub fn interest(interest: &Interest) -> Vec<Instruction> {
+    let mut wanted = interest.clone();
+    let mut program = exact_interest(&wanted, false);
+    if program.len() > MAX_INSTRUCTIONS {
+        wanted.ports = vec![0..=u16::MAX];
+        program = exact_interest(&wanted, false);
+    }
+    if program.len() > MAX_INSTRUCTIONS {
+        program = exact_interest(&wanted, true);
+    }
+    program
+}
+
+fn exact_interest(interest: &Interest, any_address: bool) -> Vec<Instruction> {
+    let one = |value: u32| value..=value;
+    let interfaces = join(interest.interfaces.iter().map(|&i| one(i)).collect());
+    let ports = join(interest.ports.iter().map(|r| u32::from(*r.start())..=u32::from(*r.end())).collect());
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in &interest.addresses {
+        match address {
+            IpAddr::V4(a) => v4.push(one(a.to_bits())),
+            IpAddr::V6(a) => v6.push(one(a.to_bits() as u32)),
+        }
+    }
+    let whole = |set: Vec<RangeInclusive<u32>>| {
+        if any_address && !set.is_empty() { vec![0..=u32::MAX] } else { join(set) }
+    };
+    let (v4, v6) = (whole(v4), whole(v6));
+
+    let mut asm = Assembler::default();
+    let (keep, drop) = (asm.label(), asm.label());
+    asm.put(LOAD_WORD, PACKET_TYPE);
+    // Anything but PACKET_HOST (0) is for others: broadcast, multicast, or seen in promiscuous mode.
+    asm.jump_if(Is::Above(0), drop);
+    asm.put(LOAD_WORD, VLAN_TAG_PRESENT);
+    asm.jump_if(Is::Above(0), drop);
+    asm.put(LOAD_WORD, INTERFACE);
+    let ours = asm.label();
+    asm.search(&interfaces, ours, drop);
+    asm.place(ours);
+
+    let (is_v4, is_v6) = (asm.label(), asm.label());
+    asm.put(LOAD_HALF, 12);
+    asm.jump_if(Is::Equal(IPV4), is_v4);
+    asm.jump_if(Is::Equal(IPV6), is_v6);
+    asm.jump(drop);
+
+    let port = asm.label();
+    asm.place(is_v4);
+    keep_v4(&mut asm, &v4, port, keep, drop);
+    asm.place(is_v6);
+    keep_v6(&mut asm, &v6, port, keep, drop);
+
+    asm.place(port);
+    asm.search(&ports, keep, drop);
+    asm.place(keep);
+    asm.answer(u32::MAX);
+    asm.place(drop);
+    asm.answer(0);
+    asm.finish()
+}
+
+fn keep_v4(asm: &mut Assembler, addresses: &[RangeInclusive<u32>], port: Label, keep: Label, drop: Label) {
+    let (to_us, layer4, icmp) = (asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_WORD, ETHERNET_BYTES + 16);
+    asm.search(addresses, to_us, drop);
+    asm.place(to_us);
+    asm.put(LOAD_BYTE, ETHERNET_BYTES + 9);
+    asm.jump_if(Is::Equal(TCP), layer4);
+    asm.jump_if(Is::Equal(UDP), layer4);
+    asm.jump_if(Is::Equal(ICMP), icmp);
+    asm.jump(drop);
+
+    asm.place(layer4);
+    asm.put(LOAD_HALF, ETHERNET_BYTES + 6);
+    asm.jump_if(Is::Masked(FRAGMENT_OFFSET), keep);
+    asm.put(IPV4_HEADER_LEN_TO_X, ETHERNET_BYTES);
+    asm.put(LOAD_HALF_AT_X, ETHERNET_BYTES + 2);
+    asm.jump(port);
+
+    asm.place(icmp);
+    asm.put(IPV4_HEADER_LEN_TO_X, ETHERNET_BYTES);
+    asm.put(LOAD_BYTE_AT_X, ETHERNET_BYTES);
+    jump_if_icmp_error(asm, keep);
+    asm.jump(drop);
+}
+
+fn keep_v6(asm: &mut Assembler, addresses: &[RangeInclusive<u32>], port: Label, keep: Label, drop: Label) {
+    let (to_us, layer4, icmp) = (asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_WORD, ETHERNET_BYTES + 36);
+    asm.search(addresses, to_us, drop);
+    asm.place(to_us);
+    asm.put(LOAD_BYTE, ETHERNET_BYTES + 6);
+    asm.jump_if(Is::Equal(TCP), layer4);
+    asm.jump_if(Is::Equal(UDP), layer4);
+    asm.jump_if(Is::Equal(ICMPV6), icmp);
+    // Extension headers the packet path walks: hop-by-hop, routing, fragment, destination options.
+    for extension in [0, 43, 44, 60] {
+        asm.jump_if(Is::Equal(extension), keep);
+    }
+    asm.jump(drop);
+
+    asm.place(layer4);
+    asm.put(LOAD_HALF, ETHERNET_BYTES + 42);
+    asm.jump(port);
+
+    asm.place(icmp);
+    asm.put(LOAD_BYTE, ETHERNET_BYTES + 40);
+    asm.search(&[1..=4], keep, drop);
+}
+
+fn jump_if_icmp_error(asm: &mut Assembler, label: Label) {
+    // Destination unreachable, time exceeded, parameter problem.
+    for kind in [3, 11, 12] {
+        asm.jump_if(Is::Equal(kind), label);
+    }
+}
+
+/// The fan-out program for `workers` sockets: the rules of [`convey_engine::steering`]. Runs on the packet from
+/// its IP header on. IPv6 packets with extension headers go to worker 0, whose NAT ports bring replies home
+/// to it.
+pub fn steering(nat_ports: Option<PortRange>, workers: usize) -> Vec<Instruction> {
+    let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
+    let nat: Vec<_> = nat_ports.iter().map(|r| u32::from(r.first)..=u32::from(r.last)).collect();
+    let mut asm = Assembler::default();
+    let (is_v4, is_v6, by_port, by_client, other) =
+        (asm.label(), asm.label(), asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_WORD, PROTOCOL);
+    asm.jump_if(Is::Equal(IPV4), is_v4);
+    asm.jump_if(Is::Equal(IPV6), is_v6);
+    asm.jump(other);
+
+    let targets = Targets { by_port, by_client, other };
+    asm.place(is_v4);
+    steer_v4(&mut asm, &nat, &targets);
+    asm.place(is_v6);
+    steer_v6(&mut asm, &nat, &targets);
+
+    // M[ADDRESS] and M[PORT] hold the client's address (folded) and port.
+    asm.place(by_client);
+    asm.put(LOAD_MEMORY, PORT);
+    asm.put(SHIFT_LEFT, 16);
+    asm.put(LOAD_X_MEMORY, ADDRESS);
+    asm.put(XOR_X, 0);
+    asm.put(MULTIPLY, 0x9E37_79B1);
+    asm.put(LOAD_X_MEMORY, PORT);
+    asm.put(ADD_X, 0);
+    asm.put(MULTIPLY, 0x85EB_CA6B);
+    asm.put(SHIFT_RIGHT, 16);
+    asm.place(by_port);
+    asm.put(MODULO, workers);
+    asm.put(ANSWER_A, 0);
+    asm.place(other);
+    asm.answer(0);
+    asm.finish()
+}
+
+/// Memory words of the steering program.
+const ADDRESS: u32 = 0;
+const PORT: u32 = 1;
+
+struct Targets {
+    /// The accumulator holds a NAT port.
+    by_port: Label,
+    /// Memory holds the client's address and port.
+    by_client: Label,
+    other: Label,
+}
+
+fn steer_v4(asm: &mut Assembler, nat: &[RangeInclusive<u32>], to: &Targets) {
+    let (layer4, icmp, client) = (asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_HALF, 6);
+    asm.jump_if(Is::Masked(FRAGMENT_OFFSET), to.other);
+    asm.put(IPV4_HEADER_LEN_TO_X, 0);
+    asm.put(LOAD_BYTE, 9);
+    asm.jump_if(Is::Equal(TCP), layer4);
+    asm.jump_if(Is::Equal(UDP), layer4);
+    asm.jump_if(Is::Equal(ICMP), icmp);
+    asm.jump(to.other);
+
+    asm.place(layer4);
+    asm.put(LOAD_HALF_AT_X, 2);
+    asm.search(nat, to.by_port, client);
+    asm.place(client);
+    asm.put(LOAD_HALF_AT_X, 0);
+    asm.put(STORE, PORT);
+    asm.put(LOAD_WORD, 12);
+    asm.put(STORE, ADDRESS);
+    asm.jump(to.by_client);
+
+    asm.place(icmp);
+    let (error, quoted_client) = (asm.label(), asm.label());
+    asm.put(LOAD_BYTE_AT_X, 0);
+    jump_if_icmp_error(asm, error);
+    asm.jump(to.other);
+    asm.place(error);
+    let quoted = asm.label();
+    asm.put(LOAD_BYTE_AT_X, 8 + 9);
+    asm.jump_if(Is::Equal(TCP), quoted);
+    asm.jump_if(Is::Equal(UDP), quoted);
+    asm.jump(to.other);
+    asm.place(quoted);
+    asm.put(LOAD_WORD_AT_X, 8 + 16);
+    asm.put(STORE, ADDRESS);
+    // Skip the quoted IPv4 header, whatever its length.
+    asm.put(LOAD_BYTE_AT_X, 8);
+    asm.put(AND, 15);
+    asm.put(SHIFT_LEFT, 2);
+    asm.put(ADD_X, 0);
+    asm.put(A_TO_X, 0);
+    asm.put(LOAD_HALF_AT_X, 8);
+    asm.search(nat, to.by_port, quoted_client);
+    asm.place(quoted_client);
+    asm.put(LOAD_HALF_AT_X, 8 + 2);
+    asm.put(STORE, PORT);
+    asm.jump(to.by_client);
+}
+
+fn steer_v6(asm: &mut Assembler, nat: &[RangeInclusive<u32>], to: &Targets) {
+    let (layer4, icmp, client) = (asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_BYTE, 6);
+    asm.jump_if(Is::Equal(TCP), layer4);
+    asm.jump_if(Is::Equal(UDP), layer4);
+    asm.jump_if(Is::Equal(ICMPV6), icmp);
+    asm.jump(to.other);
+
+    asm.place(layer4);
+    asm.put(LOAD_HALF, 42);
+    asm.search(nat, to.by_port, client);
+    asm.place(client);
+    asm.put(LOAD_HALF, 40);
+    asm.put(STORE, PORT);
+    fold_v6(asm, 8);
+    asm.jump(to.by_client);
+
+    asm.place(icmp);
+    let (error, quoted, quoted_client) = (asm.label(), asm.label(), asm.label());
+    asm.put(LOAD_BYTE, 40);
+    asm.search(&[1..=4], error, to.other);
+    asm.place(error);
+    asm.put(LOAD_BYTE, 48 + 6);
+    asm.jump_if(Is::Equal(TCP), quoted);
+    asm.jump_if(Is::Equal(UDP), quoted);
+    asm.jump(to.other);
+    asm.place(quoted);
+    asm.put(LOAD_HALF, 48 + 40);
+    asm.search(nat, to.by_port, quoted_client);
+    asm.place(quoted_client);
+    asm.put(LOAD_HALF, 48 + 42);
+    asm.put(STORE, PORT);
+    fold_v6(asm, 48 + 24);
+    asm.jump(to.by_client);
+}
+
+/// M[ADDRESS] = the four words at `at`, combined by exclusive or.
+fn fold_v6(asm: &mut Assembler, at: u32) {
+    asm.put(LOAD_WORD, at);
+    for word in [4, 8, 12] {
+        asm.put(A_TO_X, 0);
+        asm.put(LOAD_WORD, at + word);
+        asm.put(XOR_X, 0);
+    }
+    asm.put(STORE, ADDRESS);
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

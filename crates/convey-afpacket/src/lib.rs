@@ -1,0 +1,31 @@
+//! The portable packet engine: AF_PACKET sockets, fan-out, next hops and threads around
+//! [`convey_engine::process`]. Needs CAP_NET_RAW (CAP_NET_ADMIN for large buffers and to ask for neighbours).
+//!
+//! Each worker owns a socket of a fan-out group and the flows that come by it; the kernel steers both directions
+//! of a flow to the same worker. Frames travel with their virtio_net_hdr, so a super-frame of 64 KB with an open
+//! checksum is forwarded whole. One more thread follows the kernel's links, routes and neighbours.
+//!
+//! Refused: frames with a VLAN tag (the VLAN's own interface is listened on instead), interfaces that are not
+//! Ethernet, policy routing.
+#![deny(unsafe_code)]
+
+mod bpf;
+mod engine;
+mod filter;
+mod interfaces;
+mod kernel_tables;
+mod neighbours;
+mod netlink;
+mod next_hops;
+mod scope;
+mod stats;
+mod supervise;
+mod sys;
+mod vnet;
+mod wake;
+mod worker;
+
+pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use interfaces::Interfaces;
+pub use scope::Scope;
+pub use stats::{EngineStats, Loss};

@@ -1,0 +1,232 @@
+//! The thread that keeps links, routes and neighbours as the kernel has them, chooses the interfaces, and
+//! publishes what the workers go by.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use convey_core::Event;
+use convey_engine::{Link, NextHops, Route};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::engine::Shared;
+use crate::interfaces::{Interfaces, Surroundings, choose, neighbour_of, present};
+use crate::kernel_tables;
+use crate::neighbours::{Key, Neighbours};
+use crate::netlink::Netlink;
+use crate::wake::{Inbox, Message};
+
+/// Wait after a change before the tables are read again, so that a burst of changes is one.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Reading or publishing tables takes at most this part of the time, however many changes there are.
+const MAX_SHARE: u32 = 20;
+
+/// How soon tables are read again after the kernel refused.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The thread's state.
+pub struct NextHopKeeper {
+    shared: Arc<Shared>,
+    wanted: Interfaces,
+    netlink: Netlink,
+    inbox: Inbox,
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    neighbours: Neighbours,
+    read_due: Option<Instant>,
+    read_not_before: Instant,
+    publish_due: Option<Instant>,
+    publish_not_before: Instant,
+}
+
+impl NextHopKeeper {
+    /// Reads the tables and publishes them for the first time.
+    ///
+    /// # Errors
+    /// rtnetlink cannot be opened or read.
+    pub fn start(shared: Arc<Shared>, wanted: Interfaces, inbox: Inbox) -> io::Result<Self> {
+        let netlink = Netlink::open()?;
+        let now = Instant::now();
+        let mut keeper = Self {
+            shared,
+            wanted,
+            netlink,
+            inbox,
+            links: Vec::new(),
+            routes: Vec::new(),
+            neighbours: Neighbours::default(),
+            read_due: None,
+            read_not_before: now,
+            publish_due: None,
+            publish_not_before: now,
+        };
+        keeper.read(true)?;
+        keeper.publish();
+        Ok(keeper)
+    }
+
+    /// Asks for the link-layer addresses of servers and gateways and waits for them, but not for long: the first
+    /// packet of the first client should not be the one that misses them.
+    pub fn resolve_first(&mut self, at_most: Duration) {
+        let end = Instant::now() + at_most;
+        while Instant::now() < end && !self.neighbours.all_known() {
+            self.round(Some(end));
+        }
+    }
+
+    /// Runs until the engine closes.
+    pub fn run(&mut self) {
+        while !self.shared.stopping() {
+            self.round(None);
+        }
+    }
+
+    fn round(&mut self, deadline: Option<Instant>) {
+        let (requests, mut wait) = self.neighbours.tick(Instant::now());
+        for (request, (ifindex, address)) in requests {
+            self.netlink.request(request, ifindex, address);
+        }
+        let now = Instant::now();
+        for due in [self.read_due, self.publish_due, deadline].into_iter().flatten() {
+            wait = wait.min(due.saturating_duration_since(now));
+        }
+        self.wait(wait);
+        self.take_messages();
+        self.take_news();
+        let now = Instant::now();
+        if self.read_due.is_some_and(|due| now >= due)
+            && let Err(error) = self.read(false)
+        {
+            let message = format!(
+                "Cannot read links and routes from the kernel ({error}); packets go by the last ones known"
+            );
+            (self.shared.events)(Event::Warning { message });
+            self.read_due = Some(now + AGAIN);
+        }
+        if self.publish_due.is_some_and(|due| now >= due) {
+            self.publish();
+        }
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let (news, inbox) = (self.netlink.news_fd(), self.inbox.0.as_fd());
+        let mut fds =
+            [PollFd::from_borrowed_fd(news, PollFlags::IN), PollFd::from_borrowed_fd(inbox, PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    fn take_messages(&mut self) {
+        while let Some(message) = self.inbox.next() {
+            match message {
+                Message::Look => self.read_soon(),
+                Message::Resolve { ifindex, address } => {
+                    if let Some(request) = self.neighbours.resolve((ifindex, address), Instant::now()) {
+                        self.netlink.request(request, ifindex, address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_news(&mut self) {
+        let news = self.netlink.news();
+        let now = Instant::now();
+        let mut changed = false;
+        for (present, message) in &news.neighbours {
+            if let Some(neighbour) = kernel_tables::neighbour(message) {
+                changed |= self.neighbours.learn(*present, &neighbour, now);
+            }
+        }
+        if changed {
+            self.publish_due.get_or_insert(now.max(self.publish_not_before));
+        }
+        if news.topology {
+            self.read_soon();
+        }
+        if news.lost {
+            // A missed neighbour would otherwise be missed for good.
+            match self.netlink.neighbours() {
+                Ok(all) => self.learn_all(&all),
+                Err(_) => self.read_due = Some(now + AGAIN),
+            }
+            self.read_soon();
+        }
+    }
+
+    fn read_soon(&mut self) {
+        let due = (Instant::now() + SETTLE).max(self.read_not_before);
+        self.read_due.get_or_insert(due);
+    }
+
+    fn read(&mut self, neighbours_too: bool) -> io::Result<()> {
+        let began = Instant::now();
+        self.read_due = None;
+        let links = self.netlink.links()?.iter().filter_map(kernel_tables::link).collect();
+        let routes = self.netlink.routes()?.iter().filter_map(kernel_tables::route).collect();
+        let came_up = std::mem::replace(&mut self.links, links);
+        self.routes = routes;
+        if neighbours_too {
+            let all = self.netlink.neighbours()?;
+            self.learn_all(&all);
+        }
+        let links = &self.links;
+        self.neighbours.retain_interfaces(|ifindex| links.iter().any(|l| l.ifindex == ifindex));
+
+        let scope = self.shared.scope();
+        let interfaces = choose(
+            &self.wanted,
+            &Surroundings {
+                interfaces: &present(),
+                links,
+                routes: &self.routes,
+                frontends: &scope.addresses,
+                servers: &scope.servers,
+            },
+        );
+        let now = Instant::now();
+        self.neighbours.keep(self.neighbours_to_keep(&scope.servers, &interfaces), now);
+        if links.iter().any(|link| !came_up.contains(link)) {
+            self.neighbours.ask_all(now);
+        }
+        self.shared.listen_on(interfaces);
+        self.read_not_before = began + began.elapsed() * MAX_SHARE;
+        self.publish_due.get_or_insert(now);
+        Ok(())
+    }
+
+    fn learn_all(&mut self, messages: &[netlink_packet_route::neighbour::NeighbourMessage]) {
+        let now = Instant::now();
+        for neighbour in messages.iter().filter_map(kernel_tables::neighbour) {
+            self.neighbours.learn(true, &neighbour, now);
+        }
+        self.publish_due.get_or_insert(now);
+    }
+
+    /// Those that lead to servers, and the gateways of the interfaces listened on.
+    fn neighbours_to_keep(&self, servers: &[IpAddr], interfaces: &[u32]) -> Vec<Key> {
+        let table = NextHops::new(self.links.iter().copied(), self.routes.iter().copied(), []);
+        let mut keep: Vec<Key> = servers.iter().filter_map(|s| neighbour_of(&table, *s)).collect();
+        let gateways = self.routes.iter().filter(|r| interfaces.contains(&r.ifindex));
+        keep.extend(gateways.filter_map(|r| Some((r.ifindex, r.gateway?))));
+        keep.sort_unstable();
+        keep.dedup();
+        keep
+    }
+
+    fn publish(&mut self) {
+        let began = Instant::now();
+        self.publish_due = None;
+        let table =
+            NextHops::new(self.links.iter().copied(), self.routes.iter().copied(), self.neighbours.usable());
+        self.shared.next_hops.store(Arc::new(table));
+        self.publish_not_before = began + began.elapsed() * MAX_SHARE;
+    }
+}

@@ -1,0 +1,171 @@
+//! Frames that were lost on the way in or out, and the sum of all workers' counters.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use convey_engine::{DropReason, PassReason, ReplyKind, WorkerCounters};
+
+macro_rules! losses {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a frame was lost in I/O.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Loss { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Loss {
+            /// All of them, in the order of their counters.
+            pub const ALL: &'static [Loss] = &[$(Loss::$variant,)+];
+
+            /// The name under which `/stats` reports it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Loss::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+losses! {
+    /// The receive buffer was full; the worker does not keep up.
+    RxQueueFull = "rx_queue_full",
+    /// A super-frame larger than any buffer.
+    RxTooLong = "rx_too_long",
+    /// The worker panicked over the batch this frame was in.
+    RxPanicked = "rx_panicked",
+    /// The egress queue was full.
+    TxQueueFull = "tx_queue_full",
+    /// The kernel had no memory for it.
+    TxNoBuffer = "tx_no_buffer",
+    /// Larger than the egress interface takes.
+    TxTooBig = "tx_too_big",
+    /// The egress interface was down or gone.
+    TxLinkDown = "tx_link_down",
+    /// The kernel refused it for another cause.
+    TxFailed = "tx_failed",
+}
+
+impl Loss {
+    /// The loss behind a failed send.
+    pub fn of_send(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => Self::TxQueueFull,
+            Some(libc::ENOBUFS | libc::ENOMEM) => Self::TxNoBuffer,
+            Some(libc::EMSGSIZE) => Self::TxTooBig,
+            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Self::TxLinkDown,
+            _ => Self::TxFailed,
+        }
+    }
+}
+
+/// A counter for each [`Loss`], and the gauges of one worker.
+#[derive(Debug)]
+pub struct IoCounters {
+    losses: Box<[AtomicU64]>,
+    /// Flows held, as of the last tick.
+    pub flows: AtomicU64,
+    /// Times the worker was started again after a panic.
+    pub panics: AtomicU64,
+}
+
+impl Default for IoCounters {
+    fn default() -> Self {
+        Self {
+            losses: Loss::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            flows: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+        }
+    }
+}
+
+impl IoCounters {
+    /// Counts `frames` lost.
+    pub fn lost(&self, loss: Loss, frames: u64) {
+        self.losses[loss as usize].fetch_add(frames, Relaxed);
+    }
+
+    /// Frames lost so far.
+    pub fn get(&self, loss: Loss) -> u64 {
+        self.losses[loss as usize].load(Relaxed)
+    }
+}
+
+/// Packets since the start, all workers together. A super-frame counts once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EngineStats {
+    /// Forwarded, including those a later `tx_` loss kept from leaving.
+    pub forwarded: u64,
+    /// Answered by ourselves, by kind.
+    pub replied: Vec<(&'static str, u64)>,
+    /// Left to the kernel, by reason.
+    pub passed: Vec<(&'static str, u64)>,
+    /// Dropped or lost, by reason; every reason is there, most are 0.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Flows held now, as of a moment ago.
+    pub flows: u64,
+    /// Times a worker was started again after a panic.
+    pub panics: u64,
+}
+
+impl EngineStats {
+    /// Adds up the counters of all workers.
+    pub fn sum<'a>(workers: impl Iterator<Item = (&'a WorkerCounters, &'a IoCounters)>) -> Self {
+        let mut stats = Self {
+            replied: ReplyKind::ALL.iter().map(|k| (k.name(), 0)).collect(),
+            passed: PassReason::ALL.iter().map(|r| (r.name(), 0)).collect(),
+            dropped: DropReason::ALL
+                .iter()
+                .map(|r| r.name())
+                .chain(Loss::ALL.iter().map(|l| l.name()))
+                .map(|name| (name, 0))
+                .collect(),
+            ..Self::default()
+        };
+        for (worker, io) in workers {
+            stats.forwarded += worker.forwarded();
+            add(&mut stats.replied, ReplyKind::ALL.iter().map(|k| worker.replied(*k)));
+            add(&mut stats.passed, PassReason::ALL.iter().map(|r| worker.passed(*r)));
+            let drops = DropReason::ALL.iter().map(|r| worker.dropped(*r));
+            add(&mut stats.dropped, drops.chain(Loss::ALL.iter().map(|l| io.get(*l))));
+            stats.flows += io.flows.load(Relaxed);
+            stats.panics += io.panics.load(Relaxed);
+        }
+        stats
+    }
+
+    /// Packets dropped or lost for the reason of this name; 0 for a name that is none.
+    pub fn dropped(&self, name: &str) -> u64 {
+        self.dropped.iter().find(|(n, _)| *n == name).map_or(0, |(_, count)| *count)
+    }
+}
+
+fn add(sums: &mut [(&'static str, u64)], counts: impl Iterator<Item = u64>) {
+    for ((_, sum), count) in sums.iter_mut().zip(counts) {
+        *sum += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_all_workers_are_added_up_under_their_names() {
+        let workers = [WorkerCounters::default(), WorkerCounters::default()];
+        let io = [IoCounters::default(), IoCounters::default()];
+        io[0].lost(Loss::TxTooBig, 2);
+        io[1].lost(Loss::TxTooBig, 1);
+        io[1].lost(Loss::RxQueueFull, 7);
+        io[0].flows.store(3, Relaxed);
+        let stats = EngineStats::sum(workers.iter().zip(&io));
+        assert_eq!((stats.dropped("tx_too_big"), stats.dropped("rx_queue_full"), stats.flows), (3, 7, 3));
+        assert_eq!(stats.dropped.len(), DropReason::ALL.len() + Loss::ALL.len());
+    }
+
+    #[test]
+    fn a_failed_send_is_counted_by_its_cause() {
+        let loss = |errno| Loss::of_send(&io::Error::from_raw_os_error(errno));
+        assert_eq!(loss(libc::EAGAIN), Loss::TxQueueFull);
+        assert_eq!(loss(libc::ENOBUFS), Loss::TxNoBuffer);
+        assert_eq!(loss(libc::EMSGSIZE), Loss::TxTooBig);
+        assert_eq!(loss(libc::ENETDOWN), Loss::TxLinkDown);
+        assert_eq!(loss(libc::EINVAL), Loss::TxFailed);
+    }
+}

@@ -1,0 +1,176 @@
+//! One worker's loop: receive a batch, decide about each frame, send what is to be sent.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
+
+use crate::engine::Shared;
+use crate::stats::{IoCounters, Loss};
+use crate::supervise::STUBBORN;
+use crate::sys::{BATCH, Outgoing, PacketSocket, Slot, VNET_HEADER_BYTES};
+use crate::vnet::VnetHeader;
+use crate::wake::Wake;
+
+/// How long a worker waits for frames before it looks after its flows.
+pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How often flows are looked after under load.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How soon the same missing neighbour is reported again by a worker.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Pause after an error that would otherwise come again at once.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// A frame of the batch that is to leave.
+#[derive(Clone, Copy)]
+struct Departure {
+    slot: usize,
+    ifindex: u32,
+    len: usize,
+    vnet: [u8; VNET_HEADER_BYTES],
+}
+
+/// What a worker thread owns, kept over a panic.
+pub struct Runner {
+    index: usize,
+    shared: Arc<Shared>,
+    io: Arc<IoCounters>,
+    wake: Wake,
+    worker: Worker,
+    slots: Vec<Slot>,
+    departures: Vec<Departure>,
+    missed: Option<(u32, std::net::IpAddr, Instant)>,
+    in_hand: u64,
+    ticked: Instant,
+}
+
+impl Runner {
+    /// Worker `index` of `shared`.
+    pub fn new(index: usize, shared: Arc<Shared>, wake: Wake) -> Self {
+        Self {
+            worker: shared.new_worker(index),
+            io: shared.io[index].clone(),
+            index,
+            shared,
+            wake,
+            slots: (0..BATCH).map(|_| Slot::new()).collect(),
+            departures: Vec::with_capacity(BATCH),
+            missed: None,
+            in_hand: 0,
+            ticked: Instant::now(),
+        }
+    }
+
+    /// Runs until the engine closes; `panics` as [`crate::supervise::supervise`] tells.
+    pub fn run(&mut self, panics: u32) {
+        if panics > 0 {
+            self.io.panics.fetch_add(1, Relaxed);
+            self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
+        }
+        if panics >= STUBBORN {
+            self.worker = self.shared.new_worker(self.index);
+        }
+        let shared = self.shared.clone();
+        let socket = &shared.sockets[self.index];
+        while !shared.stopping() {
+            match socket.receive(&mut self.slots) {
+                Ok(received) => self.forward(socket, received),
+                Err(error) if is_timeout(&error) => self.tick(),
+                // An interface went down or memory is short: it comes again until that is over.
+                Err(_) => std::thread::sleep(ERROR_PAUSE),
+            }
+        }
+    }
+
+    fn forward(&mut self, socket: &PacketSocket, received: usize) {
+        let snapshot = self.shared.snapshot.load();
+        let next_hops = self.shared.next_hops.load();
+        let now = self.shared.now();
+        self.departures.clear();
+        self.in_hand = received as u64;
+        for index in 0..received {
+            let slot = &mut self.slots[index];
+            if slot.truncated {
+                self.io.lost(Loss::RxTooLong, 1);
+                continue;
+            }
+            let header = VnetHeader::parse(&slot.vnet);
+            let meta: FrameMeta = header.meta(slot.ifindex);
+            let verdict =
+                process(&mut slot.buffer, slot.len, &meta, &snapshot, &next_hops, &mut self.worker, now);
+            match verdict {
+                Verdict::Forward(f) => self.departures.push(Departure {
+                    slot: index,
+                    ifindex: f.egress_ifindex,
+                    len: f.len,
+                    vnet: header.forwarded(),
+                }),
+                Verdict::Reply(r) => self.departures.push(Departure {
+                    slot: index,
+                    ifindex: r.egress_ifindex,
+                    len: r.len,
+                    vnet: VnetHeader::plain(),
+                }),
+                Verdict::Unresolved { address, ifindex: Some(ifindex) } => self.missing(ifindex, address),
+                Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
+            }
+        }
+        self.send(socket);
+        self.in_hand = 0;
+        if self.ticked.elapsed() >= TICK {
+            self.tick_at(now, &snapshot);
+        }
+    }
+
+    fn send(&self, socket: &PacketSocket) {
+        let empty = Outgoing { vnet: VnetHeader::plain(), ifindex: 0, frame: &[] };
+        let mut frames = [empty; BATCH];
+        for (frame, d) in frames.iter_mut().zip(&self.departures) {
+            *frame = Outgoing {
+                vnet: d.vnet,
+                ifindex: d.ifindex,
+                frame: self.slots[d.slot].buffer.get(..d.len).unwrap_or_default(),
+            };
+        }
+        let mut rest = &frames[..self.departures.len().min(BATCH)];
+        while !rest.is_empty() {
+            match socket.send(rest) {
+                Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
+                Err(error) => {
+                    // Never tried again: the sender's own retransmission is the queue.
+                    self.io.lost(Loss::of_send(&error), 1);
+                    rest = &rest[1..];
+                }
+            }
+        }
+    }
+
+    fn missing(&mut self, ifindex: u32, address: std::net::IpAddr) {
+        let now = Instant::now();
+        if self.missed.is_some_and(|(i, a, at)| (i, a) == (ifindex, address) && now < at + RESOLVE_AGAIN) {
+            return;
+        }
+        self.missed = Some((ifindex, address, now));
+        self.wake.resolve(ifindex, address);
+    }
+
+    fn tick(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        self.tick_at(self.shared.now(), &snapshot);
+    }
+
+    fn tick_at(&mut self, now: Nanos, snapshot: &convey_engine::PacketSnapshot) {
+        self.worker.tick(snapshot, now);
+        self.io.flows.store(self.worker.flows() as u64, Relaxed);
+        self.ticked = Instant::now();
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::TimedOut)
+}
