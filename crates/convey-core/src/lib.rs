@@ -5,8 +5,10 @@
 //! no function here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod conntrack;
 pub mod counters;
 pub mod event;
+pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
 

@@ -2,10 +2,10 @@
 
 /// Folds `words` into one; every bit of the result depends on every bit of the input.
 #[inline]
-pub const fn flow_hash(seed: u64, words: [u64; 5]) -> u64 {
+pub const fn flow_hash<const N: usize>(seed: u64, words: [u64; N]) -> u64 {
     let mut h = seed ^ 0x9e37_79b9_7f4a_7c15;
     let mut i = 0;
-    while i < words.len() {
+    while i < N {
         h = (h ^ words[i]).wrapping_mul(0xff51_afd7_ed55_8ccd);
         h ^= h >> 32;
         i += 1;

@@ -1,0 +1,164 @@
+//! Sets of eight entries; every key may lie in one of two sets. A 16-bit tag for each entry, kept apart, lets
+//! a lookup touch one cache line a set and then only the entry it wants.
+
+use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
+
+const WAYS: usize = 8;
+
+/// Tag of an entry without a flow.
+const FREE: u16 = 0;
+
+/// Who may be pushed out when no entry is free. Expired flows always, then the oldest of these:
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Victims {
+    /// Closed flows.
+    Dead,
+    /// Closed and half-open flows.
+    HalfOpen,
+    /// All flows, closed ones first.
+    Any,
+}
+
+#[derive(Debug)]
+pub(super) struct Space {
+    /// By set; `FREE` exactly where `flows` has none.
+    tags: Box<[[u16; WAYS]]>,
+    flows: Box<[Flow]>,
+    used: usize,
+    cursor: usize,
+}
+
+impl Space {
+    /// At least `slots` entries, and at least one set.
+    pub(super) fn new(slots: usize) -> Self {
+        let sets = slots.div_ceil(WAYS).max(1);
+        Self {
+            tags: vec![[FREE; WAYS]; sets].into(),
+            flows: vec![Flow::default(); sets * WAYS].into(),
+            used: 0,
+            cursor: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.flows) + size_of_val(&*self.tags)
+    }
+
+    #[inline]
+    fn sets(&self, hash: u64) -> [usize; 2] {
+        // Scaling 32 bits down takes their upper ones; no division, any number of sets.
+        let scale = |half: u64| ((half * self.tags.len() as u64) >> 32) as usize;
+        [scale(hash >> 32), scale(hash & 0xffff_ffff)]
+    }
+
+    #[inline]
+    fn tag(hash: u64) -> u16 {
+        // The lower bits of the upper half, which choose no set.
+        (hash >> 32) as u16 | 1
+    }
+
+    #[inline]
+    pub(super) fn find(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+        let tag = Self::tag(hash);
+        for set in self.sets(hash) {
+            for (way, _) in self.tags[set].iter().enumerate().filter(|(_, t)| **t == tag) {
+                let at = set * WAYS + way;
+                if self.flows[at].is(key) {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    #[inline]
+    pub(super) fn get(&self, at: usize) -> Option<&Flow> {
+        self.flows.get(at).filter(|f| f.state != FlowState::Free)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut Flow> {
+        self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)
+    }
+
+    /// The entry a new flow goes to: a free one of the emptier set, else one of `victims`.
+    pub(super) fn victim(
+        &self,
+        hash: u64,
+        now: Ticks,
+        lifetimes: &Lifetimes,
+        victims: Victims,
+    ) -> Option<usize> {
+        let sets = self.sets(hash);
+        let free = |set: usize| self.tags[set].iter().filter(|t| **t == FREE).count();
+        let [first, second] = sets.map(free);
+        if first + second > 0 {
+            let set = if first >= second { sets[0] } else { sets[1] };
+            return self.tags[set].iter().position(|t| *t == FREE).map(|way| set * WAYS + way);
+        }
+        sets.into_iter()
+            .flat_map(|set| set * WAYS..(set + 1) * WAYS)
+            .filter_map(|at| {
+                let f = &self.flows[at];
+                let rank = match f.state {
+                    _ if f.is_expired(lifetimes, now) => 3,
+                    FlowState::Closed => 2,
+                    state if state.is_half_open() && victims == Victims::HalfOpen => 1,
+                    _ if victims == Victims::Any => 1,
+                    _ => return None,
+                };
+                Some((rank, now.since(Ticks(f.last_seen)), at))
+            })
+            .max()
+            .map(|(_, _, at)| at)
+    }
+
+    /// Stores `flow` at an entry that [`Space::victim`] named for `hash`; gives the flow that lay there.
+    pub(super) fn put(&mut self, at: usize, hash: u64, flow: Flow) -> Option<Flow> {
+        let old = std::mem::replace(&mut self.flows[at], flow);
+        self.tags[at / WAYS][at % WAYS] = Self::tag(hash);
+        if old.state == FlowState::Free {
+            self.used += 1;
+            return None;
+        }
+        Some(old)
+    }
+
+    pub(super) fn take(&mut self, at: usize) -> Option<Flow> {
+        let flow = self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)?;
+        self.tags[at / WAYS][at % WAYS] = FREE;
+        self.used -= 1;
+        Some(std::mem::take(flow))
+    }
+
+    pub(super) fn sweep(
+        &mut self,
+        now: Ticks,
+        lifetimes: &Lifetimes,
+        budget: usize,
+        ended: &mut impl FnMut(Flow),
+    ) {
+        for _ in 0..budget.div_ceil(WAYS).min(self.tags.len()) {
+            let set = self.cursor;
+            self.cursor = (self.cursor + 1) % self.tags.len();
+            if self.tags[set] == [FREE; WAYS] {
+                continue;
+            }
+            for at in set * WAYS..(set + 1) * WAYS {
+                if self.get(at).is_some_and(|f| f.is_expired(lifetimes, now))
+                    && let Some(flow) = self.take(at)
+                {
+                    ended(flow);
+                }
+            }
+        }
+    }
+}
