@@ -63,9 +63,11 @@ function messageOf(issue: z.core.$ZodIssue, value: unknown): string {
     case "too_big":
       return typeof value === "string" ? (value === "" ? "is empty" : "is too long") : "is out of range";
     case "invalid_type":
-      return typeof value === "number" && Number.isFinite(value) ? "is not an integer" : "has the wrong type";
+      return issue.expected === "int" && Number.isFinite(value) ? "is not an integer" : "has the wrong type";
     default:
-      return typeof value === "string" ? "is not a value it can have" : "has the wrong type";
+      return typeof value === "string" || Number.isFinite(value)
+        ? "is not a value it can have"
+        : "has the wrong type";
   }
 }
 

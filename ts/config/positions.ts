@@ -20,6 +20,7 @@ type Places = Map<string, Place>;
 
 /** Looks findings up; undefined for a text the position parser does not understand. */
 export async function locator(text: string): Promise<(finding: Finding) => Position | undefined> {
+  if (text.length > MAX_TEXT) return () => undefined;
   const { parseTOML } = await import("toml-eslint-parser");
   let places: Places;
   try {
@@ -34,6 +35,12 @@ export async function locator(text: string): Promise<(finding: Finding) => Posit
     return enclosing(places, at)?.table ?? { line: 1, column: 1 };
   };
 }
+
+/** Characters of text; the syntax tree takes up to a kilobyte for each of them. */
+const MAX_TEXT = 1 << 20;
+
+/** Deeper than any key of ours; without it a key of 50,000 parts would take memory by the square of that. */
+const MAX_DEPTH = 8;
 
 const keyOf = (path: KeyPath): string => JSON.stringify(path.map(String));
 
@@ -64,7 +71,7 @@ function visitHeader(places: Places, node: AST.TOMLTable): void {
   const start = positionOf(node);
   const names = node.resolvedKey.filter((key) => typeof key === "string");
   const complete = names.length === node.key.keys.length;
-  node.key.keys.forEach((part, index) => {
+  node.key.keys.slice(0, MAX_DEPTH).forEach((part, index) => {
     const last = index === node.key.keys.length - 1;
     const path = last && complete ? node.resolvedKey : names.slice(0, index + 1);
     const place = { key: positionOf(part), value: start, table: start };
@@ -77,7 +84,7 @@ function visitHeader(places: Places, node: AST.TOMLTable): void {
 function visitPair(places: Places, base: KeyPath, pair: AST.TOMLKeyValue): void {
   let path: KeyPath = base;
   const { keys } = pair.key;
-  keys.forEach((part, index) => {
+  keys.slice(0, MAX_DEPTH).forEach((part, index) => {
     path = [...path, nameOf(part)];
     const own = positionOf(part);
     const key = keyOf(path);
@@ -88,7 +95,7 @@ function visitPair(places: Places, base: KeyPath, pair: AST.TOMLKeyValue): void 
       places.set(key, { key: own, value: own, table: own });
     }
   });
-  visitValue(places, path, pair.value);
+  if (path.length < MAX_DEPTH) visitValue(places, path, pair.value);
 }
 
 function visitValue(places: Places, path: KeyPath, value: AST.TOMLContentNode): void {

@@ -54,21 +54,21 @@ export function inert(text: string): string {
 }
 
 /** A quoted, inert, bounded rendering of text. */
-export function quote(text: string): string {
-  const short = text.length > 80 ? `${text.slice(0, 77)}...` : text;
+export function quote(text: string, limit = 80): string {
+  const short = text.length > limit ? `${text.slice(0, limit - 3)}...` : text;
   return `"${inert(short.replace(/[\\"]/g, "\\$&"))}"`;
 }
 
-/** `a."b c".d`: bare keys stay bare, others are quoted as in TOML. */
+/** `a."b c".d`: bare keys stay bare, others are quoted as in TOML; what is longer than any name is cut. */
 export function formatPath(path: KeyPath): string {
   return path
-    .map((key) => (/^[A-Za-z0-9_-]+$/.test(String(key)) ? String(key) : quote(String(key))))
+    .map((key) => (/^[A-Za-z0-9_-]{1,255}$/.test(String(key)) ? String(key) : quote(String(key), 255)))
     .join(".");
 }
 
 /** At most eight choices, quoted. */
 export function oneOf(words: readonly string[]): string {
-  const shown = words.slice(0, 8).map(quote);
+  const shown = words.slice(0, 8).map((word) => quote(word));
   if (words.length > shown.length) shown.push(`${words.length - shown.length} more`);
   return words.length === 1 ? (shown[0] as string) : `one of ${shown.join(", ")}`;
 }

@@ -1,0 +1,91 @@
+import { availableParallelism } from "node:os";
+import { expect, test } from "vitest";
+import { checkConfig } from "../../../ts/config/check.ts";
+import { lower, serverKey } from "../../../ts/config/lower.ts";
+import type { Config, ConfigInput } from "../../../ts/config/schema.ts";
+
+const input: ConfigInput = {
+  frontends: {
+    web: { listen_addr: ":3000", backend: "pool", max_connections: 7 },
+    six: { listen_addr: "[0:0::1]:0", backend: "pool" },
+  },
+  backends: {
+    pool: {
+      connect_timeout_ms: 11,
+      retries: 1,
+      idle_timeout_ms: 12,
+      max_duration_ms: 13,
+      servers: {
+        a: { addr: "127.0.0.1:8081", weight: 3 },
+        b: { addr: "[2001:DB8::1]:80", max_connections: 9 },
+      },
+    },
+  },
+  limits: { max_connections: 100, max_connections_per_client: 10 },
+};
+
+function checked(extra: Partial<ConfigInput> = {}): Config {
+  const result = checkConfig({ ...input, ...extra });
+  if (!result.ok) throw new Error(JSON.stringify(result.problems));
+  return result.config;
+}
+
+test("every setting of proxy mode reaches the data plane, addresses in canonical form", () => {
+  expect(lower(checked({ proxy: { workers: 3 } }))).toMatchObject({
+    mode: "proxy",
+    workers: 3,
+    maxConnections: 100,
+    maxConnectionsPerClient: 10,
+    frontends: [
+      { name: "web", listen: "0.0.0.0:3000", protocol: "tcp", backend: "pool", maxConnections: 7 },
+      { name: "six", listen: "[::1]:0", protocol: "tcp", backend: "pool", maxConnections: 0 },
+    ],
+    backends: [
+      {
+        name: "pool",
+        connectTimeoutMs: 11,
+        retries: 1,
+        idleTimeoutMs: 12,
+        maxDurationMs: 13,
+        servers: [
+          { name: "a", addr: "127.0.0.1:8081", weight: 3, maxConnections: 0, up: true, draining: false },
+          { name: "b", addr: "[2001:db8::1]:80", weight: 1, maxConnections: 9, up: true, draining: false },
+        ],
+      },
+    ],
+  });
+});
+
+test("0 workers are one for each core", () => {
+  expect(lower(checked()).workers).toBe(availableParallelism());
+});
+
+test("the packet modes take their own number of workers", () => {
+  const packet = checked({
+    mode: "passthrough",
+    proxy: { workers: 3 },
+    passthrough: { workers: 2 },
+    frontends: { web: { listen_addr: ":80", backend: "pool" } },
+    backends: { pool: { servers: { a: { addr: "10.0.0.1:80" } } } },
+  });
+  expect(lower(packet).workers).toBe(2);
+});
+
+test("states replace what they name and leave the rest", () => {
+  const states = new Map([
+    [serverKey("pool", "a"), { up: false, weight: 0 }],
+    [serverKey("pool", "b"), { draining: true }],
+    [serverKey("gone", "a"), { up: false }],
+  ]);
+  expect(lower(checked(), states).backends[0]?.servers).toMatchObject([
+    { name: "a", up: false, draining: false, weight: 0 },
+    { name: "b", up: true, draining: true, weight: 1 },
+  ]);
+});
+
+test("lowering changes neither configuration nor states", () => {
+  const config = checked();
+  const before = structuredClone(config);
+  lower(config, new Map([[serverKey("pool", "a"), { weight: 9 }]]));
+  expect(config).toEqual(before);
+});

@@ -1,0 +1,183 @@
+import { expect, test } from "vitest";
+import { checkConfig } from "../../../ts/config/check.ts";
+import { LEAST, linesOf } from "./support.ts";
+
+/** A second frontend on the given address, as lines 6 to 8. */
+const also = (address: string, extra = ""): string =>
+  `${LEAST}[frontends.other]\nlisten_addr = "${address}"\nbackend = "pool"\n${extra}`;
+
+test("two frontends on one address are refused", async () => {
+  expect(await linesOf(also("127.0.0.1:3000"))).toEqual([
+    't.toml:7:15: error: frontends.other.listen_addr: is the address of frontend "web" too (found "127.0.0.1:3000", expected an address and port of its own)',
+  ]);
+});
+
+test("the same IPv6 address written differently is the same address", async () => {
+  const text = also("[0:0:0:0:0:0:0:1]:3000").replace("127.0.0.1:3000", "[::1]:3000");
+  expect(await linesOf(text)).toEqual([
+    't.toml:7:15: error: frontends.other.listen_addr: is the address of frontend "web" too (found "[0:0:0:0:0:0:0:1]:3000", expected an address and port of its own)',
+  ]);
+});
+
+test("a wildcard address and an address it covers are refused in proxy mode", async () => {
+  expect(await linesOf(also(":3000"))).toEqual([
+    't.toml:7:15: error: frontends.other.listen_addr: overlaps with frontend "web": one of them is the wildcard address on the same port (found ":3000", expected an address and port of its own)',
+  ]);
+});
+
+test("a wildcard address and an address it covers are a warning in the packet modes", async () => {
+  const [line] = await linesOf(`mode = "passthrough"\n${also(":3000")}`);
+  expect(line).toContain('t.toml:8:15: warning: frontends.other.listen_addr: overlaps with frontend "web"');
+});
+
+test.each(["127.0.0.1:3001", "127.0.0.2:3000", "[::]:3000", "[::1]:3000"])(
+  "%s beside 127.0.0.1:3000 is accepted",
+  async (address) => {
+    expect(await linesOf(also(address))).toEqual([]);
+  },
+);
+
+test("several frontends may leave the port to the kernel", async () => {
+  expect(await linesOf(also("127.0.0.1:0").replace("127.0.0.1:3000", "127.0.0.1:0"))).toEqual([]);
+});
+
+test("TCP and UDP on one address do not meet", async () => {
+  const text = `mode = "passthrough"\n${also("127.0.0.1:3000", 'protocol = "udp"\n')}`;
+  expect(await linesOf(text)).toEqual([]);
+});
+
+test("the HTTP server cannot have a frontend's address", async () => {
+  expect(await linesOf(`${LEAST}[stats]\nport = 3000\n`)).toEqual([
+    't.toml:7:8: error: stats.port: is taken by frontend "web" (found 3000, expected a port of its own)',
+  ]);
+  expect(await linesOf(`${LEAST}[stats]\nport = "3000"\nbind = "::1"\n`)).toEqual([]);
+});
+
+test("a frontend that names no backend is told with the nearest name", async () => {
+  expect(await linesOf(LEAST.replace('"pool"', '"pol"'))).toEqual([
+    't.toml:3:11: error: frontends.web.backend: names no backend (found "pol", expected "pool"); did you mean "pool"?',
+  ]);
+});
+
+test("a long list of backends is cut in the message", () => {
+  const backends = Object.fromEntries(
+    Array.from({ length: 20 }, (_, i) => [`b${i}`, { servers: { s: { addr: "10.0.0.1:1" } } }]),
+  );
+  const result = checkConfig({ frontends: { web: { listen_addr: ":1", backend: "none" } }, backends });
+  expect(result).toMatchObject({
+    ok: false,
+    problems: [{ expected: 'one of "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", 12 more' }],
+  });
+});
+
+test("a backend that nothing uses is a warning", async () => {
+  expect(await linesOf(`${LEAST}[backends.spare.servers.s1]\naddr = "127.0.0.1:1"\n`)).toEqual([
+    "t.toml:6:11: warning: backends.spare: is not used by any frontend",
+  ]);
+});
+
+test.each(["", "servers = {}\n"])("a backend without servers is a warning (%j)", async (servers) => {
+  const text = LEAST.replace(/\[backends.*/s, `[backends.pool]\n${servers}`);
+  expect(await linesOf(text)).toEqual([
+    "t.toml:4:11: warning: backends.pool: has no servers: its frontends refuse every connection",
+  ]);
+});
+
+test("a pool whose weights are all zero is a warning", async () => {
+  expect(await linesOf(`${LEAST}weight = 0\n`)).toEqual([
+    "t.toml:4:16: warning: backends.pool.servers: every server has weight 0: its frontends refuse every connection",
+  ]);
+});
+
+test("two servers on one address are a warning", async () => {
+  expect(await linesOf(`${LEAST}[backends.pool.servers.s2]\naddr = "127.0.0.1:8081"\n`)).toEqual([
+    't.toml:7:8: warning: backends.pool.servers.s2.addr: is the address of server "s1" too (found "127.0.0.1:8081")',
+  ]);
+});
+
+test("a frontend that would connect to itself is refused", async () => {
+  expect(await linesOf(LEAST.replace(":8081", ":3000"))).toEqual([
+    't.toml:5:8: error: backends.pool.servers.s1.addr: is where frontend "web" itself listens: connections would go in a circle (found "127.0.0.1:3000")',
+  ]);
+});
+
+test("UDP in proxy mode is refused", async () => {
+  expect(await linesOf(LEAST.replace("[backends", 'protocol = "udp"\n[backends'))).toEqual([
+    't.toml:4:12: error: frontends.web.protocol: UDP is not available in proxy mode (found "udp", expected "tcp", or mode = "passthrough" or "dsr")',
+  ]);
+});
+
+test("statistics that other machines can read are a warning without a token", async () => {
+  const text = `${LEAST}[stats]\nport = 7000\nbind = "0.0.0.0"\n`;
+  expect(await linesOf(text)).toEqual([
+    't.toml:8:8: warning: stats.bind: other machines can read the statistics (found "0.0.0.0", expected a loopback address, or stats.token_file)',
+  ]);
+  expect(await linesOf(`${text}token_file = "/run/convey/token"\n`)).toEqual([]);
+});
+
+test("the keys of the old XDP experiment are accepted with a warning", async () => {
+  const text = `${LEAST}[frontends.web.xdp]\nbpf_program_path = "a.o"\nprogsec_name = "xdp"\nxsks_map_name = "m"\n`;
+  expect(await linesOf(text)).toEqual([
+    "t.toml:6:16: warning: frontends.web.xdp: is deprecated and has no effect: the built-in program is used",
+  ]);
+});
+
+test("in dsr mode a server on another port than its frontend is refused", async () => {
+  expect(await linesOf(`mode = "dsr"\n${LEAST}`)).toEqual([
+    't.toml:6:8: error: backends.pool.servers.s1.addr: has another port than frontend "web", and dsr mode leaves ports as they are (found "127.0.0.1:8081", expected port 3000)',
+  ]);
+  expect(await linesOf(`mode = "dsr"\n${LEAST.replace("8081", "3000")}`)).toEqual([]);
+});
+
+test("in passthrough mode ports may differ", async () => {
+  expect(await linesOf(`mode = "passthrough"\n${LEAST}`)).toEqual([]);
+});
+
+test.each(["passthrough", "dsr"])(
+  "in %s mode a server of the other address family is refused",
+  async (mode) => {
+    expect(await linesOf(`mode = "${mode}"\n${LEAST.replace("127.0.0.1:8081", "[::1]:3000")}`)).toEqual([
+      `t.toml:6:8: error: backends.pool.servers.s1.addr: is not of the address family of frontend "web" (found "[::1]:3000", expected an IPv4 address in ${mode} mode)`,
+    ]);
+  },
+);
+
+test("in proxy mode a server of the other address family is accepted", async () => {
+  expect(await linesOf(LEAST.replace("127.0.0.1:8081", "[::1]:3000"))).toEqual([]);
+});
+
+test("in the packet modes port 0 is refused", async () => {
+  expect(await linesOf(`mode = "passthrough"\n${LEAST.replace(":3000", ":0")}`)).toEqual([
+    't.toml:3:15: error: frontends.web.listen_addr: has port 0, which only proxy mode can let the kernel choose (found "127.0.0.1:0", expected a port from 1 to 65535)',
+  ]);
+});
+
+test("keys that only proxy mode reads are warnings in the packet modes", async () => {
+  const text = `mode = "passthrough"
+${LEAST}max_connections = 9
+[backends.pool]
+retries = 1
+connect_timeout_ms = 1
+idle_timeout_ms = 1
+max_duration_ms = 1
+[limits]
+max_connections = 5
+[proxy]
+workers = 2
+`;
+  expect(await linesOf(text)).toEqual([
+    "t.toml:7:1: warning: backends.pool.servers.s1.max_connections: has no effect in passthrough mode",
+    "t.toml:9:1: warning: backends.pool.retries: has no effect in passthrough mode",
+    "t.toml:10:1: warning: backends.pool.connect_timeout_ms: has no effect in passthrough mode",
+    "t.toml:11:1: warning: backends.pool.idle_timeout_ms: has no effect in passthrough mode",
+    "t.toml:12:1: warning: backends.pool.max_duration_ms: has no effect in passthrough mode",
+    "t.toml:14:1: warning: limits.max_connections: has no effect in passthrough mode",
+    "t.toml:16:1: warning: proxy.workers: has no effect in passthrough mode",
+  ]);
+});
+
+test("keys of the packet modes are no warning in proxy mode, since flags change the mode", async () => {
+  expect(await linesOf(`engine = "tc"\n${LEAST}[passthrough]\nworkers = 4\n[dsr]\nmethod = "l2"\n`)).toEqual(
+    [],
+  );
+});
