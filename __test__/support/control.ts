@@ -1,0 +1,153 @@
+/** Servers, configurations and requests that the control plane's tests share. */
+import { once } from "node:events";
+import { createServer, type IncomingMessage, request } from "node:http";
+import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
+import type { Config, ConfigInput } from "../../ts/index.ts";
+
+/** Something to undo at the end of a test. */
+export type Closable = { close: () => Promise<void> };
+
+export type TestServer = Closable & { addr: string; port: number; accepted: () => number };
+
+/** An HTTP server on loopback that answers every request with its name. */
+export async function httpServer(name: string, port = 0): Promise<TestServer> {
+  let accepted = 0;
+  const server = createServer((_, response) => response.end(name));
+  server.on("connection", () => {
+    accepted += 1;
+  });
+  return await started(server, port, () => accepted);
+}
+
+/** A TCP server that greets each connection with its name and echoes what comes. */
+export async function echoServer(name: string, port = 0): Promise<TestServer> {
+  let accepted = 0;
+  const server = createTcpServer({ allowHalfOpen: true }, (socket) => {
+    accepted += 1;
+    socket.on("error", () => undefined);
+    socket.write(`${name}\n`);
+    socket.pipe(socket);
+  });
+  return await started(server, port, () => accepted);
+}
+
+async function started(server: Server, port: number, accepted: () => number): Promise<TestServer> {
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+  });
+  server.listen(port, "127.0.0.1");
+  await once(server, "listening");
+  const bound = (server.address() as { port: number }).port;
+  const close = async (): Promise<void> => {
+    if (!server.listening) return;
+    server.close();
+    for (const socket of sockets) socket.destroy();
+    await once(server, "close");
+  };
+  return { addr: `127.0.0.1:${bound}`, port: bound, accepted, close };
+}
+
+/** A loopback port on which nothing listened a moment ago. */
+export async function closedPort(): Promise<number> {
+  const server = await echoServer("");
+  await server.close();
+  return server.port;
+}
+
+/** One frontend "web" on a free port, one backend "pool" with these servers, quick checks. */
+export function poolConfig(
+  servers: Record<string, { addr: string; weight?: number }>,
+  more: Partial<ConfigInput> & { pool?: Partial<Omit<Config["backends"][string], "servers">> } = {},
+): ConfigInput {
+  const { pool, ...rest } = more;
+  return {
+    frontends: { web: { listen_addr: "127.0.0.1:0", backend: "pool" } },
+    backends: {
+      pool: {
+        health_check_interval: 1,
+        health_check_fast_interval_ms: 50,
+        health_check_timeout_ms: 500,
+        ...pool,
+        servers,
+      },
+    },
+    proxy: { workers: 2 },
+    ...rest,
+  };
+}
+
+export type Answer = { status: number; headers: IncomingMessage["headers"]; body: string };
+
+/** One HTTP request on a connection of its own, with exactly these headers. */
+export async function ask(
+  address: { host: string; port: number },
+  path: string,
+  options: { method?: string; headers?: Record<string, string>; body?: string } = {},
+): Promise<Answer> {
+  const outgoing = request({
+    host: address.host,
+    port: address.port,
+    path,
+    method: options.method ?? "GET",
+    agent: false,
+    headers: options.headers ?? {},
+  });
+  outgoing.end(options.body);
+  const [incoming] = (await once(outgoing, "response")) as [IncomingMessage];
+  let body = "";
+  for await (const chunk of incoming.setEncoding("utf8")) body += chunk;
+  return { status: incoming.statusCode ?? 0, headers: incoming.headers, body };
+}
+
+/** A connection through the balancer, once the server's greeting has come. */
+export class Client {
+  readonly socket: Socket;
+  greeting = "";
+  #received = "";
+  ended = false;
+
+  private constructor(socket: Socket) {
+    this.socket = socket;
+    socket.setEncoding("utf8");
+    socket.on("data", (text: string) => {
+      this.#received += text;
+    });
+    socket.on("error", () => undefined);
+    socket.on("close", () => {
+      this.ended = true;
+    });
+  }
+
+  static async open(address: { host: string; port: number }): Promise<Client> {
+    const client = new Client(connect(address));
+    client.greeting = await client.read();
+    return client;
+  }
+
+  /** What has come, at least one line of it or the end. */
+  async read(): Promise<string> {
+    while (!this.#received.includes("\n") && !this.ended) {
+      await new Promise((done) => {
+        this.socket.once("data", done);
+        this.socket.once("close", done);
+      });
+    }
+    const end = this.#received.indexOf("\n") + 1;
+    const line = this.#received.slice(0, end);
+    this.#received = this.#received.slice(end);
+    return line.trim();
+  }
+
+  async echo(text: string): Promise<string> {
+    this.socket.write(`${text}\n`);
+    return await this.read();
+  }
+
+  close(): void {
+    this.socket.destroy();
+  }
+}
+
+export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
