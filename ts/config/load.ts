@@ -79,7 +79,7 @@ async function judgeText(
     return { ok: false, problems: [{ ...whole(file, message), expected }], text };
   }
   const { config, findings } = judge(input, overrides);
-  const problems = findings.length === 0 ? [] : await placed(findings, text, file, input, overrides);
+  const problems = findings.length === 0 ? [] : placed(findings, text, file, input, overrides);
   if (config === undefined) return { ok: false, problems, text };
   const hash = createHash("sha256").update(bytes).digest("hex");
   return {
@@ -91,14 +91,14 @@ async function judgeText(
   };
 }
 
-async function placed(
+function placed(
   findings: ReturnType<typeof judge>["findings"],
   text: string,
   file: string | undefined,
   input: unknown,
   overrides: Overrides,
-): Promise<Problem[]> {
-  const locate = await locator(text);
+): Problem[] {
+  const locate = locator(text, findings);
   const problems = findings.map((finding): Problem => {
     const origin = originOf(finding, overrides, input);
     if (origin !== undefined) return problemOf(finding, origin);

@@ -62,18 +62,31 @@ export function typeOf(schema: Schema): string {
   return inner instanceof z.ZodString ? "string" : "table";
 }
 
+interface Table {
+  path: string[];
+  schema: z.ZodObject;
+}
+
+let known: readonly Table[] | undefined;
+
 /** The paths of every table of known keys, names of frontends, backends and servers as `<name>`. */
-export function tables(): { path: string[]; schema: z.ZodObject }[] {
-  const found: { path: string[]; schema: z.ZodObject }[] = [];
-  const visit = (path: string[], schema: Schema): void => {
-    const inner = core(schema);
-    if (inner instanceof z.ZodObject) {
-      found.push({ path, schema: inner });
-      for (const [key, child] of Object.entries(inner.shape)) visit([...path, key], child as Schema);
-    } else if (inner instanceof z.ZodRecord) {
-      visit([...path, "<name>"], inner.valueType as Schema);
+export function tables(): readonly Table[] {
+  if (known === undefined) {
+    const found: Table[] = [];
+    collectTables([], configSchema, found);
+    known = found;
+  }
+  return known;
+}
+
+function collectTables(path: string[], schema: Schema, found: Table[]): void {
+  const inner = core(schema);
+  if (inner instanceof z.ZodObject) {
+    found.push({ path, schema: inner });
+    for (const [key, child] of Object.entries(inner.shape)) {
+      collectTables([...path, key], child as Schema, found);
     }
-  };
-  visit([], configSchema);
-  return found;
+  } else if (inner instanceof z.ZodRecord) {
+    collectTables([...path, "<name>"], inner.valueType as Schema, found);
+  }
 }

@@ -96,7 +96,7 @@ test("sound TOML of random shape is never more than problems", async () => {
     const names = [...new Set(Array.from({ length: next(5) }, () => keys[next(keys.length)] as string))];
     return `{ ${names.map((key) => `${JSON.stringify(key)} = ${value(depth - 1)}`).join(", ")} }`;
   };
-  for (let round = 0; round < 2000; round++) {
+  for (let round = 0; round < 700; round++) {
     const names = [...new Set(Array.from({ length: 1 + next(6) }, () => keys[next(keys.length)] as string))];
     await expectVerdict(names.map((key) => `${JSON.stringify(key)} = ${value(4)}\n`).join(""));
   }
