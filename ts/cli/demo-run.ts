@@ -8,6 +8,7 @@ import type { DemoOptions } from "./demo.ts";
 import { DemoLines } from "./demo-lines.ts";
 import { DemoServer } from "./demo-servers.ts";
 import { EXIT } from "./exit-codes.ts";
+import { openOutput } from "./output.ts";
 import { untilSignal } from "./signals.ts";
 
 const NAMES = ["one", "two", "three"] as const;
@@ -16,6 +17,7 @@ const CHAOS_FOR_MS = 5_000;
 
 /** Runs until Ctrl-C or SIGTERM; returns the exit code. */
 export async function runDemo(options: DemoOptions): Promise<number> {
+  const signal = untilSignal();
   const servers = await Promise.all(NAMES.map((name) => DemoServer.start(name)));
   const port = await freePort(options.port);
   const statsPort = await freePort(options.statsPort, port);
@@ -40,7 +42,6 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   );
   const http = balancer.statsAddress;
 
-  const signal = untilSignal();
   const { port: listening } = balancer.address("web");
   const stop = new AbortController();
   const keys = readKeys(servers, options, () => process.kill(process.pid, "SIGINT"));
@@ -68,11 +69,14 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   await balancer.close({ drainMs: 500 });
   await Promise.all(servers.map((server) => server.switchOff()));
   say("all stopped\n");
+  await output.flush(500);
   return EXIT.ok;
 }
 
+const output = openOutput(1);
+
 function say(text: string): void {
-  process.stdout.write(text);
+  output.write(text);
 }
 
 function greeting(servers: readonly DemoServer[], url: string, http: string, keys: boolean): string {

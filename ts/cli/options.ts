@@ -26,10 +26,7 @@ export function addConfigOptions(command: Command): Command {
   return command
     .addOption(new Option("-c, --config <file>", "configuration file").default("./config.toml"))
     .addOption(
-      new Option(
-        "--mode <mode>",
-        `how traffic is forwarded: ${MODES.join(", ")} (proxy unless the file says otherwise)`,
-      )
+      new Option("--mode <mode>", "how traffic is forwarded; proxy unless the file says otherwise")
         .choices([...MODES])
         .argParser((value, previous: Mode[] | undefined) => [...(previous ?? []), oneOf(MODES, value)]),
     )

@@ -66,6 +66,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     }
     const { failureText } = await import("./failure.ts");
     process.stderr.write(failureText(error));
-    process.exitCode = EXIT.failure;
+    // Not exitCode: what the command had started must not keep the process.
+    process.exit(EXIT.failure);
   }
 }

@@ -16,15 +16,16 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
   const loaded = await loadOrExplain(file, overrides, { warnings: false });
   if (loaded === undefined) return EXIT.failure;
   const log = openLog(loaded.config.log.level);
-  let balancer: Balancer;
+  let balancer: Balancer | undefined;
   try {
     balancer = await Balancer.start({ configFile: file, overrides }, { logger: log.logger, keepAlive: true });
+    tellReady(balancer, log);
   } catch (error) {
+    await balancer?.close();
     await log.flush(FLUSH_MS);
     process.stderr.write(failureText(error));
     return EXIT.failure;
   }
-  tellReady(balancer, log);
   const lost = followEvents(balancer, log);
   signals.onReload = () => {
     log.logger.info({ signal: "SIGHUP" }, "SIGHUP: reading the configuration again");
