@@ -82,8 +82,8 @@ impl Dataplane {
 
     /// Takes no new connections from now on; open ones go on.
     #[napi(catch_unwind)]
-    pub fn stop_accepting(&self) {
-        self.runtime.stop_accepting();
+    pub fn stop_accepting(&self) -> Result<()> {
+        self.runtime.stop_accepting().map_err(|e| from_runtime(&e))
     }
 
     /// Cuts what is still open and joins every thread. Idempotent.

@@ -1,7 +1,7 @@
 //! One reading of all counters.
 
 use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
-use convey_runtime::Runtime;
+use convey_runtime::{PacketStats, Runtime};
 use napi_derive::napi;
 
 /// Connections and bytes; tx is client→server, rx is server→client.
@@ -47,6 +47,28 @@ pub struct NativeBackendStats {
     pub servers: Vec<NativeServerStats>,
 }
 
+/// Packets by verdict, and the flow table; a super-frame counts once.
+#[napi(object)]
+pub struct NativePacketStats {
+    /// The engine at work, as in the configuration.
+    pub engine: String,
+    /// How the kernel is kept from answering: "tcx", "nft", or "" for not at all.
+    pub guard: String,
+    /// Why the kernel program was refused where nft stands in for it, or "".
+    pub guard_refused: String,
+    /// Flows held now.
+    pub flows: f64,
+    /// Flows that can be held.
+    pub flow_capacity: f64,
+    pub forwarded: f64,
+    /// Answers of our own by kind; kinds that never occurred are left out, here and below.
+    pub replied: Vec<NativeReason>,
+    /// Left to the kernel, by reason.
+    pub passed: Vec<NativeReason>,
+    /// Dropped or lost, by reason.
+    pub dropped: Vec<NativeReason>,
+}
+
 /// All counters at one moment.
 #[napi(object)]
 pub struct NativeStats {
@@ -58,12 +80,15 @@ pub struct NativeStats {
     pub reasons: Vec<NativeReason>,
     pub frontends: Vec<NativeFrontendStats>,
     pub backends: Vec<NativeBackendStats>,
+    /// Only in the packet modes.
+    pub packet: Option<NativePacketStats>,
 }
 
 pub fn read(runtime: &Runtime) -> NativeStats {
     let snapshot: &Snapshot = &runtime.snapshot();
     let addresses = runtime.addresses();
     NativeStats {
+        packet: runtime.packet_stats().map(packet),
         version: snapshot.version as f64,
         counters: counters(&snapshot.totals),
         reasons: reasons(&snapshot.reasons),
@@ -104,6 +129,20 @@ pub fn read(runtime: &Runtime) -> NativeStats {
     }
 }
 
+fn packet(stats: PacketStats) -> NativePacketStats {
+    NativePacketStats {
+        engine: stats.engine.to_owned(),
+        guard: stats.guard.unwrap_or_default().to_owned(),
+        guard_refused: stats.guard_refused.unwrap_or_default(),
+        flows: stats.packets.flows as f64,
+        flow_capacity: stats.flow_capacity as f64,
+        forwarded: stats.packets.forwarded as f64,
+        replied: occurred(stats.packets.replied),
+        passed: occurred(stats.packets.passed),
+        dropped: occurred(stats.packets.dropped),
+    }
+}
+
 fn counters(c: &ConnCounters) -> NativeCounters {
     NativeCounters {
         total_connections: c.total() as f64,
@@ -114,10 +153,13 @@ fn counters(c: &ConnCounters) -> NativeCounters {
 }
 
 fn reasons(counters: &ReasonCounters) -> Vec<NativeReason> {
-    Reason::ALL
-        .iter()
-        .map(|&reason| (reason, counters.get(reason)))
+    occurred(Reason::ALL.iter().map(|&reason| (reason.name(), counters.get(reason))))
+}
+
+fn occurred(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<NativeReason> {
+    counts
+        .into_iter()
         .filter(|&(_, count)| count > 0)
-        .map(|(reason, count)| NativeReason { reason: reason.name().to_owned(), count: count as f64 })
+        .map(|(reason, count)| NativeReason { reason: reason.to_owned(), count: count as f64 })
         .collect()
 }

@@ -4,12 +4,19 @@
 //! serialised; after `close` every call answers [`RuntimeError::Closed`].
 #![forbid(unsafe_code)]
 
+mod packet;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use convey_afpacket::AfPacketError;
 use convey_core::{EventSink, Mode, Snapshot, SnapshotSpec, SpecError};
 use convey_engine::PacketOptions;
 use convey_proxy::{Proxy, ProxyError};
+use convey_xdp::XdpError;
+
+use crate::packet::PacketPath;
+pub use crate::packet::PacketStats;
 
 /// Why the runtime could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -20,11 +27,17 @@ pub enum RuntimeError {
     /// The proxy engine failed.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// The packet engine failed.
+    #[error(transparent)]
+    AfPacket(#[from] AfPacketError),
+    /// The kernel could not be kept from answering what is forwarded.
+    #[error(transparent)]
+    Guard(#[from] XdpError),
     /// No engine serves this mode here.
-    #[error("{mode:?} mode is not available: {why}")]
+    #[error("engine \"{engine}\" is not available: {why}")]
     Unsupported {
-        /// The mode asked for.
-        mode: Mode,
+        /// The engine asked for, as in the configuration.
+        engine: &'static str,
         /// The cause.
         why: String,
     },
@@ -62,6 +75,9 @@ impl RuntimeError {
             }
             Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
             Self::Proxy(ProxyError::Worker { .. }) => ErrorKind::Internal,
+            Self::AfPacket(AfPacketError::Permission(_)) => ErrorKind::Permission,
+            Self::AfPacket(AfPacketError::NoInterface { .. }) => ErrorKind::Bind,
+            Self::AfPacket(_) | Self::Guard(_) => ErrorKind::Internal,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Closed => ErrorKind::Closed,
         }
@@ -82,6 +98,19 @@ pub enum EngineChoice {
     AfXdp,
     /// AF_PACKET sockets, decided in user space.
     AfPacket,
+}
+
+impl EngineChoice {
+    fn available(self) -> Result<(), RuntimeError> {
+        let engine = match self {
+            Self::Auto | Self::AfPacket => return Ok(()),
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::AfXdp => "af_xdp",
+        };
+        let why = "this version forwards packets with engine = \"af_packet\" (or \"auto\") only".to_owned();
+        Err(RuntimeError::Unsupported { engine, why })
+    }
 }
 
 /// Everything a balancer is told.
@@ -115,8 +144,14 @@ pub struct ServerUpdate {
 /// A running balancer. Dropping it closes it.
 #[derive(Debug)]
 pub struct Runtime {
-    proxy: Proxy,
+    engine: Engine,
     state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Proxy(Proxy),
+    Packet(Box<PacketPath>),
 }
 
 #[derive(Debug)]
@@ -131,15 +166,16 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`]; nothing is left running.
     pub fn start(spec: RuntimeSpec, events: EventSink) -> Result<Self, RuntimeError> {
-        let mode = spec.snapshot.mode;
-        if mode != Mode::Proxy {
-            let why = "this version forwards in proxy mode only".to_owned();
-            return Err(RuntimeError::Unsupported { mode, why });
-        }
         let workers = spec.workers.max(1);
         let snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
-        let proxy = Proxy::start(snapshot.clone(), workers, events)?;
-        Ok(Self { proxy, state: Mutex::new(State { snapshot, closed: false }) })
+        let engine = match snapshot.mode {
+            Mode::Proxy => Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?),
+            Mode::Passthrough | Mode::Dsr => {
+                spec.engine.available()?;
+                Engine::Packet(Box::new(PacketPath::start(snapshot.clone(), spec.packet, events)?))
+            }
+        };
+        Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })
     }
 
     /// Replaces the whole configuration; on an error the old one serves on. Returns the new version.
@@ -148,7 +184,7 @@ impl Runtime {
     /// [`RuntimeError`] names the offending field or address.
     pub fn install(&self, spec: RuntimeSpec) -> Result<u64, RuntimeError> {
         let mut state = self.open_state()?;
-        self.publish(&mut state, spec.snapshot)
+        self.publish(&mut state, spec.snapshot, Some(&spec.packet))
     }
 
     /// Changes health, drain state and weight of servers. Names that are not there (any more) are passed over.
@@ -171,12 +207,20 @@ impl Runtime {
                 server.weight = update.weight;
             }
         }
-        self.publish(&mut state, spec)
+        self.publish(&mut state, spec, None)
     }
 
-    fn publish(&self, state: &mut State, spec: SnapshotSpec) -> Result<u64, RuntimeError> {
+    fn publish(
+        &self,
+        state: &mut State,
+        spec: SnapshotSpec,
+        settings: Option<&PacketOptions>,
+    ) -> Result<u64, RuntimeError> {
         let next = Arc::new(state.snapshot.next(spec)?);
-        self.proxy.install(next.clone())?;
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.install(next.clone())?,
+            Engine::Packet(packet) => packet.install(next.clone(), settings)?,
+        }
         state.snapshot = next;
         Ok(state.snapshot.version)
     }
@@ -188,18 +232,39 @@ impl Runtime {
 
     /// Where each frontend listens, by name.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        self.proxy.addresses()
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.addresses(),
+            Engine::Packet(packet) => packet.addresses(),
+        }
+    }
+
+    /// What the packet engine did so far; `None` in proxy mode.
+    pub fn packet_stats(&self) -> Option<PacketStats> {
+        match &self.engine {
+            Engine::Proxy(_) => None,
+            Engine::Packet(packet) => Some(packet.stats()),
+        }
     }
 
     /// Takes no new connections from now on; open ones go on.
-    pub fn stop_accepting(&self) {
-        self.proxy.stop_accepting();
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the packet engine cannot be told; it goes on as before.
+    pub fn stop_accepting(&self) -> Result<(), RuntimeError> {
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.stop_accepting(),
+            Engine::Packet(packet) => packet.stop_accepting()?,
+        }
+        Ok(())
     }
 
     /// Cuts what is still open, joins every thread. Idempotent.
     pub fn close(&self) {
         self.lock().closed = true;
-        self.proxy.close();
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.close(),
+            Engine::Packet(packet) => packet.close(),
+        }
     }
 
     fn open_state(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {
