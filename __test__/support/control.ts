@@ -1,4 +1,5 @@
 /** Servers, configurations and requests that the control plane's tests share. */
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
@@ -106,6 +107,7 @@ export class Client {
   readonly socket: Socket;
   greeting = "";
   #received = "";
+  #wake: () => void = () => undefined;
   ended = false;
 
   private constructor(socket: Socket) {
@@ -113,10 +115,12 @@ export class Client {
     socket.setEncoding("utf8");
     socket.on("data", (text: string) => {
       this.#received += text;
+      this.#wake();
     });
     socket.on("error", () => undefined);
     socket.on("close", () => {
       this.ended = true;
+      this.#wake();
     });
   }
 
@@ -129,9 +133,8 @@ export class Client {
   /** What has come, at least one line of it or the end. */
   async read(): Promise<string> {
     while (!this.#received.includes("\n") && !this.ended) {
-      await new Promise((done) => {
-        this.socket.once("data", done);
-        this.socket.once("close", done);
+      await new Promise<void>((done) => {
+        this.#wake = done;
       });
     }
     const end = this.#received.indexOf("\n") + 1;
@@ -151,3 +154,30 @@ export class Client {
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+
+/** A listener whose accept queue is full: further connects are never answered. */
+export async function blackHole(): Promise<Closable & { addr: string }> {
+  const child = spawn(
+    process.execPath,
+    [
+      "-e",
+      `const server = require("node:net").createServer().listen({ port: 0, host: "127.0.0.1", backlog: 1 }, () => {
+         process.stdout.write(server.address().port + "\\n", () => process.kill(process.pid, "SIGSTOP"));
+       });`,
+    ],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  const [line] = await once(child.stdout, "data");
+  const port = Number(String(line));
+  await pause(100);
+  const fillers = Array.from({ length: 4 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
+  await pause(100);
+  return {
+    addr: `127.0.0.1:${port}`,
+    close: async () => {
+      for (const filler of fillers) filler.destroy();
+      child.kill("SIGKILL");
+      if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+    },
+  };
+}

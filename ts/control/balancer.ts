@@ -85,17 +85,21 @@ export class Balancer implements AsyncDisposable {
     config: Config,
     source: ConfigFileSource | undefined,
     log: Logger,
+    keepAlive: boolean,
     start: (records: ServerRecords, onEvent: (event: NativeEvent) => void) => Dataplane,
   ) {
     this.#config = config;
     this.#source = source;
     this.#log = log;
     this.#records = carryOver(config, new Map());
-    this.#health = new HealthMonitor({
-      onTransition: (key, up, cause) => this.#onTransition(key, up, cause),
-      onSuspended: (cause) =>
-        this.#onEngine("health-check-suspended", `health checks cannot be made: ${cause}`),
-    });
+    this.#health = new HealthMonitor(
+      {
+        onTransition: (key, up, cause) => this.#onTransition(key, up, cause),
+        onSuspended: (cause) =>
+          this.#onEngine("health-check-suspended", `health checks cannot be made: ${cause}`),
+      },
+      { keepAlive },
+    );
     this.#reloader = new Reloader(
       (next) => this.#apply(next),
       (status, warnings) => this.#onReload(status, warnings),
@@ -122,7 +126,8 @@ export class Balancer implements AsyncDisposable {
     logWarnings(log, loaded.warnings);
     const settings = config.stats && (await adminSettings(config.stats, process.env));
     const { start } = await loadDataplane();
-    const balancer = new Balancer(config, fromFile, log, (records, onEvent) =>
+    const keepAlive = options.keepAlive === true;
+    const balancer = new Balancer(config, fromFile, log, keepAlive, (records, onEvent) =>
       start(lower(config, toStates(records)), onEvent),
     );
     live.add(balancer);
@@ -138,7 +143,7 @@ export class Balancer implements AsyncDisposable {
       await balancer.close();
       throw error;
     }
-    if (options.keepAlive === true) balancer.#keepAlive = setInterval(() => undefined, 2 ** 30);
+    if (keepAlive) balancer.#keepAlive = setInterval(() => undefined, 2 ** 30);
     balancer.#health.setTargets(checkTargets(config));
     return balancer;
   }

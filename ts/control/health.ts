@@ -46,6 +46,8 @@ const JITTER = 0.1;
 const STALL_MS = 50;
 /** Verdicts discarded in a row before a timeout counts even on a loop that is always late. */
 const MAX_DISCARDED = 3;
+/** How often a monitor that is to keep no process alive looks whether it is what does. */
+const IDLE_LOOK_MS = 500;
 
 type Check = {
   target: CheckTarget;
@@ -79,11 +81,20 @@ export class HealthMonitor {
   #wakeAt = Number.POSITIVE_INFINITY;
   #lastTick = Number.NEGATIVE_INFINITY;
   #suspended = false;
+  #idleLook: NodeJS.Timeout | undefined;
 
-  constructor(listener: HealthListener, options: { probe?: ProbeFunction; maxInFlight?: number } = {}) {
+  /** `keepAlive`: a check under way may keep the process alive until it ends. */
+  constructor(
+    listener: HealthListener,
+    options: { probe?: ProbeFunction; maxInFlight?: number; keepAlive?: boolean } = {},
+  ) {
     this.#listener = listener;
     this.#probe = options.probe ?? probeTcp;
     this.#maxInFlight = options.maxInFlight ?? MAX_IN_FLIGHT;
+    if (options.keepAlive !== true) {
+      this.#idleLook = setInterval(() => this.#letProcessEnd(), IDLE_LOOK_MS);
+      this.#idleLook.unref();
+    }
   }
 
   /**
@@ -145,6 +156,7 @@ export class HealthMonitor {
   /** Ends every check; nothing is reported afterwards. */
   close(): void {
     clearTimeout(this.#timer);
+    clearInterval(this.#idleLook);
     this.#waiting.length = 0;
     for (const check of this.#checks.values()) this.#forget(check);
   }
@@ -271,6 +283,24 @@ export class HealthMonitor {
     this.#listener.onTransition(key, result.ok, describe(result, needed));
   }
 
+  /**
+   * A socket can be unreferenced, a connect under way cannot. Where nothing else keeps the loop alive the
+   * program has ended but for us: connects are given up, and where that was wrong they come again.
+   */
+  #letProcessEnd(): void {
+    if (this.#inFlight === 0 || !onlyConnectsKeepAlive()) return;
+    const now = performance.now();
+    for (const check of this.#checks.values()) {
+      const flying = check.cancel !== undefined && now - check.startedAt > IDLE_LOOK_MS / 2;
+      if (!flying || check.discarded >= MAX_DISCARDED) continue;
+      check.discarded += 1;
+      check.cancel?.();
+      this.#end(check);
+      this.#plan(check, now);
+    }
+    this.#arm();
+  }
+
   #plan(check: Check, now: number): void {
     const { intervalMs, fastIntervalMs } = check.target.settings;
     const base = inTransition(check.health) ? Math.min(fastIntervalMs, intervalMs) : intervalMs;
@@ -280,6 +310,12 @@ export class HealthMonitor {
     this.#schedule.set(check, now + base * spread);
   }
 }
+
+// The standard streams are listed whenever they were used, though they keep nothing alive.
+const IDLE_RESOURCES = new Set(["ConnectWrap", "PipeWrap", "TTYWrap"]);
+
+const onlyConnectsKeepAlive = (): boolean =>
+  process.getActiveResourcesInfo().every((resource) => IDLE_RESOURCES.has(resource));
 
 function newCheck(target: CheckTarget): Check {
   return {

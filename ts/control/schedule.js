@@ -6,71 +6,65 @@
 export const UNSCHEDULED = -1;
 /** See the module's head. All operations take at most log2(n) steps. */
 export class Schedule {
-    #heap = [];
-    /** What is due first, if anything is. */
-    get first() {
-        return this.#heap[0];
+  #heap = [];
+  /** What is due first, if anything is. */
+  get first() {
+    return this.#heap[0];
+  }
+  get size() {
+    return this.#heap.length;
+  }
+  /** Makes `item` due at `due`, whether or not it was scheduled before. */
+  set(item, due) {
+    if (item.position === UNSCHEDULED) {
+      item.due = due;
+      item.position = this.#heap.length;
+      this.#heap.push(item);
+      this.#up(item);
+      return;
     }
-    get size() {
-        return this.#heap.length;
+    const earlier = due < item.due;
+    item.due = due;
+    if (earlier) this.#up(item);
+    else this.#down(item);
+  }
+  /** Takes `item` out; nothing happens when it is not in. */
+  remove(item) {
+    const { position } = item;
+    if (position === UNSCHEDULED) return;
+    item.position = UNSCHEDULED;
+    const last = this.#heap.pop();
+    if (last === undefined || last === item) return;
+    this.#place(last, position);
+    this.#up(last);
+    this.#down(last);
+  }
+  #place(item, position) {
+    this.#heap[position] = item;
+    item.position = position;
+  }
+  #up(item) {
+    let at = item.position;
+    while (at > 0) {
+      const parentAt = (at - 1) >> 1;
+      const parent = this.#heap[parentAt];
+      if (parent === undefined || parent.due <= item.due) break;
+      this.#place(parent, at);
+      at = parentAt;
     }
-    /** Makes `item` due at `due`, whether or not it was scheduled before. */
-    set(item, due) {
-        if (item.position === UNSCHEDULED) {
-            item.due = due;
-            item.position = this.#heap.length;
-            this.#heap.push(item);
-            this.#up(item);
-            return;
-        }
-        const earlier = due < item.due;
-        item.due = due;
-        if (earlier)
-            this.#up(item);
-        else
-            this.#down(item);
+    this.#place(item, at);
+  }
+  #down(item) {
+    let at = item.position;
+    for (;;) {
+      const left = this.#heap[2 * at + 1];
+      const right = this.#heap[2 * at + 2];
+      const child = right !== undefined && left !== undefined && right.due < left.due ? right : left;
+      if (child === undefined || child.due >= item.due) break;
+      const childAt = child.position;
+      this.#place(child, at);
+      at = childAt;
     }
-    /** Takes `item` out; nothing happens when it is not in. */
-    remove(item) {
-        const { position } = item;
-        if (position === UNSCHEDULED)
-            return;
-        item.position = UNSCHEDULED;
-        const last = this.#heap.pop();
-        if (last === undefined || last === item)
-            return;
-        this.#place(last, position);
-        this.#up(last);
-        this.#down(last);
-    }
-    #place(item, position) {
-        this.#heap[position] = item;
-        item.position = position;
-    }
-    #up(item) {
-        let at = item.position;
-        while (at > 0) {
-            const parentAt = (at - 1) >> 1;
-            const parent = this.#heap[parentAt];
-            if (parent === undefined || parent.due <= item.due)
-                break;
-            this.#place(parent, at);
-            at = parentAt;
-        }
-        this.#place(item, at);
-    }
-    #down(item) {
-        let at = item.position;
-        for (;;) {
-            const left = this.#heap[2 * at + 1];
-            const right = this.#heap[2 * at + 2];
-            const child = right !== undefined && left !== undefined && right.due < left.due ? right : left;
-            if (child === undefined || child.due >= item.due)
-                break;
-            const childAt = child.position;
-            this.#place(child, at);
-            at = childAt;
-        }
-        this.#place(item, at);
-    }
+    this.#place(item, at);
+  }
 }
