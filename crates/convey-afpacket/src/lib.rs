@@ -29,3 +29,8 @@ pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
 pub use interfaces::Interfaces;
 pub use scope::Scope;
 pub use stats::{EngineStats, Loss};
+
+/// The sockets by themselves, for tools that put frames on a link.
+pub mod raw {
+    pub use crate::sys::{Outgoing, PacketSocket, VNET_HEADER_BYTES};
+}

@@ -1,0 +1,49 @@
+/** What clients do in the packet labs, with real programs. */
+import { expect } from "vitest";
+import { finish, succeed } from "../../support/processes.ts";
+import type { PacketLab, Place } from "./lab.ts";
+import { ECHO, HTTP, type Services, SINK } from "./servers.ts";
+
+const url = (vip: string, path: string) => `http://${vip.includes(":") ? `[${vip}]` : vip}:${HTTP}${path}`;
+const socat = (vip: string, protocol: "TCP" | "UDP", port: number) =>
+  vip.includes(":") ? `${protocol}6:[${vip}]:${port}` : `${protocol}4:${vip}:${port}`;
+
+/** Which server answers, over `times` new connections; fails when one of them fails. */
+export async function names(lab: PacketLab, vip: string, times: number): Promise<Record<string, number>> {
+  const line = `for i in $(seq ${times}); do curl -gsS --max-time 5 ${url(vip, "/name")}; echo; done`;
+  const counts: Record<string, number> = {};
+  for (const name of (await lab.sh("client", line)).trim().split("\n"))
+    counts[name] = (counts[name] ?? 0) + 1;
+  return counts;
+}
+
+/** One request; whether it was answered in time. */
+export async function answers(lab: PacketLab, vip: string, seconds = 1): Promise<boolean> {
+  const done = await finish(
+    lab.at("client", "curl", "-gsS", "--max-time", String(seconds), url(vip, "/name")),
+  );
+  return done.code === 0;
+}
+
+/** 50 MiB to the client over HTTP and 50 MiB to a server over a half-closed connection, compared by SHA-256. */
+export async function fiftyMebibytesEachWay(lab: PacketLab, services: Services, vip: string): Promise<void> {
+  const expected = (await succeed(["sha256sum", services.blob])).split(" ")[0];
+  const get = `curl -gsS --max-time 60 ${url(vip, "/blob")} | sha256sum`;
+  expect((await lab.sh("client", get)).split(" ")[0], "from the server").toBe(expected);
+  const put = `timeout 60 socat -t60 - ${socat(vip, "TCP", SINK)} < ${services.blob}`;
+  expect((await lab.sh("client", put)).split(" ")[0], "to the server").toBe(expected);
+}
+
+/** Sends a datagram and returns what comes back; empty when nothing does within a second. */
+export async function echo(lab: PacketLab, vip: string, text: string): Promise<string> {
+  return lab.sh("client", `printf %s '${text}' | timeout 3 socat -t1 - ${socat(vip, "UDP", ECHO)}`);
+}
+
+/** One ICMP echo request; whether it was answered within half a second. */
+export async function pings(lab: PacketLab, from: Place, address: string): Promise<boolean> {
+  // Type, code, checksum (ICMPv6: the kernel's), identifier 1, sequence 1.
+  const line = address.includes(":")
+    ? `printf '\\200\\000\\000\\000\\000\\001\\000\\001' | socat -t0.5 - IP6-SENDTO:[${address}]:58`
+    : `printf '\\010\\000\\367\\375\\000\\001\\000\\001' | socat -t0.5 - IP4-SENDTO:${address}:1`;
+  return Number(await lab.sh(from, `${line} | wc -c`)) > 0;
+}
