@@ -1,0 +1,82 @@
+/** What `npm run bench` can be told. */
+import { parseArgs } from "node:util";
+
+export type Profile = "one" | "two";
+export type Work = "memory" | "bulk" | "keepalive" | "half" | "connect";
+
+export const WORKS: readonly Work[] = ["memory", "bulk", "keepalive", "half", "connect"];
+
+export interface Options {
+  profiles: readonly Profile[];
+  works: readonly Work[];
+  /** Names of peers, or undefined for all. */
+  peers: readonly string[] | undefined;
+  rounds: number;
+  seconds: number;
+  warmupSeconds: number;
+  idlePairs: number;
+  offloads: readonly boolean[];
+  out: string;
+}
+
+export const HELP = `npm run bench -- [options]
+  --quick           2 s a run, 2 rounds, one core only (a look, not a claim)
+  --profile one|two|both
+                    one: the balancer alone on core 1, all else on core 0; two: two threads, nothing pinned
+  --only a,b        of ${WORKS.join(", ")}
+  --peers a,b       of convey, haproxy, haproxy-splice, nginx, nginx-256k, direct and those of CONVEY_BENCH_PEERS
+  --rounds n        each visits every peer twice, there and back (7)
+  --seconds n       a run (10)
+  --offloads on|off|both
+                    segmentation offload on the veth links (on)
+  --out file        the figures as JSON (target/bench/proxy.json; the table goes beside it as .md)
+  CONVEY_BENCH_PEERS="name=command,…" adds peers; {listen}, {server}, {threads} are replaced`;
+
+/** Parses the arguments; undefined when help was asked for. */
+export function parseOptions(argv: string[]): Options | undefined {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      quick: { type: "boolean", default: false },
+      profile: { type: "string" },
+      only: { type: "string" },
+      peers: { type: "string" },
+      rounds: { type: "string" },
+      seconds: { type: "string" },
+      offloads: { type: "string", default: "on" },
+      out: { type: "string", default: "target/bench/proxy.json" },
+      help: { type: "boolean", short: "h", default: false },
+    },
+  });
+  if (values.help) return undefined;
+  const profile = oneOf("profile", values.profile ?? (values.quick ? "one" : "both"), ["one", "two", "both"]);
+  const offloads = oneOf("offloads", values.offloads, ["on", "off", "both"]);
+  const works = list(values.only) ?? WORKS;
+  for (const work of works) oneOf("only", work, WORKS);
+  return {
+    profiles: profile === "both" ? ["one", "two"] : [profile as Profile],
+    works: works as Work[],
+    peers: list(values.peers),
+    rounds: number("rounds", values.rounds, values.quick ? 2 : 7),
+    seconds: number("seconds", values.seconds, values.quick ? 2 : 10),
+    warmupSeconds: values.quick ? 0.5 : 1,
+    idlePairs: 5000,
+    offloads: offloads === "both" ? [true, false] : [offloads === "on"],
+    out: values.out,
+  };
+}
+
+function list(text: string | undefined): string[] | undefined {
+  return text?.split(",").map((part) => part.trim());
+}
+
+function oneOf(key: string, value: string, allowed: readonly string[]): string {
+  if (!allowed.includes(value)) throw new Error(`--${key} cannot be "${value}"; use ${allowed.join(", ")}`);
+  return value;
+}
+
+function number(key: string, text: string | undefined, otherwise: number): number {
+  const value = text === undefined ? otherwise : Number(text);
+  if (!(value > 0)) throw new Error(`--${key} cannot be "${text}"; use a number above 0`);
+  return value;
+}

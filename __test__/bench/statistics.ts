@@ -1,0 +1,80 @@
+/** Paired ratios: what two peers did in the same round, compared; and what a peer did against itself. */
+import type { Figure, Visit } from "./visit.ts";
+
+/** Visits of one round, in the order they were made: there and back. */
+export type Round = readonly Visit[];
+
+export interface Spread {
+  median: number;
+  min: number;
+  max: number;
+  /** How many rounds went in. */
+  n: number;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const upper = sorted[sorted.length >> 1] ?? Number.NaN;
+  if (sorted.length % 2 === 1) return upper;
+  return (upper + (sorted[(sorted.length >> 1) - 1] ?? Number.NaN)) / 2;
+}
+
+export function spread(values: readonly number[]): Spread | undefined {
+  if (values.length === 0) return undefined;
+  return { median: median(values), min: Math.min(...values), max: Math.max(...values), n: values.length };
+}
+
+function figuresOf(round: Round, peer: string, figure: Figure): number[] {
+  return round.filter((v) => v.peer === peer).flatMap((v) => v.figures[figure] ?? []);
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** The figure of one peer over all rounds. */
+export function absolute(rounds: readonly Round[], peer: string, figure: Figure): Spread | undefined {
+  return spread(
+    rounds.flatMap((round) => {
+      const values = figuresOf(round, peer, figure);
+      return values.length > 0 ? [mean(values)] : [];
+    }),
+  );
+}
+
+/** `peer` ÷ `other`, a ratio a round. Rounds in which either has no figure are left out. */
+export function paired(
+  rounds: readonly Round[],
+  peer: string,
+  other: string,
+  figure: Figure,
+): Spread | undefined {
+  return spread(
+    rounds.flatMap((round) => {
+      const ours = figuresOf(round, peer, figure);
+      const theirs = figuresOf(round, other, figure);
+      return ours.length > 0 && theirs.length > 0 ? [mean(ours) / mean(theirs)] : [];
+    }),
+  );
+}
+
+/** The A/A control: the way out ÷ the way back of the same peer, over every peer and round. */
+export function control(
+  rounds: readonly Round[],
+  names: readonly string[],
+  figure: Figure,
+): Spread | undefined {
+  return spread(
+    rounds.flatMap((round) =>
+      names.flatMap((name) => {
+        const [out, back] = figuresOf(round, name, figure);
+        return out !== undefined && back !== undefined ? [out / back] : [];
+      }),
+    ),
+  );
+}
+
+/** Half the width of the control: differences under twice this are not claimed. */
+export function noise(control: Spread | undefined): number {
+  return control === undefined ? Number.POSITIVE_INFINITY : (control.max - control.min) / 2;
+}
