@@ -1,9 +1,10 @@
 //! Source ports towards one server: who holds which, and which is free longest.
 //!
 //! A pool belongs to one (NAT address, server address and port, protocol) and one worker, which owns every
-//! `stride`th port. Taking, giving back and looking up a port is one array access each. Ports are
-//! reused in the order they were freed, so that a tuple rests as long as possible; when none is free the
-//! port of the flow that closed first is taken (TIME_WAIT), never that of a live one.
+//! `stride`th port. Taking, giving back and looking up a port is one array access each. Ports are reused in
+//! the order they were freed, so that a tuple rests as long as possible. When none is free, the port of the
+//! flow that closed first is taken (TIME_WAIT), then that of the oldest unconfirmed one (a flood), never that of
+//! a conversation.
 
 /// Ports a pool hands out: those from `first` to `last` that leave `remainder` when divided by `stride`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +55,17 @@ impl Partition {
 const NIL: u16 = u16::MAX;
 /// Not held.
 const FREE: u32 = u32::MAX;
+/// Bits of a holder.
+const HOLDER: u32 = (1 << 30) - 1;
+/// Held by a flow that is not confirmed yet; in the list `unconfirmed`.
+const UNCONFIRMED: u32 = 1 << 30;
+/// Held by a flow that has closed; in the list `closed`.
+const CLOSED: u32 = 1 << 31;
 
 /// Eight bytes a port.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
+    /// `FREE`, or the holder and its class.
     holder: u32,
     previous: u16,
     next: u16,
@@ -95,21 +103,19 @@ impl List {
     }
 }
 
-/// The ports of one worker towards one server. Holders are 31-bit numbers of the caller's.
+/// The ports of one worker towards one server. Holders are 30-bit numbers of the caller's.
 #[derive(Debug)]
 pub struct PortPool {
     partition: Partition,
     slots: Box<[Slot]>,
+    /// The port freed first comes first; likewise below.
     free: List,
-    /// Ports of closed flows, the first closed first.
+    unconfirmed: List,
     closed: List,
     held: usize,
 }
 
 impl PortPool {
-    /// Marks a holder whose flow has closed.
-    const CLOSED: u32 = 1 << 31;
-
     /// All ports free, in an order that `seed` decides (RFC 6056: hard to guess, and not the order of the
     /// process before).
     pub fn new(partition: Partition, seed: u64) -> Self {
@@ -127,17 +133,18 @@ impl PortPool {
         for i in order {
             free.push(&mut slots, i);
         }
-        Self { partition, slots, free, closed: List::EMPTY, held: 0 }
+        Self { partition, slots, free, unconfirmed: List::EMPTY, closed: List::EMPTY, held: 0 }
     }
 
-    /// Takes the port that has been free longest.
+    /// Takes the port that has been free longest, for a flow that is not confirmed yet.
     pub fn take(&mut self, holder: u32) -> Option<u16> {
         let i = self.free.head;
         if i == NIL {
             return None;
         }
         self.free.unlink(&mut self.slots, i);
-        self.slots[usize::from(i)].holder = holder & !Self::CLOSED;
+        self.unconfirmed.push(&mut self.slots, i);
+        self.slots[usize::from(i)].holder = holder & HOLDER | UNCONFIRMED;
         self.held += 1;
         Some(self.partition.port(i))
     }
@@ -147,49 +154,51 @@ impl PortPool {
     pub fn holder(&self, port: u16) -> Option<u32> {
         match self.slots.get(self.partition.index(port)?)?.holder {
             FREE => None,
-            holder => Some(holder & !Self::CLOSED),
+            holder => Some(holder & HOLDER),
         }
     }
 
     /// The holder of `port` goes by another number from now on.
     pub fn rename_holder(&mut self, port: u16, holder: u32) {
-        if let Some(i) = self.partition.index(port)
-            && let Some(slot) = self.slots.get_mut(i)
-            && slot.holder != FREE
-        {
-            slot.holder = holder & !Self::CLOSED | slot.holder & Self::CLOSED;
+        if let Some((i, held)) = self.held_slot(port) {
+            self.slots[usize::from(i)].holder = holder & HOLDER | held & !HOLDER;
+        }
+    }
+
+    /// The holder's flow is a conversation: its port is its own until it closes.
+    pub fn confirm(&mut self, port: u16) {
+        if let Some((i, held)) = self.held_slot(port) {
+            self.unlist(i, held);
+            self.slots[usize::from(i)].holder = held & HOLDER;
         }
     }
 
     /// The holder's flow has closed: its port may be taken over when no other is free.
     pub fn close(&mut self, port: u16) {
-        let Some(i) = self.partition.index(port) else { return };
-        let Some(slot) = self.slots.get_mut(i) else { return };
-        if slot.holder != FREE && slot.holder & Self::CLOSED == 0 {
-            slot.holder |= Self::CLOSED;
-            self.closed.push(&mut self.slots, i as u16);
+        if let Some((i, held)) = self.held_slot(port)
+            && held & CLOSED == 0
+        {
+            self.unlist(i, held);
+            self.slots[usize::from(i)].holder = held & HOLDER | CLOSED;
+            self.closed.push(&mut self.slots, i);
         }
     }
 
-    /// Who of the closed flows closed first. Release its port to take it over.
-    pub fn oldest_closed(&self) -> Option<u32> {
-        let slot = self.slots.get(usize::from(self.closed.head))?;
-        Some(slot.holder & !Self::CLOSED)
+    /// Whose port may be taken over when none is free: of the flow that closed first, else of the oldest
+    /// unconfirmed one. End that flow and release its port.
+    pub fn dispensable(&self) -> Option<u32> {
+        let i = if self.closed.head == NIL { self.unconfirmed.head } else { self.closed.head };
+        Some(self.slots.get(usize::from(i))?.holder & HOLDER)
     }
 
     /// Gives `port` back.
     pub fn release(&mut self, port: u16) {
-        let Some(i) = self.partition.index(port) else { return };
-        let Some(slot) = self.slots.get_mut(i) else { return };
-        let holder = std::mem::replace(&mut slot.holder, FREE);
-        if holder == FREE {
-            return;
+        if let Some((i, held)) = self.held_slot(port) {
+            self.unlist(i, held);
+            self.slots[usize::from(i)].holder = FREE;
+            self.free.push(&mut self.slots, i);
+            self.held -= 1;
         }
-        if holder & Self::CLOSED != 0 {
-            self.closed.unlink(&mut self.slots, i as u16);
-        }
-        self.free.push(&mut self.slots, i as u16);
-        self.held -= 1;
     }
 
     /// Ports held, those of closed flows included.
@@ -200,6 +209,20 @@ impl PortPool {
     /// Memory in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.slots.len() * size_of::<Slot>()
+    }
+
+    fn held_slot(&self, port: u16) -> Option<(u16, u32)> {
+        let i = self.partition.index(port)?;
+        let held = self.slots.get(i)?.holder;
+        (held != FREE).then_some((i as u16, held))
+    }
+
+    fn unlist(&mut self, i: u16, held: u32) {
+        if held & CLOSED != 0 {
+            self.closed.unlink(&mut self.slots, i);
+        } else if held & UNCONFIRMED != 0 {
+            self.unconfirmed.unlink(&mut self.slots, i);
+        }
     }
 }
 
@@ -252,29 +275,33 @@ mod tests {
     }
 
     #[test]
-    fn when_none_is_free_the_flow_that_closed_first_is_named_and_live_ones_are_not() {
-        let mut pool = PortPool::new(partition(100, 102, 1, 0), 1);
-        let ports: Vec<u16> = (0..3).filter_map(|h| pool.take(h)).collect();
-        assert_eq!(pool.oldest_closed(), None);
+    fn closed_flows_give_way_first_then_unconfirmed_ones_and_conversations_never() {
+        let mut pool = PortPool::new(partition(100, 103, 1, 0), 1);
+        let ports: Vec<u16> = (0..4).filter_map(|h| pool.take(h)).collect();
+        pool.confirm(ports[0]);
+        pool.confirm(ports[1]);
+        assert_eq!(pool.dispensable(), Some(2));
+        pool.close(ports[3]);
         pool.close(ports[1]);
-        pool.close(ports[0]);
-        pool.close(ports[1]);
-        assert_eq!(pool.oldest_closed(), Some(1));
+        pool.close(ports[3]);
+        assert_eq!(pool.dispensable(), Some(3));
+        pool.release(ports[3]);
+        assert_eq!(pool.dispensable(), Some(1));
         pool.release(ports[1]);
-        assert_eq!(pool.take(7), Some(ports[1]));
-        assert_eq!(pool.oldest_closed(), Some(0));
-        assert_eq!(pool.holder(ports[0]), Some(0));
+        pool.release(ports[2]);
+        assert_eq!(pool.dispensable(), None);
+        assert_eq!((pool.holder(ports[0]), pool.held()), (Some(0), 1));
     }
 
     #[test]
-    fn a_renamed_holder_is_found_by_its_port_and_stays_closed_if_it_was() {
+    fn a_renamed_holder_is_found_by_its_port_and_keeps_its_class() {
         let mut pool = PortPool::new(partition(100, 102, 1, 0), 1);
         let port = pool.take(5).unwrap();
         pool.close(port);
         pool.rename_holder(port, 6);
-        assert_eq!((pool.holder(port), pool.oldest_closed()), (Some(6), Some(6)));
+        assert_eq!((pool.holder(port), pool.dispensable()), (Some(6), Some(6)));
         pool.release(port);
-        assert_eq!((pool.holder(port), pool.oldest_closed(), pool.held()), (None, None, 0));
+        assert_eq!((pool.holder(port), pool.dispensable(), pool.held()), (None, None, 0));
         pool.release(port);
         assert_eq!(pool.held(), 0);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::verdict::{DropReason, PassReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, Note, PassReason, ReplyKind, Verdict};
 
 /// Packets of one worker by verdict and reason. The sum over all of them is the packets processed.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct WorkerCounters {
     replies: Box<[AtomicU64]>,
     passes: Box<[AtomicU64]>,
     drops: Box<[AtomicU64]>,
+    answered: Box<[AtomicU64]>,
+    notes: Box<[AtomicU64]>,
 }
 
 impl Default for WorkerCounters {
@@ -21,6 +23,8 @@ impl Default for WorkerCounters {
             replies: zeros(ReplyKind::ALL.len()),
             passes: zeros(PassReason::ALL.len()),
             drops: zeros(DropReason::ALL.len()),
+            answered: zeros(DropReason::ALL.len()),
+            notes: zeros(Note::ALL.len()),
         }
     }
 }
@@ -29,13 +33,19 @@ impl WorkerCounters {
     pub(crate) fn count(&self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Forward(_) => &self.forwarded,
-            Verdict::Reply(r) => &self.replies[r.kind as usize],
+            Verdict::Reply(r) => {
+                add_one(&self.answered[r.reason as usize]);
+                &self.replies[r.kind as usize]
+            }
             Verdict::Pass(reason) => &self.passes[*reason as usize],
             Verdict::Drop(reason) => &self.drops[*reason as usize],
             Verdict::Unresolved { .. } => &self.drops[DropReason::NoNextHop as usize],
         };
-        // One writer: a plain store suffices and costs no locked instruction.
-        counter.store(counter.load(Relaxed) + 1, Relaxed);
+        add_one(counter);
+    }
+
+    pub(crate) fn note(&self, note: Note) {
+        add_one(&self.notes[note as usize]);
     }
 
     /// Packets forwarded.
@@ -58,9 +68,24 @@ impl WorkerCounters {
         self.drops[reason as usize].load(Relaxed)
     }
 
+    /// Packets answered by us instead of going on, by reason; they are in [`WorkerCounters::replied`] too.
+    pub fn answered(&self, reason: DropReason) -> u64 {
+        self.answered[reason as usize].load(Relaxed)
+    }
+
+    /// How often something happened on the way to a verdict.
+    pub fn noted(&self, note: Note) -> u64 {
+        self.notes[note as usize].load(Relaxed)
+    }
+
     /// Packets processed: the sum of all verdicts.
     pub fn packets(&self) -> u64 {
         let sum = |c: &[AtomicU64]| c.iter().map(|c| c.load(Relaxed)).sum::<u64>();
         self.forwarded() + sum(&self.replies) + sum(&self.passes) + sum(&self.drops)
     }
+}
+
+fn add_one(counter: &AtomicU64) {
+    // One writer: a plain store suffices and costs no locked instruction.
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
 }

@@ -15,9 +15,13 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod explain;
+mod hash;
+mod icmp;
 pub mod meta;
 pub mod next_hop;
 pub mod options;
+mod packet;
 pub mod process;
 pub mod snapshot;
 pub mod steering;
@@ -25,10 +29,11 @@ pub mod verdict;
 pub mod worker;
 
 pub use counters::WorkerCounters;
+pub use explain::{Explanation, explain};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Route};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
 pub use process::{REPLY_HEADROOM, process};
-pub use snapshot::{PacketSnapshot, PacketSpecError};
-pub use verdict::{DropReason, Forward, PassReason, Reply, ReplyKind, Verdict};
+pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError};
+pub use verdict::{DropReason, Forward, Note, PassReason, Reply, ReplyKind, Verdict};
 pub use worker::Worker;

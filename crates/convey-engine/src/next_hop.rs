@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::hash::MixBuild;
+
 /// A link-layer address.
 pub type MacAddr = [u8; 6];
 
@@ -60,10 +62,10 @@ pub struct Missing {
 /// Links, routes and neighbours at one moment. Build a new one on any change and publish it whole.
 #[derive(Debug, Clone, Default)]
 pub struct NextHops {
-    links: HashMap<u32, Link>,
+    links: HashMap<u32, Link, MixBuild>,
     /// Longest prefix first, then lowest metric.
     routes: Vec<Route>,
-    neighbours: HashMap<(u32, IpAddr), MacAddr>,
+    neighbours: HashMap<(u32, IpAddr), MacAddr, MixBuild>,
 }
 
 impl NextHops {
@@ -74,7 +76,7 @@ impl NextHops {
         routes: impl IntoIterator<Item = Route>,
         neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
     ) -> Self {
-        let links: HashMap<u32, Link> = links.into_iter().map(|l| (l.ifindex, l)).collect();
+        let links: HashMap<u32, Link, MixBuild> = links.into_iter().map(|l| (l.ifindex, l)).collect();
         let mut routes: Vec<Route> = routes.into_iter().filter(|r| links.contains_key(&r.ifindex)).collect();
         routes.sort_by_key(|r| (std::cmp::Reverse(r.prefix_len), r.metric));
         Self { links, routes, neighbours: neighbours.into_iter().collect() }

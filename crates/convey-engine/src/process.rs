@@ -1,10 +1,19 @@
 //! The decision: what becomes of one frame.
+//!
+//! A frame is parsed; it is for a frontend, or an answer from a server, or an ICMP error about one of the two,
+//! or none of ours. Everything that can fail comes before the first byte or flow is changed.
 
+use convey_core::Reason;
+use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState};
+use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tuple, UDP, rewrite, tcp_flags};
+
+use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
-use crate::snapshot::PacketSnapshot;
-use crate::verdict::{PassReason, Verdict};
-use crate::worker::Worker;
+use crate::packet::{Packet, Transport, account, forward, next_hop};
+use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot};
+use crate::verdict::{DropReason, Note, PassReason, Verdict};
+use crate::worker::{NewFlow, Worker};
 
 /// Spare bytes a buffer needs behind the frame so that an ICMP error can be built in place.
 pub const REPLY_HEADROOM: usize = 64;
@@ -12,7 +21,7 @@ pub const REPLY_HEADROOM: usize = 64;
 /// Decides about the frame in `buffer[..len]`, rewrites it in place and counts it.
 ///
 /// `buffer` begins with the Ethernet header and should be [`REPLY_HEADROOM`] bytes longer than the frame.
-/// `now` must never go back.
+/// `now` should never go back; if it does, it stands still.
 pub fn process(
     buffer: &mut [u8],
     len: usize,
@@ -22,8 +31,303 @@ pub fn process(
     worker: &mut Worker,
     now: Nanos,
 ) -> Verdict {
-    let _ = (buffer, len, meta, snapshot, next_hops, now);
-    let verdict = Verdict::Pass(PassReason::NotVip);
-    worker.counters().count(&verdict);
+    worker.begin(snapshot, now);
+    let verdict = match decide(buffer, len, meta, snapshot, next_hops, worker) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    worker.count(&verdict);
     verdict
+}
+
+/// Where a TCP or UDP packet belongs.
+pub(crate) enum Owner {
+    /// A client's packet for the frontend in this slot.
+    Frontend(u16),
+    /// A server's packet for this flow.
+    Reply(FlowId),
+    /// A server's packet for a NAT port that no flow holds.
+    StrayReply,
+    /// Not ours.
+    Nobody,
+}
+
+/// Whose packet it is, by protocol, addresses and ports.
+pub(crate) fn owner(protocol: u8, tuple: &Tuple, snapshot: &PacketSnapshot, worker: &Worker) -> Owner {
+    if let Some(slot) = snapshot.match_vip(protocol, tuple.destination, tuple.destination_port) {
+        return Owner::Frontend(slot);
+    }
+    if !snapshot.is_passthrough() || !snapshot.options().nat_ports.contains(tuple.destination_port) {
+        return Owner::Nobody;
+    }
+    let path = NatPath {
+        nat: tuple.destination.bits(),
+        server: tuple.source.bits(),
+        port: tuple.source_port,
+        protocol,
+    };
+    match worker.lookup_reply(&path, tuple.destination_port) {
+        Some(id) => Owner::Reply(id),
+        None if snapshot.is_nat_path(&path) => Owner::StrayReply,
+        None => Owner::Nobody,
+    }
+}
+
+fn decide(
+    buffer: &mut [u8],
+    len: usize,
+    meta: &FrameMeta,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &mut Worker,
+) -> Result<Verdict, Verdict> {
+    let len = len.min(buffer.len());
+    let frame = &buffer[..len];
+    let ip = Ip::parse(frame, meta.gso.is_some()).map_err(not_ip)?;
+    if ip.is_icmp() {
+        return icmp::decide(buffer, len, &ip, snapshot, next_hops, worker);
+    }
+    if ip.protocol != TCP && ip.protocol != UDP {
+        return Err(Verdict::Pass(PassReason::OtherProtocol));
+    }
+    if ip.fragment == Fragment::Later {
+        return Err(Verdict::Pass(PassReason::Fragment));
+    }
+    let ports = Ports::parse(frame, &ip).map_err(|_| Verdict::Drop(DropReason::Truncated))?;
+    let tuple = Tuple {
+        source: ip.source,
+        source_port: ports.source,
+        destination: ip.destination,
+        destination_port: ports.destination,
+    };
+    let owner = owner(ip.protocol, &tuple, snapshot, worker);
+    if matches!(owner, Owner::Nobody) {
+        return Err(Verdict::Pass(PassReason::NotVip));
+    }
+    if !ip.source.is_valid_source() || ip.source == ip.destination {
+        return Err(Verdict::Drop(DropReason::BadSource));
+    }
+    let transport = Transport::parse(frame, &ip, meta).map_err(Verdict::Drop)?;
+    let packet = Packet { ip, ports, transport, meta };
+    match owner {
+        Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
+        Owner::Reply(id) => from_server(buffer, &packet, id, snapshot, next_hops, worker),
+        Owner::StrayReply => Err(packet.refuse(buffer, DropReason::NoFlow, snapshot)),
+        Owner::Nobody => Err(Verdict::Pass(PassReason::NotVip)),
+    }
+}
+
+fn not_ip(error: IpError) -> Verdict {
+    match error {
+        IpError::NotIp => Verdict::Pass(PassReason::NotIp),
+        IpError::Vlan => Verdict::Pass(PassReason::Vlan),
+        IpError::Multicast => Verdict::Pass(PassReason::Multicast),
+        IpError::OpaqueExtension => Verdict::Pass(PassReason::OpaqueExtension),
+        IpError::Truncated => Verdict::Drop(DropReason::Truncated),
+        IpError::BadHeader => Verdict::Drop(DropReason::BadIpHeader),
+        IpError::BadChecksum => Verdict::Drop(DropReason::BadIpChecksum),
+        IpError::ExtensionChain => Verdict::Drop(DropReason::ExtensionChain),
+    }
+}
+
+/// What a client's packet meets.
+pub(crate) enum Course {
+    /// A flow we know.
+    Known(FlowId, Flow),
+    /// A flow that may begin, with the server it gets; `replaces` is the closed one with the same key.
+    New { slot: usize, server: u16, replaces: Option<FlowId> },
+    /// DSR: the packet begins no flow and goes where its hash says.
+    HashRouted { slot: usize, server: u16 },
+}
+
+/// The course of a client's packet, or why it has none. Changes nothing.
+pub(crate) fn course(
+    key: &FlowKey,
+    transport: &Transport,
+    frontend: &PacketFrontend,
+    snapshot: &PacketSnapshot,
+    worker: &Worker,
+) -> Result<Course, DropReason> {
+    let is_syn = matches!(transport, Transport::Tcp(t) if t.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN);
+    let is_reset = matches!(transport, Transport::Tcp(t) if t.has(tcp_flags::RST));
+    let is_tcp = matches!(transport, Transport::Tcp(_));
+    let known = worker.lookup(key).and_then(|id| Some((id, *worker.flow(id)?)));
+    let replaces = match known {
+        Some((id, flow)) if flow.state == FlowState::Closed && is_syn => Some(id),
+        Some((id, flow)) => return Ok(Course::Known(id, flow)),
+        None => None,
+    };
+    if snapshot.is_passthrough() && is_tcp && !is_syn {
+        return Err(DropReason::NoFlow);
+    }
+    let client = Addr::from_bits(key.client);
+    let (slot, server) =
+        snapshot.select(frontend, client, key.client_port, key.port).ok_or(DropReason::NoServer)?;
+    if is_reset {
+        return Ok(Course::HashRouted { slot, server });
+    }
+    if is_syn || !is_tcp {
+        let at_limit = |open: u64, limit: u64| limit != 0 && open >= limit;
+        let max_server = snapshot.server(server).map_or(0, |s| s.max_connections);
+        if at_limit(snapshot.totals().open(), snapshot.max_connections()) {
+            return Err(DropReason::LimitTotal);
+        }
+        if at_limit(frontend.counters.open(), frontend.max_connections) {
+            return Err(DropReason::LimitFrontend);
+        }
+        if at_limit(snapshot.server(server).map_or(0, |s| s.counters.open()), max_server) {
+            return Err(DropReason::LimitServer);
+        }
+    }
+    if !worker.has_room(key) {
+        return Err(DropReason::FlowTableFull);
+    }
+    Ok(Course::New { slot, server, replaces })
+}
+
+fn from_client(
+    buffer: &mut [u8],
+    packet: &Packet<'_>,
+    slot: u16,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &mut Worker,
+) -> Result<Verdict, Verdict> {
+    let not_vip = Verdict::Pass(PassReason::NotVip);
+    let frontend = snapshot.frontend(slot).ok_or(not_vip)?;
+    let key = FlowKey {
+        client: packet.ip.source.bits(),
+        client_port: packet.ports.source,
+        port: packet.ports.destination,
+        frontend: slot,
+    };
+    let course = match course(&key, &packet.transport, frontend, snapshot, worker) {
+        Ok(course) => course,
+        Err(reason) => {
+            count_refusal(reason, frontend, snapshot);
+            return Err(packet.refuse(buffer, reason, snapshot));
+        }
+    };
+    let server_slot = match &course {
+        Course::Known(_, flow) => flow.server,
+        Course::New { server, .. } | Course::HashRouted { server, .. } => *server,
+    };
+    let server = snapshot.server(server_slot).ok_or(Verdict::Drop(DropReason::NoServer))?;
+    let hop = next_hop(next_hops, server.address)?;
+    packet.check_route(buffer, server.method, &hop, snapshot, worker)?;
+
+    let id = match course {
+        Course::Known(id, _) => Some(worker.advance(id, Direction::FromClient, &packet.transport, snapshot)),
+        Course::New { server: chosen, replaces, .. } => {
+            if let Some(old) = replaces {
+                worker.end_flow(old, snapshot);
+            }
+            let nat = (server.method == Method::Nat).then(|| nat_path(frontend, server));
+            let new = NewFlow { key, server: chosen, nat };
+            match worker.begin_flow(&new, &packet.transport, snapshot) {
+                Ok(id) => {
+                    if let Some(flow) = worker.flow(id) {
+                        let to = towards_server(packet, flow, server, worker);
+                        worker.set_deltas(id, Deltas::between(&packet.tuple(), &to));
+                    }
+                    Some(id)
+                }
+                // DSR needs no state to go on.
+                Err(_) if server.method != Method::Nat => None,
+                Err(reason) => {
+                    count_refusal(reason, frontend, snapshot);
+                    return Err(packet.refuse(buffer, reason, snapshot));
+                }
+            }
+        }
+        Course::HashRouted { .. } => None,
+    };
+    let flow = match id.and_then(|id| worker.flow(id)) {
+        Some(flow) => *flow,
+        None => {
+            worker.note(Note::HashRouted);
+            let mut flow = Flow { frontend: slot, server: server_slot, ..Flow::default() };
+            let to = towards_server(packet, &flow, server, worker);
+            let deltas = Deltas::between(&packet.tuple(), &to);
+            flow.transport_delta = deltas.transport.bits();
+            flow.addresses_delta = deltas.addresses.bits();
+            flow
+        }
+    };
+    account(&flow, Direction::FromClient, packet.transport.payload_len(), snapshot, worker);
+    if server.method != Method::L2 {
+        let to = towards_server(packet, &flow, server, worker);
+        rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow), packet.is_partial());
+    }
+    Ok(forward(buffer, &packet.ip, server.method, &hop))
+}
+
+fn from_server(
+    buffer: &mut [u8],
+    packet: &Packet<'_>,
+    id: FlowId,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &mut Worker,
+) -> Result<Verdict, Verdict> {
+    let no_flow = Verdict::Drop(DropReason::NoFlow);
+    let flow = *worker.flow(id).ok_or(no_flow)?;
+    let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
+    let client = Addr::from_bits(flow.client);
+    let hop = next_hop(next_hops, client)?;
+    packet.check_route(buffer, Method::Nat, &hop, snapshot, worker)?;
+    worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
+    account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker);
+    let to = Tuple {
+        source: frontend.address,
+        source_port: flow.port,
+        destination: client,
+        destination_port: flow.client_port,
+    };
+    rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow).inverse(), packet.is_partial());
+    Ok(forward(buffer, &packet.ip, Method::Nat, &hop))
+}
+
+/// Where answers of `server` to `frontend`'s flows come along.
+pub(crate) fn nat_path(frontend: &PacketFrontend, server: &PacketServer) -> NatPath {
+    NatPath {
+        nat: frontend.nat_source.bits(),
+        server: server.address.bits(),
+        port: server.port,
+        protocol: frontend.protocol,
+    }
+}
+
+/// The tuple of a client's packet once rewritten.
+fn towards_server(packet: &Packet<'_>, flow: &Flow, server: &PacketServer, worker: &Worker) -> Tuple {
+    let from = packet.tuple();
+    match (server.method, worker.nat_address(flow)) {
+        (Method::Nat, Some(nat)) => Tuple {
+            source: Addr::from_bits(nat),
+            source_port: flow.nat_port,
+            destination: server.address,
+            destination_port: server.port,
+        },
+        (Method::L2, _) => from,
+        _ => Tuple { destination: server.address, ..from },
+    }
+}
+
+fn deltas(flow: &Flow) -> Deltas {
+    Deltas {
+        addresses: Delta::from_bits(flow.addresses_delta),
+        transport: Delta::from_bits(flow.transport_delta),
+    }
+}
+
+fn count_refusal(reason: DropReason, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
+    let reason = match reason {
+        DropReason::NoServer => Reason::NoServer,
+        DropReason::LimitTotal => Reason::LimitTotal,
+        DropReason::LimitFrontend => Reason::LimitFrontend,
+        DropReason::LimitServer => Reason::LimitServer,
+        DropReason::PortsExhausted => Reason::PortsExhausted,
+        _ => return,
+    };
+    frontend.reasons.count(reason);
+    snapshot.reasons().count(reason);
 }

@@ -1,35 +1,233 @@
 //! Everything the packet path goes by at one moment, built off the packet path.
+//!
+//! Frontends and servers lie in slots that keep their number from one snapshot to the next, so that flows can
+//! name them in 16 bits. A frontend or server that leaves the configuration stays in its slot, out of selection,
+//! until its last flow has ended and every worker has seen it leave; only then is the slot used anew.
 
-use convey_core::{Snapshot, SpecError};
+mod build;
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use convey_core::conntrack::Lifetimes;
+use convey_core::selection::{MaglevTable, Member, flow_hash, flow_words};
+use convey_core::{ConnCounters, Mode, ReasonCounters, SpecError};
+use convey_packet::Addr;
+
+use crate::hash::MixBuild;
 use crate::options::PacketOptions;
 
 /// Why a snapshot cannot be forwarded by packets: path of the offending key and what is wrong with it.
 pub type PacketSpecError = SpecError;
 
+/// How a server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Both addresses and ports are translated; the server answers the balancer.
+    Nat,
+    /// The destination address becomes the server's; the server answers the client.
+    Rewrite,
+    /// Only the MAC addresses change; the server answers the client.
+    L2,
+}
+
+/// A frontend in its slot.
+#[derive(Debug, Clone)]
+pub struct PacketFrontend {
+    /// Its name.
+    pub name: Arc<str>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The VIP.
+    pub address: Addr,
+    /// Its port; 0: every port that no other frontend has (DSR).
+    pub port: u16,
+    /// Source address towards servers (passthrough).
+    pub nat_source: Addr,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u64,
+    /// Connections and bytes.
+    pub counters: Arc<ConnCounters>,
+    /// Refusals.
+    pub reasons: Arc<ReasonCounters>,
+    pub(crate) backend: usize,
+    pub(crate) tenure: Tenure,
+}
+
+/// A server in its slot.
+#[derive(Debug, Clone)]
+pub struct PacketServer {
+    /// Name of its backend.
+    pub backend: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: Addr,
+    /// Its port.
+    pub port: u16,
+    /// How it is reached.
+    pub method: Method,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u64,
+    /// Connections and bytes.
+    pub counters: Arc<ConnCounters>,
+    /// Connections and bytes of its backend.
+    pub backend_counters: Arc<ConnCounters>,
+    pub(crate) tenure: Tenure,
+}
+
+/// How long a slot is in use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tenure {
+    /// Flows that name the slot, over all workers.
+    pub(crate) flows: Arc<AtomicU64>,
+    /// Generation in which it left the configuration.
+    pub(crate) retired: Option<u64>,
+}
+
+/// A backend: who is in the table.
+#[derive(Debug, Clone)]
+pub(crate) struct PacketBackend {
+    pub(crate) name: Arc<str>,
+    pub(crate) members: Vec<Member>,
+    /// `None` when nobody can be selected.
+    pub(crate) table: Option<Arc<MaglevTable>>,
+}
+
+/// What a reply's NAT port is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct NatPath {
+    pub(crate) nat: u128,
+    pub(crate) server: u128,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Vip {
+    pub(crate) address: u128,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+}
+
 /// Frontends by address, Maglev tables, servers in slots that survive reloads. Immutable but for counters.
 #[derive(Debug)]
 pub struct PacketSnapshot {
     version: u64,
+    /// Grows by one with every build; `version` may stay when only health has changed.
+    generation: u64,
+    mode: Mode,
+    options: PacketOptions,
+    lifetimes: Lifetimes,
+    max_connections: u64,
+    frontends: Vec<Option<PacketFrontend>>,
+    servers: Vec<Option<PacketServer>>,
+    backends: Vec<PacketBackend>,
+    vips: HashMap<Vip, u16, MixBuild>,
+    has_any_port: bool,
+    nat_paths: HashSet<NatPath, MixBuild>,
+    totals: Arc<ConnCounters>,
+    reasons: Arc<ReasonCounters>,
+    /// By worker: the generation it works with.
+    adopted: Arc<[AtomicU64]>,
 }
 
 impl PacketSnapshot {
-    /// Builds the tables for `snapshot`. Give the snapshot now in service as `previous`, so that flows keep
-    /// their servers; `None` at the start.
-    ///
-    /// # Errors
-    /// A mode, address or port that cannot be forwarded by packets, with its key path.
-    pub fn build(
-        snapshot: &Snapshot,
-        options: &PacketOptions,
-        previous: Option<&PacketSnapshot>,
-    ) -> Result<Self, PacketSpecError> {
-        let _ = (options, previous);
-        Ok(Self { version: snapshot.version })
-    }
-
-    /// Version of the [`Snapshot`] it was built from.
+    /// Version of the [`convey_core::Snapshot`] it was built from.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Passthrough or DSR.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The settings it was built with.
+    pub fn options(&self) -> &PacketOptions {
+        &self.options
+    }
+
+    /// The frontend in `slot`, in service or with flows left.
+    #[inline]
+    pub fn frontend(&self, slot: u16) -> Option<&PacketFrontend> {
+        self.frontends.get(usize::from(slot))?.as_ref()
+    }
+
+    /// The server in `slot`, in service or with flows left.
+    #[inline]
+    pub fn server(&self, slot: u16) -> Option<&PacketServer> {
+        self.servers.get(usize::from(slot))?.as_ref()
+    }
+
+    /// Frontends in service: protocol number, address, port. For the program that keeps the kernel out.
+    pub fn vips(&self) -> impl Iterator<Item = (u8, std::net::IpAddr, u16)> + '_ {
+        self.vips.keys().map(|v| (v.protocol, Addr::from_bits(v.address).into(), v.port))
+    }
+
+    /// Addresses that NAT ports belong to: where servers send their answers (passthrough).
+    pub fn nat_sources(&self) -> HashSet<std::net::IpAddr> {
+        self.nat_paths.iter().map(|p| Addr::from_bits(p.nat).into()).collect()
+    }
+
+    /// The slot of the frontend that listens there.
+    #[inline]
+    pub(crate) fn match_vip(&self, protocol: u8, address: Addr, port: u16) -> Option<u16> {
+        let vip = |port| Vip { address: address.bits(), port, protocol };
+        if let Some(slot) = self.vips.get(&vip(port)) {
+            return Some(*slot);
+        }
+        if self.has_any_port { self.vips.get(&vip(0)).copied() } else { None }
+    }
+
+    /// Whether a server of ours may answer along this path, flow or not.
+    pub(crate) fn is_nat_path(&self, path: &NatPath) -> bool {
+        self.nat_paths.contains(path)
+    }
+
+    /// The table slot and server that a client of `frontend` gets by its hash.
+    pub(crate) fn select(
+        &self,
+        frontend: &PacketFrontend,
+        client: Addr,
+        client_port: u16,
+        port: u16,
+    ) -> Option<(usize, u16)> {
+        let table = self.backends.get(frontend.backend)?.table.as_ref()?;
+        let words = flow_words(client.bits(), client_port, frontend.address.bits(), port, frontend.protocol);
+        let slot = MaglevTable::slot(flow_hash(0, words));
+        Some((slot, table.get(slot)?))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
+    }
+
+    pub(crate) fn max_connections(&self) -> u64 {
+        self.max_connections
+    }
+
+    pub(crate) fn totals(&self) -> &ConnCounters {
+        &self.totals
+    }
+
+    pub(crate) fn reasons(&self) -> &ReasonCounters {
+        &self.reasons
+    }
+
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.mode == Mode::Passthrough
+    }
+
+    /// Worker `index` goes by this snapshot from now on.
+    pub(crate) fn adopt(&self, index: usize) {
+        if let Some(adopted) = self.adopted.get(index) {
+            adopted.store(self.generation, Relaxed);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub struct Reply {
     pub len: usize,
     /// What it is.
     pub kind: ReplyKind,
+    /// Why the packet could not go on.
+    pub reason: DropReason,
 }
 
 macro_rules! reasons {
@@ -141,5 +143,27 @@ reasons! {
         TimeExceeded = "time_exceeded",
         /// ICMP Fragmentation Needed or ICMPv6 Packet Too Big.
         TooBig = "packet_too_big",
+    }
+}
+
+reasons! {
+    /// Something worth counting that is no verdict.
+    Note {
+        /// A flow was begun.
+        FlowBegun = "flow_begun",
+        /// DSR: a packet that begins no flow went to the server its hash names.
+        HashRouted = "hash_routed",
+        /// A segment outside of what the flow has seen was passed on without counting for it.
+        OutOfWindow = "out_of_window",
+        /// An unconfirmed flow gave way to a newer one.
+        HalfOpenEvicted = "half_open_evicted",
+        /// DSR: a flow was forgotten for a newer one; its packets go by their hash again.
+        FlowEvicted = "flow_evicted",
+        /// The port of a closed or unconfirmed flow was taken over.
+        PortTakenOver = "port_taken_over",
+        /// A confirmed flow found no room yet and stays among the half-open ones.
+        PromotionDeferred = "promotion_deferred",
+        /// An ICMP error was translated and sent on.
+        IcmpTranslated = "icmp_translated",
     }
 }

@@ -1,22 +1,72 @@
 //! The state one thread owns: flows, NAT ports, counters.
 
+mod ports;
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use convey_core::conntrack::tcp::{self, Change};
+use convey_core::conntrack::{
+    Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Overflow, Ticks, flags,
+};
 
 use crate::counters::WorkerCounters;
 use crate::meta::Nanos;
-use crate::snapshot::PacketSnapshot;
+use crate::packet::Transport;
+use crate::snapshot::{NatPath, PacketSnapshot};
+use crate::verdict::{DropReason, Note};
+use ports::PortPools;
+
+/// A sweep gets round the whole table in this time.
+const SWEEP_NANOS: u64 = 4_000_000_000;
+/// Entries looked at in one [`Worker::tick`].
+const SWEEP_BUDGET: usize = 4096;
 
 /// Flows, NAT ports and counters of one thread.
 #[derive(Debug)]
 pub struct Worker {
+    index: usize,
     counters: Arc<WorkerCounters>,
+    flows: FlowTable,
+    ports: PortPools,
+    generation: u64,
+    now: Nanos,
+    swept: Nanos,
+    icmp_budget: u64,
+    icmp_filled: Nanos,
+}
+
+/// What a flow begins with.
+pub(crate) struct NewFlow {
+    pub(crate) key: FlowKey,
+    pub(crate) server: u16,
+    /// Passthrough: the path its port is taken from.
+    pub(crate) nat: Option<NatPath>,
 }
 
 impl Worker {
-    /// Worker `index` of the workers `snapshot` was built for. Reserves its flow table.
+    /// Worker `index` of the workers `snapshot` was built for. Takes the memory of its flow table at once.
     pub fn new(index: usize, snapshot: &PacketSnapshot) -> Self {
-        let _ = (index, snapshot);
-        Self { counters: Arc::default() }
+        let options = snapshot.options();
+        let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
+        let workers = options.workers.max(1);
+        snapshot.adopt(index);
+        Self {
+            index,
+            counters: Arc::default(),
+            flows: FlowTable::new(
+                options.capacity.div_ceil(workers),
+                overflow,
+                snapshot.lifetimes(),
+                options.seed,
+            ),
+            ports: PortPools::new(index, options),
+            generation: snapshot.generation(),
+            now: Nanos(0),
+            swept: Nanos(0),
+            icmp_budget: u64::from(options.icmp_per_second),
+            icmp_filled: Nanos(0),
+        }
     }
 
     /// Its counters, for any thread to read.
@@ -24,14 +74,292 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Ends flows whose time is over. A bounded amount of work a call; call it between batches, many times a
-    /// second.
+    /// Ends flows whose time is over: all of them within about four seconds when called some hundred times a
+    /// second. A bounded amount of work a call; call it between batches.
     pub fn tick(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
-        let _ = (snapshot, now);
+        self.begin(snapshot, now);
+        let elapsed = self.now.0 - self.swept.0;
+        let due = (self.flows.slots() as u64).saturating_mul(elapsed.min(SWEEP_NANOS)) / SWEEP_NANOS;
+        // A table's share of one tick may be less than a set; let it add up.
+        if due < 8 {
+            return;
+        }
+        self.swept = self.now;
+        let Self { flows, ports, .. } = self;
+        flows.sweep(Ticks::from_nanos(self.now.0), (due as usize).min(SWEEP_BUDGET), |flow| {
+            settle(&flow, snapshot, ports);
+        });
     }
 
-    /// Flows held now.
+    /// Ends every flow, so that gauges fall to zero when the worker stops.
+    pub fn end_all(&mut self, snapshot: &PacketSnapshot) {
+        let Self { flows, ports, .. } = self;
+        flows.take_all(|flow| settle(&flow, snapshot, ports));
+    }
+
+    /// Flows held now, ended ones included until they are swept.
     pub fn flows(&self) -> usize {
-        0
+        self.flows.len()
+    }
+
+    /// Memory of flows and ports in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.flows.memory_bytes() + self.ports.memory_bytes()
+    }
+
+    pub(crate) fn begin(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
+        // A clock that steps back would make every flow look ancient.
+        self.now = self.now.max(now);
+        if snapshot.generation() != self.generation {
+            self.generation = snapshot.generation();
+            self.flows.set_lifetimes(snapshot.lifetimes());
+            self.ports.forget_unused(snapshot);
+            snapshot.adopt(self.index);
+        }
+    }
+
+    pub(crate) fn ticks(&self) -> Ticks {
+        Ticks::from_nanos(self.now.0)
+    }
+
+    pub(crate) fn count(&self, verdict: &crate::Verdict) {
+        self.counters.count(verdict);
+    }
+
+    pub(crate) fn note(&self, note: Note) {
+        self.counters.note(note);
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The live flow with this key.
+    pub(crate) fn lookup(&self, key: &FlowKey) -> Option<FlowId> {
+        self.flows.lookup(key, self.ticks())
+    }
+
+    /// The live flow whose answers come along `path` to `nat_port`.
+    pub(crate) fn lookup_reply(&self, path: &NatPath, nat_port: u16) -> Option<FlowId> {
+        let (pool, holder) = self.ports.holder(path, nat_port)?;
+        let id = FlowId::from_bits(holder);
+        let flow = self.flows.get(id)?;
+        let holds = flow.has(flags::HAS_PORT) && flow.nat_port == nat_port && flow.pool == pool;
+        (holds && !self.flows.is_expired(flow, self.ticks())).then_some(id)
+    }
+
+    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
+        self.flows.get(id)
+    }
+
+    /// The address a flow's packets to its server come from.
+    pub(crate) fn nat_address(&self, flow: &Flow) -> Option<u128> {
+        if flow.has(flags::HAS_PORT) { self.ports.nat_address(flow.pool) } else { None }
+    }
+
+    /// Whether a flow with this key would find room once confirmed.
+    pub(crate) fn has_room(&self, key: &FlowKey) -> bool {
+        self.flows.has_room(key, self.ticks())
+    }
+
+    /// Begins a flow: takes a port if it needs one and stores it.
+    pub(crate) fn begin_flow(
+        &mut self,
+        new: &NewFlow,
+        transport: &Transport,
+        snapshot: &PacketSnapshot,
+    ) -> Result<FlowId, DropReason> {
+        let now = self.ticks();
+        let mut flow = Flow {
+            client: new.key.client,
+            client_port: new.key.client_port,
+            port: new.key.port,
+            frontend: new.key.frontend,
+            server: new.server,
+            last_seen: now.0,
+            ..Flow::default()
+        };
+        match transport {
+            Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
+            Transport::Udp { .. } => flow.state = FlowState::UdpNew,
+        }
+        if let Some(path) = &new.nat {
+            let (pool, port) = self.take_port(path, snapshot).ok_or(DropReason::PortsExhausted)?;
+            flow.pool = pool;
+            flow.nat_port = port;
+            flow.flags |= flags::HAS_PORT;
+        }
+        let Some(stored) = self.flows.insert(flow, now) else {
+            if flow.has(flags::HAS_PORT) {
+                self.ports.release(flow.pool, flow.nat_port);
+            }
+            return Err(DropReason::FlowTableFull);
+        };
+        if let Some(evicted) = stored.evicted {
+            if evicted.state.is_half_open() && !self.flows.is_expired(&evicted, now) {
+                self.note(Note::HalfOpenEvicted);
+            }
+            settle(&evicted, snapshot, &mut self.ports);
+        }
+        if flow.has(flags::HAS_PORT) {
+            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
+        }
+        self.note(Note::FlowBegun);
+        tenures(&flow, snapshot, |t| {
+            t.flows.fetch_add(1, Relaxed);
+        });
+        if matches!(transport, Transport::Udp { .. }) {
+            self.count_open(stored.id, snapshot);
+        }
+        Ok(stored.id)
+    }
+
+    /// Takes a packet of a flow into account. Gives where the flow lies now.
+    pub(crate) fn advance(
+        &mut self,
+        id: FlowId,
+        from: Direction,
+        transport: &Transport,
+        snapshot: &PacketSnapshot,
+    ) -> FlowId {
+        let now = self.ticks();
+        let Some(flow) = self.flows.get_mut(id) else { return id };
+        let sees_replies = snapshot.is_passthrough();
+        let change = match transport {
+            Transport::Tcp(segment) => tcp::advance(flow, from, segment, sees_replies, now.0),
+            Transport::Udp { .. } => tcp::advance_udp(flow, from, sees_replies, now.0),
+        };
+        let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
+        let (pool, port, has_port) = (flow.pool, flow.nat_port, flow.has(flags::HAS_PORT));
+        let Change { established, closed, out_of_window } = change;
+        if out_of_window {
+            self.note(Note::OutOfWindow);
+        }
+        if established {
+            self.count_open(id, snapshot);
+            if has_port {
+                self.ports.confirm(pool, port);
+            }
+        }
+        if closed {
+            self.count_closed(id, snapshot);
+            if has_port {
+                self.ports.close(pool, port);
+            }
+        }
+        if waits && !closed { self.promote(id, snapshot) } else { id }
+    }
+
+    /// Ends a flow at once and gives its port back.
+    pub(crate) fn end_flow(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        if let Some(flow) = self.flows.remove(id) {
+            settle(&flow, snapshot, &mut self.ports);
+        }
+    }
+
+    /// Stores the checksum changes of a flow's rewriting.
+    pub(crate) fn set_deltas(&mut self, id: FlowId, deltas: convey_packet::Deltas) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.transport_delta = deltas.transport.bits();
+            flow.addresses_delta = deltas.addresses.bits();
+        }
+    }
+
+    /// Whether an ICMP error of ours may be sent.
+    pub(crate) fn take_icmp_budget(&mut self, per_second: u32) -> bool {
+        let per_second = u64::from(per_second);
+        let refill = (self.now.0 - self.icmp_filled.0).min(1_000_000_000) * per_second / 1_000_000_000;
+        if refill > 0 {
+            self.icmp_budget = (self.icmp_budget + refill).min(per_second);
+            self.icmp_filled = self.now;
+        }
+        let may = self.icmp_budget > 0;
+        self.icmp_budget = self.icmp_budget.saturating_sub(1);
+        may
+    }
+
+    fn promote(&mut self, id: FlowId, snapshot: &PacketSnapshot) -> FlowId {
+        let now = self.ticks();
+        let Some(stored) = self.flows.promote(id, now) else {
+            self.note(Note::PromotionDeferred);
+            return id;
+        };
+        if let Some(evicted) = stored.evicted {
+            if evicted.state != FlowState::Closed && !self.flows.is_expired(&evicted, now) {
+                self.note(Note::FlowEvicted);
+            }
+            settle(&evicted, snapshot, &mut self.ports);
+        }
+        if let Some(flow) = self.flows.get(stored.id)
+            && flow.has(flags::HAS_PORT)
+        {
+            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
+        }
+        stored.id
+    }
+
+    fn take_port(&mut self, path: &NatPath, snapshot: &PacketSnapshot) -> Option<(u16, u16)> {
+        let pool = self.ports.pool(path)?;
+        if let Some(port) = self.ports.take(pool, snapshot) {
+            return Some((pool, port));
+        }
+        let id = FlowId::from_bits(self.ports.dispensable(pool)?);
+        self.note(Note::PortTakenOver);
+        self.end_flow(id, snapshot);
+        Some((pool, self.ports.take(pool, snapshot)?))
+    }
+
+    fn count_open(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if flow.has(flags::COUNTED) {
+            return;
+        }
+        flow.flags |= flags::COUNTED;
+        let flow = *flow;
+        gauges(&flow, snapshot, convey_core::ConnCounters::opened);
+    }
+
+    fn count_closed(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if !flow.has(flags::COUNTED) {
+            return;
+        }
+        flow.flags &= !flags::COUNTED;
+        let flow = *flow;
+        gauges(&flow, snapshot, convey_core::ConnCounters::closed);
+    }
+}
+
+/// Gives back what a flow that has left the table held.
+fn settle(flow: &Flow, snapshot: &PacketSnapshot, ports: &mut PortPools) {
+    if flow.has(flags::HAS_PORT) {
+        ports.release(flow.pool, flow.nat_port);
+    }
+    if flow.has(flags::COUNTED) {
+        gauges(flow, snapshot, convey_core::ConnCounters::closed);
+    }
+    tenures(flow, snapshot, |t| {
+        t.flows.fetch_sub(1, Relaxed);
+    });
+}
+
+/// Total, frontend, backend and server of a flow.
+fn gauges(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&convey_core::ConnCounters)) {
+    change(snapshot.totals());
+    if let Some(frontend) = snapshot.frontend(flow.frontend) {
+        change(&frontend.counters);
+    }
+    if let Some(server) = snapshot.server(flow.server) {
+        change(&server.backend_counters);
+        change(&server.counters);
+    }
+}
+
+fn tenures(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&crate::snapshot::Tenure)) {
+    if let Some(frontend) = snapshot.frontend(flow.frontend) {
+        change(&frontend.tenure);
+    }
+    if let Some(server) = snapshot.server(flow.server) {
+        change(&server.tenure);
     }
 }

@@ -1,2 +1,12 @@
 //! Packet builders and fixtures for the tests of every engine. Never part of a release.
+//!
+//! The builders compute every checksum in full, with code of their own: they share nothing with the code
+//! under test.
 #![forbid(unsafe_code)]
+
+pub mod build;
+pub mod cases;
+pub mod fixture;
+
+pub use build::{PacketBuilder, hex, unhex};
+pub use fixture::{Case, FixtureFile, World};

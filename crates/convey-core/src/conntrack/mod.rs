@@ -28,12 +28,12 @@ pub enum Overflow {
     EvictOldest,
 }
 
-/// Where a flow lies; changes when it is promoted. 31 bits.
+/// Where a flow lies; changes when it is promoted. 30 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId(u32);
 
 impl FlowId {
-    const HALF_OPEN: u32 = 1 << 30;
+    const HALF_OPEN: u32 = 1 << 29;
 
     /// To be stored; see [`FlowId::from_bits`].
     pub const fn bits(self) -> u32 {
@@ -45,7 +45,8 @@ impl FlowId {
         Self(bits & (Self::HALF_OPEN * 2 - 1))
     }
 
-    const fn is_half_open(self) -> bool {
+    /// Whether it lies in the half-open space.
+    pub const fn is_half_open(self) -> bool {
         self.0 & Self::HALF_OPEN != 0
     }
 
@@ -162,6 +163,12 @@ impl FlowTable {
     pub fn sweep(&mut self, now: Ticks, budget: usize, mut ended: impl FnMut(Flow)) {
         self.established.sweep(now, &self.lifetimes, budget, &mut ended);
         self.half_open.sweep(now, &self.lifetimes, budget, &mut ended);
+    }
+
+    /// Takes out every flow.
+    pub fn take_all(&mut self, mut ended: impl FnMut(Flow)) {
+        self.established.take_all(&mut ended);
+        self.half_open.take_all(&mut ended);
     }
 
     /// Flows held, expired ones included until they are swept.

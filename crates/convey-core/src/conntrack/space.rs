@@ -139,6 +139,14 @@ impl Space {
         Some(std::mem::take(flow))
     }
 
+    pub(super) fn take_all(&mut self, ended: &mut impl FnMut(Flow)) {
+        for at in 0..self.flows.len() {
+            if let Some(flow) = self.take(at) {
+                ended(flow);
+            }
+        }
+    }
+
     pub(super) fn sweep(
         &mut self,
         now: Ticks,

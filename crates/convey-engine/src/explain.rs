@@ -1,0 +1,203 @@
+//! What would become of a packet, step by step, by the functions that forward; nothing is changed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use convey_core::Protocol;
+use convey_core::conntrack::{Direction, FlowKey};
+use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
+
+use crate::next_hop::{NextHop, NextHops};
+use crate::packet::{Transport, next_hop};
+use crate::process::{Course, Owner, course, owner};
+use crate::snapshot::{Method, PacketServer, PacketSnapshot};
+use crate::verdict::Verdict;
+use crate::worker::Worker;
+
+/// The way of one packet through the balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Explanation {
+    /// Name of the frontend it is for.
+    pub frontend: Option<String>,
+    /// State of its flow, where the flow table has one.
+    pub flow: Option<&'static str>,
+    /// Which way it goes.
+    pub direction: Option<Direction>,
+    /// The Maglev slot its hash names, where the table was asked.
+    pub maglev_slot: Option<usize>,
+    /// Backend, name and address of its server.
+    pub server: Option<(String, String, SocketAddr)>,
+    /// How the server is reached.
+    pub method: Option<Method>,
+    /// Source and destination once rewritten; a source port of 0 is one still to be taken.
+    pub rewritten: Option<(SocketAddr, SocketAddr)>,
+    /// Where it is sent.
+    pub next_hop: Option<NextHop>,
+    /// `forward`, or verdict and reason, such as `pass not_vip`, `refuse no_server`.
+    pub verdict: String,
+    /// All of that in sentences.
+    pub steps: Vec<String>,
+}
+
+/// Explains what would become of the first packet (TCP: a SYN) from `source` to `destination`, or, where a flow
+/// is known, of its next. `worker` must be the one the packet is steered to.
+pub fn explain(
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &Worker,
+) -> Explanation {
+    let number = match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    };
+    let tuple = Tuple {
+        source: source.ip().into(),
+        source_port: source.port(),
+        destination: destination.ip().into(),
+        destination_port: destination.port(),
+    };
+    let mut e = Explanation::default();
+    match owner(number, &tuple, snapshot, worker) {
+        Owner::Frontend(slot) => from_client(&mut e, slot, &tuple, protocol, snapshot, next_hops, worker),
+        Owner::Reply(id) => {
+            let Some(flow) = worker.flow(id).copied() else { return e };
+            e.direction = Some(Direction::FromServer);
+            e.flow = Some(flow.state.name());
+            e.step(format!("port {} belongs to a flow ({})", destination.port(), flow.state.name()));
+            if let Some(server) = snapshot.server(flow.server) {
+                e.server(server);
+            }
+            if let Some(frontend) = snapshot.frontend(flow.frontend) {
+                e.frontend = Some(frontend.name.to_string());
+                let client = socket(Addr::from_bits(flow.client), flow.client_port);
+                e.rewritten = Some((socket(frontend.address, flow.port), client));
+                e.rewritten_step();
+                e.route(next_hops, client.ip());
+            }
+        }
+        Owner::StrayReply => {
+            e.step(format!("no flow holds port {} towards {source}", destination.port()));
+            e.verdict("refuse no_flow");
+        }
+        Owner::Nobody => {
+            e.step(format!("no frontend listens on {destination} and no flow answers to it"));
+            e.verdict("pass not_vip");
+        }
+    }
+    e
+}
+
+fn from_client(
+    e: &mut Explanation,
+    slot: u16,
+    tuple: &Tuple,
+    protocol: Protocol,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &Worker,
+) {
+    let Some(frontend) = snapshot.frontend(slot) else { return };
+    e.direction = Some(Direction::FromClient);
+    e.frontend = Some(frontend.name.to_string());
+    e.step(format!("frontend \"{}\" listens there", frontend.name));
+    let key = FlowKey {
+        client: tuple.source.bits(),
+        client_port: tuple.source_port,
+        port: tuple.destination_port,
+        frontend: slot,
+    };
+    let transport = match protocol {
+        Protocol::Tcp => Transport::Tcp(Tcp { seq: 0, ack: 0, flags: tcp_flags::SYN, payload_len: 0 }),
+        Protocol::Udp => Transport::Udp { payload_len: 0 },
+    };
+    let mut nat = (frontend.nat_source, 0);
+    let server_slot = match course(&key, &transport, frontend, snapshot, worker) {
+        Ok(Course::Known(_, flow)) => {
+            e.flow = Some(flow.state.name());
+            e.step(format!("the flow table knows it ({})", flow.state.name()));
+            if let Some(address) = worker.nat_address(&flow) {
+                nat = (Addr::from_bits(address), flow.nat_port);
+            }
+            flow.server
+        }
+        Ok(Course::New { slot, server, .. } | Course::HashRouted { slot, server }) => {
+            e.step("the flow table does not know it".into());
+            e.maglev_slot = Some(slot);
+            e.step(format!("its hash names slot {slot} of the Maglev table"));
+            server
+        }
+        Err(reason) => {
+            e.step(format!("it is refused: {}", reason.name()));
+            e.verdict(&format!("refuse {}", reason.name()));
+            return;
+        }
+    };
+    let Some(server) = snapshot.server(server_slot) else { return };
+    e.server(server);
+    let (source, destination) = match server.method {
+        Method::Nat => (socket(nat.0, nat.1), socket(server.address, server.port)),
+        Method::Rewrite => {
+            (socket(tuple.source, tuple.source_port), socket(server.address, tuple.destination_port))
+        }
+        Method::L2 => {
+            (socket(tuple.source, tuple.source_port), socket(tuple.destination, tuple.destination_port))
+        }
+    };
+    e.rewritten = Some((source, destination));
+    e.rewritten_step();
+    e.route(next_hops, server.address.into());
+}
+
+impl Explanation {
+    fn step(&mut self, text: String) {
+        self.steps.push(text);
+    }
+
+    fn verdict(&mut self, verdict: &str) {
+        self.verdict = verdict.into();
+        self.steps.push(format!("verdict: {verdict}"));
+    }
+
+    fn server(&mut self, server: &PacketServer) {
+        let address = socket(server.address, server.port);
+        self.step(format!("server \"{}\" of backend \"{}\", {address}", server.name, server.backend));
+        self.server = Some((server.backend.to_string(), server.name.to_string(), address));
+        self.method = Some(server.method);
+    }
+
+    fn rewritten_step(&mut self) {
+        if let Some((source, destination)) = self.rewritten {
+            self.step(match self.method {
+                Some(Method::L2) => "only its MAC addresses change".into(),
+                _ if source.port() == 0 => {
+                    format!("rewritten to {} (a free port) -> {destination}", source.ip())
+                }
+                _ => format!("rewritten to {source} -> {destination}"),
+            });
+        }
+    }
+
+    fn route(&mut self, next_hops: &NextHops, to: IpAddr) {
+        match next_hop(next_hops, to.into()) {
+            Ok(hop) => {
+                self.next_hop = Some(hop);
+                self.step(format!("sent on interface {} (MTU {})", hop.ifindex, hop.mtu));
+                self.verdict("forward");
+            }
+            Err(Verdict::Unresolved { address, ifindex: Some(ifindex) }) => {
+                self.step(format!("the MAC address of {address} on interface {ifindex} is not known yet"));
+                self.verdict("drop no_next_hop");
+            }
+            Err(_) => {
+                self.step(format!("no route leads to {to}"));
+                self.verdict("drop no_next_hop");
+            }
+        }
+    }
+}
+
+fn socket(address: Addr, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
+}

@@ -1,0 +1,134 @@
+//! ICMP errors follow the flow of the packet they quote, in both directions, outer and quoted header translated
+//! alike, so that path-MTU discovery works through the balancer.
+//!
+//! The outer source is translated when it is the flow's own end; the address of a router on the way stays.
+
+use convey_core::conntrack::FlowKey;
+use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
+
+use crate::next_hop::NextHops;
+use crate::packet::{forward, next_hop};
+use crate::snapshot::{Method, NatPath, PacketSnapshot};
+use crate::verdict::{DropReason, Note, PassReason, Verdict};
+use crate::worker::Worker;
+
+/// Where an ICMP error goes and how it is translated.
+struct Translation {
+    source: Addr,
+    destination: Addr,
+    /// The packet it is about, as the receiver knows it.
+    quoted: Tuple,
+    method: Method,
+    /// Whose next hop it takes.
+    towards: Addr,
+}
+
+pub(crate) fn decide(
+    buffer: &mut [u8],
+    len: usize,
+    ip: &Ip,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &Worker,
+) -> Result<Verdict, Verdict> {
+    let frame = &buffer[..len];
+    let unrelated = Verdict::Pass(PassReason::IcmpUnrelated);
+    let Some(error) = IcmpError::parse(frame, ip) else {
+        return Err(if icmp::is_error(frame, ip) { unrelated } else { Verdict::Pass(PassReason::IcmpOther) });
+    };
+    let to = towards_server(&error, ip, snapshot, worker)
+        .or_else(|| towards_client(&error, ip, snapshot, worker))
+        .filter(|_| error.quoted.tuple.source == ip.destination)
+        .ok_or(unrelated)?;
+    if !ip.source.is_valid_source() {
+        return Err(Verdict::Drop(DropReason::BadSource));
+    }
+    // No error is sent about an error (RFC 1122, 3.2.2).
+    if to.method != Method::L2 && ip.ttl <= 1 {
+        return Err(Verdict::Drop(DropReason::TtlExceeded));
+    }
+    let hop = next_hop(next_hops, to.towards)?;
+    if ip.len() > hop.mtu as usize {
+        return Err(Verdict::Drop(DropReason::TooBig));
+    }
+    if to.method != Method::L2 {
+        let outer = rewrite::rewrite_addresses(buffer, ip, to.source, to.destination);
+        error.rewrite_quoted(buffer, ip, &to.quoted, outer);
+    }
+    worker.note(Note::IcmpTranslated);
+    Ok(forward(buffer, ip, to.method, &hop))
+}
+
+/// An error about an answer on its way to the client: it belongs to the server.
+fn towards_server(
+    error: &IcmpError,
+    ip: &Ip,
+    snapshot: &PacketSnapshot,
+    worker: &Worker,
+) -> Option<Translation> {
+    let quoted = error.quoted.tuple;
+    let slot = snapshot.match_vip(error.quoted.protocol, quoted.source, quoted.source_port)?;
+    let frontend = snapshot.frontend(slot)?;
+    let key = FlowKey {
+        client: quoted.destination.bits(),
+        client_port: quoted.destination_port,
+        port: quoted.source_port,
+        frontend: slot,
+    };
+    let flow = worker.lookup(&key).and_then(|id| worker.flow(id));
+    let server_slot = match flow {
+        Some(flow) => flow.server,
+        None if snapshot.is_passthrough() => return None,
+        None => snapshot.select(frontend, quoted.destination, key.client_port, key.port)?.1,
+    };
+    let server = snapshot.server(server_slot)?;
+    let mut to = Translation {
+        source: ip.source,
+        destination: server.address,
+        quoted: Tuple { source: server.address, ..quoted },
+        method: server.method,
+        towards: server.address,
+    };
+    if server.method == Method::Nat {
+        let flow = flow?;
+        let nat = Addr::from_bits(worker.nat_address(flow)?);
+        if ip.source == quoted.destination {
+            to.source = nat;
+        }
+        to.quoted.source_port = server.port;
+        to.quoted.destination = nat;
+        to.quoted.destination_port = flow.nat_port;
+    }
+    Some(to)
+}
+
+/// An error about a packet on its way to the server (passthrough): it belongs to the client.
+fn towards_client(
+    error: &IcmpError,
+    ip: &Ip,
+    snapshot: &PacketSnapshot,
+    worker: &Worker,
+) -> Option<Translation> {
+    let quoted = error.quoted.tuple;
+    let path = NatPath {
+        nat: quoted.source.bits(),
+        server: quoted.destination.bits(),
+        port: quoted.destination_port,
+        protocol: error.quoted.protocol,
+    };
+    let flow = worker.flow(worker.lookup_reply(&path, quoted.source_port)?)?;
+    let frontend = snapshot.frontend(flow.frontend)?;
+    let client = Addr::from_bits(flow.client);
+    Some(Translation {
+        source: if ip.source == quoted.destination { frontend.address } else { ip.source },
+        destination: client,
+        quoted: Tuple {
+            source: client,
+            source_port: flow.client_port,
+            destination: frontend.address,
+            destination_port: flow.port,
+        },
+        method: Method::Nat,
+        towards: client,
+    })
+}

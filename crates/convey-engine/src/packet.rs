@@ -1,0 +1,167 @@
+//! A TCP or UDP packet, checked, and the pieces of a decision both directions share.
+
+use std::net::IpAddr;
+
+use convey_core::conntrack::{Direction, Flow};
+use convey_packet::transport::parse_udp;
+use convey_packet::{Fragment, Ip, Ports, TCP, Tcp, TransportError, Tuple, reply, rewrite};
+
+use crate::meta::{Checksum, FrameMeta};
+use crate::next_hop::{NextHop, NextHops};
+use crate::options::Refusal;
+use crate::snapshot::{Method, PacketSnapshot};
+use crate::verdict::{DropReason, Forward, Reply, ReplyKind, Verdict};
+use crate::worker::Worker;
+
+/// What lies above IP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transport {
+    Tcp(Tcp),
+    Udp { payload_len: u32 },
+}
+
+impl Transport {
+    pub(crate) fn parse(frame: &[u8], ip: &Ip, meta: &FrameMeta) -> Result<Self, DropReason> {
+        if ip.fragment == Fragment::First {
+            return Err(DropReason::FragmentFirst);
+        }
+        let parsed = if ip.protocol == TCP {
+            Tcp::parse(frame, ip).map(Self::Tcp)
+        } else {
+            parse_udp(frame, ip, meta.gso.is_some()).map(|payload_len| Self::Udp { payload_len })
+        };
+        parsed.map_err(|e| match e {
+            TransportError::Truncated => DropReason::Truncated,
+            TransportError::BadTcpHeader => DropReason::BadTcpHeader,
+            TransportError::BadTcpFlags => DropReason::BadTcpFlags,
+            TransportError::BadUdpLength => DropReason::BadUdpLength,
+        })
+    }
+
+    pub(crate) fn payload_len(&self) -> u32 {
+        match self {
+            Self::Tcp(tcp) => tcp.payload_len,
+            Self::Udp { payload_len } => *payload_len,
+        }
+    }
+}
+
+/// A checked packet for a frontend or from a server.
+pub(crate) struct Packet<'a> {
+    pub(crate) ip: Ip,
+    pub(crate) ports: Ports,
+    pub(crate) transport: Transport,
+    pub(crate) meta: &'a FrameMeta,
+}
+
+impl Packet<'_> {
+    pub(crate) fn tuple(&self) -> Tuple {
+        Tuple {
+            source: self.ip.source,
+            source_port: self.ports.source,
+            destination: self.ip.destination,
+            destination_port: self.ports.destination,
+        }
+    }
+
+    /// Whether the transport checksum field holds only the pseudo-header sum.
+    pub(crate) fn is_partial(&self) -> bool {
+        matches!(self.meta.checksum, Checksum::Partial { start, .. } if usize::from(start) == self.ip.l4)
+    }
+
+    /// Length of the longest IP packet the frame stands for.
+    fn longest(&self) -> usize {
+        match self.meta.gso {
+            None => self.ip.len(),
+            Some(gso) => {
+                let headers = self.ip.len() - self.transport.payload_len() as usize;
+                self.ip.len().min(headers + usize::from(gso.size))
+            }
+        }
+    }
+
+    /// TTL and size: what a router checks before it sends a packet on.
+    pub(crate) fn check_route(
+        &self,
+        buffer: &mut [u8],
+        method: Method,
+        hop: &NextHop,
+        snapshot: &PacketSnapshot,
+        worker: &mut Worker,
+    ) -> Result<(), Verdict> {
+        // L2 is a switch: only MACs change (no TTL), and the frame fits the link it came from.
+        let error = if method != Method::L2 && self.ip.ttl <= 1 {
+            reply::Error::TimeExceeded
+        } else if self.longest() > hop.mtu as usize {
+            reply::Error::TooBig { mtu: hop.mtu }
+        } else {
+            return Ok(());
+        };
+        let (kind, reason) = match error {
+            reply::Error::TimeExceeded => (ReplyKind::TimeExceeded, DropReason::TtlExceeded),
+            reply::Error::TooBig { .. } => (ReplyKind::TooBig, DropReason::TooBig),
+        };
+        if !worker.take_icmp_budget(snapshot.options().icmp_per_second) {
+            return Err(Verdict::Drop(reason));
+        }
+        Err(match reply::build_icmp_error(buffer, &self.ip, error) {
+            Some(len) => {
+                Verdict::Reply(Reply { egress_ifindex: self.meta.ingress_ifindex, len, kind, reason })
+            }
+            None => Verdict::Drop(DropReason::NoRoom),
+        })
+    }
+
+    /// Refuses the packet: a reset where that is wanted and possible, else nothing.
+    pub(crate) fn refuse(&self, buffer: &mut [u8], reason: DropReason, snapshot: &PacketSnapshot) -> Verdict {
+        if snapshot.options().refusal == Refusal::Reset
+            && let Transport::Tcp(tcp) = &self.transport
+            && let Some(len) = reply::build_tcp_reset(buffer, &self.ip, self.ports, tcp)
+        {
+            let egress_ifindex = self.meta.ingress_ifindex;
+            return Verdict::Reply(Reply { egress_ifindex, len, kind: ReplyKind::TcpReset, reason });
+        }
+        Verdict::Drop(reason)
+    }
+}
+
+/// The next hop towards an address, or the verdict that asks for it.
+pub(crate) fn next_hop(next_hops: &NextHops, to: convey_packet::Addr) -> Result<NextHop, Verdict> {
+    next_hops
+        .lookup(IpAddr::from(to))
+        .map_err(|m| Verdict::Unresolved { address: m.address, ifindex: m.ifindex })
+}
+
+/// Sends the packet at `ip` on to `hop`.
+pub(crate) fn forward(frame: &mut [u8], ip: &Ip, method: Method, hop: &NextHop) -> Verdict {
+    if method != Method::L2 {
+        rewrite::decrement_ttl(frame, ip);
+    }
+    rewrite::rewrite_macs(frame, hop.destination, hop.source);
+    Verdict::Forward(Forward { egress_ifindex: hop.ifindex, len: ip.end })
+}
+
+/// Counts a packet's payload for its flow's frontend, backend and server.
+pub(crate) fn account(
+    flow: &Flow,
+    from: Direction,
+    payload_len: u32,
+    snapshot: &PacketSnapshot,
+    worker: &Worker,
+) {
+    let add = |counters: &convey_core::ConnCounters| match from {
+        Direction::FromClient => counters.add_tx(worker.index(), u64::from(payload_len)),
+        Direction::FromServer => counters.add_rx(worker.index(), u64::from(payload_len)),
+    };
+    if payload_len == 0 {
+        return;
+    }
+    add(snapshot.totals());
+    if let Some(frontend) = snapshot.frontend(flow.frontend) {
+        add(&frontend.counters);
+    }
+    if let Some(server) = snapshot.server(flow.server) {
+        add(&server.backend_counters);
+        add(&server.counters);
+    }
+}

@@ -1,0 +1,136 @@
+//! The port pools of one worker, made when the first flow towards a server begins.
+
+use std::collections::HashMap;
+
+use convey_core::nat_ports::{Partition, PortPool};
+use convey_packet::Addr;
+
+use crate::hash::MixBuild;
+use crate::options::PacketOptions;
+use crate::snapshot::{NatPath, PacketSnapshot};
+
+/// Ports tried in a row when frontends listen within the NAT range.
+const MAX_SKIPS: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct PortPools {
+    partition: Partition,
+    seed: u64,
+    by_path: HashMap<NatPath, u16, MixBuild>,
+    pools: Vec<Option<(NatPath, PortPool)>>,
+}
+
+impl PortPools {
+    pub(super) fn new(index: usize, options: &PacketOptions) -> Self {
+        let stride = u16::try_from(options.workers.max(1)).unwrap_or(u16::MAX);
+        let range = options.nat_ports;
+        Self {
+            partition: Partition {
+                first: range.first,
+                last: range.last,
+                stride,
+                remainder: u16::try_from(index).unwrap_or(u16::MAX) % stride,
+            },
+            seed: options.seed,
+            by_path: HashMap::default(),
+            pools: Vec::new(),
+        }
+    }
+
+    /// The pool of `path`, made if need be. `None`: there are as many pools as 16 bits can name.
+    pub(super) fn pool(&mut self, path: &NatPath) -> Option<u16> {
+        if let Some(pool) = self.by_path.get(path) {
+            return Some(*pool);
+        }
+        let at = self.pools.iter().position(Option::is_none).unwrap_or(self.pools.len());
+        let pool = u16::try_from(at).ok()?;
+        let seed = self.seed
+            ^ convey_core::selection::flow_hash(
+                self.seed,
+                [path.nat as u64, path.server as u64, u64::from(path.port) << 8 | u64::from(path.protocol)],
+            );
+        let made = Some((*path, PortPool::new(self.partition, seed)));
+        match self.pools.get_mut(at) {
+            Some(slot) => *slot = made,
+            None => self.pools.push(made),
+        }
+        self.by_path.insert(*path, pool);
+        Some(pool)
+    }
+
+    /// Takes a free port on which no frontend listens.
+    pub(super) fn take(&mut self, pool: u16, snapshot: &PacketSnapshot) -> Option<u16> {
+        let (path, ports) = self.pools.get_mut(usize::from(pool))?.as_mut()?;
+        for _ in 0..MAX_SKIPS {
+            let port = ports.take(0)?;
+            if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_none() {
+                return Some(port);
+            }
+            ports.release(port);
+        }
+        None
+    }
+
+    #[inline]
+    pub(super) fn holder(&self, path: &NatPath, port: u16) -> Option<(u16, u32)> {
+        let pool = *self.by_path.get(path)?;
+        Some((pool, self.get(pool)?.1.holder(port)?))
+    }
+
+    pub(super) fn dispensable(&self, pool: u16) -> Option<u32> {
+        self.get(pool)?.1.dispensable()
+    }
+
+    pub(super) fn nat_address(&self, pool: u16) -> Option<u128> {
+        Some(self.get(pool)?.0.nat)
+    }
+
+    pub(super) fn rename_holder(&mut self, pool: u16, port: u16, holder: u32) {
+        if let Some(ports) = self.get_mut(pool) {
+            ports.rename_holder(port, holder);
+        }
+    }
+
+    pub(super) fn confirm(&mut self, pool: u16, port: u16) {
+        if let Some(ports) = self.get_mut(pool) {
+            ports.confirm(port);
+        }
+    }
+
+    pub(super) fn close(&mut self, pool: u16, port: u16) {
+        if let Some(ports) = self.get_mut(pool) {
+            ports.close(port);
+        }
+    }
+
+    pub(super) fn release(&mut self, pool: u16, port: u16) {
+        if let Some(ports) = self.get_mut(pool) {
+            ports.release(port);
+        }
+    }
+
+    /// Gives up pools without a flow whose server has left the configuration.
+    pub(super) fn forget_unused(&mut self, snapshot: &PacketSnapshot) {
+        for slot in &mut self.pools {
+            if let Some((path, ports)) = slot
+                && ports.held() == 0
+                && !snapshot.is_nat_path(path)
+            {
+                self.by_path.remove(path);
+                *slot = None;
+            }
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pools.iter().flatten().map(|(_, p)| p.memory_bytes()).sum()
+    }
+
+    fn get(&self, pool: u16) -> Option<&(NatPath, PortPool)> {
+        self.pools.get(usize::from(pool))?.as_ref()
+    }
+
+    fn get_mut(&mut self, pool: u16) -> Option<&mut PortPool> {
+        self.pools.get_mut(usize::from(pool))?.as_mut().map(|(_, p)| p)
+    }
+}

@@ -1,0 +1,1 @@
+//! The fixtures of this project, written down as what goes in and what must come out.
