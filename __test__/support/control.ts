@@ -3,7 +3,15 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
-import type { Config, ConfigInput } from "../../ts/index.ts";
+import {
+  type Balancer,
+  type BalancerEvent,
+  type BalancerOptions,
+  type Config,
+  type ConfigInput,
+  createBalancer,
+  type ServerStats,
+} from "../../ts/index.ts";
 
 /** Something to undo at the end of a test. */
 export type Closable = { close: () => Promise<void> };
@@ -180,4 +188,54 @@ export async function blackHole(): Promise<Closable & { addr: string }> {
       if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
     },
   };
+}
+
+/** Makes balancers and servers that `closeAll`, called after each test, closes in reverse order. */
+export function harness() {
+  const toClose: Closable[] = [];
+  return {
+    toClose,
+    balance: async (config: ConfigInput, options?: BalancerOptions): Promise<Balancer> => {
+      const lb = await createBalancer(config, options);
+      toClose.push(lb);
+      return lb;
+    },
+    echo: async (name: string, port?: number): Promise<TestServer> => {
+      const server = await echoServer(name, port);
+      toClose.push(server);
+      return server;
+    },
+    closeAll: async (): Promise<void> => {
+      for (const it of toClose.splice(0).reverse()) await it.close();
+    },
+  };
+}
+
+/** Collects events in the background, from now on. */
+export function collect(lb: Balancer): BalancerEvent[] {
+  const seen: BalancerEvent[] = [];
+  const events = lb.events();
+  void (async () => {
+    for await (const event of events) seen.push(event);
+  })();
+  return seen;
+}
+
+/** Who answers each of `n` connections to frontend "web", opened one after another, counted. */
+export async function answers(lb: Balancer, n: number): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  for (let i = 0; i < n; i++) {
+    const client = await Client.open(lb.address("web"));
+    const name = client.greeting || "nobody";
+    counts[name] = (counts[name] ?? 0) + 1;
+    client.close();
+  }
+  return counts;
+}
+
+/** What `/stats` tells of a server of backend "pool". */
+export function serverStats(lb: Balancer, name: string): ServerStats {
+  const found = lb.stats().backends.pool?.server_details[name];
+  if (found === undefined) throw new Error(`no server ${name} in the stats`);
+  return found;
 }

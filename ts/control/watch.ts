@@ -24,6 +24,8 @@ const GRACE_MS = 500;
 const POLL_MS = 3000;
 
 const MISSING = "missing";
+const UNKNOWN = "unknown";
+const OUR_FAULT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
 const EMPTY = digest(Buffer.alloc(0));
 
 /** See the module's head. Keeps no process alive. */
@@ -134,7 +136,9 @@ export class ConfigWatcher {
           await pause(DEBOUNCE_MS);
           hash = await hashFile(this.#file);
         }
-        if (this.#closed || hash === this.#seen) continue;
+        // Not the file's fault: the next poll tries again.
+        if (hash === UNKNOWN) this.#fileId = "";
+        if (this.#closed || hash === UNKNOWN || hash === this.#seen) continue;
         this.#seen = hash;
         this.#listener(hash === MISSING ? "missing" : "changed");
       } while (this.#lookAgain && !this.#closed);
@@ -152,6 +156,7 @@ async function hashFile(file: string): Promise<string> {
     return digest(await readFile(file));
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "";
+    if (OUR_FAULT.has(code)) return UNKNOWN;
     return code === "ENOENT" || code === "ENOTDIR" ? MISSING : code;
   }
 }

@@ -227,7 +227,15 @@ test("connections opened one after another through 30 reloads all succeed", asyn
   expect(opened).toBeGreaterThan(50);
 });
 
-test("without a file there is nothing to reload, and with watch off the file is left alone", async () => {
+test("without a file reload() says that there is none", async () => {
+  lb = await createBalancer({
+    frontends: { web: { listen_addr: "127.0.0.1:0", backend: "pool" } },
+    backends: { pool: { servers: { s: { addr: a.addr } } } },
+  });
+  await expect(lb.reload()).rejects.toMatchObject({ code: "NOT_FOUND" });
+});
+
+test("with watch off the file is left alone until reload() is called", async () => {
   await writeFile(file(), toml({ s: a }), { mode: 0o644 });
   lb = await createBalancer({ configFile: file() }, { watch: false });
   await writeFile(file(), toml({ s: b }));

@@ -11,6 +11,7 @@ import { blackHole, Client, type Closable, echoServer, httpServer, pause } from 
 const LOADER = new URL("../../support/typescript.mjs", import.meta.url).href;
 const BLOCKED = new URL("../../support/blocked-loop.ts", import.meta.url).pathname;
 const FORGOTTEN = new URL("../../support/forgotten-close.ts", import.meta.url).pathname;
+const STARVED = new URL("../../support/no-descriptors.ts", import.meta.url).pathname;
 const SAMPLE = new URL("../../../samples/embedded.ts", import.meta.url).pathname;
 
 const toClose: Closable[] = [];
@@ -92,6 +93,26 @@ test("it ends, too, while a health check waits for a server that does not answer
   const { stdout } = await run(FORGOTTEN, join(directory, "config.toml"), hung.addr);
   expect(stdout).toBe("end of program\n");
   expect(performance.now() - startedAt).toBeLessThan(15_000);
+});
+
+test("without file descriptors no server is held for down; it is said once, and checks go on afterwards", async () => {
+  const server = await httpServer("s1");
+  toClose.push(server);
+  const { stdout } = await promisify(execFile)("bash", [
+    "-c",
+    'ulimit -n 128 && exec "$0" "$@"',
+    process.execPath,
+    "--import",
+    LOADER,
+    STARVED,
+    server.addr,
+  ]);
+  expect(JSON.parse(stdout)).toEqual({
+    taken: true,
+    up: true,
+    checkedAgain: true,
+    events: ["health-check-suspended"],
+  });
 });
 
 test("the sample of an embedded balancer runs to its end and prints what it promises", async () => {

@@ -1,0 +1,112 @@
+import { afterEach, expect, test, vi } from "vitest";
+import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
+import {
+  answers,
+  Client,
+  closedPort,
+  harness,
+  httpServer,
+  pause,
+  poolConfig,
+} from "../../support/control.ts";
+
+const bench = harness();
+const { balance, echo, toClose } = bench;
+
+afterEach(bench.closeAll);
+
+test("two balancers in one process do not know of each other", async () => {
+  const [a, b] = [await echo("a"), await echo("b")];
+  const first = await balance(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
+  const second = await balance(poolConfig({ b: { addr: b.addr } }, { stats: { port: 0 } }));
+  expect([await answers(first, 3), await answers(second, 2)]).toEqual([{ a: 3 }, { b: 2 }]);
+  expect(first.stats().total_connections).toBe(3);
+  await first.close();
+  expect(await answers(second, 2)).toEqual({ b: 2 });
+});
+
+test("await using closes it", async () => {
+  const a = await httpServer("a");
+  toClose.push(a);
+  let address: { host: string; port: number };
+  {
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
+    address = lb.address("web");
+    const response = await fetch(`http://${address.host}:${address.port}/`);
+    expect(await response.text()).toBe("a");
+  }
+  await expect(fetch(`http://${address.host}:${address.port}/`)).rejects.toThrow();
+});
+
+test("close drains up to its deadline: no new connections, the open one goes on, then it is cut", async () => {
+  const a = await echo("a");
+  const lb = await balance(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
+  const web = lb.address("web");
+  const { host, port } = lb.statsAddress as { host: string; port: number };
+  const client = await Client.open(web);
+  const startedAt = performance.now();
+  const closed = lb.close({ drainMs: 600 });
+  await pause(200);
+  expect(await client.echo("draining")).toBe("draining");
+  await expect(Client.open(web).then((c) => c.greeting)).resolves.toBe("");
+  const ready = await fetch(`http://${host}:${port}/readyz`);
+  expect([ready.status, await ready.json()]).toEqual([503, { status: "not ready", reason: "draining" }]);
+  await closed;
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(590);
+  await vi.waitFor(() => expect(client.ended).toBe(true));
+  expect(lb.stats()).toMatchObject({ current_connections: 0, draining: true });
+});
+
+test("close ends as soon as the last connection has, and a second close can only hurry it", async () => {
+  const a = await echo("a");
+  const early = await balance(poolConfig({ a: { addr: a.addr } }));
+  const client = await Client.open(early.address("web"));
+  const closed = early.close({ drainMs: 60_000 });
+  client.close();
+  await closed;
+  const hurried = await balance(poolConfig({ a: { addr: a.addr } }));
+  const stays = await Client.open(hurried.address("web"));
+  const slow = hurried.close({ drainMs: 60_000 });
+  await pause(50);
+  await hurried.close();
+  await slow;
+  stays.close();
+});
+
+test("after close events end, changes are refused with CLOSED, and stats can still be read", async () => {
+  const a = await echo("a");
+  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  await answers(lb, 1);
+  const events = lb.events();
+  const next = events.next();
+  await lb.close();
+  expect(await next).toEqual({ done: true, value: undefined });
+  await expect(lb.update(poolConfig({ a: { addr: a.addr } }))).rejects.toMatchObject({ code: "CLOSED" });
+  await expect(lb.drain("pool/a")).rejects.toMatchObject({ code: "CLOSED" });
+  expect(() => lb.enable("pool/a")).toThrow(expect.objectContaining({ code: "CLOSED" }));
+  expect(lb.stats().total_connections).toBe(1);
+});
+
+test("a start that fails leaves nothing running", async () => {
+  const [a, taken] = [await echo("a"), await echo("taken")];
+  const port = await closedPort();
+  const config: ConfigInput = {
+    ...poolConfig({ a: { addr: a.addr } }),
+    frontends: { web: { listen_addr: `127.0.0.1:${port}`, backend: "pool" } },
+  };
+  await expect(createBalancer({ ...config, stats: { port: taken.port } })).rejects.toMatchObject({
+    code: "BIND_FAILED",
+    message: expect.stringContaining(`127.0.0.1:${taken.port}`),
+  });
+  // The frontend's port is free again.
+  const lb = await balance(config);
+  expect(await answers(lb, 1)).toEqual({ a: 1 });
+});
+
+test("a port that another program holds is a clear error with a code", async () => {
+  const [a, taken] = [await echo("a"), await echo("taken")];
+  const config = poolConfig({ a: { addr: a.addr } });
+  await expect(
+    createBalancer({ ...config, frontends: { web: { listen_addr: taken.addr, backend: "pool" } } }),
+  ).rejects.toMatchObject({ code: "BIND_FAILED", message: expect.stringContaining(taken.addr) });
+});

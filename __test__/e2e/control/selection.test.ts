@@ -1,0 +1,101 @@
+import { afterEach, describe, expect, test, vi } from "vitest";
+import {
+  answers,
+  Client,
+  collect,
+  harness,
+  poolConfig,
+  serverStats as server,
+} from "../../support/control.ts";
+
+const bench = harness();
+const { balance, echo } = bench;
+
+afterEach(bench.closeAll);
+
+describe("distribution", () => {
+  test("weighted round robin is exact for real connections", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    expect(await answers(lb, 30)).toEqual({ a: 15, b: 15 });
+    await lb.update(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 2 } }));
+    expect(await answers(lb, 30)).toEqual({ a: 10, b: 20 });
+  });
+
+  test("weight zero gets none, and weights set at run time take effect for the next connection", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 0 } }));
+    expect(await answers(lb, 10)).toEqual({ a: 10 });
+    lb.setWeight("pool/b", 3);
+    expect(server(lb, "b").weight).toBe(3);
+    expect(await answers(lb, 40)).toEqual({ a: 10, b: 30 });
+    lb.setWeight("pool/b", null);
+    expect(await answers(lb, 10)).toEqual({ a: 10 });
+  });
+
+  test("names and weights that do not exist are refused with a code", async () => {
+    const a = await echo("a");
+    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    expect(() => lb.setWeight("pool/none", 1)).toThrow(expect.objectContaining({ code: "NOT_FOUND" }));
+    expect(() => lb.setWeight("pool/a", 65536)).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
+    expect(() => lb.setWeight("pool/a", 1.5)).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
+    expect(() => lb.address("none")).toThrow(expect.objectContaining({ code: "NOT_FOUND" }));
+    await expect(lb.drain("a")).rejects.toMatchObject({ code: "NOT_FOUND" });
+  });
+});
+
+describe("drain", () => {
+  test("a drained server gets no new connections, keeps its open one, and drain resolves when that ends", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    const seen = collect(lb);
+    const clients = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
+    const onB = clients.find((c) => c.greeting === "b") as Client;
+    const drained = lb.drain("pool/b", { deadlineMs: 10_000 });
+    expect(await answers(lb, 6)).toEqual({ a: 6 });
+    expect(await onB.echo("still here")).toBe("still here");
+    expect(server(lb, "b")).toMatchObject({ draining: true, up: true, current_connections: 1 });
+    onB.close();
+    expect(await drained).toEqual({ drained: true, connections: 0 });
+    lb.enable("pool/b");
+    expect(await answers(lb, 6)).toEqual({ a: 3, b: 3 });
+    for (const client of clients) client.close();
+    expect(seen.filter((e) => e.type === "drain").map((e) => e.state)).toEqual(["started", "drained"]);
+  });
+
+  test("at its deadline drain resolves with what is still open, and cuts nothing", async () => {
+    const a = await echo("a");
+    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    const client = await Client.open(lb.address("web"));
+    expect(await lb.drain("pool/a", { deadlineMs: 100 })).toEqual({ drained: false, connections: 1 });
+    expect(await client.echo("x")).toBe("x");
+    client.close();
+  });
+
+  test("enable while draining ends the wait", async () => {
+    const a = await echo("a");
+    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    const client = await Client.open(lb.address("web"));
+    const drained = lb.drain("pool/a", { deadlineMs: 60_000 });
+    lb.enable("pool/a");
+    expect(await drained).toEqual({ drained: false, connections: 1 });
+    client.close();
+  });
+
+  test("drain and weight survive a health change and a reload that leaves the server alone", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const config = poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } });
+    const lb = await balance(config);
+    await lb.drain("pool/a", { deadlineMs: 0 });
+    lb.setWeight("pool/b", 7);
+    await b.close();
+    await vi.waitFor(() => expect(server(lb, "b").up).toBe(false), { timeout: 5000 });
+    await echo("b", b.port);
+    await vi.waitFor(() => expect(server(lb, "b").up).toBe(true), { timeout: 5000 });
+    const reloaded = await lb.update({ ...config, limits: { max_connections: 1000 } });
+    expect(reloaded.result).toBe("applied");
+    expect(server(lb, "a").draining).toBe(true);
+    expect(server(lb, "b").weight).toBe(7);
+    expect(await answers(lb, 3)).toEqual({ b: 3 });
+  });
+});
