@@ -33,7 +33,7 @@ function renderMain(stats: Stats): string {
 <p>${count(stats.current_connections)} open, ${count(stats.total_connections)} connections so far, ${bytes(stats.total_bytes_tx)} to servers, ${bytes(stats.total_bytes_rx)} to clients</p>
 ${reload === null ? "" : `<p class="${reload.result === "rejected" ? "bad" : "dim"}">last reload: ${reload.result} at ${html(reload.at)}: ${html(reload.message)}</p>`}
 <h2>Frontends</h2>
-<div class="scroll"><table>
+<div class="scroll" tabindex="0"><table>
 <thead><tr><th scope="col">Name</th><th scope="col">Listens on</th><th scope="col">Backend</th>${COUNTER_HEADS}</tr></thead>
 <tbody>${frontends.join("")}</tbody>
 </table></div>
@@ -43,8 +43,9 @@ ${reasonList(stats)}
 </main>`;
 }
 
-const COUNTER_HEADS =
-  '<th scope="col">Open</th><th scope="col">Total</th><th scope="col">To servers</th><th scope="col">To clients</th>';
+const COUNTER_HEADS = ["Open", "Total", "To servers", "To clients"]
+  .map((head) => `<th scope="col" class="n">${head}</th>`)
+  .join("");
 
 function frontendRow(name: string, f: FrontendStats): string {
   return `<tr><th scope="row">${html(name)}</th><td>${html(f.address || "closed")}</td><td>${html(f.backend)}</td>${counterCells(f)}</tr>`;
@@ -53,9 +54,9 @@ function frontendRow(name: string, f: FrontendStats): string {
 function backendTable(name: string, backend: BackendStats): string {
   const servers = Object.entries(backend.server_details).map(([server, s]) => serverRow(server, s));
   const body = servers.length > 0 ? servers.join("") : '<tr><td colspan="9" class="dim">no servers</td></tr>';
-  return `<div class="scroll"><table>
+  return `<div class="scroll" tabindex="0"><table>
 <caption>${html(name)}</caption>
-<thead><tr><th scope="col">Server</th><th scope="col">Address</th><th scope="col">State</th><th scope="col">Weight</th>${COUNTER_HEADS}<th scope="col">Last check</th></tr></thead>
+<thead><tr><th scope="col">Server</th><th scope="col">Address</th><th scope="col">State</th><th scope="col" class="n">Weight</th>${COUNTER_HEADS}<th scope="col">Last check</th></tr></thead>
 <tbody>${body}</tbody>
 <tfoot><tr><th scope="row" colspan="4">all servers</th>${counterCells(backend)}<td></td></tr></tfoot>
 </table></div>`;
@@ -127,10 +128,10 @@ h2{font-size:1rem;margin:1.4rem 0 .4rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;white-space:nowrap}
 caption{text-align:left;font-weight:600;padding:.2rem 0}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+.n,th.n{text-align:right}
 thead th{background:var(--head);color:var(--dim);font-weight:500}
 tbody th{font-weight:500}
 tfoot th,tfoot td{color:var(--dim);font-weight:400}
-.n{text-align:right}
 .good{color:var(--good)}.warn{color:var(--warn)}.bad{color:var(--bad)}.dim{color:var(--dim)}
 .good,.warn,.bad{font-weight:600}
 `;
