@@ -135,6 +135,27 @@ export interface NativePacketOptions {
   lastPort: number
 }
 
+/** Packets by verdict, and the flow table; a super-frame counts once. */
+export interface NativePacketStats {
+  /** The engine at work, as in the configuration. */
+  engine: string
+  /** How the kernel is kept from answering: "tcx", "nft", or "" for not at all. */
+  guard: string
+  /** Why the kernel program was refused where nft stands in for it, or "". */
+  guardRefused: string
+  /** Flows held now. */
+  flows: number
+  /** Flows that can be held. */
+  flowCapacity: number
+  forwarded: number
+  /** Answers of our own by kind; kinds that never occurred are left out, here and below. */
+  replied: Array<NativeReason>
+  /** Left to the kernel, by reason. */
+  passed: Array<NativeReason>
+  /** Dropped or lost, by reason. */
+  dropped: Array<NativeReason>
+}
+
 /** The layer-4 protocol of a frontend. */
 export type NativeProtocol = 'tcp' | 'udp'
 
@@ -187,4 +208,6 @@ export interface NativeStats {
   reasons: Array<NativeReason>
   frontends: Array<NativeFrontendStats>
   backends: Array<NativeBackendStats>
+  /** Only in the packet modes. */
+  packet?: NativePacketStats
 }
