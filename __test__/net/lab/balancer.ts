@@ -113,6 +113,6 @@ async function keepKernelOut(lab: PacketLab, options: BalancerOptions): Promise<
   });
   const chains = lab
     .balancerDevices()
-    .map((d) => `chain in_${d} { type filter hook ingress device ${d} priority 0; ${rules.join("; ")}; }`);
-  await lab.sh("balancer", `nft 'table netdev convey_lab { ${chains.join(" ")} }'`);
+    .map((d) => `chain in_${d} { type filter hook ingress device ${d} priority 0; ${rules.join("\n")}\n}`);
+  await lab.sh("balancer", `nft 'table netdev convey_lab { ${chains.join("\n")}\n}'`);
 }

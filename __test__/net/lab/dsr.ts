@@ -27,7 +27,7 @@ export async function answerAsVip(lab: PacketLab, ports: readonly number[]): Pro
     });
     await lab.sh(
       place,
-      `nft 'table inet dsr { chain out { type filter hook postrouting priority 0; ${rules.join("; ")}; }; }'`,
+      `nft 'table inet dsr { chain out { type filter hook postrouting priority 0; ${rules.join("\n")}\n}\n}'`,
     );
   }
 }

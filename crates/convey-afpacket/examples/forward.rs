@@ -13,7 +13,7 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces, Scope};
+use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{DsrMethod, PacketOptions, PacketSnapshot, PortRange};
 
@@ -51,12 +51,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    config.workers = options.workers;
     let spec = SnapshotSpec { mode, limits: Limits::default(), frontends, backends };
     let snapshot = Snapshot::first(spec, options.workers)?;
     let packets = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
     let events = Arc::new(|event| eprintln!("{event:?}"));
-    let engine = AfPacketEngine::start(config, packets, Scope::of(&snapshot, &options), events)?;
+    let engine = AfPacketEngine::start(config, packets, events)?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         line?;

@@ -32,8 +32,6 @@ pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
 pub struct EngineConfig {
     /// Where to listen.
     pub interfaces: Interfaces,
-    /// Threads; the same number as in the [`convey_engine::PacketOptions`] of every snapshot.
-    pub workers: usize,
     /// Receive buffer of each worker in bytes.
     pub receive_buffer_bytes: usize,
     /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
@@ -42,7 +40,7 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { interfaces: Interfaces::Auto, workers: 1, receive_buffer_bytes: 64 << 20, on_interfaces: None }
+        Self { interfaces: Interfaces::Auto, receive_buffer_bytes: 64 << 20, on_interfaces: None }
     }
 }
 
@@ -187,17 +185,18 @@ impl std::fmt::Debug for AfPacketEngine {
 }
 
 impl AfPacketEngine {
-    /// Opens the sockets in the calling thread's network namespace and starts forwarding by `snapshot`.
+    /// Opens the sockets in the calling thread's network namespace and starts forwarding by `snapshot`, with
+    /// as many workers as its options say.
     ///
     /// # Errors
     /// [`AfPacketError`]; nothing is left running.
     pub fn start(
         config: EngineConfig,
         snapshot: Arc<PacketSnapshot>,
-        scope: Scope,
         events: EventSink,
     ) -> Result<Self, AfPacketError> {
-        let workers = config.workers.max(1);
+        let workers = snapshot.options().workers.max(1);
+        let scope = Scope::of(&snapshot);
         let sockets = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
         let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
         let shared = Arc::new(Shared {
@@ -220,7 +219,7 @@ impl AfPacketEngine {
             return Err(AfPacketError::NoInterface { why: describe(&config.interfaces) });
         }
         keeper.resolve_first(FIRST_RESOLUTION);
-        engine.spawn("convey-next-hops".to_owned(), move |_| keeper.run())?;
+        engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
         for index in 0..workers {
             let mut runner = Runner::new(index, engine.shared.clone(), engine.wake.clone());
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
@@ -229,7 +228,8 @@ impl AfPacketEngine {
     }
 
     /// Forwards by `snapshot` from the next batch on.
-    pub fn install(&self, snapshot: Arc<PacketSnapshot>, scope: Scope) {
+    pub fn install(&self, snapshot: Arc<PacketSnapshot>) {
+        let scope = Scope::of(&snapshot);
         self.shared.snapshot.store(snapshot);
         self.shared.set_scope(scope);
         self.wake.look();

@@ -27,7 +27,6 @@ mod worker;
 
 pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
 pub use interfaces::Interfaces;
-pub use scope::Scope;
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

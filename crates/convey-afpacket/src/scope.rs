@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use convey_core::{Mode, Snapshot};
-use convey_engine::{PacketOptions, PortRange};
+use convey_core::Mode;
+use convey_engine::{PacketSnapshot, PortRange};
 
 use crate::filter::Interest;
 
 /// The addresses and ports of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Scope {
+pub(crate) struct Scope {
     /// Addresses that packets for us are sent to: frontends and NAT sources.
     pub addresses: Vec<IpAddr>,
     /// Ports of frontends.
-    pub ports: Vec<u16>,
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Ports that servers' replies come to; `None` in DSR.
     pub nat_ports: Option<PortRange>,
     /// Servers.
@@ -23,21 +23,19 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The scope of a snapshot under these options.
-    pub fn of(snapshot: &Snapshot, options: &PacketOptions) -> Self {
-        let nat = snapshot.mode == Mode::Passthrough;
-        let mut addresses: BTreeSet<IpAddr> = snapshot.frontends.iter().map(|f| f.listen.ip()).collect();
-        if nat {
-            addresses.extend(options.nat_source_v4.map(IpAddr::V4));
-            addresses.extend(options.nat_source_v6.map(IpAddr::V6));
-        }
-        let ports: BTreeSet<u16> = snapshot.frontends.iter().map(|f| f.listen.port()).collect();
+    /// The scope of a snapshot. Servers that left the configuration count for as long as flows of theirs go on.
+    pub fn of(snapshot: &PacketSnapshot) -> Self {
+        let nat = snapshot.mode() == Mode::Passthrough;
+        let mut addresses: BTreeSet<IpAddr> = snapshot.vips().map(|(_, address, _)| address).collect();
+        addresses.extend(snapshot.nat_sources());
+        // Port 0 stands for every port.
+        let ports = snapshot.vips().map(|(_, _, port)| if port == 0 { 0..=u16::MAX } else { port..=port });
         let servers: BTreeSet<IpAddr> =
-            snapshot.backends.iter().flat_map(|b| &b.servers).map(|s| s.addr.ip()).collect();
+            (0..=u16::MAX).filter_map(|slot| snapshot.server(slot)).map(|s| s.address.into()).collect();
         Self {
             addresses: addresses.into_iter().collect(),
-            ports: ports.into_iter().collect(),
-            nat_ports: nat.then_some(options.nat_ports),
+            ports: ports.collect(),
+            nat_ports: nat.then_some(snapshot.options().nat_ports),
             servers: servers.into_iter().collect(),
         }
     }
@@ -45,7 +43,7 @@ impl Scope {
     /// What the sockets are to let through on `interfaces`.
     pub(crate) fn interest(&self, interfaces: &[u32]) -> Interest {
         let nat = self.nat_ports.map(|r| r.first..=r.last);
-        let ports: Vec<RangeInclusive<u16>> = self.ports.iter().map(|&p| p..=p).chain(nat).collect();
+        let ports: Vec<RangeInclusive<u16>> = self.ports.iter().cloned().chain(nat).collect();
         Interest { interfaces: interfaces.to_vec(), addresses: self.addresses.clone(), ports }
     }
 }

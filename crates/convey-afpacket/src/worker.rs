@@ -73,6 +73,7 @@ impl Runner {
             self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
         }
         if panics >= STUBBORN {
+            self.worker.end_all(&self.shared.snapshot.load());
             self.worker = self.shared.new_worker(self.index);
         }
         let shared = self.shared.clone();
@@ -85,6 +86,8 @@ impl Runner {
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
         }
+        self.worker.end_all(&shared.snapshot.load());
+        self.io.flows.store(0, Relaxed);
     }
 
     fn forward(&mut self, socket: &PacketSocket, received: usize) {
