@@ -5,7 +5,7 @@ const suite = (name: string, groupOrder: number, alone: boolean) => ({
   extends: true as const,
   test: {
     name,
-    include: [`__test__/${name}/**/*.test.ts`],
+    include: [`__test__/${name}/**/*.test.{ts,mjs}`],
     sequence: { groupOrder },
     ...(alone ? { fileParallelism: false } : {}),
   },

@@ -1,0 +1,114 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { finish } from "../../support/processes.ts";
+import { onPath } from "../../support/requirements.ts";
+import { convey, ROOT } from "./convey.ts";
+
+const version = (JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { version: string }).version;
+
+describe("usage", () => {
+  it.each(["-v", "--version"])("%s prints the version alone", async (flag) => {
+    expect(await convey([flag])).toMatchObject({ code: 0, stdout: `convey ${version}\n`, stderr: "" });
+  });
+
+  it.each(["-h", "--help"])("%s names every command, the flags of run and the exit codes", async (flag) => {
+    const { code, stdout } = await convey([flag]);
+    expect(code).toBe(0);
+    for (const word of [
+      "run demo validate config schema healthcheck completion",
+      "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms",
+    ].flatMap((line) => line.split(" "))) {
+      expect(stdout).toContain(word);
+    }
+    expect(stdout).toMatch(/Exit codes:\n +0 .*\n +1 .*\n +2 /);
+  });
+
+  it("help and version load neither the schema's library nor the logger nor the addon", async () => {
+    const hooks = ["--import", `data:text/javascript,${encodeURIComponent(REPORT_LOADED)}`];
+    const { stderr: loaded } = await finish([
+      process.execPath,
+      ...hooks,
+      `${ROOT}/dist/cli/main.js`,
+      "--help",
+    ]);
+    expect(loaded).toMatch(/LOADED .*\/node_modules\/commander\//);
+    expect(loaded).not.toMatch(/LOADED .*\/node_modules\/(zod|pino|smol-toml|hono|chokidar)\//);
+    expect(loaded).not.toMatch(/LOADED .*\/native\//);
+  });
+
+  it.each([
+    ["-p and -d", ["-p", "-d"], /--passthrough and --dsr were both given/],
+    ["-p and --mode=dsr", ["-p", "--mode=dsr"], /--mode=dsr and --passthrough were both given/],
+    ["--mode twice", ["--mode=proxy", "--mode", "dsr"], /--mode=proxy and --mode=dsr were both given/],
+    ["an unknown mode", ["--mode=nat"], /Allowed choices are proxy, passthrough, dsr/],
+    ["an unknown flag", ["--confg=x"], /unknown option '--confg=x'[\s\S]*--config/],
+    ["an unknown command", ["srve"], /unknown command "srve"/],
+    ["a port that is none", ["--stats-port=70000"], /whole number from 0 to 65535/],
+  ])("%s is a usage error: exit code 2, one message, nothing started", async (_name, args, message) => {
+    const { code, stdout, stderr } = await convey(args);
+    expect(stderr).toMatch(message);
+    expect(stderr).toMatch(/^convey: /);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  });
+
+  it("the same mode said twice is no contradiction", async () => {
+    const { code, stderr } = await convey(["-p", "--mode=passthrough", "--config=/does/not/exist"]);
+    expect(stderr).toContain("no such file");
+    expect(code).toBe(1);
+  });
+
+  it("a reader that goes away early is no failure", () => {
+    const script = `"$0" "$1" --help | head -n 1; echo "\${PIPESTATUS[0]}"`;
+    const out = execFileSync("bash", ["-c", script, process.execPath, `${ROOT}/dist/cli/main.js`], {
+      encoding: "utf8",
+    });
+    expect(out).toBe("Usage: convey [options] [command]\n0\n");
+  });
+});
+
+describe("completion", () => {
+  it.each([
+    ["bash", ["-n"]],
+    ["zsh", ["-n"]],
+    ["fish", ["--no-execute"]],
+  ])("the %s script is one that the shell can read, and names every command", async (shell, check) => {
+    const { code, stdout } = await convey(["completion", shell]);
+    expect(code).toBe(0);
+    for (const name of ["run", "demo", "validate", "config", "schema", "healthcheck", "completion"]) {
+      expect(stdout).toContain(name);
+    }
+    if (onPath(shell)) execFileSync(shell, check, { input: stdout });
+  });
+
+  it.each([
+    ["convey va", "validate"],
+    ["convey --mo", "--mode"],
+    ["convey --mode pa", "passthrough"],
+    ["convey completion fi", "fish"],
+    ["convey schema --ma", "--markdown"],
+  ])("bash completes %j to %j", async (line, expected) => {
+    const { stdout } = await convey(["completion", "bash"]);
+    const words = line.split(" ");
+    const script = [
+      stdout,
+      `COMP_WORDS=(${words.join(" ")}); COMP_CWORD=${words.length - 1}`,
+      '_convey; printf "%s\\n" "${' + 'COMPREPLY[@]}"',
+    ].join("\n");
+    expect(execFileSync("bash", { input: script, encoding: "utf8" }).trim()).toBe(expected);
+  });
+
+  it("an unknown shell is a usage error", async () => {
+    expect(await convey(["completion", "tcsh"])).toMatchObject({ code: 2, stdout: "" });
+  });
+});
+
+/** Makes Node tell every module it loads, on standard error. */
+const HOOKS = `
+  import { writeSync } from "node:fs";
+  export function load(url, context, next) { writeSync(2, "LOADED " + url + "\\n"); return next(url, context); }
+`;
+const REPORT_LOADED = `
+  import { register } from "node:module";
+  register(${JSON.stringify(`data:text/javascript,${encodeURIComponent(HOOKS)}`)});
+`;
