@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces, Scope};
+use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces};
 use convey_core::{Event, EventSink, Mode, Snapshot};
 use convey_engine::{PacketOptions, PacketSnapshot};
 use convey_xdp::{Endpoint, Guard, GuardMethod, GuardRules, NatRange, XdpError};
@@ -66,12 +66,10 @@ impl PacketPath {
         };
         let config = EngineConfig {
             interfaces: Interfaces::Auto,
-            workers: options.workers,
             on_interfaces: Some(on_interfaces),
             ..EngineConfig::default()
         };
-        let scope = Scope::of(&snapshot, &options);
-        let engine = AfPacketEngine::start(config, packet.clone(), scope, events)?;
+        let engine = AfPacketEngine::start(config, packet.clone(), events)?;
         if let Some(error) = lock(&watch.state).failed.take() {
             return Err(error.into());
         }
@@ -96,7 +94,7 @@ impl PacketPath {
         let wanted = rules(&snapshot, &options);
         self.watch.guard_rules(&union(&rules(&installed.snapshot, &self.options), &wanted))?;
         let packet = Arc::new(packet);
-        self.engine.install(packet.clone(), Scope::of(&snapshot, &options));
+        self.engine.install(packet.clone());
         *installed = Installed { snapshot, packet, accepting: installed.accepting };
         self.watch.guard_rules(&wanted)
     }
@@ -130,7 +128,7 @@ impl PacketPath {
         spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
         let draining = installed.snapshot.next(spec)?;
         let packet = Arc::new(PacketSnapshot::build(&draining, &self.options, Some(&installed.packet))?);
-        self.engine.install(packet.clone(), Scope::of(&draining, &self.options));
+        self.engine.install(packet.clone());
         installed.packet = packet;
         installed.accepting = false;
         Ok(())
