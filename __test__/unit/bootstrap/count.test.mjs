@@ -1,0 +1,67 @@
+import { describe, expect, it } from "vitest";
+import { addUp, closingLine, readCargoTest, readVitest } from "../../../ts/bootstrap/count.mjs";
+
+const good = { ok: true, text: "exit code 0" };
+const bad = { ok: false, text: "exit code 101" };
+
+const CARGO = `
+running 3 tests
+test pool::weights_are_exact ... ok
+test pool::needs_root ... ignored, needs root
+test pool::breaks ... FAILED
+
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+running 1 test
+test relay::half_close ... ok
+
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+`;
+
+describe("cargo test", () => {
+  it("is counted over all binaries, with the reason of what was ignored", () => {
+    expect(readCargoTest(CARGO, bad)).toEqual({
+      passed: 2,
+      failed: [{ name: "pool::breaks", reason: "failed" }],
+      skipped: [{ name: "pool::needs_root", reason: "needs root" }],
+    });
+  });
+
+  it("that does not compile counts as one failure", () => {
+    expect(readCargoTest("", bad)).toEqual({
+      passed: 0,
+      failed: [{ name: "cargo test", reason: "exit code 101" }],
+      skipped: [],
+    });
+  });
+
+  it("whose binary dies in the middle counts as one failure beside what passed", () => {
+    const tally = readCargoTest("running 2 tests\ntest one ... ok\n", { ok: false, text: "exit code 101" });
+    expect([tally.passed, tally.failed.length]).toEqual([1, 1]);
+  });
+
+  it("lines torn by a test's own output are made up from the summary", () => {
+    const torn =
+      "test one ... noise\nok\ntest two ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n";
+    expect(readCargoTest(torn, good)).toMatchObject({ passed: 2, failed: [] });
+  });
+});
+
+describe("vitest", () => {
+  it("without a report counts as one failure", () => {
+    expect(readVitest(undefined, { ok: false, text: "ended by SIGSEGV" }).failed).toEqual([
+      { name: "vitest", reason: "ended without a report (ended by SIGSEGV)" },
+    ]);
+  });
+
+  it("that ends badly although every test passed counts as one failure", () => {
+    const report = JSON.stringify({ passed: 7, failed: [], skipped: [] });
+    expect(readVitest(report, bad)).toMatchObject({ passed: 7, failed: [{ name: "vitest" }] });
+    expect(readVitest(report, good)).toMatchObject({ passed: 7, failed: [] });
+  });
+});
+
+it("the closing line adds everything up", () => {
+  const total = addUp([readCargoTest(CARGO, bad), readVitest(undefined, bad)]);
+  expect(closingLine(total)).toBe("2 passed, 2 failed, 1 skipped");
+});
