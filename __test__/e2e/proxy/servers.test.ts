@@ -1,0 +1,220 @@
+/** Which server gets a connection, and what happens when it does not: C6 to C9, C22, F8, F9; defects 21, 24. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, expect, test } from "vitest";
+import type { BalancerEvent } from "../../../ts/index.ts";
+import {
+  answers,
+  blackHole,
+  Client,
+  closedPort,
+  collect,
+  harness,
+  poolConfig,
+} from "../../support/control.ts";
+import { startServer } from "../../support/loadgen.ts";
+import { cpuSeconds, until } from "../../support/processes.ts";
+import { dial, echo, listening, receive, spokenTo } from "../../support/sockets.ts";
+
+const { balance, echo: echoServer, toClose, closeAll } = harness();
+afterEach(closeAll);
+
+/** Checks so rare and forgiving that only the data plane's own judgement counts. */
+const UNCHECKED = {
+  health_check_interval: 3600,
+  health_check_fast_interval_ms: 3_600_000,
+  health_check_fall: 1000,
+};
+
+test("C6: a refused connect goes to another server; the client notices nothing and one reason is counted", async () => {
+  const good = await echoServer("good");
+  const bad = `127.0.0.1:${await closedPort()}`;
+  const lb = await balance(
+    poolConfig({ bad: { addr: bad }, good: { addr: good.addr } }, { pool: UNCHECKED }),
+  );
+  expect(await answers(lb, 10)).toEqual({ good: 10 });
+  const { bad: refused } = lb.stats().backends.pool?.server_details ?? {};
+  expect(refused?.reasons).toEqual({ connect_refused: 5 });
+  expect(lb.stats().reasons.retries_exhausted).toBeUndefined();
+});
+
+test("C6: a black-holed connect is given up after its timeout for another server, and the first bytes are not lost", async () => {
+  const good = await echoServer("good");
+  const hole = await blackHole();
+  toClose.push(hole);
+  const pool = { ...UNCHECKED, connect_timeout_ms: 300 };
+  const lb = await balance(poolConfig({ hole: { addr: hole.addr }, good: { addr: good.addr } }, { pool }));
+  for (let n = 0; n < 2; n++) {
+    const socket = await dial(lb.address("web"));
+    const begun = performance.now();
+    socket.end("said before any server was found\n");
+    const got = await receive(socket);
+    expect(got).toMatchObject({ bytes: "good\nsaid before any server was found\n".length, end: "fin" });
+    expect(performance.now() - begun).toBeLessThan(1500);
+  }
+  expect(lb.stats().backends.pool?.server_details.hole?.reasons).toEqual({ connect_timeout: 1 });
+});
+
+test("C6, the ancestor's missing retry: at most `retries` further servers are tried, none twice, then the client is closed", async () => {
+  const refusing: Record<string, { addr: string }> = {};
+  for (let n = 0; n < 5; n++) refusing[`s${n}`] = { addr: `127.0.0.1:${await closedPort()}` };
+  const lb = await balance(poolConfig(refusing, { pool: { ...UNCHECKED, retries: 2 } }));
+  const socket = await dial(lb.address("web"));
+  expect(await receive(socket)).toMatchObject({ bytes: 0 });
+  const counts = Object.values(lb.stats().backends.pool?.server_details ?? {}).map(
+    (server) => server.reasons.connect_refused ?? 0,
+  );
+  expect(counts.sort()).toEqual([0, 0, 1, 1, 1]);
+  expect(lb.stats().frontends.web?.reasons).toEqual({ connect_refused: 3, retries_exhausted: 1 });
+});
+
+test("C6: after a byte has flowed no other server is tried", async () => {
+  await using first = await listening(
+    spokenTo((socket) => void setTimeout(() => socket.resetAndDestroy(), 50)),
+  );
+  await using second = await listening(echo);
+  const lb = await balance(poolConfig({ first: { addr: first.addr } }, { pool: UNCHECKED }));
+  await until(() => first.accepted() === 1, "the health check");
+  await lb.update(
+    poolConfig(
+      { first: { addr: first.addr }, second: { addr: second.addr, weight: 0 } },
+      { pool: UNCHECKED },
+    ),
+  );
+  await sleep(200);
+  const before = second.accepted();
+  const socket = await dial(lb.address("web"));
+  socket.write("hello");
+  expect(await receive(socket)).toMatchObject({ bytes: 0, end: "reset" });
+  expect(second.accepted()).toBe(before);
+});
+
+test("C7: with no server available the client is closed promptly and counted", async () => {
+  const lb = await balance(poolConfig({}));
+  const begun = performance.now();
+  const socket = await dial(lb.address("web"));
+  expect(await receive(socket)).toMatchObject({ bytes: 0 });
+  expect(performance.now() - begun).toBeLessThan(500);
+  expect(lb.stats().frontends.web?.reasons).toEqual({ no_server: 1 });
+  expect(lb.stats().current_connections).toBe(0);
+});
+
+test("C8, the ancestor's random round robin: 30 connections to two equal servers are 15 and 15, at 1:2 they are 10 and 20", async () => {
+  const [a, b] = [await echoServer("a"), await echoServer("b")];
+  const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+  expect(await answers(lb, 30)).toEqual({ a: 15, b: 15 });
+  lb.setWeight("pool/b", 2);
+  expect(await answers(lb, 30)).toEqual({ a: 10, b: 20 });
+});
+
+test("C8: a server of weight zero gets none, and comes back", async () => {
+  const [a, b] = [await echoServer("a"), await echoServer("b")];
+  const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 0 } }));
+  expect(await answers(lb, 10)).toEqual({ a: 10 });
+  await lb.update(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 1 } }));
+  expect(await answers(lb, 10)).toEqual({ a: 5, b: 5 });
+});
+
+test("C22: one blip shorter than `fall` checks never empties the pool", async () => {
+  const server = await echoServer("s1");
+  const pool = { health_check_fall: 5, health_check_fast_interval_ms: 200, health_check_interval: 1 };
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool }));
+  const seen = collect(lb);
+  await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok, "a good check");
+  await server.close();
+  await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok === false, "a failed check");
+  await echoServer("s1", server.port);
+  await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok, "a good check again");
+  expect(await answers(lb, 3)).toEqual({ s1: 3 });
+  expect(seen.filter((event: BalancerEvent) => event.type === "server")).toEqual([]);
+});
+
+test("C22: a server that stays away goes down once and comes back once", async () => {
+  const [a, b] = [await echoServer("a"), await echoServer("b")];
+  const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+  const seen = collect(lb);
+  await until(() => lb.stats().backends.pool?.server_details.b?.last_check?.ok, "a good check");
+  await b.close();
+  const isUp = () => lb.stats().backends.pool?.server_details.b?.up;
+  await until(() => isUp() === false, "server b to be down");
+  expect(await answers(lb, 4)).toEqual({ a: 4 });
+  await echoServer("b", b.port);
+  await until(isUp, "server b to be up");
+  expect(await answers(lb, 4)).toEqual({ a: 2, b: 2 });
+  const states = seen.flatMap((event) => (event.type === "server" ? [`${event.server} ${event.state}`] : []));
+  expect(states).toEqual(["b down", "b up"]);
+});
+
+test("F8: a server killed mid-flow ends its clients at once; connections to others go on", async () => {
+  const doomed = await startServer();
+  const other = await echoServer("other");
+  await using _ = doomed.process;
+  const lb = await balance(poolConfig({ doomed: { addr: doomed.address }, other: { addr: other.addr } }));
+  const clients = [await dial(lb.address("web")), await dial(lb.address("web"))];
+  // One of the two is on each server; the echo server greets, the other streams when asked.
+  const greeted = await Promise.race(
+    clients.map(
+      (socket) => new Promise<number>((ok) => socket.once("data", () => ok(clients.indexOf(socket)))),
+    ),
+  );
+  const [safe, streaming] = [clients[greeted], clients[1 - greeted]];
+  if (safe === undefined || streaming === undefined) throw new Error("no connection");
+  streaming.write("GET /bulk HTTP/1.1\r\n\r\n");
+  const ended = receive(streaming);
+  await until(() => lb.stats().total_bytes_rx > 10_000_000, "bulk to flow");
+  const killedAt = performance.now();
+  process.kill(doomed.process.pid, "SIGKILL");
+  await ended;
+  expect(performance.now() - killedAt).toBeLessThan(1000);
+  streaming.destroy();
+  safe.write("still here\n");
+  expect(String(await new Promise((ok) => safe.once("data", ok)))).toBe("still here\n");
+  safe.destroy();
+});
+
+test("the ancestor's cut flows: a server that fails its checks, is drained or removed keeps its open connections", async () => {
+  const [a, b] = [await echoServer("a"), await listening(echo)];
+  await using _ = b;
+  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  const open = await Client.open(lb.address("web"));
+  void lb.drain("pool/a", { deadlineMs: 0 });
+  expect(await open.echo("drained")).toBe("drained");
+  await lb.update(poolConfig({ b: { addr: b.addr } }));
+  expect(await open.echo("removed")).toBe("removed");
+  expect(lb.stats().frontends.web?.current_connections).toBe(1);
+
+  const flow = await dial(lb.address("web"));
+  const [said] = await exchange(flow, "before");
+  b.server.close();
+  await until(() => lb.stats().backends.pool?.server_details.b?.up === false, "server b to be down");
+  const [after] = await exchange(flow, "after");
+  expect([said, after]).toEqual(["before", "after"]);
+  open.close();
+  flow.destroy();
+  await until(() => lb.stats().current_connections === 0, "gauges to return to 0");
+});
+
+test("F9: with every server at its limit a client is closed at once, counted, and nothing spins", async () => {
+  const [a, b] = [await echoServer("a"), await echoServer("b")];
+  const config = poolConfig({});
+  const servers = { a: { addr: a.addr, max_connections: 1 }, b: { addr: b.addr, max_connections: 1 } };
+  const lb = await balance({ ...config, backends: { pool: { ...config.backends.pool, servers } } });
+  const held = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
+  const before = cpuSeconds(process.pid);
+  for (let n = 0; n < 20; n++) {
+    const socket = await dial(lb.address("web"));
+    expect(await receive(socket)).toMatchObject({ bytes: 0 });
+    socket.destroy();
+  }
+  await sleep(1000);
+  expect(cpuSeconds(process.pid) - before).toBeLessThan(0.5);
+  expect(lb.stats().frontends.web?.reasons).toEqual({ limit_server: 20 });
+  held[0]?.close();
+  await until(() => lb.stats().current_connections === 1, "a free place");
+  expect((await Client.open(lb.address("web"))).greeting).toMatch(/^[ab]$/);
+});
+
+async function exchange(socket: Awaited<ReturnType<typeof dial>>, text: string): Promise<[string]> {
+  const heard = new Promise<string>((ok) => socket.once("data", (piece: Buffer) => ok(String(piece))));
+  socket.write(text);
+  return [await heard];
+}

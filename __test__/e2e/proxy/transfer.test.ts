@@ -1,0 +1,242 @@
+/** Bytes through proxy mode: C1 to C5, and the ancestor's defects 7, 23 and 25. */
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, expect, test } from "vitest";
+import { harness, poolConfig } from "../../support/control.ts";
+import { pool, startConvey } from "../../support/convey.ts";
+import { until } from "../../support/processes.ts";
+import {
+  dial,
+  echo,
+  gone,
+  listening,
+  pour,
+  type Received,
+  random,
+  receive,
+  spokenTo,
+} from "../../support/sockets.ts";
+
+const { balance, closeAll } = harness();
+afterEach(closeAll);
+
+const MIB = 1024 * 1024;
+
+test("C1: 50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
+  let atServer: Promise<[string, Received]> | undefined;
+  await using server = await listening(
+    spokenTo((socket) => {
+      atServer = Promise.all([pour(socket, 50 * MIB, random(2)), receive(socket)]);
+    }),
+  );
+  const lb = await balance(
+    poolConfig({ s1: { addr: server.addr } }, { pool: { health_check_interval: 3600 } }),
+  );
+  const client = await dial(lb.address("web"));
+  const got = receive(client);
+  const sent = await pour(client, 50 * MIB, random(1));
+  const atClient = await got;
+  const [answered, heard] = (await atServer) ?? [];
+  expect(heard).toEqual({ bytes: 50 * MIB, sha256: sent, end: "fin" });
+  expect(atClient).toEqual({ bytes: 50 * MIB, sha256: answered, end: "fin" });
+  await until(() => lb.stats().current_connections === 0, "end of the connection");
+  const exact = { total_connections: 1, current_connections: 0, bytes_tx: 50 * MIB, bytes_rx: 50 * MIB };
+  expect(lb.stats().frontends.web).toMatchObject(exact);
+  expect(lb.stats().backends.pool).toMatchObject(exact);
+  expect(lb.stats().backends.pool?.server_details.s1).toMatchObject(exact);
+});
+
+test("C2: a server that speaks first is heard before the client says a word", async () => {
+  await using server = await listening((socket) => socket.write("220 ready\r\n"));
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  const [greeting] = await once(client, "data");
+  expect(String(greeting)).toBe("220 ready\r\n");
+  client.destroy();
+});
+
+test("C2, the ancestor's drifting counters: 50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
+  let bytes = 0;
+  await using server = await listening((socket) => {
+    socket.on("data", (piece: Buffer) => {
+      bytes += piece.length;
+    });
+    echo(socket);
+  });
+  const lb = await balance(
+    poolConfig({ s1: { addr: server.addr } }, { pool: { health_check_interval: 3600 } }),
+  );
+  const next = random(4711);
+  let finished = 0;
+  let whole = 0;
+  const one = async () => {
+    for (let n = 0; n < 8; n++) {
+      const client = await dial(lb.address("web"));
+      const got = receive(client);
+      if (next() < 0.25) {
+        client.write(Buffer.alloc(1 + Math.floor(next() * 100_000), "r"));
+        await sleep(next() * 10);
+        client.resetAndDestroy();
+      } else {
+        const length = Math.floor(next() * 200_000);
+        const sent = await pour(client, length, next, 20_000);
+        expect(await got).toEqual({ bytes: length, sha256: sent, end: "fin" });
+        whole += 1;
+      }
+      finished += 1;
+    }
+  };
+  await Promise.all(Array.from({ length: 50 }, one));
+  expect(finished).toBe(400);
+  expect(whole).toBeGreaterThan(200);
+  await until(() => lb.stats().current_connections === 0, "all connections to end");
+  await until(() => lb.stats().total_bytes_tx >= bytes, "all bytes to be counted");
+  const stats = lb.stats();
+  expect(stats.total_connections).toBe(400);
+  expect(stats.frontends.web).toMatchObject({ total_connections: 400, current_connections: 0 });
+  expect(stats.backends.pool).toMatchObject({ total_connections: 400, current_connections: 0 });
+  expect(stats.backends.pool?.server_details.s1).toMatchObject({ current_connections: 0 });
+  expect(stats.backends.pool?.bytes_tx).toBe(stats.total_bytes_tx);
+  expect(stats.backends.pool?.bytes_rx).toBe(stats.total_bytes_rx);
+});
+
+test("C3: after the client's FIN the server's answer still arrives, whole", async () => {
+  await using server = await listening(
+    spokenTo((socket) => {
+      socket.resume().once("end", () => void sleep(100).then(() => pour(socket, 3 * MIB, random(5))));
+    }),
+  );
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  const got = receive(client);
+  client.end("question");
+  expect(await got).toMatchObject({ bytes: 3 * MIB, end: "fin" });
+});
+
+test("C3: after the server's FIN the client can still send", async () => {
+  let arrived: Promise<Received> | undefined;
+  await using server = await listening(
+    spokenTo((socket) => {
+      arrived = receive(socket);
+      socket.end("answer");
+    }),
+  );
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  client.write("?");
+  expect(await receive(client)).toMatchObject({ bytes: 6, end: "fin" });
+  await pour(client, 3 * MIB, random(6));
+  expect(await arrived).toMatchObject({ bytes: 3 * MIB + 1, end: "fin" });
+});
+
+test("the ancestor's lost EOF: a server that closes first ends the client at once", async () => {
+  await using server = await listening(spokenTo((socket) => void socket.resume().end("bye")));
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  const begun = performance.now();
+  client.write("?");
+  expect(await receive(client)).toMatchObject({ bytes: 3, end: "fin" });
+  expect(performance.now() - begun).toBeLessThan(500);
+  client.destroy();
+});
+
+test("C3: a reset from either side reaches the other as a reset", async () => {
+  await using server = await listening((socket) => void socket.once("data", () => socket.resetAndDestroy()));
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  const got = receive(client);
+  client.write("reset me");
+  expect(await got).toMatchObject({ end: "reset" });
+  await until(() => lb.stats().reasons.server_reset === 1, "the reason to be counted");
+
+  const atServer: Promise<Received>[] = [];
+  await using other = await listening(spokenTo((socket) => void atServer.push(receive(socket))));
+  await lb.update(poolConfig({ s2: { addr: other.addr } }));
+  const second = await dial(lb.address("web"));
+  second.write("x");
+  await until(() => atServer.length === 1, "connection at the server");
+  second.resetAndDestroy();
+  expect(await atServer[0]).toMatchObject({ end: "reset" });
+  await until(() => lb.stats().reasons.client_reset === 1, "the reason to be counted");
+});
+
+test("C4: a slow reader gets everything before the FIN, while the process holds no more than its buffers", async () => {
+  const total = 64 * MIB;
+  let sent: Promise<string> | undefined;
+  await using server = await listening((socket) => {
+    socket.once("data", () => {
+      sent = pour(socket, total, random(7));
+    });
+  });
+  await using product = await startConvey(pool({ s1: server.addr }));
+  const client = await dial(product.front);
+  client.pause();
+  client.write("go");
+  const before = residentBytes(product.process.pid);
+  await sleep(700);
+  const stuck = (await product.stats()).total_bytes_rx;
+  expect(stuck).toBeLessThan(total / 2);
+  expect(residentBytes(product.process.pid) - before).toBeLessThan(16 * MIB);
+  const got = receive(client);
+  client.resume();
+  expect(await got).toEqual({ bytes: total, sha256: await sent, end: "fin" });
+  client.end();
+});
+
+test("C5: a peer that never reads is ended by the idle timeout, on both sides, with the reason counted", async () => {
+  const ended: Promise<void>[] = [];
+  await using server = await listening((socket) => {
+    socket.once("data", () => {
+      ended.push(gone(socket));
+      void pour(socket, 64 * MIB, random(8));
+    });
+  });
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 600 } }));
+  const client = await dial(lb.address("web"));
+  client.pause();
+  client.write("go");
+  await until(() => lb.stats().reasons.idle_timeout === 1, "the idle timeout", 8000);
+  await ended[0];
+  expect(lb.stats().current_connections).toBe(0);
+  client.destroy();
+});
+
+test("the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
+  await using server = await listening((socket) => {
+    socket.on("data", () => {
+      for (let piece = 0; piece < 5; piece++) socket.write(Buffer.alloc(2048, "a"));
+    });
+  });
+  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  const client = await dial(lb.address("web"));
+  const times: number[] = [];
+  for (let n = 0; n < 50; n++) {
+    const begun = performance.now();
+    let left = 10_240;
+    const whole = new Promise<void>((resolve) => {
+      const take = (piece: Buffer) => {
+        left -= piece.length;
+        if (left > 0) return;
+        client.off("data", take);
+        resolve();
+      };
+      client.on("data", take);
+    });
+    client.write("a question in ");
+    client.write("two pieces");
+    await whole;
+    times.push(performance.now() - begun);
+    await sleep(2);
+    client.read();
+  }
+  client.destroy();
+  times.sort((a, b) => a - b);
+  // One delayed ACK is 40 ms; with Nagle's algorithm on, most of the fifty would wait for one.
+  expect(times[40]).toBeLessThan(25);
+});
+
+function residentBytes(pid: number): number {
+  const kb = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return Number(kb) * 1024;
+}
