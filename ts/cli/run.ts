@@ -1,5 +1,6 @@
 /** `convey run`, which is also `convey` alone: serves until a signal ends it. */
 import type { Command } from "commander";
+import { ENVIRONMENT_VARIABLES } from "../config/overrides.ts";
 import {
   addConfigOptions,
   type ConfigOptions,
@@ -22,7 +23,9 @@ export function runCommand(program: Command): Command {
     .addHelpText(
       "after",
       "\nSignals: SIGTERM and SIGINT take no new connections and wait for the open ones; a second one cuts them.\n" +
-        "SIGHUP reads the configuration again; so does saving the file.",
+        "SIGHUP reads the configuration again; so does saving the file.\n\n" +
+        `Environment: ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
+        "They win over the file; flags win over them.",
     )
     .allowExcessArguments()
     .action(async (options: ConfigOptions) => {
