@@ -29,6 +29,7 @@ const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -211,6 +212,20 @@ pub fn add_clsact(interface: u32) -> Result<bool, XdpError> {
             Err(XdpError::Netlink { what: format!("adding a clsact qdisc to interface {interface}"), source })
         }
     }
+}
+
+/// Whether the interface has a clsact (or ingress) qdisc.
+///
+/// # Errors
+/// [`XdpError::Netlink`].
+pub fn has_clsact(interface: u32) -> Result<bool, XdpError> {
+    let messages = exchange(RTM_GETQDISC, NLM_F_DUMP, &tc_body(interface, 0, 0, 0)).map_err(|source| {
+        XdpError::Netlink { what: format!("listing the qdiscs of interface {interface}"), source }
+    })?;
+    Ok(messages.iter().filter(|(t, _)| *t == RTM_NEWQDISC).any(|(_, m)| {
+        // Not every kernel heeds the interface asked for.
+        u32_at(m, 4) == Some(interface) && u32_at(m, 12) == Some(CLSACT_PARENT)
+    }))
 }
 
 /// Takes the clsact qdisc away, filters included. Returns whether there was one.

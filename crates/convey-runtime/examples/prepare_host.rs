@@ -1,0 +1,39 @@
+//! Prepares this host as a passthrough balancer would, says "ready", and takes everything back when its input
+//! ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port>`.
+
+use std::io::Read;
+use std::net::SocketAddr;
+
+use convey_core::Protocol;
+use convey_runtime::host::{Host, HostSpec};
+use convey_xdp::{Endpoint, GuardRules, NatRange};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [state_dir, interface, vip, from, to] = args.as_slice() else {
+        return Err(
+            "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port>".into()
+        );
+    };
+    let addr: SocketAddr = vip.parse()?;
+    let protocol = Protocol::Tcp;
+    let host = Host::install(&HostSpec {
+        interfaces: vec![interface.clone()],
+        rules: GuardRules {
+            vips: vec![Endpoint { protocol, addr }],
+            nat: vec![NatRange { protocol, addr: addr.ip(), ports: from.parse()?..=to.parse()? }],
+            servers: Vec::new(),
+        },
+        guard: None,
+        state_dir: state_dir.into(),
+    })?;
+    for note in host.notes() {
+        println!("{note}");
+    }
+    println!("ready");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    for line in host.close()? {
+        println!("{line}");
+    }
+    Ok(())
+}

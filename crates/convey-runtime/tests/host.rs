@@ -1,0 +1,364 @@
+//! Preparing a host in a namespace of its own, and finding it again as it was.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+#[path = "../../convey-xdp/tests/common/mod.rs"]
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use common::{Netns, cable};
+use convey_core::Protocol;
+use convey_runtime::host::{Host, HostError, HostSpec, cleanup, dry_run};
+use convey_xdp::netlink::interface_index;
+use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange};
+
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// A folder for journals that is gone after the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(ns: &Netns) -> Self {
+        Self(std::env::temp_dir().join(format!("convey-{}", ns.name)))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn spec(folder: &Path, vip: &str, ports: std::ops::RangeInclusive<u16>) -> HostSpec {
+    let addr: std::net::SocketAddr = vip.parse().unwrap();
+    HostSpec {
+        interfaces: vec!["veth0".to_owned()],
+        rules: GuardRules {
+            vips: vec![Endpoint { protocol: Protocol::Tcp, addr }],
+            nat: vec![NatRange { protocol: Protocol::Tcp, addr: addr.ip(), ports }],
+            servers: vec![Endpoint { protocol: Protocol::Tcp, addr: "10.9.0.1:80".parse().unwrap() }],
+        },
+        guard: None,
+        state_dir: folder.to_owned(),
+    }
+}
+
+fn pair() -> (Netns, Netns, Folder) {
+    let (peer, host) = (Netns::new("peer"), Netns::new("host"));
+    cable(&peer, &host);
+    let folder = Folder::new(&host);
+    (peer, host, folder)
+}
+
+/// Every readable kernel parameter of IP, the nft rules, addresses, and qdiscs of the present namespace.
+fn state_of_the_host() -> BTreeMap<String, String> {
+    fn walk(folder: &Path, into: &mut BTreeMap<String, String>) {
+        for file in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = file.path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if let Ok(value) = std::fs::read_to_string(&path) {
+                into.insert(path.display().to_string(), value);
+            }
+        }
+    }
+    let mut state = BTreeMap::new();
+    walk(Path::new("/proc/sys/net/ipv4"), &mut state);
+    walk(Path::new("/proc/sys/net/ipv6"), &mut state);
+    for words in ["nft list ruleset", "ip -o addr", "tc qdisc", "ethtool -k veth0"] {
+        let mut parts = words.split(' ');
+        let output = Command::new(parts.next().unwrap()).args(parts).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // Link-local addresses are still being checked for duplicates, at first.
+        let lines: Vec<_> = text.lines().filter(|line| !line.contains("fe80::")).collect();
+        state.insert(words.to_owned(), lines.join("\n"));
+    }
+    state
+}
+
+fn reserved() -> String {
+    std::fs::read_to_string(RESERVED).unwrap().trim_end().to_owned()
+}
+
+/// The example program at work in a namespace.
+struct Prepared {
+    child: Child,
+    /// Held: what it prints at its end must find a reader.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Prepared {
+    fn new(ns: &Netns, folder: &Path, vip: &str, from: u16, to: u16) -> Self {
+        let test = std::env::current_exe().unwrap();
+        let example = test.parent().unwrap().parent().unwrap().join("examples/prepare_host");
+        assert!(
+            example.exists(),
+            "cargo test builds it unless told otherwise: cargo build --example prepare_host"
+        );
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &ns.name])
+            .arg(example)
+            .arg(folder)
+            .args(["veth0", vip, &from.to_string(), &to.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while line != "ready\n" {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the example ended early");
+        }
+        Self { child, _output: output }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+fn closing_leaves_the_host_as_it_was(method: GuardMethod) {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        std::fs::write(RESERVED, "1000,40000,60990-61010").unwrap();
+        let before = state_of_the_host();
+        let spec = HostSpec { guard: Some(method), ..spec(&path, "10.9.0.2:80", 33768..=61000) };
+        let host = Host::install(&spec).unwrap();
+        assert_eq!(host.guard_method(), Some(method));
+        assert_eq!(reserved(), "1000,33768-61010");
+        assert_ne!(state_of_the_host(), before);
+        host.close().unwrap();
+        assert_eq!(state_of_the_host(), before);
+        assert!(!path.exists(), "the state folder is gone, too");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn closing_leaves_the_host_as_it_was_with_the_kernel_program() {
+    closing_leaves_the_host_as_it_was(GuardMethod::Bpf);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn closing_leaves_the_host_as_it_was_with_nft() {
+    closing_leaves_the_host_as_it_was(GuardMethod::Nft);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn balancers_of_one_host_share_reserved_ports_and_end_in_any_order() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        std::fs::write(RESERVED, "45000").unwrap();
+        for first_ends_first in [true, false] {
+            let a = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+            let b = Host::install(&spec(&path, "10.9.0.3:80", 45000..=55000)).unwrap();
+            assert_eq!(reserved(), "40000-55000");
+            if first_ends_first {
+                a.close().unwrap();
+                assert_eq!(reserved(), "45000-55000");
+                b.close().unwrap();
+            } else {
+                b.close().unwrap();
+                assert_eq!(reserved(), "40000-50000");
+                a.close().unwrap();
+            }
+            assert_eq!(reserved(), "45000");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_the_operator_reserves_meanwhile_stays() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        let host = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        std::fs::write(RESERVED, "1234,40000-50000").unwrap();
+        host.close().unwrap();
+        assert_eq!(reserved(), "1234");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_second_balancer_on_the_address_is_refused_and_told_who_has_it() {
+    let (_peer, host, folder) = pair();
+    let first = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 41000);
+    let path = folder.0.clone();
+    let before = host.enter(state_of_the_host);
+    let error = host.enter(move || Host::install(&spec(&path, "10.9.0.2:80", 50000..=51000)).unwrap_err());
+    let HostError::SecondInstance { holder, .. } = error else { panic!("{error}") };
+    assert_eq!(holder, Some(first.child.id()));
+    assert_eq!(host.enter(state_of_the_host), before, "the refused one has changed nothing");
+
+    // The same address in another network namespace is another address.
+    let (_peer, elsewhere, other) = pair();
+    let path = other.0.clone();
+    elsewhere.enter(move || {
+        Host::install(&spec(&path, "10.9.0.2:80", 40000..=41000)).unwrap().close().unwrap();
+    });
+    first.end();
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn nat_ports_of_another_balancer_on_the_same_address_are_refused() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        let first = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        let error = Host::install(&spec(&path, "10.9.0.2:443", 50000..=51000)).unwrap_err();
+        assert!(matches!(error, HostError::NatPortsTaken { .. }), "{error}");
+        assert_eq!(reserved(), "40000-50000");
+        let second = Host::install(&spec(&path, "10.9.0.2:443", 50001..=51000)).unwrap();
+        first.close().unwrap();
+        second.close().unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_range_that_leaves_the_host_no_port_is_refused() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50000").unwrap();
+        let error = Host::install(&spec(&path, "10.9.0.2:80", 32768..=61000)).unwrap_err();
+        assert!(matches!(error, HostError::NoPortsLeft { .. }), "{error}");
+        let host = Host::install(&spec(&path, "10.9.0.2:80", 32768..=49990)).unwrap();
+        assert!(host.notes().iter().any(|n| n.contains("10 ports of 40000-50000")), "{:?}", host.notes());
+        host.close().unwrap();
+        assert_eq!(reserved(), "");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_a_killed_balancer_left_is_reclaimed_and_nothing_of_a_living_one() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    let killed = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
+    let alive = Prepared::new(&host, &folder.0, "10.9.0.3:80", 45000, 55000);
+    killed.kill();
+    assert_eq!(host.enter(reserved), "40000-55000", "SIGKILL leaves its ports reserved");
+
+    let path = folder.0.clone();
+    let lines = host.enter(move || cleanup(&path).unwrap());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("40000-44999"), "{lines:?}");
+    assert_eq!(host.enter(reserved), "45000-55000");
+
+    alive.end();
+    assert_eq!(host.enter(state_of_the_host), before);
+    let path = folder.0.clone();
+    assert_eq!(host.enter(move || cleanup(&path).unwrap()), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn the_next_start_reclaims_what_a_killed_balancer_left() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    let killed = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
+    killed.kill();
+    let next = Prepared::new(&host, &folder.0, "10.9.0.2:80", 50001, 51000);
+    assert_eq!(host.enter(reserved), "50001-51000");
+    next.end();
+    assert_eq!(host.enter(state_of_the_host), before);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_namespace_is_cleaned_up_without_touching_another() {
+    let (_peer, host, folder) = pair();
+    let (_other_peer, other, _unused) = pair();
+    let killed = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
+    killed.kill();
+    other.enter(|| std::fs::write(RESERVED, "40000-50000").unwrap());
+    let path = folder.0.clone();
+    assert_eq!(other.enter(move || cleanup(&path).unwrap()), Vec::<String>::new());
+    assert_eq!(other.enter(reserved), "40000-50000");
+    assert_eq!(host.enter(reserved), "40000-50000");
+    let path = folder.0.clone();
+    assert_eq!(host.enter(move || cleanup(&path).unwrap()).len(), 1);
+    assert_eq!(host.enter(reserved), "");
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_reload_changes_ports_addresses_and_interfaces() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    host.enter(move || {
+        let before = state_of_the_host();
+        let first = spec(&path, "10.9.0.2:80", 40000..=50000);
+        let mut host = Host::install(&HostSpec { interfaces: Vec::new(), ..first }).unwrap();
+        assert_eq!(host.guard_method(), None, "no interface, nothing to guard");
+        host.set_interfaces(&[interface_index("veth0").unwrap().unwrap()]).unwrap();
+        assert_eq!(host.guard_method(), Some(GuardMethod::Bpf));
+
+        host.set_rules(&spec(&path, "10.9.0.3:80", 45000..=55000).rules).unwrap();
+        assert_eq!(reserved(), "45000-55000");
+        let other = Host::install(&spec(&path, "10.9.0.2:80", 1000..=1001)).unwrap();
+        let error = host.set_rules(&spec(&path, "10.9.0.2:80", 45000..=55000).rules).unwrap_err();
+        assert!(matches!(error, HostError::SecondInstance { .. }), "{error}");
+        assert!(
+            Host::install(&spec(&path, "10.9.0.3:80", 1..=2)).is_err(),
+            "the former address is still locked"
+        );
+
+        let lo = interface_index("lo").unwrap().unwrap();
+        host.set_interfaces(&[lo]).unwrap();
+        other.close().unwrap();
+        host.close().unwrap();
+        assert_eq!(state_of_the_host(), before);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_dry_run_prints_can_be_typed() {
+    let (_peer, host, folder) = pair();
+    let path = folder.0.clone();
+    let (lines, untouched) = host.enter(move || {
+        let before = state_of_the_host();
+        let lines = dry_run(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        (lines, state_of_the_host() == before && !path.exists())
+    });
+    assert!(untouched, "a dry run changes nothing");
+    let script = lines.join("\n");
+    host.enter(move || {
+        let output = Command::new("sh").args(["-ec", &script]).output().unwrap();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(reserved(), "40000-50000");
+        let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(String::from_utf8(rules.stdout).unwrap().contains("tcp . 10.9.0.2 . 80"));
+    });
+}
+
+#[test]
+#[ignore = "needs root: changes the owner of a folder"]
+fn a_state_folder_that_others_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Netns::new("host");
+    let folder = Folder::new(&host);
+    std::fs::create_dir(&folder.0).unwrap();
+    std::fs::set_permissions(&folder.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = cleanup(&folder.0).unwrap_err();
+    assert!(matches!(error, HostError::StateNotOurs { .. }), "{error}");
+}
