@@ -19,6 +19,7 @@ enum Transport {
         flags: u8,
         seq: u32,
         ack: u32,
+        window: u16,
         options: Vec<u8>,
         offset: Option<u8>,
     },
@@ -77,7 +78,8 @@ impl PacketBuilder {
 
     /// A TCP segment with ACK set, `ip:port` to `ip:port`.
     pub fn tcp(source: &str, destination: &str) -> Self {
-        let tcp = Transport::Tcp { flags: ACK, seq: 1001, ack: 5001, options: Vec::new(), offset: None };
+        let (options, offset) = (Vec::new(), None);
+        let tcp = Transport::Tcp { flags: ACK, seq: 1001, ack: 5001, window: 64240, options, offset };
         Self::new(source, destination, tcp)
     }
 
@@ -127,6 +129,15 @@ impl PacketBuilder {
         if let Transport::Tcp { seq, ack, .. } = &mut self.transport {
             *seq = new_seq;
             *ack = new_ack;
+        }
+        self
+    }
+
+    /// TCP window.
+    #[must_use]
+    pub fn window(mut self, new: u16) -> Self {
+        if let Transport::Tcp { window, .. } = &mut self.transport {
+            *window = new;
         }
         self
     }
@@ -302,7 +313,7 @@ impl PacketBuilder {
                 header.extend(((20 + self.ip_options.len() + transport.len()) as u16).to_be_bytes());
                 header.extend(self.id.to_be_bytes());
                 let (offset, more) = self.fragment.unwrap_or_default();
-                let flags = u16::from(self.dont_fragment) << 14 | u16::from(more) << 13 | offset / 8;
+                let flags = (u16::from(self.dont_fragment) << 14) | (u16::from(more) << 13) | (offset / 8);
                 header.extend(flags.to_be_bytes());
                 header.extend([self.ttl, protocol, 0, 0]);
                 header.extend(s.octets());
@@ -342,12 +353,14 @@ impl PacketBuilder {
     fn build_transport(&self) -> (u8, Vec<u8>) {
         let ports = [self.source.port().to_be_bytes(), self.destination.port().to_be_bytes()].concat();
         let (protocol, at, mut bytes) = match &self.transport {
-            Transport::Tcp { flags, seq, ack, options, offset } => {
+            Transport::Tcp { flags, seq, ack, window, options, offset } => {
                 let mut b = ports;
                 b.extend(seq.to_be_bytes());
                 b.extend(ack.to_be_bytes());
                 let words = offset.unwrap_or(5 + (options.len() / 4) as u8);
-                b.extend([words << 4, *flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                b.extend([words << 4, *flags]);
+                b.extend(window.to_be_bytes());
+                b.extend([0; 4]);
                 b.extend(options);
                 (6, Some(16), b)
             }
