@@ -1,5 +1,5 @@
 /** Command lines and configuration of the balancers measured beside ours, and of real servers for tests. */
-import { existsSync, mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -69,27 +69,20 @@ export function nginxStream(relay: Relay, buffer: string): string[] {
   return nginxCommand(home, lines);
 }
 
-/** nginx as an HTTP server; `body` is what every path answers. */
-export function nginxServer(listen: string, body: string): string[] {
-  const home = folder("nginx-server");
+/** nginx as an HTTP server of the files under `root`; PUT stores one. */
+export function nginxFiles(listen: string, root: string): string[] {
+  const home = folder("nginx-files");
+  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
   const lines = [
     ...nginxHead(home, 1),
     "http {",
     "  access_log off;",
-    "  keepalive_requests 1000000;",
-    ...["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(
-      (kind) => `  ${kind}_temp_path ${home}/${kind};`,
-    ),
+    ...temporary.map((kind) => `  ${kind}_temp_path ${home}/${kind};`),
     "  client_max_body_size 0;",
-    "  server {",
-    `    listen ${listen};`,
-    `    root ${home}/files;`,
-    `    location = / { return 200 "${body}"; }`,
-    "  }",
+    `  server { listen ${listen}; root ${root}; dav_methods PUT; }`,
     "}",
     "",
   ];
-  mkdirSync(join(home, "files"));
   return nginxCommand(home, lines);
 }
 

@@ -1,0 +1,168 @@
+/** F10, F12 and F13: the file, a data thread and the event loop go wrong under a running product. */
+import { once } from "node:events";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { type Product, pool, runConvey, startConvey } from "../support/convey.ts";
+import { failed, load, startServer } from "../support/loadgen.ts";
+import { folder } from "../support/peers.ts";
+import { start, until } from "../support/processes.ts";
+import { needs } from "../support/requirements.ts";
+import { dial, echo, type Listening, listening } from "../support/sockets.ts";
+
+const named = (name: string): Promise<Listening> => listening((socket) => void socket.end(name));
+
+async function whoAnswers(product: Product): Promise<string> {
+  const socket = await dial(product.front);
+  const [name] = await once(socket, "data");
+  socket.destroy();
+  return String(name);
+}
+
+function count(product: Product, pattern: RegExp): number {
+  return (product.process.stderr.match(new RegExp(pattern, "g")) ?? []).length;
+}
+
+test("F10, the ancestor's lost and half-read files: half-written, invalid, empty, removed, renamed over; one error each, the last good one serves", async () => {
+  await using a = await named("a");
+  await using b = await named("b");
+  const [good, next] = [pool({ s1: a.addr }), pool({ s1: b.addr })];
+  await using product = await startConvey(good);
+  const { file } = product;
+  const rejected = () => count(product, /reload rejected/);
+  const expectRejected = async (n: number) => {
+    await until(
+      () => rejected() >= n,
+      `rejection ${n}`,
+      5000,
+      () => product.process.output(),
+    );
+    await sleep(400);
+    expect(rejected()).toBe(n);
+    expect(await whoAnswers(product)).toBe("a");
+    expect((await product.stats()).last_reload).toMatchObject({ result: "rejected" });
+  };
+  writeFileSync(file, next.slice(0, next.indexOf("addr = ") + 9));
+  await expectRejected(1);
+  writeFileSync(file, next.replace('backend = "pool"', 'backend = "pol"'));
+  await expectRejected(2);
+  writeFileSync(file, "");
+  await expectRejected(3);
+  rmSync(file);
+  await expectRejected(4);
+  writeFileSync(`${file}.new`, next, { mode: 0o600 });
+  renameSync(`${file}.new`, file);
+  await until(async () => (await whoAnswers(product)) === "b", "the renamed file in service");
+  writeFileSync(`${file}.new`, good, { mode: 0o600 });
+  renameSync(`${file}.new`, file);
+  await until(async () => (await whoAnswers(product)) === "a", "the next renamed file in service");
+  expect(rejected()).toBe(4);
+});
+
+test("F10, the ancestor's blindness to Kubernetes: a swapped ..data link is followed, again and again", async () => {
+  await using a = await named("a");
+  await using b = await named("b");
+  const home = folder("configmap");
+  const version = (name: string, toml: string) => {
+    mkdirSync(join(home, name));
+    writeFileSync(join(home, name, "config.toml"), toml, { mode: 0o600 });
+    symlinkSync(name, join(home, "..data_tmp"));
+    renameSync(join(home, "..data_tmp"), join(home, "..data"));
+  };
+  version("..v1", pool({ s1: a.addr }));
+  symlinkSync("..data/config.toml", join(home, "config.toml"));
+  await using product = await runConvey(join(home, "config.toml"));
+  expect(await whoAnswers(product)).toBe("a");
+  for (const [n, name] of ["b", "a", "b"].entries()) {
+    version(`..v${n + 2}`, pool({ s1: name === "a" ? a.addr : b.addr }));
+    rmSync(join(home, `..v${n + 1}`), { recursive: true });
+    await until(async () => (await whoAnswers(product)) === name, `version ${n + 2} in service`);
+  }
+});
+
+test("F12: a panic in a data thread is reported and the thread runs again; it is never silently dead", async (context) => {
+  needs(context, { root: true, tools: ["strace", "curl"] });
+  await using server = await listening(echo);
+  await using product = await startConvey(pool({ s1: server.addr }, { top: ["[proxy]", "workers = 1"] }));
+  const { pid } = product.process;
+  const worker = dataThread(pid);
+  // tokio panics when epoll answers what it never should: a fault from outside, in the shipped program.
+  const inject = "epoll_wait,epoll_pwait,epoll_pwait2:error=EBADF:when=1";
+  await using strace = start([
+    "strace",
+    "-p",
+    String(worker),
+    "-e",
+    "trace=epoll_wait,epoll_pwait,epoll_pwait2",
+    "-e",
+    `inject=${inject}`,
+  ]);
+  await strace.waitFor(/attached/);
+  (await dial(product.front)).destroy();
+  const [line] = await product.process.waitFor(/.*panicked.*/i, 10_000);
+  await strace.stop("SIGINT");
+  expect(line).toMatch(/convey|worker/);
+  const answer = await until(async () => {
+    if (!product.process.running) return "ended";
+    const socket = await dial(product.front).catch(() => undefined);
+    if (socket === undefined) return undefined;
+    socket.write("alive");
+    const heard = await Promise.race([once(socket, "data"), sleep(300, undefined)]);
+    socket.destroy();
+    return heard === undefined ? undefined : String(heard[0]);
+  }, "service again, or the end of the process");
+  if (answer === "ended") expect((await product.process.exited).code).not.toBe(0);
+  else expect(answer).toBe("alive");
+});
+
+test("F13: with Node blocked for 10 s established and new connections are served as ever", async () => {
+  const server = await startServer();
+  await using _ = server.process;
+  const root = resolve(import.meta.dirname, "../..");
+  await using child = start(
+    [
+      process.execPath,
+      "--import",
+      join(root, "__test__/support/typescript.mjs"),
+      join(root, "__test__/support/blocked-loop.ts"),
+      server.address,
+    ],
+    { stdin: true, cwd: root },
+  );
+  const [, port] = await child.waitFor(/"port":(\d+)/);
+  child.child.stdin?.write("10000\n");
+  const connect = ["--connect", `127.0.0.1:${port}`, "--duration", "8", "--warmup", "0.5"];
+  const [kept, fresh] = await Promise.all([
+    load(["requests", "--connections", "20", "--rate", "500", ...connect]),
+    load(["requests", "--fresh", "--connections", "20", "--rate", "200", ...connect]),
+  ]);
+  expect(child.stdout).not.toContain("awake");
+  expect([failed(kept), failed(fresh)]).toEqual([0, 0]);
+  expect(kept.requests).toBeGreaterThan(3900);
+  expect(fresh.requests).toBeGreaterThan(1550);
+  expect(kept.latency_us?.p99).toBeLessThan(250_000);
+  await child.waitFor(/"up":true,"transitions":0/);
+  child.child.stdin?.end();
+  expect(await child.exited).toEqual({ code: 0, signal: null });
+});
+
+/** The thread id of the first data-plane thread, found by its name. */
+function dataThread(pid: number): number {
+  const names = readdirSync(`/proc/${pid}/task`).map((tid) => ({
+    tid: Number(tid),
+    name: readFileSync(`/proc/${pid}/task/${tid}/comm`, "utf8").trim(),
+  }));
+  const found = names.find(({ name }) => /^convey-/.test(name));
+  if (found === undefined)
+    throw new Error(`no data thread among ${names.map(({ name }) => name).join(", ")}`);
+  return found.tid;
+}
