@@ -4,15 +4,16 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { blackHole, Client, type Closable, echoServer, httpServer, pause } from "../../support/control.ts";
 
 const LOADER = new URL("../../support/typescript.mjs", import.meta.url).href;
-const BLOCKED = new URL("../../support/blocked-loop.ts", import.meta.url).pathname;
-const FORGOTTEN = new URL("../../support/forgotten-close.ts", import.meta.url).pathname;
-const STARVED = new URL("../../support/no-descriptors.ts", import.meta.url).pathname;
-const SAMPLE = new URL("../../../samples/embedded.ts", import.meta.url).pathname;
+const BLOCKED = fileURLToPath(new URL("../../support/blocked-loop.ts", import.meta.url));
+const FORGOTTEN = fileURLToPath(new URL("../../support/forgotten-close.ts", import.meta.url));
+const STARVED = fileURLToPath(new URL("../../support/no-descriptors.ts", import.meta.url));
+const SAMPLE = fileURLToPath(new URL("../../../samples/embedded.ts", import.meta.url));
 
 const toClose: Closable[] = [];
 let directory: string;
