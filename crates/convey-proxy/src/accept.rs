@@ -8,10 +8,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convey_core::{Event, Reason};
 use rustix::io::Errno;
@@ -28,24 +28,27 @@ use crate::worker::{Worker, panic_message};
 const BATCH: usize = 64;
 /// How long accepting pauses when a resource has run out.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
+/// A shortage not seen for this long is over.
+const EPISODE_GAP: Duration = Duration::from_secs(5);
 
-/// Whether file descriptors or memory are short on this worker. One shortage is one event and one count,
-/// however often it is met before it is over.
+/// Whether file descriptors or memory are short on this worker. One episode is one event and one count,
+/// however often it shows before it is over.
 #[derive(Debug, Default)]
-pub(crate) struct Shortage(AtomicBool);
+pub(crate) struct Shortage {
+    pause: AtomicBool,
+    last_seen: Mutex<Option<Instant>>,
+}
 
 impl Shortage {
-    /// Notes a shortage; true when it has just begun.
-    pub fn begin(&self) -> bool {
-        !self.0.swap(true, Relaxed)
+    /// Notes that something ran out, so that accepting pauses; true when an episode begins.
+    pub fn note(&self) -> bool {
+        self.pause.store(true, Relaxed);
+        let mut last_seen = self.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        last_seen.replace(Instant::now()).is_none_or(|at| at.elapsed() > EPISODE_GAP)
     }
 
-    fn end(&self) {
-        self.0.store(false, Relaxed);
-    }
-
-    fn lasts(&self) -> bool {
-        self.0.load(Relaxed)
+    fn take_pause(&self) -> bool {
+        self.pause.load(Relaxed) && self.pause.swap(false, Relaxed)
     }
 }
 
@@ -73,17 +76,15 @@ pub(crate) async fn run(
         match accepted.await {
             None => break,
             Some(Ok((client, peer))) => {
-                worker.fds_short.end();
                 admit(&worker, &group, client, peer);
                 batch += 1;
             }
-            Some(Err(error)) if is_shortage(&error) => back_off(&worker, &group, &error).await,
+            Some(Err(error)) if is_shortage(&error) => report_shortage(&worker, &group, &error),
             // The peer was gone before it was accepted, or a network error that accept passes on (accept(2)).
             Some(Err(_)) => batch += 1,
         }
-        if worker.fds_short.lasts() {
+        if worker.fds_short.take_pause() {
             tokio::time::sleep(BACKOFF).await;
-            worker.fds_short.end();
         }
         if batch >= BATCH {
             batch = 0;
@@ -105,9 +106,9 @@ fn drain(worker: &Arc<Worker>, group: &ListenGroup, listener: TcpListener) {
     }
 }
 
-async fn back_off(worker: &Worker, group: &ListenGroup, error: &io::Error) {
+fn report_shortage(worker: &Worker, group: &ListenGroup, error: &io::Error) {
     let published = worker.shared.published.load_full();
-    if worker.fds_short.begin() {
+    if worker.fds_short.note() {
         worker.shared.reasons.count(Reason::FdsExhausted);
         let mut frontend = group.frontend.clone();
         if let Some(f) = published.frontend_of(group.id).map(|f| &published.snapshot.frontends[f]) {
@@ -116,8 +117,6 @@ async fn back_off(worker: &Worker, group: &ListenGroup, error: &io::Error) {
         }
         worker.shared.events.send(Event::AcceptBackoff { frontend, cause: error.to_string() });
     }
-    // Still short the next time round: no new event, but the count of the episode stays one.
-    tokio::time::sleep(BACKOFF).await;
 }
 
 fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: SocketAddr) {

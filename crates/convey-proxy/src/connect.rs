@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
         let stream = loop {
             match begin(addr) {
                 Err(error) if is_shortage(&error) => {
-                    if self.worker.fds_short.begin() {
+                    if self.worker.fds_short.note() {
                         self.count(Reason::FdsExhausted);
                         let frontend = self.frontend.name.clone();
                         let event = Event::AcceptBackoff { frontend, cause: error.to_string() };

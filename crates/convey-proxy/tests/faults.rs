@@ -1,0 +1,232 @@
+//! What runs out or breaks inside: file descriptors, source ports, worker threads.
+//!
+//! Limits of the process and namespaces are tried in a child process: this test binary run again for one
+//! ignored test, which cannot disturb the others there.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod lab;
+
+use std::io::{Read, Seek, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use convey_core::{Event, Reason, Snapshot};
+use convey_proxy::Proxy;
+use lab::{Lab, echo, named, read_all, refusing, serve, spec, wait_until};
+
+/// Environment variable that tells a child process where the server is.
+const SERVER: &str = "CONVEY_TEST_SERVER";
+
+/// Runs the ignored test `name` of this binary in a process of its own, under `wrapper`.
+fn run_in_child(wrapper: &[&str], name: &str) {
+    let binary = std::env::current_exe().unwrap();
+    let mut line: Vec<&str> = vec!["timeout", "60"];
+    line.extend(wrapper);
+    line.push(binary.to_str().unwrap());
+    line.extend(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+    let output = Command::new(line[0]).args(&line[1..]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{name} in a child process:\n{text}");
+}
+
+/// CPU time of this process; opened early, for when no descriptor is left.
+struct CpuTime(std::fs::File);
+
+impl CpuTime {
+    fn open() -> Self {
+        Self(std::fs::File::open("/proc/self/stat").unwrap())
+    }
+
+    fn used(&mut self) -> Duration {
+        let mut stat = String::new();
+        self.0.rewind().unwrap();
+        self.0.read_to_string(&mut stat).unwrap();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        // utime and stime, in ticks of 10 ms; the state letter before them does not parse.
+        Duration::from_millis((fields[10] + fields[11]) * 10)
+    }
+}
+
+#[test]
+fn with_64_file_descriptors_accepting_backs_off_and_recovers() {
+    // The server stays here, so that its descriptors are not taken from the same 64.
+    let server = format!("{SERVER}={}", serve(echo));
+    run_in_child(&["prlimit", "--nofile=64:64", "env", &server], "child_with_few_file_descriptors");
+}
+
+#[test]
+#[ignore = "run in a child process by with_64_file_descriptors_accepting_backs_off_and_recovers"]
+fn child_with_few_file_descriptors() {
+    let mut cpu = CpuTime::open();
+    let addr = std::env::var(SERVER).unwrap().parse().unwrap();
+    let lab = Lab::start_with(spec(&[addr]), 1);
+    let mut clients: Vec<TcpStream> = Vec::new();
+    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    // Client and balancer share the 64: clients connect as long as there are descriptors.
+    while let Ok(client) = socket() {
+        if client.connect_timeout(&lab.addr().into(), Duration::from_secs(1)).is_err() {
+            break;
+        }
+        clients.push(client.into());
+    }
+    wait_until("the shortage is noticed", || lab.count(Reason::FdsExhausted) > 0);
+    let before = cpu.used();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cpu.used() - before;
+    assert!(used < Duration::from_millis(100), "{used:?} of CPU in 2 s of shortage");
+    let events = lab.events.lock().unwrap().len();
+    assert!((1..=3).contains(&events), "{events} events");
+
+    clients.truncate(4);
+    wait_until("descriptors are free again", || lab.gauges()[0] <= 4);
+    for _ in 0..10 {
+        let mut client = lab.connect();
+        client.write_all(b"back").unwrap();
+        client.read_exact(&mut [0; 4]).unwrap();
+    }
+    drop(clients);
+    lab.wait_idle();
+}
+
+#[test]
+fn without_source_ports_the_client_is_closed_and_counted_and_recovers() {
+    let script =
+        "ip link set lo up && echo '40000 40009' > /proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"";
+    run_in_child(
+        &["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script, "sh"],
+        "child_with_ten_source_ports",
+    );
+}
+
+#[test]
+#[ignore = "run in a namespace by without_source_ports_the_client_is_closed_and_counted_and_recovers"]
+fn child_with_ten_source_ports() {
+    let mut cpu = CpuTime::open();
+    let listener = std::net::TcpListener::bind("127.0.0.1:5000").unwrap();
+    let server = lab::serve_on(listener, echo);
+    let mut spec = spec(&[server]);
+    spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
+    let lab = Lab::start(spec);
+    // Clients bind ports outside the range, so that all ten are left for the balancer.
+    let connect = |port: u16| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+        socket.connect(&lab.addr().into()).unwrap();
+        TcpStream::from(socket)
+    };
+    let inside: Vec<TcpStream> = (0..10).map(|n| connect(6000 + n)).collect();
+    wait_until("ten connections stand", || lab.gauges() == [10; 4]);
+    let before = cpu.used();
+    for n in 0..5 {
+        assert_eq!(connect(6100 + n).read(&mut [0]).unwrap(), 0);
+    }
+    lab.wait_count(Reason::PortsExhausted, 5);
+    assert_eq!(lab.snapshot().backends[0].servers[0].reasons.get(Reason::PortsExhausted), 5);
+    assert!(cpu.used() - before < Duration::from_millis(500));
+    let events = lab.events.lock().unwrap().clone();
+    assert!(
+        matches!(&events[..], [Event::Warning { message }, ..] if message.contains("port_range")),
+        "{events:?}"
+    );
+
+    // A reset leaves no TIME_WAIT behind, so the ports are free at once.
+    inside.into_iter().for_each(lab::reset);
+    lab.wait_idle();
+    let mut client = connect(6200);
+    client.write_all(b"back").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+}
+
+/// A sink that panics for every event of the data path once `armed`, and keeps the others.
+fn panicking_sink(armed: &Arc<AtomicBool>, kept: &Arc<Mutex<Vec<Event>>>) -> convey_core::EventSink {
+    let (armed, kept) = (armed.clone(), kept.clone());
+    Arc::new(move |event| match event {
+        Event::WorkerPanicked { .. } | Event::Warning { .. } => kept.lock().unwrap().push(event),
+        _ if armed.load(SeqCst) => panic!("the sink broke"),
+        _ => {}
+    })
+}
+
+#[test]
+fn a_panic_in_one_connection_is_reported_and_touches_no_other() {
+    let (armed, kept) = (Arc::new(AtomicBool::new(true)), Arc::default());
+    let snapshot = Arc::new(Snapshot::first(spec(&[serve(echo), refusing()]), 1).unwrap());
+    let proxy = Proxy::start(snapshot.clone(), 1, panicking_sink(&armed, &kept)).unwrap();
+    let addr = proxy.addresses()[0].1;
+    let mut survivor = lab::connect(addr);
+    survivor.write_all(b"a").unwrap();
+    survivor.read_exact(&mut [0]).unwrap();
+
+    // The second server refuses, the report of it panics in the connection's task.
+    assert!(!matches!(lab::connect(addr).read(&mut [0]), Ok(1..)));
+    wait_until("the panic is reported", || !kept.lock().unwrap().is_empty());
+    let Event::Warning { message } = kept.lock().unwrap()[0].clone() else { panic!("{kept:?}") };
+    assert!(message.contains("the sink broke"), "{message}");
+
+    survivor.write_all(b"b").unwrap();
+    survivor.read_exact(&mut [0]).unwrap();
+    assert_eq!(snapshot.totals.open(), 1);
+    drop(survivor);
+    wait_until("the gauge is zero", || snapshot.totals.open() == 0);
+}
+
+#[test]
+fn a_worker_that_panics_is_reported_and_starts_again_with_its_listeners() {
+    run_in_child(&["prlimit", "--nofile=48:48"], "child_whose_worker_panics");
+}
+
+#[test]
+#[ignore = "run in a child process by a_worker_that_panics_is_reported_and_starts_again_with_its_listeners"]
+fn child_whose_worker_panics() {
+    let (armed, kept) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let snapshot = Arc::new(Snapshot::first(spec(&[serve(named("served"))]), 1).unwrap());
+    let proxy = Proxy::start(snapshot.clone(), 1, panicking_sink(&armed, &kept)).unwrap();
+    let addr = proxy.addresses()[0].1;
+    assert_eq!(read_all(&mut lab::connect(addr)), b"served");
+
+    // With every descriptor taken, accept fails in the worker's own loop, and its report panics there.
+    armed.store(true, SeqCst);
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let mut taken = Vec::new();
+    // For a while: what the connection before had is given back only by and by.
+    for _ in 0..50 {
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.connect(&addr.into()).unwrap();
+    wait_until("the panic is reported", || {
+        kept.lock().unwrap().iter().any(|e| matches!(e, Event::WorkerPanicked { restarted: true, .. }))
+    });
+    armed.store(false, SeqCst);
+    drop(taken);
+    let start = Instant::now();
+    // The client that waited in the queue is served by the worker's next life.
+    let mut client: TcpStream = client.into();
+    client.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    assert_eq!(read_all(&mut client), b"served");
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(read_all(&mut lab::connect(addr)), b"served");
+    drop(client);
+    wait_until("the gauge is zero", || snapshot.totals.open() == 0);
+    proxy.close();
+}
+
+#[test]
+fn threads_carry_their_name() {
+    let _lab = Lab::start_with(spec(&[serve(echo)]), 2);
+    let names: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
+        .collect();
+    for name in ["convey-proxy-0\n", "convey-proxy-1\n"] {
+        assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
+    }
+}
