@@ -1,7 +1,7 @@
 //! Settings of the packet modes beside the [`convey_core::Snapshot`].
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// How a DSR packet gets to its server.
@@ -88,6 +88,8 @@ pub struct PacketOptions {
     pub nat_source_v4: Option<Ipv4Addr>,
     /// IPv6 source towards servers (passthrough); `None`: the address of the frontend.
     pub nat_source_v6: Option<Ipv6Addr>,
+    /// Addresses of this host, for which a frontend on 0.0.0.0 or [::] stands; others' families are passed over.
+    pub local_addresses: Vec<IpAddr>,
     /// DSR method of backends not named in `backend_dsr`.
     pub dsr: DsrMethod,
     /// DSR method by backend name.
@@ -110,6 +112,7 @@ impl Default for PacketOptions {
             nat_ports: PortRange { first: 33768, last: 61000 },
             nat_source_v4: None,
             nat_source_v6: None,
+            local_addresses: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),
             refusal: Refusal::default(),

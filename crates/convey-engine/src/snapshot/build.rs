@@ -1,6 +1,7 @@
 //! From a [`Snapshot`] to the tables of the packet path.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -65,28 +66,35 @@ impl PacketSnapshot {
         let mut frontends = Slots::after(previous.map(|p| &*p.frontends), |f| is_gone(&f.tenure));
         let mut vips = HashMap::default();
         let mut nat_paths = HashSet::default();
-        for frontend in &snapshot.frontends {
+        // Those on one address first: they keep it where another stands for every address.
+        let (wildcard, exact): (Vec<_>, Vec<_>) =
+            snapshot.frontends.iter().partition(|f| f.listen.ip().is_unspecified());
+        for frontend in exact.into_iter().chain(wildcard) {
             let protocol = protocol_number(frontend.protocol);
-            let address = Addr::from(frontend.listen.ip());
-            let slot = frontends.place(
-                |old| {
-                    old.name == frontend.name
-                        && (old.protocol, old.address, old.port)
-                            == (protocol, address, frontend.listen.port())
-                        && Arc::ptr_eq(&old.counters, &frontend.counters)
-                },
-                |old| packet_frontend(frontend, options, old.map(|o| o.tenure.clone())),
-            );
-            let slot = slot.ok_or_else(|| too_many("frontends", "frontends"))?;
-            vips.insert(Vip { address: address.bits(), port: frontend.listen.port(), protocol }, slot);
-            if snapshot.mode == Mode::Passthrough {
-                let nat = nat_source(address, options).bits();
-                nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| NatPath {
-                    nat,
-                    server: Addr::from(s.addr.ip()).bits(),
-                    port: s.addr.port(),
-                    protocol,
-                }));
+            let port = frontend.listen.port();
+            for address in addresses(frontend, options) {
+                let vip = Vip { address: address.bits(), port, protocol };
+                if vips.contains_key(&vip) {
+                    continue;
+                }
+                let slot = frontends.place(
+                    |old| {
+                        old.name == frontend.name
+                            && (old.protocol, old.address, old.port) == (protocol, address, port)
+                            && Arc::ptr_eq(&old.counters, &frontend.counters)
+                    },
+                    |old| packet_frontend(frontend, address, options, old.map(|o| o.tenure.clone())),
+                );
+                vips.insert(vip, slot.ok_or_else(|| too_many("frontends", "frontends"))?);
+                if snapshot.mode == Mode::Passthrough {
+                    let nat = nat_source(address, options).bits();
+                    nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| NatPath {
+                        nat,
+                        server: Addr::from(s.addr.ip()).bits(),
+                        port: s.addr.port(),
+                        protocol,
+                    }));
+                }
             }
         }
 
@@ -170,8 +178,12 @@ fn packet_server(backend: &Backend, server: &Server, method: Method, tenure: Opt
     }
 }
 
-fn packet_frontend(f: &Frontend, options: &PacketOptions, tenure: Option<Tenure>) -> PacketFrontend {
-    let address = Addr::from(f.listen.ip());
+fn packet_frontend(
+    f: &Frontend,
+    address: Addr,
+    options: &PacketOptions,
+    tenure: Option<Tenure>,
+) -> PacketFrontend {
     PacketFrontend {
         name: f.name.clone(),
         protocol: protocol_number(f.protocol),
@@ -184,6 +196,22 @@ fn packet_frontend(f: &Frontend, options: &PacketOptions, tenure: Option<Tenure>
         backend: f.backend,
         tenure: tenure.unwrap_or_default(),
     }
+}
+
+/// The addresses a frontend has: its own, or every one of its family that packets can have.
+fn addresses(frontend: &Frontend, options: &PacketOptions) -> Vec<Addr> {
+    let listen = frontend.listen.ip();
+    if !listen.is_unspecified() {
+        return vec![listen.into()];
+    }
+    let fits = |ip: &&IpAddr| ip.is_ipv4() == listen.is_ipv4() && can_listen(**ip);
+    options.local_addresses.iter().filter(fits).map(|ip| Addr::from(*ip)).collect()
+}
+
+/// Whether packets from elsewhere can be addressed to it. A link-local IPv6 address names no interface.
+fn can_listen(ip: IpAddr) -> bool {
+    let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    !ip.is_loopback() && !is_link_local && !is_mapped(ip) && Addr::from(ip).is_valid_source()
 }
 
 fn packet_backend(
@@ -284,7 +312,16 @@ fn check_frontend(
 ) -> Result<(), PacketSpecError> {
     let key = format!("frontends.{}.listen_addr", frontend.name);
     let listen = frontend.listen;
-    if !Addr::from(listen.ip()).is_valid_source() || is_mapped(listen.ip()) {
+    if listen.ip().is_unspecified() {
+        if addresses(frontend, options).is_empty() {
+            let message = format!(
+                "{listen} stands for every IPv{} address of this host, which has none but loopback and link-local \
+                 ones; give the host an address, or name one here",
+                if listen.is_ipv4() { 4 } else { 6 }
+            );
+            return Err(invalid(key, message));
+        }
+    } else if !Addr::from(listen.ip()).is_valid_source() || is_mapped(listen.ip()) {
         return Err(invalid(
             key,
             format!("{} cannot be the address of packets; name one address", listen.ip()),
@@ -317,7 +354,10 @@ fn check_frontend(
             return Err(invalid(key, message));
         }
         let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
-        if is_rewrite && server.addr == listen {
+        let is_own = server.addr == listen
+            || (server.addr.port() == listen.port()
+                && addresses(frontend, options).contains(&server.addr.ip().into()));
+        if is_rewrite && is_own {
             return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
         }
     }
@@ -325,7 +365,7 @@ fn check_frontend(
 }
 
 /// Whether it is an IPv6 address that would pass for an IPv4 one.
-fn is_mapped(ip: std::net::IpAddr) -> bool {
+fn is_mapped(ip: IpAddr) -> bool {
     ip.is_ipv6() && Addr::from(ip).is_v4()
 }
 
