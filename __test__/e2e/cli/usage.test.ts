@@ -1,9 +1,11 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { finish } from "../../support/processes.ts";
-import { onPath } from "../../support/requirements.ts";
-import { convey, ROOT } from "./convey.ts";
+import { needs } from "../../support/requirements.ts";
+import { convey, folder, ROOT } from "./convey.ts";
 
 const version = (JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { version: string }).version;
 
@@ -68,18 +70,26 @@ describe("usage", () => {
 });
 
 describe("completion", () => {
-  it.each([
-    ["bash", ["-n"]],
-    ["zsh", ["-n"]],
-    ["fish", ["--no-execute"]],
-  ])("the %s script is one that the shell can read, and names every command", async (shell, check) => {
-    const { code, stdout } = await convey(["completion", shell]);
-    expect(code).toBe(0);
-    for (const name of ["run", "demo", "validate", "config", "schema", "healthcheck", "completion"]) {
-      expect(stdout).toContain(name);
-    }
-    if (onPath(shell)) execFileSync(shell, check, { input: stdout });
-  });
+  it.for([
+    ["bash", "-n"],
+    ["zsh", "-n"],
+    ["fish", "--no-execute"],
+  ] as const)(
+    "the %s script is one that the shell can read, and names every command",
+    async ([shell, check], context) => {
+      const { code, stdout } = await convey(["completion", shell]);
+      expect(code).toBe(0);
+      for (const name of ["run", "demo", "validate", "config", "schema", "healthcheck", "completion"]) {
+        expect(stdout).toContain(name);
+      }
+      needs(context, { tools: [shell] });
+      // A file, because fish does not read from the socket that Node gives as standard input.
+      await using directory = await folder();
+      const file = join(directory.path, "completion");
+      await writeFile(file, stdout);
+      execFileSync(shell, [check, file]);
+    },
+  );
 
   it.each([
     ["convey va", "validate"],
