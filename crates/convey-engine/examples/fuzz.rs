@@ -58,7 +58,7 @@ fn main() {
     let mut now_ms = 1000;
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut total = 0u64;
-    while total % 1024 != 0 || Instant::now() < end {
+    while !total.is_multiple_of(1024) || Instant::now() < end {
         let frame = mutate(&corpus, &mut random);
         let meta = meta(&mut random);
         now_ms += if random.one_in(1000) { random.next() % 100_000 } else { random.next() % 4 };
