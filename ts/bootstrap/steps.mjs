@@ -71,10 +71,8 @@ const STEPS = [
       return hashOf(ROOT, [...settings, ...files], [JSON.stringify(napi), scripts["build:native"]]);
     },
     outputs: () => [ADDON_FILE, `${ADDON}/index.js`, `${ADDON}/index.d.ts`],
-    run(environment) {
-      requireRust(environment, ROOT);
-      return npm(environment, ["run", "--silent", "build:native"]);
-    },
+    require: (environment) => requireRust(environment, ROOT),
+    run: (environment) => npm(environment, ["run", "--silent", "build:native"]),
   },
   {
     name: "javascript",
@@ -105,6 +103,8 @@ export async function bringUpToDate() {
   return withLock(ROOT, waiting, async () => {
     const ran = [];
     const environment = buildEnvironment();
+    // Told before the first step takes its time.
+    for (const step of STEPS) if (!fresh(step)) step.require?.(environment);
     for (const step of STEPS) {
       if (fresh(step)) continue;
       const begun = Date.now();
