@@ -83,14 +83,11 @@ static __always_inline int rewrite_icmp_error(struct __sk_buff *skb, struct pack
 	__u32 embedded_at = outer->l4 + ICMP_ERROR_HEADER;
 	struct packet embedded;
 
-	if (!skb_parse(skb, embedded_at, outer->v6, &embedded) || !embedded.first)
-		return VERDICT_NEXT;
-	struct address *vip = bpf_map_lookup_elem(&rewrites, &embedded.dst);
-	if (!vip)
+	if (!skb_parse_embedded(skb, outer, &embedded))
 		return VERDICT_NEXT;
 	struct address *own = &embedded.dst.addr;
-	if (own->word[0] != outer->src.addr.word[0] || own->word[1] != outer->src.addr.word[1] ||
-	    own->word[2] != outer->src.addr.word[2] || own->word[3] != outer->src.addr.word[3])
+	struct address *vip = bpf_map_lookup_elem(&rewrites, &embedded.dst);
+	if (!vip || !same_address(own, &outer->src.addr))
 		return VERDICT_NEXT;
 
 	/* ICMPv4's checksum needs nothing: the embedded header changes in its address and, by as much the other

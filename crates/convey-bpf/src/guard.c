@@ -10,12 +10,12 @@
  *
  * Fragments: the first one, which has the ports, is judged like a whole packet. Later ones pass: without the
  * first the kernel never completes the datagram, and says nothing when it gives up.
- * Passed unseen as well: frames for another MAC (the kernel does not answer them), frames with a VLAN tag (they
- * belong to another interface), IPv6 with more than EXTENSION_HEADERS_MAX extension headers.
+ * Passed unseen as well: frames for another or a group MAC (the kernel does not answer them), frames with a VLAN
+ * tag (they belong to another interface), IPv6 with more than EXTENSION_HEADERS_MAX extension headers.
  */
 #include "packet.h"
 
-#define PACKET_OTHERHOST 3
+#define PACKET_HOST 0
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -51,6 +51,15 @@ struct {
 	__type(value, __u64);
 } drops SEC(".maps");
 
+/* A VIP with port 0 has every port. */
+static __always_inline bool is_vip(const struct endpoint *local)
+{
+	struct endpoint any = *local;
+
+	any.port = 0;
+	return bpf_map_lookup_elem(&vips, local) || bpf_map_lookup_elem(&vips, &any);
+}
+
 static __always_inline bool in_nat_range(const struct endpoint *local)
 {
 	struct nat_address key = { .addr = local->addr, .protocol = local->protocol };
@@ -81,7 +90,7 @@ int convey_guard(struct __sk_buff *skb)
 	struct packet packet;
 	bool v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 
-	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return VERDICT_NEXT;
 	if (!v6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return VERDICT_NEXT;
@@ -89,17 +98,19 @@ int convey_guard(struct __sk_buff *skb)
 		return VERDICT_NEXT;
 
 	if (packet.src.protocol == IPPROTO_TCP || packet.src.protocol == IPPROTO_UDP) {
-		if (bpf_map_lookup_elem(&vips, &packet.dst))
+		if (is_vip(&packet.dst))
 			return drop(DROP_VIP);
 		if (bpf_map_lookup_elem(&servers, &packet.src) && in_nat_range(&packet.dst))
 			return drop(DROP_SERVER);
 	} else if (is_icmp_error(skb, &packet)) {
+		struct packet sent;
+
 		/* Embedded is a packet that was sent from here: its source is the local side. */
-		if (!skb_parse(skb, packet.l4 + ICMP_ERROR_HEADER, v6, &packet) || !packet.first)
+		if (!skb_parse_embedded(skb, &packet, &sent) || !same_address(&sent.src.addr, &packet.dst.addr))
 			return VERDICT_NEXT;
-		if (bpf_map_lookup_elem(&vips, &packet.src))
+		if (is_vip(&sent.src))
 			return drop(DROP_ICMP);
-		if (bpf_map_lookup_elem(&servers, &packet.dst) && in_nat_range(&packet.src))
+		if (bpf_map_lookup_elem(&servers, &sent.dst) && in_nat_range(&sent.src))
 			return drop(DROP_ICMP);
 	}
 	return VERDICT_NEXT;

@@ -109,7 +109,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 		struct {
 			__u8 next;
 			__u8 length;
-			__be16 fragment;
+			__be16 fragment; /* of a routing header: its type and how many segments are left */
 			__be32 id;
 		} ext;
 
@@ -118,6 +118,9 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 			break;
 		/* Every extension header is at least eight bytes long. */
 		if (load(skb, offset, &ext, sizeof(ext)))
+			return false;
+		/* Its destination is not the one that the header names. */
+		if (next == PROTO_ROUTING && ext.fragment & bpf_htons(0xff))
 			return false;
 		if (next == PROTO_FRAGMENT) {
 			p->fragmented = true;
@@ -140,7 +143,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 
 /* Reads the packet whose IP header is `offset` bytes behind the skb's own.
  * Ports are set for TCP and UDP with a layer-4 header in this packet, and 0 otherwise.
- * False: neither IPv4 nor IPv6, or cut short. */
+ * False: neither IPv4 nor IPv6, cut short, or on its way along a source route. */
 static __always_inline bool skb_parse(struct __sk_buff *skb, __u32 offset, bool v6, struct packet *p)
 {
 	__builtin_memset(p, 0, sizeof(*p));
@@ -155,6 +158,12 @@ static __always_inline bool skb_parse(struct __sk_buff *skb, __u32 offset, bool 
 		p->dst.port = ports[1];
 	}
 	return true;
+}
+
+static __always_inline bool same_address(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
 }
 
 /* Whether the packet is an ICMP error that carries the start of the packet it is about. */
@@ -172,5 +181,15 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 }
 
 #define ICMP_ERROR_HEADER 8
+
+/* Reads the packet that an ICMP error is about. False when it is a later fragment or has fewer than the eight
+ * bytes of layer 4 that every router quotes. */
+static __always_inline bool skb_parse_embedded(struct __sk_buff *skb, const struct packet *error, struct packet *p)
+{
+	__u8 eighth;
+
+	return skb_parse(skb, error->l4 + ICMP_ERROR_HEADER, error->v6, p) && p->first &&
+	       !load(skb, p->l4 + 7, &eighth, sizeof(eighth));
+}
 
 #endif

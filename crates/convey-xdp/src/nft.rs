@@ -26,6 +26,7 @@ pub fn guard_table(id: &str) -> String {
 pub fn guard_ruleset(table: &str, interfaces: &[String], rules: &GuardRules) -> Result<String, XdpError> {
     let mut text =
         format!("add table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{\n");
+    let intervals = "flags interval; auto-merge; ";
     for (family, ip, v6) in [("ipv4", "ip", false), ("ipv6", "ip6", true)] {
         let vips = endpoints(&rules.vips, v6);
         let servers = endpoints(&rules.servers, v6);
@@ -40,9 +41,9 @@ pub fn guard_ruleset(table: &str, interfaces: &[String], rules: &GuardRules) -> 
             .collect();
         nat.sort();
         nat.dedup();
-        set(&mut text, &format!("vips_{ip}"), family, "", &vips);
+        set(&mut text, &format!("vips_{ip}"), family, intervals, &vips);
         set(&mut text, &format!("servers_{ip}"), family, "", &servers);
-        set(&mut text, &format!("nat_{ip}"), family, "flags interval; auto-merge; ", &nat);
+        set(&mut text, &format!("nat_{ip}"), family, intervals, &nat);
     }
     for (i, interface) in interfaces.iter().enumerate() {
         let device = quoted(interface)?;
@@ -66,7 +67,13 @@ fn endpoints(endpoints: &[Endpoint], v6: bool) -> Vec<String> {
     let mut elements: Vec<String> = endpoints
         .iter()
         .filter(|e| e.addr.is_ipv6() == v6)
-        .map(|e| format!("{} . {} . {}", protocol_name(e.protocol), e.addr.ip(), e.addr.port()))
+        .map(|e| {
+            let ports = match e.addr.port() {
+                0 => "0-65535".to_owned(),
+                port => port.to_string(),
+            };
+            format!("{} . {} . {ports}", protocol_name(e.protocol), e.addr.ip())
+        })
         .collect();
     elements.sort();
     elements.dedup();
@@ -197,13 +204,7 @@ mod tests {
             ..GuardRules::default()
         };
         let text = guard_ruleset("t", &["eth0".into()], &rules).unwrap();
-        assert!(
-            text.contains("type inet_proto . ipv4_addr . inet_service; elements = { tcp . 192.0.2.1 . 80 }")
-        );
-        assert!(
-            text.contains(
-                "type inet_proto . ipv6_addr . inet_service; elements = { tcp . 2001:db8::1 . 80 }"
-            )
-        );
+        assert!(text.contains("elements = { tcp . 192.0.2.1 . 80 }"));
+        assert!(text.contains("elements = { tcp . 2001:db8::1 . 80 }"));
     }
 }

@@ -31,7 +31,7 @@ pub struct NatRange {
 /// Everything the engine handles, and therefore the kernel must not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardRules {
-    /// Where clients connect.
+    /// Where clients connect; port 0 is every port.
     pub vips: Vec<Endpoint>,
     /// Where connections to servers are made from; empty without NAT.
     pub nat: Vec<NatRange>,
