@@ -84,7 +84,11 @@ for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
 
     test("50 MiB each way arrive unchanged through a path MTU of 1280 behind the router", async () => {
       await lab.pathMtu(1280);
-      for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, services, lab.vip(family));
+      for (const family of FAMILIES) {
+        await fiftyMebibytesEachWay(lab, services, lab.vip(family));
+        const learnt = await Promise.all(SERVERS.map((s) => lab.sh(s, `ip route get ${lab.vip(family)}`)));
+        expect(learnt.join("\n"), "a server was told by a translated ICMP error").toContain("mtu 1280");
+      }
     });
 
     test("50 MiB each way arrive unchanged with every offload off", async () => {

@@ -56,9 +56,12 @@ export class PacketLab implements AsyncDisposable {
     return lab;
   }
 
-  /** Where clients connect: an address of the balancer's own. */
+  /**
+   * Where clients connect: an address of the balancer beside its first. With method "l2" the servers hold it too,
+   * and would not answer neighbour requests that came from it.
+   */
   vip(family: Family = "v4"): string {
-    return family === "v4" ? `${PREFIX.front}1` : `${PREFIX6.front}1`;
+    return family === "v4" ? `${PREFIX.front}100` : `${PREFIX6.front}100`;
   }
 
   /** A server's address towards the balancer. */
@@ -119,7 +122,8 @@ export class PacketLab implements AsyncDisposable {
       .filter((wire) => wire.place === "router")
       .flatMap(({ segment, name }) => [
         `ip route replace ${PREFIX[segment]}0/24 dev ${name} mtu lock ${bytes}`,
-        `ip -6 route replace ${PREFIX6[segment]}/64 dev ${name} mtu lock ${bytes}`,
+        // The kernel's own route has this metric; without it a second one would stand beside it in vain.
+        `ip -6 route replace ${PREFIX6[segment]}/64 dev ${name} metric 256 mtu lock ${bytes}`,
       ]);
     await this.sh("router", lines.join("\n"));
   }
@@ -192,6 +196,10 @@ export class PacketLab implements AsyncDisposable {
         );
       });
     }
+    lines.push(
+      `ip -n ${this.namespace("balancer")} address add ${this.vip("v4")}/32 dev front`,
+      `ip -n ${this.namespace("balancer")} address add ${this.vip("v6")}/128 dev front nodad`,
+    );
     const router = (place: Place, segment: "far" | "front" | "back") => [
       `ip -n ${this.namespace(place)} route add default via ${PREFIX[segment]}${ROUTER}`,
       `ip -n ${this.namespace(place)} -6 route add default via ${PREFIX6[segment]}${ROUTER}`,

@@ -44,10 +44,11 @@ export class Services implements AsyncDisposable {
     return join(this.folder, "root", "blob");
   }
 
-  static async start(lab: PacketLab): Promise<Services> {
+  /** Starts everything. A UDP server that is to answer from the VIP, as with method "l2", has to be bound to it. */
+  static async start(lab: PacketLab, options: { echoFromVip?: boolean } = {}): Promise<Services> {
     const services = new Services(await mkdtemp(join(tmpdir(), "convey-net-")));
     try {
-      await services.#start(lab);
+      await services.#start(lab, options.echoFromVip ?? false);
     } catch (error) {
       await services[Symbol.asyncDispose]();
       throw error;
@@ -55,7 +56,7 @@ export class Services implements AsyncDisposable {
     return services;
   }
 
-  async #start(lab: PacketLab): Promise<void> {
+  async #start(lab: PacketLab, echoFromVip: boolean): Promise<void> {
     await mkdir(join(this.folder, "root"));
     await succeed(["sh", "-c", `head -c ${BLOB_BYTES} /dev/urandom > ${this.blob}`]);
     for (const place of SERVERS) {
@@ -64,7 +65,12 @@ export class Services implements AsyncDisposable {
       const run = (...command: string[]) => this.#running.push(start(lab.at(place, ...command)));
       run("nginx", "-c", conf, "-e", join(this.folder, `${place}.err`));
       run("socat", "-t60", `TCP6-LISTEN:${SINK},fork,reuseaddr,ipv6only=0,backlog=128`, "SYSTEM:sha256sum");
-      run("socat", `UDP6-RECVFROM:${ECHO},fork,ipv6only=0,reuseaddr`, "EXEC:cat");
+      if (echoFromVip) {
+        run("socat", `UDP4-RECVFROM:${ECHO},fork,bind=${lab.vip("v4")}`, "EXEC:cat");
+        run("socat", `UDP6-RECVFROM:${ECHO},fork,bind=[${lab.vip("v6")}]`, "EXEC:cat");
+      } else {
+        run("socat", `UDP6-RECVFROM:${ECHO},fork,ipv6only=0,reuseaddr`, "EXEC:cat");
+      }
     }
     for (const place of SERVERS) {
       await until(

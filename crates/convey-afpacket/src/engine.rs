@@ -14,6 +14,7 @@ use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
 use crate::filter;
 use crate::interfaces::Interfaces;
 use crate::next_hops::NextHopKeeper;
+use crate::questions::Questions;
 use crate::scope::Scope;
 use crate::stats::{EngineStats, IoCounters, Loss};
 use crate::supervise::supervise;
@@ -87,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) next_hops: ArcSwap<NextHops>,
     pub(crate) sockets: Vec<PacketSocket>,
     pub(crate) io: Vec<Arc<IoCounters>>,
+    pub(crate) questions: Vec<Questions>,
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
     listening: Mutex<Listening>,
@@ -203,6 +205,7 @@ impl AfPacketEngine {
             snapshot: ArcSwap::new(snapshot),
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
+            questions: (0..workers).map(|_| Questions::default()).collect(),
             kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             sockets,
             events,
@@ -248,6 +251,14 @@ impl AfPacketEngine {
     /// Links, routes and neighbours as the workers see them now.
     pub fn next_hops(&self) -> Arc<NextHops> {
         self.shared.next_hops.load_full()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<PacketSnapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    pub(crate) fn questions(&self, worker: usize) -> Option<&Questions> {
+        self.shared.questions.get(worker)
     }
 
     /// Has a neighbour resolved ahead of the first packet to it.

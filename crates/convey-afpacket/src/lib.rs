@@ -14,9 +14,11 @@ mod engine;
 mod filter;
 mod interfaces;
 mod kernel_tables;
+mod look;
 mod neighbours;
 mod netlink;
 mod next_hops;
+mod questions;
 mod scope;
 mod stats;
 mod supervise;
@@ -27,6 +29,7 @@ mod worker;
 
 pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
 pub use interfaces::Interfaces;
+pub use look::{Look, look};
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

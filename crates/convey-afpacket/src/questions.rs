@@ -1,0 +1,84 @@
+//! Questions to a worker about its flows, answered by itself between batches: nobody else may look at its flow
+//! table, and it may not wait for anybody.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use convey_core::{Mode, Protocol};
+use convey_engine::steering::worker_for;
+use convey_engine::{Explanation, NextHops, PacketSnapshot, PortRange, Worker, explain};
+
+use crate::engine::AfPacketEngine;
+
+/// Questions that may wait for one worker.
+const MAX_WAITING: usize = 64;
+
+/// No port lies within: answers of servers do not come by here.
+const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
+
+struct Question {
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    answer: SyncSender<Explanation>,
+}
+
+/// What waits for one worker.
+#[derive(Default)]
+pub(crate) struct Questions {
+    /// All that the packet path looks at.
+    any: AtomicBool,
+    waiting: Mutex<Vec<Question>>,
+}
+
+impl Questions {
+    /// Answers what waits. Without a question this is one load.
+    pub(crate) fn answer(&self, snapshot: &PacketSnapshot, next_hops: &NextHops, worker: &Worker) {
+        if !self.any.load(Relaxed) {
+            return;
+        }
+        self.any.store(false, Relaxed);
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        for Question { protocol, source, destination, answer } in waiting {
+            // Who asked may have given up.
+            let _ = answer.try_send(explain(protocol, source, destination, snapshot, next_hops, worker));
+        }
+    }
+
+    fn ask(&self, question: Question) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        waiting.push(question);
+        self.any.store(true, Relaxed);
+        true
+    }
+}
+
+impl AfPacketEngine {
+    /// What would become of the next packet from `source` to `destination`, by the worker it is steered to.
+    /// An idle worker answers within a tenth of a second. `None` when it did not within `timeout`.
+    pub fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        timeout: Duration,
+    ) -> Option<Explanation> {
+        let snapshot = self.snapshot();
+        let options = snapshot.options();
+        let nat_ports = if snapshot.mode() == Mode::Passthrough { options.nat_ports } else { NO_PORTS };
+        let index =
+            worker_for(source.ip(), source.port(), destination.port(), nat_ports, options.workers.max(1));
+        let (answer, answered) = sync_channel(1);
+        let question = Question { protocol, source, destination, answer };
+        if !self.questions(index)?.ask(question) {
+            return None;
+        }
+        answered.recv_timeout(timeout).ok()
+    }
+}
