@@ -1,7 +1,7 @@
 /** Raw TCP ends for tests: what a client or server sees, byte for byte. */
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 
 export interface Address {
   host: string;
@@ -120,7 +120,7 @@ export async function listening(
   });
   server.listen(port, host);
   await once(server, "listening");
-  const bound = (server.address() as Address).port;
+  const bound = (server.address() as AddressInfo).port;
   return {
     server,
     addr: host.includes(":") ? `[${host}]:${bound}` : `${host}:${bound}`,
