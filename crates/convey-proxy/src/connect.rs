@@ -29,6 +29,9 @@ use crate::worker::Worker;
 /// Longer connect timeouts are cut to this; the kernel gives up long before.
 const LONGEST_CONNECT: Duration = Duration::from_secs(24 * 3600);
 
+/// How long an accepted client may wait for a descriptor: the one it holds is what others wait for.
+const SHORTAGE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Serves one client from accept to close.
 pub(crate) async fn serve(
     worker: Arc<Worker>,
@@ -127,6 +130,7 @@ impl<'a> Attempt<'a> {
     /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
     async fn dial(&self, addr: SocketAddr, mut timer: Pin<&mut Sleep>) -> io::Result<TcpStream> {
+        let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
         let stream = loop {
             match begin(addr) {
                 Err(error) if is_shortage(&error) => {
@@ -136,12 +140,15 @@ impl<'a> Attempt<'a> {
                         let event = Event::AcceptBackoff { frontend, cause: error.to_string() };
                         self.worker.shared.events.send(event);
                     }
-                    if timer.deadline() <= Instant::now() {
+                    if give_up <= Instant::now() {
                         return Err(error);
                     }
                     tokio::time::sleep(BACKOFF).await;
+                    // The wait was ours: the server still gets its whole time.
+                    let deadline = timer.deadline() + BACKOFF;
+                    timer.as_mut().reset(deadline);
                 }
-                begun => break begun?,
+                socket => break socket?,
             }
         };
         let readiness = {
