@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use convey_core::{Mode, Protocol};
 use convey_engine::steering::worker_for;
 use convey_engine::{Explanation, NextHops, PacketSnapshot, PortRange, Worker, explain};
@@ -36,15 +37,21 @@ pub(crate) struct Questions {
 
 impl Questions {
     /// Answers what waits. Without a question this is one load.
-    pub(crate) fn answer(&self, snapshot: &PacketSnapshot, next_hops: &NextHops, worker: &Worker) {
+    pub(crate) fn answer(
+        &self,
+        snapshot: &ArcSwap<PacketSnapshot>,
+        next_hops: &ArcSwap<NextHops>,
+        worker: &Worker,
+    ) {
         if !self.any.load(Relaxed) {
             return;
         }
         self.any.store(false, Relaxed);
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let (snapshot, next_hops) = (snapshot.load(), next_hops.load());
         for Question { protocol, source, destination, answer } in waiting {
             // Who asked may have given up.
-            let _ = answer.try_send(explain(protocol, source, destination, snapshot, next_hops, worker));
+            let _ = answer.try_send(explain(protocol, source, destination, &snapshot, &next_hops, worker));
         }
     }
 

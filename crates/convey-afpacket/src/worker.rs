@@ -85,8 +85,7 @@ impl Runner {
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
-            let (snapshot, next_hops) = (shared.snapshot.load(), shared.next_hops.load());
-            shared.questions[self.index].answer(&snapshot, &next_hops, &self.worker);
+            shared.questions[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
         self.worker.end_all(&shared.snapshot.load());
         self.io.flows.store(0, Relaxed);
