@@ -26,10 +26,7 @@ function remedyFor(code: string, message: string): string | undefined {
     }
     case "PERMISSION_DENIED":
     case "EACCES":
-      return (
-        "ports below 1024 need CAP_NET_BIND_SERVICE: run as root, under systemd with AmbientCapabilities=CAP_NET_BIND_SERVICE, " +
-        "or allow them with `sysctl net.ipv4.ip_unprivileged_port_start=80`"
-      );
+      return "run as root, or grant the capability: AmbientCapabilities= in a systemd unit, --cap-add for a container";
     default:
       return undefined;
   }
