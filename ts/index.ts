@@ -54,6 +54,7 @@ export type {
   CheckStats,
   CounterStats,
   FrontendStats,
+  PacketStats,
   Reasons,
   ServerStats,
   Stats,

@@ -4,7 +4,13 @@
  */
 import { serverKey } from "../config/lower.ts";
 import type { Mode } from "../config/schema.ts";
-import type { NativeCounters, NativeReason, NativeServerStats, NativeStats } from "../native/index.ts";
+import type {
+  NativeCounters,
+  NativePacketStats,
+  NativeReason,
+  NativeServerStats,
+  NativeStats,
+} from "../native/index.ts";
 import type { LastCheck } from "./health.ts";
 import type { ReloadStatus } from "./reload.ts";
 import type { ServerRecord, ServerRecords } from "./states.ts";
@@ -50,6 +56,23 @@ export type FrontendStats = CounterStats & {
   reasons: Reasons;
 };
 
+/** Frames in the packet modes, by what became of them; a super-frame counts once. */
+export type PacketStats = {
+  /** The engine at work, as in the configuration. */
+  engine: string;
+  /** What keeps the kernel from answering forwarded packets: "tcx", "nft", or "" for nothing. */
+  guard: string;
+  /** Flows held now, ended ones included until they are swept. */
+  flows: number;
+  flow_capacity: number;
+  forwarded: number;
+  /** Answers of the balancer's own: resets and ICMP errors. */
+  replied: Reasons;
+  /** Left to the kernel. */
+  passed: Reasons;
+  dropped: Reasons;
+};
+
 /** The body of `GET /stats`. */
 export type Stats = {
   total_connections: number;
@@ -75,6 +98,8 @@ export type Stats = {
   } | null;
   /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
   return_path_visible?: false;
+  /** Only in passthrough and dsr mode. */
+  packet?: PacketStats;
 };
 
 /** What `/stats` is made of beside the counters. */
@@ -131,6 +156,20 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
     reasons: reasons(native.reasons),
     last_reload: lastReload === undefined ? null : { ...lastReload, at: lastReload.at.toISOString() },
     ...(context.mode === "dsr" ? { return_path_visible: false as const } : {}),
+    ...(native.packet === undefined ? {} : { packet: packet(native.packet) }),
+  };
+}
+
+function packet(native: NativePacketStats): PacketStats {
+  return {
+    engine: native.engine,
+    guard: native.guard,
+    flows: native.flows,
+    flow_capacity: native.flowCapacity,
+    forwarded: native.forwarded,
+    replied: reasons(native.replied),
+    passed: reasons(native.passed),
+    dropped: reasons(native.dropped),
   };
 }
 

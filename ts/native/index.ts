@@ -17,6 +17,7 @@ export type {
   NativeConfig,
   NativeCounters,
   NativeEvent,
+  NativePacketStats,
   NativeReason,
   NativeServerStats,
   NativeServerUpdate,
