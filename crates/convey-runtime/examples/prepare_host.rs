@@ -1,11 +1,11 @@
-//! Prepares this host as a passthrough balancer would, says "ready", and takes everything back when its input
-//! ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port>`.
+//! Prepares this host as a passthrough balancer would, gives up what privileges it can, says "ready", and takes
+//! everything back when its input ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port>`.
 
 use std::io::Read;
 use std::net::SocketAddr;
 
-use convey_core::Protocol;
-use convey_runtime::host::{Host, HostSpec};
+use convey_core::{Mode, Protocol};
+use convey_runtime::host::{Host, HostSpec, check_privileges, drop_capabilities, kept_capabilities};
 use convey_xdp::{Endpoint, GuardRules, NatRange};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port>".into()
         );
     };
+    check_privileges(Mode::Passthrough)?;
     let addr: SocketAddr = vip.parse()?;
     let protocol = Protocol::Tcp;
     let host = Host::install(&HostSpec {
@@ -30,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for note in host.notes() {
         println!("{note}");
     }
+    drop_capabilities(kept_capabilities(Mode::Passthrough))?;
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for line in host.close()? {

@@ -360,6 +360,46 @@ fn a_preparation_outlives_cleanup_and_its_loss_is_noticed() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn an_interrupted_preparation_is_taken_back_by_cleanup() {
+    let pair = Pair::new();
+    let before = pair.state_of_the_server();
+    let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
+    pair.apply(&spec).unwrap();
+    edit_journal(&pair, "\"complete\": true", "\"complete\": false");
+    let folder = pair.folder.clone();
+    let lines = pair.server.enter(move || cleanup(&folder).unwrap());
+    assert_eq!(lines.len(), 2, "program and qdisc: {lines:?}");
+    assert_eq!(pair.state_of_the_server(), before);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn after_a_reboot_the_preparation_is_missing_and_can_be_made_again() {
+    let pair = Pair::new();
+    let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
+    pair.apply(&spec).unwrap();
+    pair.server.exec("tc qdisc del dev veth0 clsact");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    edit_journal(&pair, boot.trim(), "another-boot");
+    assert!(pair.check(&spec)[0].contains("restarted"));
+    pair.apply(&spec).unwrap();
+    assert_eq!(pair.check(&spec), Vec::<String>::new());
+    pair.undo(&spec);
+}
+
+fn edit_journal(pair: &Pair, from: &str, to: &str) {
+    let journal = std::fs::read_dir(&pair.folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "json"))
+        .unwrap();
+    let text = std::fs::read_to_string(&journal).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&journal, text.replace(from, to)).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn a_clsact_qdisc_of_somebody_else_stays() {
     let pair = Pair::new();
     pair.server.exec("tc qdisc add dev veth0 clsact");
