@@ -124,8 +124,7 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
     let frontend = &published.snapshot.frontends[index];
     match ClientPlace::take(&worker.shared, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
-            let connection = connect::serve(worker.clone(), published, index, client, place);
-            tokio::spawn(contain(worker.clone(), connection));
+            tokio::spawn(serve(worker.clone(), published, index, client, place));
         }
         Err(reason) => {
             worker.shared.reasons.count(reason);
@@ -146,8 +145,15 @@ fn route(worker: &Worker, group: &ListenGroup) -> Option<(Arc<Published>, usize)
 }
 
 /// Runs one connection; a panic in it ends it alone and is reported.
-async fn contain(worker: Arc<Worker>, connection: impl Future<Output = ()>) {
-    let mut connection = pin!(connection);
+async fn serve(
+    worker: Arc<Worker>,
+    published: Arc<Published>,
+    frontend: usize,
+    client: TcpStream,
+    place: ClientPlace,
+) {
+    // Made here and not by the caller: a future that is passed in is kept twice, as argument and pinned.
+    let mut connection = pin!(connect::serve(worker.clone(), published, frontend, client, place));
     let panic = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(())) => Poll::Ready(None),

@@ -11,12 +11,13 @@ mod pipe_pool;
 mod splice;
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use convey_core::{Backend, Reason};
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -73,6 +74,26 @@ fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }
 
+/// Notices an error on a socket that nobody reads from. Most connections never need it, so it is allocated
+/// when it is first asked.
+struct ErrorWatch<'a> {
+    socket: &'a TcpStream,
+    ready: Option<Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 'a>>>,
+}
+
+impl<'a> ErrorWatch<'a> {
+    fn new(socket: &'a TcpStream) -> Self {
+        Self { socket, ready: None }
+    }
+
+    /// Not to be asked again once it has fired.
+    fn fired(&mut self, cx: &mut Context<'_>) -> bool {
+        let socket = self.socket;
+        let ready = self.ready.get_or_insert_with(|| Box::pin(socket.ready(Interest::ERROR)));
+        ready.as_mut().poll(cx).is_ready()
+    }
+}
+
 /// Relays until both directions have ended. `timer` stands at the connect deadline.
 pub(crate) async fn run(
     client: TcpStream,
@@ -96,8 +117,7 @@ async fn relay(
     let mut tx = Direction::new(false);
     // Accepted sockets inherit TCP_NODELAY from their listener.
     let mut rx = Direction::new(true);
-    let mut client_error = pin!(client.ready(Interest::ERROR));
-    let mut server_error = pin!(server.ready(Interest::ERROR));
+    let (mut client_error, mut server_error) = (ErrorWatch::new(client), ErrorWatch::new(server));
     poll_fn(|cx| {
         let (mut sent, mut received) = (0, 0);
         let tx_failure = tx.poll(cx, client, server, rx.finished(), &mut sent).err();
@@ -116,8 +136,8 @@ async fn relay(
             (Some(Failure::To), _) | (_, Some(Failure::From)) => Some(Reason::ServerReset),
             (None, None) if tx.finished() && rx.finished() => return Poll::Ready(None),
             // A socket that is not being read from would not tell of a reset otherwise.
-            _ if !tx.reading && client_error.as_mut().poll(cx).is_ready() => Some(Reason::ClientReset),
-            _ if !rx.reading && server_error.as_mut().poll(cx).is_ready() => Some(Reason::ServerReset),
+            _ if !tx.reading && client_error.fired(cx) => Some(Reason::ClientReset),
+            _ if !rx.reading && server_error.fired(cx) => Some(Reason::ServerReset),
             _ => None,
         };
         if let Some(reason) = gone {
