@@ -3,13 +3,16 @@ import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { pool, startConvey } from "../support/convey.ts";
 import { address, Lab } from "../support/lab.ts";
 import { loadgenPath, startServer } from "../support/loadgen.ts";
 import { cpuSeconds, start, succeed, until } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
 import { dial, echo, listening } from "../support/sockets.ts";
+
+// Built here, so that a first build is not charged to a test.
+beforeAll(() => loadgenPath(), 300_000);
 
 test("F1, the ancestor's dead accept loop: without file descriptors accepting backs off at under 5 % CPU, and recovers", async (context) => {
   needs(context, { tools: ["prlimit", "curl"] });

@@ -2,13 +2,16 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { pool, startConvey } from "../support/convey.ts";
 import { address, Lab } from "../support/lab.ts";
 import { loadgenPath, parseResult, startServer } from "../support/loadgen.ts";
 import { folder, nginxFiles } from "../support/peers.ts";
 import { start, succeed, until } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
+
+// Built here, so that a first build is not charged to a test.
+beforeAll(() => loadgenPath(), 300_000);
 
 const MIB = 1024 * 1024;
 const FRONT = `${address.front}:8080`;

@@ -11,13 +11,16 @@ import {
 } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { type Product, pool, runConvey, startConvey } from "../support/convey.ts";
-import { failed, load, startServer } from "../support/loadgen.ts";
+import { failed, load, loadgenPath, startServer } from "../support/loadgen.ts";
 import { folder } from "../support/peers.ts";
 import { start, until } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
 import { dial, echo, type Listening, listening } from "../support/sockets.ts";
+
+// Built here, so that a first build is not charged to a test.
+beforeAll(() => loadgenPath(), 300_000);
 
 const named = (name: string): Promise<Listening> => listening((socket) => void socket.end(name));
 

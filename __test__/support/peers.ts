@@ -32,7 +32,7 @@ export function haproxy(relay: Relay, splice: boolean): string[] {
   const lines = [
     "global",
     `  nbthread ${relay.threads}`,
-    "  maxconn 9000",
+    "  maxconn 6000",
     "defaults",
     "  mode tcp",
     "  timeout connect 3s",
@@ -45,7 +45,7 @@ export function haproxy(relay: Relay, splice: boolean): string[] {
     "",
   ];
   writeFileSync(file, lines.join("\n"));
-  return ["haproxy", "-db", "-q", "-f", file];
+  return ["haproxy", "-db", "-f", file];
 }
 
 const STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so";

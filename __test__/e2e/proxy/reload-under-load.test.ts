@@ -1,12 +1,15 @@
 /** C23 and C24: what a change of configuration and an orderly end cost the clients: nothing. */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, beforeAll, expect, test } from "vitest";
 import { harness, poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
-import { failed, load, startServer } from "../../support/loadgen.ts";
+import { failed, load, loadgenPath, startServer } from "../../support/loadgen.ts";
 import { finish, until } from "../../support/processes.ts";
 import { dial, echo, listening } from "../../support/sockets.ts";
+
+// Built here, so that a first build is not charged to a test.
+beforeAll(() => loadgenPath(), 300_000);
 
 const { balance, closeAll } = harness();
 afterEach(closeAll);

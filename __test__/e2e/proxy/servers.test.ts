@@ -1,6 +1,6 @@
 /** Which server gets a connection, and what happens when it does not: C6 to C9, C22, F8, F9; defects 21, 24. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, beforeAll, expect, test } from "vitest";
 import type { BalancerEvent } from "../../../ts/index.ts";
 import {
   answers,
@@ -11,9 +11,12 @@ import {
   harness,
   poolConfig,
 } from "../../support/control.ts";
-import { startServer } from "../../support/loadgen.ts";
+import { loadgenPath, startServer } from "../../support/loadgen.ts";
 import { cpuSeconds, until } from "../../support/processes.ts";
 import { dial, echo, listening, receive, spokenTo } from "../../support/sockets.ts";
+
+// Built here, so that a first build is not charged to a test.
+beforeAll(() => loadgenPath(), 300_000);
 
 const { balance, echo: echoServer, toClose, closeAll } = harness();
 afterEach(closeAll);
