@@ -10,7 +10,7 @@ use convey_engine::{NextHops, PacketOptions, PacketSnapshot, Worker, explain};
 const WORKERS: usize = 1;
 
 fn frontend(name: &str, listen: &str) -> FrontendSpec {
-    let listen: SocketAddr = listen.parse().unwrap();
+    let listen: SocketAddr = listen.parse().expect("an address");
     FrontendSpec {
         name: name.into(),
         listen,
@@ -29,7 +29,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         max_duration: Duration::ZERO,
         servers: vec![ServerSpec {
             name: "s1".into(),
-            addr: addr.parse().unwrap(),
+            addr: addr.parse().expect("an address"),
             weight: 1,
             max_connections: 0,
             up: true,
@@ -42,13 +42,13 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         frontends,
         backends: vec![backend("v4", "10.9.0.1:80"), backend("v6", "[fd09::1]:80")],
     };
-    Snapshot::first(spec, WORKERS).unwrap()
+    Snapshot::first(spec, WORKERS).expect("a snapshot")
 }
 
 fn options(local: &[&str]) -> PacketOptions {
     PacketOptions {
         capacity: 1024,
-        local_addresses: local.iter().map(|a| a.parse().unwrap()).collect(),
+        local_addresses: local.iter().map(|a| a.parse().expect("an address")).collect(),
         ..PacketOptions::default()
     }
 }
@@ -58,14 +58,15 @@ fn listens(snapshot: &PacketSnapshot) -> BTreeSet<IpAddr> {
 }
 
 fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
-    addresses.iter().map(|a| a.parse().unwrap()).collect()
+    addresses.iter().map(|a| a.parse().expect("an address")).collect()
 }
 
 /// The frontend that a client of `to` meets.
 fn frontend_of(snapshot: &PacketSnapshot, to: &str) -> Option<String> {
     let worker = Worker::new(0, snapshot);
-    let client = "192.0.2.7:4000".parse().unwrap();
-    explain(Protocol::Tcp, client, to.parse().unwrap(), snapshot, &NextHops::default(), &worker).frontend
+    let client = "192.0.2.7:4000".parse().expect("an address");
+    explain(Protocol::Tcp, client, to.parse().expect("an address"), snapshot, &NextHops::default(), &worker)
+        .frontend
 }
 
 const LOCAL: &[&str] =
