@@ -44,6 +44,15 @@ export function readCargoTest(output, ended) {
   return withCrash(tally, "cargo test", ended);
 }
 
+/** Reads the run of ignored tests; one that was asked for and did not show up counts as failed. */
+export function readIgnored(output, ended, asked) {
+  const tally = readCargoTest(output, ended);
+  for (let missing = asked.length - tally.passed - tally.failed.length; missing > 0; missing--) {
+    tally.failed.push({ name: "an ignored Rust test", reason: "was asked for and did not run" });
+  }
+  return tally;
+}
+
 /** Reads what vitest-report.mjs wrote; `text` is undefined when it wrote nothing. */
 export function readVitest(text, ended) {
   let tally = noOutcomes();

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { addUp, closingLine, readCargoTest, readVitest } from "../../../ts/bootstrap/count.mjs";
+import { addUp, closingLine, readCargoTest, readIgnored, readVitest } from "../../../ts/bootstrap/count.mjs";
+import { isMet } from "../../../ts/bootstrap/needs.mjs";
 
 const good = { ok: true, text: "exit code 0" };
 const bad = { ok: false, text: "exit code 101" };
@@ -44,6 +45,30 @@ describe("cargo test", () => {
     const torn =
       "test one ... noise\nok\ntest two ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n";
     expect(readCargoTest(torn, good)).toMatchObject({ passed: 2, failed: [] });
+  });
+});
+
+describe("ignored Rust tests", () => {
+  it.each([
+    ["needs root", true],
+    ["needs root: makes network namespaces", true],
+    ["needs clang-16, llvm-16 and libbpf-dev", false],
+    ["needs root, and clang-16", false],
+    ["needs patience", false],
+    ["takes an hour", false],
+    ["marked as ignored", false],
+  ])("%j is met on a machine with root alone: %s", (reason, met) => {
+    expect(isMet(reason, {}, { root: () => true, "clang-16": () => false, "llvm-16": () => true })).toBe(met);
+  });
+
+  it("that were asked for and did not run count as failed", () => {
+    const asked = [{ name: "a" }, { name: "b" }];
+    const output = "test a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored;\n";
+    expect(readIgnored(output, good, asked)).toMatchObject({
+      passed: 1,
+      failed: [{ reason: "was asked for and did not run" }],
+    });
+    expect(readIgnored(output, good, asked.slice(1))).toMatchObject({ passed: 1, failed: [] });
   });
 });
 
