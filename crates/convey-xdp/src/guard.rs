@@ -192,11 +192,16 @@ impl Program {
     fn update(&mut self, interfaces: &[u32], rules: &GuardRules) -> Result<(), XdpError> {
         let next = Entries::of(rules)?;
         self.add(&next)?;
+        // One that has just been removed must not keep the others unguarded.
+        let mut failed = Ok(());
         for &index in interfaces {
-            if !self.links.contains_key(&index) {
-                self.attach(index)?;
+            if !self.links.contains_key(&index)
+                && let Err(error) = self.attach(index)
+            {
+                failed = failed.and(Err(error));
             }
         }
+        failed?;
         let gone: Vec<u32> = self.links.keys().filter(|i| !interfaces.contains(i)).copied().collect();
         for index in gone {
             if let Some(link) = self.links.remove(&index) {

@@ -248,7 +248,7 @@ pub fn filters(interface: u32, hook: Hook) -> Result<Vec<Filter>, XdpError> {
     let body = tc_body(interface, 0, hook.parent(), 0);
     let messages = match exchange(RTM_GETTFILTER, NLM_F_DUMP, &body) {
         Ok(messages) => messages,
-        Err(e) if matches!(e.raw_os_error(), Some(2 | 22)) => return Ok(Vec::new()),
+        Err(e) if is_absent(&e) => return Ok(Vec::new()),
         Err(source) => {
             return Err(XdpError::Netlink {
                 what: format!("listing filters of interface {interface}"),
@@ -294,15 +294,20 @@ pub fn delete_filter(interface: u32, hook: Hook, filter: &Filter) -> Result<bool
 }
 
 fn absent_is_false<T>(result: io::Result<T>, what: impl FnOnce() -> String) -> Result<bool, XdpError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(e) if is_absent(&e) => Ok(false),
+        Err(source) => Err(XdpError::Netlink { what: what(), source }),
+    }
+}
+
+/// Interface, qdisc, filter or address: the kernel has a different error for each that is not there.
+fn is_absent(error: &io::Error) -> bool {
     const ENOENT: i32 = 2;
     const ENODEV: i32 = 19;
     const EINVAL: i32 = 22;
     const EADDRNOTAVAIL: i32 = 99;
-    match result {
-        Ok(_) => Ok(true),
-        Err(e) if matches!(e.raw_os_error(), Some(ENOENT | ENODEV | EINVAL | EADDRNOTAVAIL)) => Ok(false),
-        Err(source) => Err(XdpError::Netlink { what: what(), source }),
-    }
+    matches!(error.raw_os_error(), Some(ENOENT | ENODEV | EINVAL | EADDRNOTAVAIL))
 }
 
 fn tc_body(interface: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {

@@ -187,11 +187,8 @@ fn missing(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostEr
         lines.push(format!("{} was prepared otherwise: {}", spec.vip, entry.note));
     }
     for record in &entry.records {
-        if let Record::EgressProgram { interface, handle } = record {
-            let attached = match convey_xdp::netlink::interface_index(interface)? {
-                Some(index) => dsr::find(index, *handle)?.is_some(),
-                None => false,
-            };
+        if let Record::EgressProgram { interface, index, handle } = record {
+            let attached = dsr::find(*index, *handle)?.is_some();
             if !attached {
                 lines.push(format!("the egress program is not attached to {interface} any more"));
             }

@@ -18,7 +18,7 @@ use super::{HostError, sys};
 /// Where journals are kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/convey";
 
-/// One change of the host, with what undoing it takes.
+/// One change of the host, with what undoing it takes. An interface's index outlives its being renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Record {
@@ -31,9 +31,9 @@ pub enum Record {
     /// A table of nft's netdev family.
     NftTable { name: String },
     /// A clsact qdisc, to be removed when nothing hangs on it any more.
-    Clsact { interface: String },
+    Clsact { interface: String, index: u32 },
     /// The egress program of a server.
-    EgressProgram { interface: String, handle: u32 },
+    EgressProgram { interface: String, index: u32, handle: u32 },
     /// An address on an interface.
     Address { interface: String, address: IpAddr, prefix: u8 },
 }

@@ -149,14 +149,15 @@ impl Step {
                 of_peer(changed, key).or(Some(unchanged))
             }
             Self::Clsact { interface } => {
-                let shared =
-                    of_peer(|r, i| matches!(r, Record::Clsact { interface } if interface == i), interface);
-                let has = netlink::has_clsact(required_index(interface)?)?;
-                shared.or_else(|| (!has).then(|| Record::Clsact { interface: interface.clone() }))
+                let index = required_index(interface)?;
+                let record = Record::Clsact { interface: interface.clone(), index };
+                let shared = peers.iter().any(|p| p.entry.records.contains(&record));
+                (shared || !netlink::has_clsact(index)?).then_some(record)
             }
             Self::EgressProgram { interface, .. } => {
-                let handle = dsr::next_handle(required_index(interface)?)?;
-                Some(Record::EgressProgram { interface: interface.clone(), handle })
+                let index = required_index(interface)?;
+                let handle = dsr::next_handle(index)?;
+                Some(Record::EgressProgram { interface: interface.clone(), index, handle })
             }
             Self::Address { interface, address } => {
                 let record = Record::Address {
@@ -198,9 +199,9 @@ impl Step {
             Self::Clsact { interface } => {
                 netlink::add_clsact(required_index(interface)?)?;
             }
-            Self::EgressProgram { interface, rewrite } => {
-                if let Some(Record::EgressProgram { handle, .. }) = record {
-                    dsr::attach(required_index(interface)?, *handle, rewrite)?;
+            Self::EgressProgram { rewrite, .. } => {
+                if let Some(Record::EgressProgram { index, handle, .. }) = record {
+                    dsr::attach(*index, *handle, rewrite)?;
                 }
             }
             Self::Address { interface, address } => {

@@ -53,15 +53,12 @@ pub(crate) fn undo_record(record: &Record, peers: &[Found]) -> Result<Outcome, H
             Ok(false) => Outcome::Nothing,
             Err(error) => return Err(error.into()),
         }),
-        Record::EgressProgram { interface, handle } => {
-            let Some(index) = netlink::interface_index(interface)? else { return Ok(Outcome::Nothing) };
-            Ok(if dsr::detach(index, *handle)? {
-                Outcome::Undone(format!("removed the egress program from {interface}"))
-            } else {
-                Outcome::Nothing
-            })
-        }
-        Record::Clsact { interface } => undo_clsact(interface, record, peers),
+        Record::EgressProgram { interface, index, handle } => Ok(if dsr::detach(*index, *handle)? {
+            Outcome::Undone(format!("removed the egress program from {interface}"))
+        } else {
+            Outcome::Nothing
+        }),
+        Record::Clsact { interface, index } => undo_clsact(interface, *index, record, peers),
         Record::Address { interface, address, prefix } => {
             let Some(index) = netlink::interface_index(interface)? else { return Ok(Outcome::Nothing) };
             if peers.iter().any(|p| p.entry.records.contains(record)) {
@@ -140,8 +137,7 @@ fn undo_lro(interface: &str, record: &Record, peers: &[Found]) -> Result<Outcome
     Ok(Outcome::Undone(format!("switched LRO of {interface} on again")))
 }
 
-fn undo_clsact(interface: &str, record: &Record, peers: &[Found]) -> Result<Outcome, HostError> {
-    let Some(index) = netlink::interface_index(interface)? else { return Ok(Outcome::Nothing) };
+fn undo_clsact(interface: &str, index: u32, record: &Record, peers: &[Found]) -> Result<Outcome, HostError> {
     let used = peers.iter().any(|p| p.entry.records.contains(record))
         || !netlink::filters(index, Hook::Egress)?.is_empty()
         || !netlink::filters(index, Hook::Ingress)?.is_empty();
