@@ -1,18 +1,18 @@
 //! Prepares this host as a passthrough balancer would, gives up what privileges it can, says "ready", and takes
-//! everything back when its input ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port>`.
+//! everything back when its input ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port> [nft]`.
 
 use std::io::Read;
 use std::net::SocketAddr;
 
 use convey_core::{Mode, Protocol};
 use convey_runtime::host::{Host, HostSpec, check_privileges, drop_capabilities, kept_capabilities};
-use convey_xdp::{Endpoint, GuardRules, NatRange};
+use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [state_dir, interface, vip, from, to] = args.as_slice() else {
+    let [state_dir, interface, vip, from, to, rest @ ..] = args.as_slice() else {
         return Err(
-            "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port>".into()
+            "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port> [nft]".into(),
         );
     };
     check_privileges(Mode::Passthrough)?;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             nat: vec![NatRange { protocol, addr: addr.ip(), ports: from.parse()?..=to.parse()? }],
             servers: Vec::new(),
         },
-        guard: None,
+        guard: rest.first().map(|_| GuardMethod::Nft),
         state_dir: state_dir.into(),
     })?;
     for note in host.notes() {

@@ -92,6 +92,10 @@ struct Prepared {
 
 impl Prepared {
     fn new(ns: &Netns, folder: &Path, vip: &str, from: u16, to: u16) -> Self {
+        Self::with(ns, folder, vip, from, to, &[])
+    }
+
+    fn with(ns: &Netns, folder: &Path, vip: &str, from: u16, to: u16, more: &[&str]) -> Self {
         let test = std::env::current_exe().unwrap();
         let example = test.parent().unwrap().parent().unwrap().join("examples/prepare_host");
         assert!(
@@ -103,6 +107,7 @@ impl Prepared {
             .arg(example)
             .arg(folder)
             .args(["veth0", vip, &from.to_string(), &to.to_string()])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -267,6 +272,21 @@ fn what_a_killed_balancer_left_is_reclaimed_and_nothing_of_a_living_one() {
     assert_eq!(host.enter(state_of_the_host), before);
     let path = folder.0.clone();
     assert_eq!(host.enter(move || cleanup(&path).unwrap()), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_nft_table_that_a_killed_balancer_left_is_reclaimed_and_no_other() {
+    let (_peer, host, folder) = pair();
+    host.exec("nft add table netdev convey_of_somebody_else");
+    let before = host.enter(state_of_the_host);
+    let killed = Prepared::with(&host, &folder.0, "10.9.0.2:80", 40000, 50000, &["nft"]);
+    killed.kill();
+    assert!(host.exec("nft list ruleset").contains("tcp . 10.9.0.2 . 80"), "SIGKILL leaves the table");
+    let path = folder.0.clone();
+    let lines = host.enter(move || cleanup(&path).unwrap());
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(host.enter(state_of_the_host), before);
 }
 
 #[test]
