@@ -1,5 +1,5 @@
 /** The tables: absolute figures, and convey's ratios against the targets. */
-import { absolute, control, noise, paired, type Round, type Spread } from "./statistics.ts";
+import { absolute, control, noise, paired, type Round, type Spread, spread } from "./statistics.ts";
 import { TARGETS, type Target } from "./targets.ts";
 import type { Figure } from "./visit.ts";
 
@@ -28,7 +28,7 @@ const FIGURES: readonly Figure[] = [
 export interface Verdict extends Target {
   peer: string;
   ratio: Spread;
-  /** Half the width of the A/A control. */
+  /** Median distance of the A/A control from 1. */
   noise: number;
   /** "unsure": the bound lies within the noise of the ratio. */
   outcome: "met" | "missed" | "unsure";
@@ -46,11 +46,11 @@ export function judge(series: Series, names: readonly string[]): Verdict[] {
     if (best === undefined) return [];
     const ratio = paired(series.rounds, "convey", best.peer, target.figure);
     if (ratio === undefined) return [];
-    const spread = noise(control(series.rounds, names, target.figure));
+    const distance = noise(control(series.rounds, names, target.figure));
     const met = target.better === "less" ? ratio.median <= target.bound : ratio.median >= target.bound;
-    const clear = Math.abs(ratio.median - target.bound) > 2 * spread * ratio.median;
+    const clear = Math.abs(ratio.median - target.bound) > 2 * distance * ratio.median;
     const outcome: Verdict["outcome"] = clear ? (met ? "met" : "missed") : "unsure";
-    return [{ ...target, peer: best.peer, ratio, noise: spread, outcome }];
+    return [{ ...target, peer: best.peer, ratio, noise: distance, outcome }];
   });
 }
 
@@ -86,7 +86,7 @@ function section(series: Series, names: readonly string[]): string {
     ...FIGURES.flatMap((figure) => {
       const cells = names.map((name) => absolute(series.rounds, name, figure));
       if (cells.every((cell) => cell === undefined)) return [];
-      const aa = control(series.rounds, names, figure);
+      const aa = spread(control(series.rounds, names, figure));
       return [row([words(figure), ...cells.map((c) => (c ? digits(c.median) : "–")), aa ? range(aa) : "–"])];
     }),
     "",

@@ -59,22 +59,21 @@ export function paired(
 }
 
 /** The A/A control: the way out ÷ the way back of the same peer, over every peer and round. */
-export function control(
-  rounds: readonly Round[],
-  names: readonly string[],
-  figure: Figure,
-): Spread | undefined {
-  return spread(
-    rounds.flatMap((round) =>
-      names.flatMap((name) => {
-        const [out, back] = figuresOf(round, name, figure);
-        return out !== undefined && back !== undefined ? [out / back] : [];
-      }),
-    ),
+export function control(rounds: readonly Round[], names: readonly string[], figure: Figure): number[] {
+  return rounds.flatMap((round) =>
+    names.flatMap((name) => {
+      const [out, back] = figuresOf(round, name, figure);
+      return out !== undefined && back !== undefined ? [out / back] : [];
+    }),
   );
 }
 
-/** Half the width of the control: differences under twice this are not claimed. */
-export function noise(control: Spread | undefined): number {
-  return control === undefined ? Number.POSITIVE_INFINITY : (control.max - control.min) / 2;
+/**
+ * How far a peer is from itself, as a share: the median distance of the control from 1, which one disturbed
+ * visit does not move. Differences under twice this are not claimed.
+ */
+export function noise(control: readonly number[]): number {
+  return control.length === 0
+    ? Number.POSITIVE_INFINITY
+    : median(control.map((ratio) => Math.abs(ratio - 1)));
 }
