@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 struct Shard {
     bytes_tx: AtomicU64,
     bytes_rx: AtomicU64,
+    packets_tx: AtomicU64,
+    packets_rx: AtomicU64,
 }
 
 /// Connections and bytes of one frontend, backend or server, or of all together.
@@ -85,6 +87,28 @@ impl ConnCounters {
     /// Adds server→client bytes, written by `worker`.
     pub fn add_rx(&self, worker: usize, bytes: u64) {
         self.shards[worker % self.shards.len()].bytes_rx.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds a client→server packet with `bytes` of payload, written by `worker` (packet modes).
+    pub fn add_tx_packet(&self, worker: usize, bytes: u64) {
+        self.shards[worker % self.shards.len()].packets_tx.fetch_add(1, Relaxed);
+        self.add_tx(worker, bytes);
+    }
+
+    /// Adds a server→client packet with `bytes` of payload, written by `worker` (packet modes).
+    pub fn add_rx_packet(&self, worker: usize, bytes: u64) {
+        self.shards[worker % self.shards.len()].packets_rx.fetch_add(1, Relaxed);
+        self.add_rx(worker, bytes);
+    }
+
+    /// Client→server packets (packet modes; a coalesced frame counts once).
+    pub fn packets_tx(&self) -> u64 {
+        self.shards.iter().map(|s| s.packets_tx.load(Relaxed)).sum()
+    }
+
+    /// Server→client packets (packet modes; a coalesced frame counts once).
+    pub fn packets_rx(&self) -> u64 {
+        self.shards.iter().map(|s| s.packets_rx.load(Relaxed)).sum()
     }
 
     /// Connections since the name first appeared.
@@ -215,5 +239,8 @@ mod tests {
         counters.add_tx(1, 7);
         counters.add_rx(9, 1);
         assert_eq!((counters.bytes_tx(), counters.bytes_rx()), (12, 1));
+        counters.add_tx_packet(1, 3);
+        counters.add_rx_packet(0, 0);
+        assert_eq!((counters.packets_tx(), counters.packets_rx(), counters.bytes_tx()), (1, 1, 15));
     }
 }

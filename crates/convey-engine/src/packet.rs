@@ -141,7 +141,7 @@ pub(crate) fn forward(frame: &mut [u8], ip: &Ip, method: Method, hop: &NextHop) 
     Verdict::Forward(Forward { egress_ifindex: hop.ifindex, len: ip.end })
 }
 
-/// Counts a packet's payload for its flow's frontend, backend and server.
+/// Counts a packet and its payload for its flow's frontend, backend and server.
 pub(crate) fn account(
     flow: &Flow,
     from: Direction,
@@ -150,12 +150,9 @@ pub(crate) fn account(
     worker: &Worker,
 ) {
     let add = |counters: &convey_core::ConnCounters| match from {
-        Direction::FromClient => counters.add_tx(worker.index(), u64::from(payload_len)),
-        Direction::FromServer => counters.add_rx(worker.index(), u64::from(payload_len)),
+        Direction::FromClient => counters.add_tx_packet(worker.index(), u64::from(payload_len)),
+        Direction::FromServer => counters.add_rx_packet(worker.index(), u64::from(payload_len)),
     };
-    if payload_len == 0 {
-        return;
-    }
     add(snapshot.totals());
     if let Some(frontend) = snapshot.frontend(flow.frontend) {
         add(&frontend.counters);

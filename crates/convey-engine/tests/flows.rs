@@ -235,7 +235,7 @@ fn a_server_that_is_removed_and_comes_back_with_flows_open_never_makes_a_gauge_w
 }
 
 #[test]
-fn bytes_are_payload_counted_live_in_the_direction_they_go() {
+fn packets_and_their_payload_are_counted_live_in_the_direction_they_go() {
     let mut lab = Lab::passthrough((33768, 61000), 1);
     let (nat, server) = connect(&mut lab, &client(1), 1000);
     send(&mut lab, P::tcp(&client(1), VIP).payload(&[1; 100]), 1001);
@@ -244,6 +244,7 @@ fn bytes_are_payload_counted_live_in_the_direction_they_go() {
     let backend = &lab.config.backends[0];
     for c in [frontend, &lab.config.totals, &backend.counters, &backend.servers[0].counters] {
         assert_eq!((c.bytes_tx(), c.bytes_rx()), (100, 1000));
+        assert_eq!((c.packets_tx(), c.packets_rx()), (3, 2));
     }
 }
 
