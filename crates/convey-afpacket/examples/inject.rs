@@ -56,7 +56,7 @@ fn send_lines(socket: &PacketSocket, ifindex: u32) -> Result<u64, Box<dyn Error>
             .map(|pair| u8::from_str_radix(&String::from_utf8_lossy(pair), 16))
             .collect::<Result<Vec<u8>, _>>()?;
         if !frame.is_empty() {
-            sent += socket.send(&[plain(ifindex, &frame)])? as u64;
+            sent += socket.send(&[Outgoing { ifindex, bytes: &plain(&frame) }])? as u64;
         }
     }
     Ok(sent)
@@ -78,10 +78,12 @@ impl Flood {
         (mac, to): (MacAddr, SocketAddrV4),
     ) -> Result<u64, Box<dyn Error>> {
         let frames: Vec<Vec<u8>> =
-            (0..self.flows.max(1)).map(|flow| udp(own, mac, self.from, 10_000 + flow, to)).collect();
+            (0..self.flows.max(1)).map(|flow| plain(&udp(own, mac, self.from, 10_000 + flow, to))).collect();
         let batches: Vec<Vec<Outgoing<'_>>> = (0..frames.len())
             .step_by(BATCH.min(frames.len()))
-            .map(|at| (0..BATCH).map(|i| plain(ifindex, &frames[(at + i) % frames.len()])).collect())
+            .map(|at| {
+                (0..BATCH).map(|i| Outgoing { ifindex, bytes: &frames[(at + i) % frames.len()] }).collect()
+            })
             .collect();
         let end = Instant::now() + Duration::from_secs_f64(self.seconds);
         let mut sent = 0;
@@ -96,8 +98,9 @@ impl Flood {
     }
 }
 
-fn plain(ifindex: u32, frame: &[u8]) -> Outgoing<'_> {
-    Outgoing { vnet: [0; VNET_HEADER_BYTES], ifindex, frame }
+/// The frame behind an empty virtio_net_hdr.
+fn plain(frame: &[u8]) -> Vec<u8> {
+    [&[0; VNET_HEADER_BYTES], frame].concat()
 }
 
 /// 60 bytes on the wire: 18 of payload, no UDP checksum.

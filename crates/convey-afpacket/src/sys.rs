@@ -38,30 +38,47 @@ pub struct Instruction {
     pub k: u32,
 }
 
+/// Where the frame begins in a slot's buffer: behind its virtio_net_hdr, so that both move as one piece of memory.
+const FRAME_AT: usize = 16;
+const VNET_AT: usize = FRAME_AT - VNET_HEADER_BYTES;
+
 /// A received frame in its buffer.
 pub struct Slot {
-    /// The virtio_net_hdr that came with the frame.
-    pub vnet: [u8; VNET_HEADER_BYTES],
     /// The interface it arrived on.
     pub ifindex: u32,
-    /// Bytes of the frame held in [`Slot::buffer`].
+    /// Bytes of the frame.
     pub len: usize,
     /// Whether the frame was longer than the buffer and lost its end.
     pub truncated: bool,
-    /// The frame, then whatever was there before.
-    pub buffer: Box<[u8]>,
+    buffer: Box<[u8]>,
 }
 
 impl Slot {
     /// An empty slot of [`FRAME_BYTES`].
     pub fn new() -> Self {
-        Self {
-            vnet: [0; VNET_HEADER_BYTES],
-            ifindex: 0,
-            len: 0,
-            truncated: false,
-            buffer: vec![0; FRAME_BYTES].into_boxed_slice(),
-        }
+        let buffer = vec![0; FRAME_AT + FRAME_BYTES].into_boxed_slice();
+        Self { ifindex: 0, len: 0, truncated: false, buffer }
+    }
+
+    /// The virtio_net_hdr that came with the frame.
+    pub fn vnet(&self) -> [u8; VNET_HEADER_BYTES] {
+        self.buffer[VNET_AT..].first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The frame, and behind it room in which bytes of earlier ones may stand.
+    pub fn frame_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[FRAME_AT..]
+    }
+
+    /// Makes the first `len` bytes of the frame ready to be sent with this header.
+    pub fn depart(&mut self, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
+        self.buffer[VNET_AT..FRAME_AT].copy_from_slice(&vnet);
+        self.len = len.min(FRAME_BYTES);
+    }
+
+    /// The header and the frame, as [`PacketSocket::send`] takes them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[VNET_AT..FRAME_AT + self.len]
     }
 }
 
@@ -74,12 +91,10 @@ impl Default for Slot {
 /// A frame to send.
 #[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// Its virtio_net_hdr.
-    pub vnet: [u8; VNET_HEADER_BYTES],
     /// The interface it leaves by.
     pub ifindex: u32,
-    /// The frame, from the Ethernet header on.
-    pub frame: &'a [u8],
+    /// Its virtio_net_hdr, and then the frame from the Ethernet header on.
+    pub bytes: &'a [u8],
 }
 
 /// A raw packet socket that sees every interface of the namespace it was opened in.
@@ -198,19 +213,17 @@ impl PacketSocket {
         // SAFETY: these are C structures for which all zeros is a valid value.
         let (mut headers, mut vectors, mut addresses): (
             [libc::mmsghdr; BATCH],
-            [[libc::iovec; 2]; BATCH],
+            [libc::iovec; BATCH],
             [libc::sockaddr_ll; BATCH],
         ) = unsafe { (zeroed(), zeroed(), zeroed()) };
         for (i, slot) in slots.iter_mut().take(count).enumerate() {
-            vectors[i][0] =
-                libc::iovec { iov_base: slot.vnet.as_mut_ptr().cast(), iov_len: VNET_HEADER_BYTES };
-            vectors[i][1] =
-                libc::iovec { iov_base: slot.buffer.as_mut_ptr().cast(), iov_len: slot.buffer.len() };
+            let room = &mut slot.buffer[VNET_AT..];
+            vectors[i] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
             let header = &mut headers[i].msg_hdr;
             header.msg_name = (&raw mut addresses[i]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            header.msg_iov = vectors[i].as_mut_ptr();
-            header.msg_iovlen = 2;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
         }
         // SAFETY: the first `count` headers point at vectors, addresses and slots that outlive the call, each
         // with its true length, and no two share memory.
@@ -228,7 +241,7 @@ impl PacketSocket {
         }
         let received = received as usize;
         for (i, slot) in slots.iter_mut().take(received).enumerate() {
-            slot.len = (headers[i].msg_len as usize).saturating_sub(VNET_HEADER_BYTES).min(slot.buffer.len());
+            slot.len = (headers[i].msg_len as usize).saturating_sub(VNET_HEADER_BYTES).min(FRAME_BYTES);
             slot.truncated = headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             slot.ifindex = addresses[i].sll_ifindex as u32;
         }
@@ -244,29 +257,23 @@ impl PacketSocket {
         // SAFETY: these are C structures for which all zeros is a valid value.
         let (mut headers, mut vectors, mut addresses): (
             [libc::mmsghdr; BATCH],
-            [[libc::iovec; 2]; BATCH],
+            [libc::iovec; BATCH],
             [libc::sockaddr_ll; BATCH],
         ) = unsafe { (zeroed(), zeroed(), zeroed()) };
         for (i, outgoing) in frames.iter().take(count).enumerate() {
-            // sendmmsg only reads through these pointers; iovec has no const form.
-            vectors[i][0] = libc::iovec {
-                iov_base: outgoing.vnet.as_ptr().cast_mut().cast(),
-                iov_len: VNET_HEADER_BYTES,
-            };
-            vectors[i][1] = libc::iovec {
-                iov_base: outgoing.frame.as_ptr().cast_mut().cast(),
-                iov_len: outgoing.frame.len(),
+            // sendmmsg only reads through this pointer; iovec has no const form.
+            vectors[i] = libc::iovec {
+                iov_base: outgoing.bytes.as_ptr().cast_mut().cast(),
+                iov_len: outgoing.bytes.len(),
             };
             addresses[i] = link_address(outgoing.ifindex);
-            addresses[i].sll_protocol = match outgoing.frame {
-                [_, _, _, _, _, _, _, _, _, _, _, _, high, low, ..] => u16::from_ne_bytes([*high, *low]),
-                _ => 0,
-            };
+            let ethertype = outgoing.bytes.get(VNET_HEADER_BYTES + 12..).and_then(|rest| rest.first_chunk());
+            addresses[i].sll_protocol = ethertype.copied().map_or(0, u16::from_ne_bytes);
             let header = &mut headers[i].msg_hdr;
             header.msg_name = (&raw mut addresses[i]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            header.msg_iov = vectors[i].as_mut_ptr();
-            header.msg_iovlen = 2;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
         }
         // SAFETY: the first `count` headers point at vectors, addresses and frames that outlive the call, each
         // with its true length; the kernel writes only msg_len.
