@@ -56,6 +56,21 @@ for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
       });
     }
 
+    test("a client on the link that the kernel never heard of is answered without a retransmission", async () => {
+      const stranger = "10.78.2.77";
+      const mac = await lab.mac("balancer", "front");
+      await lab.sh(
+        "router",
+        `ip address add ${stranger}/32 dev front
+         ip neigh replace ${lab.vip()} lladdr ${mac} dev front nud permanent`,
+      );
+      expect(await lab.sh("balancer", "ip neigh show")).not.toContain(stranger);
+      const url = `http://${lab.vip()}/name`;
+      // TCP tries again after a second.
+      const name = await lab.sh("router", `curl -sS --max-time 0.7 --interface ${stranger} ${url}`);
+      expect(SERVERS).toContain(name);
+    });
+
     test("the server sees the balancer, not the client", async () => {
       const peer = await lab.sh("client", `curl -sS http://${lab.vip()}/peer`);
       expect(peer.replace("::ffff:", "")).toBe(lab.vip());

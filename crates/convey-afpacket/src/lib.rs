@@ -18,6 +18,7 @@ mod look;
 mod neighbours;
 mod netlink;
 mod next_hops;
+mod parking;
 mod questions;
 mod scope;
 mod stats;

@@ -63,6 +63,8 @@ pub struct IoCounters {
     pub flows: AtomicU64,
     /// Times the worker was started again after a panic.
     pub panics: AtomicU64,
+    /// Frames that waited for a neighbour and went through the engine twice.
+    pub retried: AtomicU64,
 }
 
 impl Default for IoCounters {
@@ -71,6 +73,7 @@ impl Default for IoCounters {
             losses: Loss::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             flows: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
         }
     }
 }
@@ -122,7 +125,12 @@ impl EngineStats {
             stats.forwarded += worker.forwarded();
             add(&mut stats.replied, ReplyKind::ALL.iter().map(|k| worker.replied(*k)));
             add(&mut stats.passed, PassReason::ALL.iter().map(|r| worker.passed(*r)));
-            let drops = DropReason::ALL.iter().map(|r| worker.dropped(*r));
+            let retried = io.retried.load(Relaxed);
+            // The engine counted a retried frame as dropped the first time.
+            let drops = DropReason::ALL.iter().map(|r| match r {
+                DropReason::NoNextHop => worker.dropped(*r).saturating_sub(retried),
+                _ => worker.dropped(*r),
+            });
             add(&mut stats.dropped, drops.chain(Loss::ALL.iter().map(|l| io.get(*l))));
             stats.flows += io.flows.load(Relaxed);
             stats.panics += io.panics.load(Relaxed);

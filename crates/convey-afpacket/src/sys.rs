@@ -76,6 +76,15 @@ impl Slot {
         self.len = len.min(FRAME_BYTES);
     }
 
+    /// Puts back a frame that was received before, with its header as [`Slot::bytes`] gave both.
+    pub fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
+        let len = bytes.len().min(self.buffer.len() - VNET_AT);
+        self.buffer[VNET_AT..VNET_AT + len].copy_from_slice(&bytes[..len]);
+        self.len = len.saturating_sub(VNET_HEADER_BYTES);
+        self.ifindex = ifindex;
+        self.truncated = false;
+    }
+
     /// The header and the frame, as [`PacketSocket::send`] takes them.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[VNET_AT..FRAME_AT + self.len]
@@ -124,12 +133,20 @@ impl PacketSocket {
         if socket.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes).is_err() {
             socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes)?;
         }
-        let timeout = libc::timeval {
-            tv_sec: receive_timeout.as_secs() as libc::time_t,
-            tv_usec: receive_timeout.subsec_micros() as libc::suseconds_t,
-        };
-        socket.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+        socket.wait_at_most(receive_timeout)?;
         Ok(socket)
+    }
+
+    /// Changes how long [`PacketSocket::receive`] waits.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn wait_at_most(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = libc::timeval {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_usec: timeout.subsec_micros() as libc::suseconds_t,
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)
     }
 
     /// Begins to receive frames of every protocol from every interface.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
 
 use crate::engine::Shared;
+use crate::parking::Parking;
 use crate::stats::{IoCounters, Loss};
 use crate::supervise::STUBBORN;
 use crate::sys::{BATCH, Outgoing, PacketSocket, Slot};
@@ -16,6 +17,9 @@ use crate::wake::Wake;
 
 /// How long a worker waits for frames before it looks after its flows.
 pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long it waits while frames are parked.
+const PARKED_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// How often flows are looked after under load.
 const TICK: Duration = Duration::from_millis(10);
@@ -48,6 +52,9 @@ pub struct Runner {
     worker: Worker,
     slots: Vec<Slot>,
     departures: Vec<Departure>,
+    parking: Parking,
+    /// Whether the socket's timeout is the short one.
+    is_waiting: bool,
     missed: Option<(u32, std::net::IpAddr, Instant)>,
     in_hand: u64,
     /// Bytes of the last batch.
@@ -68,6 +75,8 @@ impl Runner {
             wake,
             slots: (0..BATCH).map(|_| Slot::new()).collect(),
             departures: Vec::with_capacity(BATCH),
+            parking: Parking::default(),
+            is_waiting: false,
             missed: None,
             in_hand: 0,
             bytes_in: 0,
@@ -97,6 +106,9 @@ impl Runner {
                 Err(error) if is_timeout(&error) => self.tick(),
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
+            }
+            if self.is_waiting || !self.parking.is_empty() {
+                self.retry_parked(socket);
             }
             shared.questions[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
@@ -130,7 +142,11 @@ impl Runner {
                     slot.depart(VnetHeader::plain(), r.len);
                     self.departures.push(Departure { slot: index, ifindex: r.egress_ifindex });
                 }
-                Verdict::Unresolved { address, ifindex: Some(ifindex) } => self.missing(ifindex, address),
+                // The engine has left the bytes as they came.
+                Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
+                    self.parking.park(meta.ingress_ifindex, slot.bytes(), address, Instant::now());
+                    self.missing(ifindex, address);
+                }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
             }
         }
@@ -138,6 +154,24 @@ impl Runner {
         self.in_hand = 0;
         if self.ticked.elapsed() >= TICK {
             self.tick_at(now, &snapshot);
+        }
+    }
+
+    /// Frames whose neighbour has become known go through the engine once more.
+    fn retry_parked(&mut self, socket: &PacketSocket) {
+        loop {
+            let next_hops = self.shared.next_hops.load();
+            let Some(frame) = self.parking.next_ready(&next_hops, Instant::now()) else { break };
+            drop(next_hops);
+            self.slots[0].refill(frame.ifindex, &frame.bytes);
+            self.io.retried.fetch_add(1, Relaxed);
+            self.forward(socket, 1);
+        }
+        if self.is_waiting == self.parking.is_empty() {
+            self.is_waiting = !self.parking.is_empty();
+            let timeout = if self.is_waiting { PARKED_TIMEOUT } else { RECEIVE_TIMEOUT };
+            // With the former timeout parked frames are looked at later, no worse.
+            let _ = socket.wait_at_most(timeout);
         }
     }
 

@@ -1,0 +1,98 @@
+//! Frames that wait, not for long, for their neighbour's link-layer address: a client's first connection should
+//! not stand still for the second that TCP takes to try again.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use convey_engine::NextHops;
+
+/// Frames a worker keeps at most; the rest are lost as they would be without it.
+const MAX_FRAMES: usize = 64;
+
+/// How long one waits at most.
+const MAX_WAIT: Duration = Duration::from_millis(500);
+
+/// A frame as it was received.
+#[derive(Debug)]
+pub struct ParkedFrame {
+    /// The interface it arrived on.
+    pub ifindex: u32,
+    /// Its virtio_net_hdr and the frame.
+    pub bytes: Box<[u8]>,
+    towards: IpAddr,
+    since: Instant,
+}
+
+/// The frames of one worker that wait.
+#[derive(Debug, Default)]
+pub struct Parking(VecDeque<ParkedFrame>);
+
+impl Parking {
+    /// Whether no frame waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps a copy of a frame until `towards` is resolved. Tells whether there was room.
+    pub fn park(&mut self, ifindex: u32, bytes: &[u8], towards: IpAddr, now: Instant) -> bool {
+        if self.0.len() >= MAX_FRAMES {
+            return false;
+        }
+        self.0.push_back(ParkedFrame { ifindex, bytes: bytes.into(), towards, since: now });
+        true
+    }
+
+    /// The next frame that can go on, in the order of arrival. Those that waited too long are forgotten.
+    pub fn next_ready(&mut self, next_hops: &NextHops, now: Instant) -> Option<ParkedFrame> {
+        self.0.retain(|frame| now < frame.since + MAX_WAIT);
+        let ready = self.0.iter().position(|frame| next_hops.lookup(frame.towards).is_ok())?;
+        self.0.remove(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use convey_engine::{Link, Route};
+
+    use super::*;
+
+    fn table(resolved: &[IpAddr]) -> NextHops {
+        let network = IpAddr::from([10, 0, 0, 0]);
+        NextHops::new(
+            [Link { ifindex: 2, mac: [2; 6], mtu: 1500 }],
+            [Route { network, prefix_len: 24, ifindex: 2, gateway: None, mtu: 0, metric: 0 }],
+            resolved.iter().map(|address| ((2, *address), [9; 6])),
+        )
+    }
+
+    #[test]
+    fn a_frame_goes_on_in_order_once_its_neighbour_is_known() {
+        let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let (mut parking, now) = (Parking::default(), Instant::now());
+        for (byte, towards) in [(1, a), (2, b), (3, a)] {
+            assert!(parking.park(7, &[byte], towards, now));
+        }
+        assert!(parking.next_ready(&table(&[]), now).is_none());
+        let known = table(&[a]);
+        let mut next = || parking.next_ready(&known, now).map(|frame| frame.bytes[0]);
+        assert_eq!([next(), next(), next()], [Some(1), Some(3), None]);
+        assert!(!parking.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_waited_too_long_is_forgotten() {
+        let a = IpAddr::from([10, 0, 0, 1]);
+        let (mut parking, now) = (Parking::default(), Instant::now());
+        parking.park(7, &[1], a, now);
+        assert!(parking.next_ready(&table(&[a]), now + MAX_WAIT).is_none());
+        assert!(parking.is_empty());
+    }
+
+    #[test]
+    fn a_flood_to_nobody_parks_a_few_frames_only() {
+        let (mut parking, now) = (Parking::default(), Instant::now());
+        let parked = (0..1000).filter(|_| parking.park(7, &[1], IpAddr::from([10, 0, 0, 1]), now)).count();
+        assert_eq!(parked, MAX_FRAMES);
+    }
+}
