@@ -138,11 +138,7 @@ impl NativeConfig {
 
     fn into_snapshot_spec(self) -> Result<SnapshotSpec> {
         Ok(SnapshotSpec {
-            mode: match self.mode {
-                NativeMode::Proxy => Mode::Proxy,
-                NativeMode::Passthrough => Mode::Passthrough,
-                NativeMode::Dsr => Mode::Dsr,
-            },
+            mode: (&self.mode).into(),
             limits: Limits {
                 max_connections: self.max_connections.into(),
                 max_connections_per_client: self.max_connections_per_client.into(),
@@ -177,6 +173,25 @@ impl From<&NativeEngine> for EngineChoice {
     }
 }
 
+impl From<&NativeMode> for Mode {
+    fn from(mode: &NativeMode) -> Self {
+        match mode {
+            NativeMode::Proxy => Self::Proxy,
+            NativeMode::Passthrough => Self::Passthrough,
+            NativeMode::Dsr => Self::Dsr,
+        }
+    }
+}
+
+impl From<&NativeProtocol> for Protocol {
+    fn from(protocol: &NativeProtocol) -> Self {
+        match protocol {
+            NativeProtocol::Tcp => Self::Tcp,
+            NativeProtocol::Udp => Self::Udp,
+        }
+    }
+}
+
 impl From<&NativeDsrMethod> for DsrMethod {
     fn from(method: &NativeDsrMethod) -> Self {
         match method {
@@ -191,10 +206,7 @@ impl NativeFrontend {
         Ok(FrontendSpec {
             listen: addr(&format!("frontends.{}.listen_addr", self.name), &self.listen)?,
             name: self.name,
-            protocol: match self.protocol {
-                NativeProtocol::Tcp => Protocol::Tcp,
-                NativeProtocol::Udp => Protocol::Udp,
-            },
+            protocol: (&self.protocol).into(),
             backend: self.backend,
             max_connections: self.max_connections.into(),
         })

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Runtime, ServerUpdate};
-use napi::bindgen_prelude::Function;
+use napi::bindgen_prelude::{AsyncTask, Function};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
 use napi_derive::napi;
 
-use crate::config::{NativeConfig, NativeServerUpdate, weight};
+use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
 use crate::error::{Result, from_runtime};
 use crate::event::NativeEvent;
+use crate::explain::{ExplainTask, Question};
 use crate::stats::{self, NativeStats};
 
 /// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
@@ -19,7 +20,7 @@ const EVENT_QUEUE: usize = 1024;
 /// A running data plane. It lives on threads of its own until `close()`.
 #[napi]
 pub struct Dataplane {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
 }
 
 #[napi]
@@ -44,7 +45,7 @@ impl Dataplane {
             on_event.call(NativeEvent::from(event), NonBlocking);
         });
         let runtime = Runtime::start(config.into_spec()?, sink).map_err(|e| from_runtime(&e))?;
-        Ok(Self { runtime })
+        Ok(Self { runtime: Arc::new(runtime) })
     }
 
     /// Replaces the configuration and returns its version; when it throws, the old one serves on.
@@ -86,9 +87,23 @@ impl Dataplane {
         self.runtime.stop_accepting().map_err(|e| from_runtime(&e))
     }
 
-    /// Cuts what is still open and joins every thread. Idempotent.
+    /// What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
+    /// after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeExplanation | null>")]
+    pub fn explain(
+        &self,
+        protocol: NativeProtocol,
+        source: String,
+        destination: String,
+    ) -> Result<AsyncTask<ExplainTask>> {
+        let question = Question::parse(&protocol, &source, &destination)?;
+        Ok(AsyncTask::new(ExplainTask { runtime: self.runtime.clone(), question }))
+    }
+
+    /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns what
+    /// was taken back, and what was not and why, in words.
     #[napi(catch_unwind)]
-    pub fn close(&self) {
-        self.runtime.close();
+    pub fn close(&self) -> Vec<String> {
+        self.runtime.close()
     }
 }

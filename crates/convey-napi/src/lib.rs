@@ -8,4 +8,6 @@ mod config;
 mod dataplane;
 mod error;
 mod event;
+mod explain;
+mod host;
 mod stats;

@@ -54,8 +54,10 @@ pub struct NativePacketStats {
     pub engine: String,
     /// How the kernel is kept from answering: "tcx", "nft", or "" for not at all.
     pub guard: String,
-    /// Why the kernel program was refused where nft stands in for it, or "".
-    pub guard_refused: String,
+    /// The interfaces it listens on.
+    pub interfaces: Vec<String>,
+    /// What an operator should know about the host: why nft stands in, leftovers reclaimed, scarce ports.
+    pub notes: Vec<String>,
     /// Flows held now.
     pub flows: f64,
     /// Flows that can be held.
@@ -133,7 +135,8 @@ fn packet(stats: PacketStats) -> NativePacketStats {
     NativePacketStats {
         engine: stats.engine.to_owned(),
         guard: stats.guard.unwrap_or_default().to_owned(),
-        guard_refused: stats.guard_refused.unwrap_or_default(),
+        interfaces: stats.interfaces,
+        notes: stats.notes,
         flows: stats.packets.flows as f64,
         flow_capacity: stats.flow_capacity as f64,
         forwarded: stats.packets.forwarded as f64,

@@ -5,6 +5,7 @@
 // The one exception is host/sys.rs.
 #![deny(unsafe_code)]
 
+mod explain;
 pub mod host;
 mod packet;
 
@@ -12,11 +13,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use convey_afpacket::AfPacketError;
-use convey_core::{EventSink, Mode, Snapshot, SnapshotSpec, SpecError};
+use convey_core::{EventSink, Mode, Protocol, Snapshot, SnapshotSpec, SpecError};
+pub use convey_engine::Explanation;
 use convey_engine::PacketOptions;
 use convey_proxy::{Proxy, ProxyError};
-use convey_xdp::XdpError;
 
+use crate::host::{HostError, MissingPrivilege};
 use crate::packet::PacketPath;
 pub use crate::packet::PacketStats;
 
@@ -32,9 +34,12 @@ pub enum RuntimeError {
     /// The packet engine failed.
     #[error(transparent)]
     AfPacket(#[from] AfPacketError),
-    /// The kernel could not be kept from answering what is forwarded.
+    /// The host could not be prepared.
     #[error(transparent)]
-    Guard(#[from] XdpError),
+    Host(#[from] HostError),
+    /// A privilege is missing.
+    #[error(transparent)]
+    Privilege(#[from] MissingPrivilege),
     /// No engine serves this mode here.
     #[error("engine \"{engine}\" is not available: {why}")]
     Unsupported {
@@ -79,10 +84,32 @@ impl RuntimeError {
             Self::Proxy(ProxyError::Worker { .. }) => ErrorKind::Internal,
             Self::AfPacket(AfPacketError::Permission(_)) => ErrorKind::Permission,
             Self::AfPacket(AfPacketError::NoInterface { .. }) => ErrorKind::Bind,
-            Self::AfPacket(_) | Self::Guard(_) => ErrorKind::Internal,
+            Self::AfPacket(_) => ErrorKind::Internal,
+            Self::Host(error) => host_error_kind(error),
+            Self::Privilege(_) => ErrorKind::Permission,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Closed => ErrorKind::Closed,
         }
+    }
+}
+
+fn host_error_kind(error: &HostError) -> ErrorKind {
+    let by_cause = |source: &std::io::Error| match source.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        _ => ErrorKind::Internal,
+    };
+    match error {
+        HostError::SecondInstance { .. } | HostError::NatPortsTaken { .. } => ErrorKind::Bind,
+        HostError::NoPortsLeft { .. }
+        | HostError::NoInterface(_)
+        | HostError::NotOurAddress(_)
+        | HostError::Contradiction(_) => ErrorKind::Config,
+        HostError::Sysctl { source, .. }
+        | HostError::State { source, .. }
+        | HostError::Offload { source, .. }
+        | HostError::Socket { source, .. } => by_cause(source),
+        HostError::StateNotOurs { .. } => ErrorKind::Permission,
+        HostError::Xdp(_) => ErrorKind::Internal,
     }
 }
 
@@ -248,6 +275,20 @@ impl Runtime {
         }
     }
 
+    /// What would become of the next packet of a flow (proxy mode: of a connection). Waits for the worker that
+    /// has the flow, a tenth of a second when it is idle. `None` when it does not answer, or after `close`.
+    pub fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<Explanation> {
+        match &self.engine {
+            Engine::Proxy(_) => Some(explain::proxied(&self.snapshot(), protocol, destination)),
+            Engine::Packet(packet) => packet.explain(protocol, source, destination),
+        }
+    }
+
     /// Takes no new connections from now on; open ones go on.
     ///
     /// # Errors
@@ -260,11 +301,15 @@ impl Runtime {
         Ok(())
     }
 
-    /// Cuts what is still open, joins every thread. Idempotent.
-    pub fn close(&self) {
+    /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns
+    /// what was taken back, and what was not and why, in words.
+    pub fn close(&self) -> Vec<String> {
         self.lock().closed = true;
         match &self.engine {
-            Engine::Proxy(proxy) => proxy.close(),
+            Engine::Proxy(proxy) => {
+                proxy.close();
+                Vec::new()
+            }
             Engine::Packet(packet) => packet.close(),
         }
     }
@@ -284,4 +329,49 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Every change of the host that [`Runtime::start`] would make, as lines one could type, with comments. Nothing is
+/// changed, and no privilege needed.
+///
+/// # Errors
+/// [`RuntimeError`], as far as they show without starting.
+pub fn dry_run(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
+    let snapshot = Snapshot::first(spec.snapshot, 1)?;
+    if snapshot.mode == Mode::Proxy {
+        return Ok(vec!["# proxy mode changes nothing on the host".to_owned()]);
+    }
+    spec.engine.available()?;
+    packet::dry_run(&snapshot, spec.packet)
+}
+
+/// What would become of the first packet from `source` to `destination` if a balancer started now with `spec`,
+/// every server as it says. Nothing is changed, and no privilege needed.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn explain(
+    spec: RuntimeSpec,
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Result<Explanation, RuntimeError> {
+    let snapshot = Snapshot::first(spec.snapshot, 1)?;
+    if snapshot.mode == Mode::Proxy {
+        return Ok(explain::proxied(&snapshot, protocol, destination));
+    }
+    packet::explain_unstarted(&snapshot, spec.packet, [source, destination], protocol)
+}
+
+/// Takes back what killed processes left on this host. Returns what was done, in words.
+///
+/// # Errors
+/// [`RuntimeError`]; what failed is tried again next time.
+pub fn cleanup() -> Result<Vec<String>, RuntimeError> {
+    Ok(host::cleanup(&state_dir())?)
+}
+
+/// Where what to undo is remembered: [`host::DEFAULT_STATE_DIR`] unless `CONVEY_STATE_DIR` says otherwise.
+pub fn state_dir() -> std::path::PathBuf {
+    packet::state_dir()
 }

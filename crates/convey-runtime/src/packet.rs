@@ -1,26 +1,32 @@
-//! The packet modes: the engine, the guard that keeps the kernel from answering what it forwards, and the
-//! snapshot both go by.
+//! The packet modes: the engine, what is done to the host for it, and the snapshot both go by.
 //!
-//! Invariants: the guard stands on an interface before the engine reads from it, and covers a new frontend
-//! before the engine forwards to it; what is no longer forwarded is given back to the kernel last.
+//! Invariants: addresses are locked before anything is opened; the guard stands on an interface before the
+//! engine reads from it, and covers a new frontend before the engine forwards to it; what is no longer forwarded
+//! is given back to the kernel last; closing takes everything back, in reverse order.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces};
-use convey_core::{Event, EventSink, Mode, Snapshot};
-use convey_engine::{PacketOptions, PacketSnapshot};
-use convey_xdp::{Endpoint, Guard, GuardMethod, GuardRules, NatRange, XdpError};
+use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Interfaces, look};
+use convey_core::{Event, EventSink, Mode, Protocol, Snapshot};
+use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
+use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
+use crate::host::{self, DEFAULT_STATE_DIR, Host, HostError, HostSpec, check_privileges};
+
+/// How long a worker may take to answer a question; an idle one takes a tenth of a second.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A packet engine at work.
 #[derive(Debug)]
 pub(crate) struct PacketPath {
     engine: AfPacketEngine,
     watch: Arc<Watch>,
-    options: PacketOptions,
     installed: Mutex<Installed>,
 }
 
@@ -28,21 +34,23 @@ pub(crate) struct PacketPath {
 struct Installed {
     snapshot: Arc<Snapshot>,
     packet: Arc<PacketSnapshot>,
+    options: PacketOptions,
+    rules: GuardRules,
     accepting: bool,
 }
 
-/// The guard and what it goes by. The engine's thread brings interfaces, ours brings rules.
+/// The prepared host. The engine's thread brings interfaces, ours brings rules.
 struct Watch {
-    state: Mutex<Guarded>,
+    state: Mutex<Watched>,
     events: EventSink,
 }
 
 #[derive(Debug, Default)]
-struct Guarded {
-    interfaces: Vec<u32>,
-    rules: GuardRules,
-    guard: Option<Guard>,
-    failed: Option<XdpError>,
+struct Watched {
+    host: Option<Host>,
+    failed: Option<HostError>,
+    /// From now on notes of the host are events; those of the start are read with the statistics.
+    started: bool,
 }
 
 impl std::fmt::Debug for Watch {
@@ -57,9 +65,13 @@ impl PacketPath {
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Self, RuntimeError> {
+        let options = PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
         let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
-        let watch = Arc::new(Watch { state: Mutex::default(), events: events.clone() });
-        lock(&watch.state).rules = rules(&snapshot, &options);
+        check_privileges(snapshot.mode)?;
+        let rules = rules(&packet);
+        let host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
+        let watched = Watched { host: Some(host), ..Watched::default() };
+        let watch = Arc::new(Watch { state: Mutex::new(watched), events: events.clone() });
         let on_interfaces = {
             let watch = watch.clone();
             Arc::new(move |interfaces: &[u32]| watch.guard_interfaces(interfaces))
@@ -69,15 +81,29 @@ impl PacketPath {
             on_interfaces: Some(on_interfaces),
             ..EngineConfig::default()
         };
-        let engine = AfPacketEngine::start(config, packet.clone(), events)?;
-        if let Some(error) = lock(&watch.state).failed.take() {
-            return Err(error.into());
-        }
-        let installed = Mutex::new(Installed { snapshot, packet, accepting: true });
-        Ok(Self { engine, watch, options, installed })
+        let started = AfPacketEngine::start(config, packet.clone(), events);
+        let failed = lock(&watch.state).failed.take();
+        let engine = match (started, failed) {
+            (Ok(engine), None) => engine,
+            (started, failed) => {
+                let error = match started {
+                    Ok(engine) => {
+                        engine.close();
+                        None
+                    }
+                    Err(error) => Some(error.into()),
+                };
+                watch.close();
+                return Err(failed.map_or(error, |f| Some(f.into())).unwrap_or(RuntimeError::Closed));
+            }
+        };
+        lock(&watch.state).started = true;
+        let installed = Installed { snapshot, packet, options, rules, accepting: true };
+        Ok(Self { engine, watch, installed: Mutex::new(installed) })
     }
 
     /// Forwards by `snapshot` from now on; per-backend settings may change with it, capacity and ports do not.
+    /// Without `settings` only servers changed.
     pub(crate) fn install(
         &self,
         snapshot: Arc<Snapshot>,
@@ -85,18 +111,30 @@ impl PacketPath {
     ) -> Result<(), RuntimeError> {
         let mut installed = lock(&self.installed);
         let options = match settings {
-            Some(new) => {
-                PacketOptions { dsr: new.dsr, backend_dsr: new.backend_dsr.clone(), ..self.options.clone() }
-            }
-            None => self.options.clone(),
+            Some(new) => here(PacketOptions {
+                dsr: new.dsr,
+                backend_dsr: new.backend_dsr.clone(),
+                ..installed.options.clone()
+            })?,
+            None => installed.options.clone(),
         };
-        let packet = PacketSnapshot::build(&snapshot, &options, Some(&installed.packet))?;
-        let wanted = rules(&snapshot, &options);
-        self.watch.guard_rules(&union(&rules(&installed.snapshot, &self.options), &wanted))?;
-        let packet = Arc::new(packet);
+        let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, Some(&installed.packet))?);
+        let wanted = rules(&packet);
+        let changes = wanted != installed.rules;
+        if changes {
+            self.watch.guard_rules(&union(&installed.rules, &wanted))?;
+        }
         self.engine.install(packet.clone());
-        *installed = Installed { snapshot, packet, accepting: installed.accepting };
-        self.watch.guard_rules(&wanted)
+        *installed =
+            Installed { snapshot, packet, options, rules: wanted.clone(), accepting: installed.accepting };
+        if changes && let Err(error) = self.watch.guard_rules(&wanted) {
+            // The new configuration serves; what the old one needed is only not given back yet.
+            let message =
+                format!("What the former configuration needed is still kept from the kernel: {error}");
+            (self.watch.events)(Event::Warning { message });
+            installed.rules = GuardRules::default();
+        }
+        Ok(())
     }
 
     pub(crate) fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
@@ -109,16 +147,28 @@ impl PacketPath {
 
     pub(crate) fn stats(&self) -> PacketStats {
         let state = lock(&self.watch.state);
+        let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
             engine: "af_packet",
-            guard: state.guard.as_ref().map(|g| match g.method() {
+            interfaces: names(&self.engine.interfaces()),
+            guard: guard.map(|method| match method {
                 GuardMethod::Bpf => "tcx",
                 GuardMethod::Nft => "nft",
             }),
-            guard_refused: state.guard.as_ref().and_then(|g| g.bpf_refused()).map(str::to_owned),
-            flow_capacity: self.options.capacity as u64,
+            notes: state.host.as_ref().map(|h| h.notes().to_vec()).unwrap_or_default(),
+            flow_capacity: lock(&self.installed).options.capacity as u64,
             packets: self.engine.stats(),
         }
+    }
+
+    /// What the worker that has the flow would do with its next packet; `None` when it did not answer.
+    pub(crate) fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<Explanation> {
+        self.engine.explain(protocol, source, destination, ANSWER).map(with_interface_names)
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.
@@ -127,16 +177,17 @@ impl PacketPath {
         let mut spec = installed.snapshot.spec().clone();
         spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
         let draining = installed.snapshot.next(spec)?;
-        let packet = Arc::new(PacketSnapshot::build(&draining, &self.options, Some(&installed.packet))?);
+        let packet = Arc::new(PacketSnapshot::build(&draining, &installed.options, Some(&installed.packet))?);
         self.engine.install(packet.clone());
         installed.packet = packet;
         installed.accepting = false;
         Ok(())
     }
 
-    pub(crate) fn close(&self) {
+    /// Returns what was taken back, and what was not and why, in words.
+    pub(crate) fn close(&self) -> Vec<String> {
         self.engine.close();
-        lock(&self.watch.state).guard = None;
+        self.watch.close()
     }
 }
 
@@ -145,10 +196,12 @@ impl PacketPath {
 pub struct PacketStats {
     /// Its name, as in the configuration.
     pub engine: &'static str,
+    /// The interfaces it listens on, by name.
+    pub interfaces: Vec<String>,
     /// How the kernel is kept out: "tcx" or "nft".
     pub guard: Option<&'static str>,
-    /// Why the kernel program was refused where nft stands in for it.
-    pub guard_refused: Option<String>,
+    /// What an operator should know about the host: why nft stands in, leftovers reclaimed, ports that are scarce.
+    pub notes: Vec<String>,
     /// Flows that can be kept at once.
     pub flow_capacity: u64,
     /// Packets by verdict and reason.
@@ -158,57 +211,138 @@ pub struct PacketStats {
 impl Watch {
     fn guard_interfaces(&self, interfaces: &[u32]) {
         let mut state = lock(&self.state);
-        state.interfaces = interfaces.to_vec();
-        let Guarded { rules, guard, .. } = &mut *state;
-        let done = match guard {
-            Some(guard) => guard.update(interfaces, rules),
-            None if interfaces.is_empty() => Ok(()),
-            None => Guard::install(&std::process::id().to_string(), interfaces, rules, None).map(|new| {
-                *guard = Some(new);
-            }),
-        };
-        if let Err(error) = done {
-            (self.events)(Event::Warning { message: error.to_string() });
+        let Watched { host: Some(host), started, .. } = &mut *state else { return };
+        let known = host.notes().len();
+        let done = host.set_interfaces(interfaces);
+        if *started {
+            for message in host.notes().iter().skip(known).cloned().chain(done.as_ref().err().map(ToString::to_string)) {
+                (self.events)(Event::Warning { message });
+            }
+        } else if let Err(error) = done {
             state.failed = Some(error);
         }
     }
 
-    fn guard_rules(&self, wanted: &GuardRules) -> Result<(), RuntimeError> {
-        let mut state = lock(&self.state);
-        let Guarded { interfaces, rules, guard, .. } = &mut *state;
-        if *rules == *wanted {
-            return Ok(());
+    fn guard_rules(&self, wanted: &GuardRules) -> Result<(), HostError> {
+        match &mut lock(&self.state).host {
+            Some(host) => host.set_rules(wanted),
+            None => Ok(()),
         }
-        if let Some(guard) = guard {
-            guard.update(interfaces, wanted)?;
-        }
-        rules.clone_from(wanted);
-        Ok(())
+    }
+
+    fn close(&self) -> Vec<String> {
+        let host = lock(&self.state).host.take();
+        host.map_or_else(Vec::new, |host| {
+            host.close().unwrap_or_else(|error| {
+                vec![format!(
+                    "could not take everything back: {error}; `convey cleanup` or the next start tries again"
+                )]
+            })
+        })
     }
 }
 
-fn rules(snapshot: &Snapshot, options: &PacketOptions) -> GuardRules {
-    let vips: Vec<Endpoint> =
-        snapshot.frontends.iter().map(|f| Endpoint { protocol: f.protocol, addr: f.listen }).collect();
-    if snapshot.mode != Mode::Passthrough {
-        return GuardRules { vips, ..GuardRules::default() };
+/// What a start would change, as lines one could type; nothing is changed and no privilege needed.
+pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec<String>, RuntimeError> {
+    let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
+    let interfaces = names(&look(&Interfaces::Auto, &packet).map_err(AfPacketError::Netlink)?.interfaces);
+    if interfaces.is_empty() {
+        let why =
+            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway";
+        return Err(AfPacketError::NoInterface { why: why.into() }.into());
     }
-    let ports = options.nat_ports.first..=options.nat_ports.last;
-    let mut nat = HashSet::new();
-    let mut servers = HashSet::new();
-    for frontend in &snapshot.frontends {
-        let protocol = frontend.protocol;
-        for server in &snapshot.backends[frontend.backend].servers {
-            servers.insert(Endpoint { protocol, addr: server.addr });
-            let configured = match server.addr {
-                SocketAddr::V4(_) => options.nat_source_v4.map(IpAddr::V4),
-                SocketAddr::V6(_) => options.nat_source_v6.map(IpAddr::V6),
-            };
-            let addr = configured.unwrap_or(frontend.listen.ip());
-            nat.insert(NatRange { protocol, addr, ports: ports.clone() });
+    let mut vips: Vec<String> =
+        packet.vips().map(|(_, address, port)| SocketAddr::new(address, port).to_string()).collect();
+    vips.sort();
+    vips.dedup();
+    let mut lines =
+        vec![format!("# engine af_packet forwards {} on {}", vips.join(", "), interfaces.join(", "))];
+    lines.extend(host::dry_run(&host_spec(rules(&packet), interfaces))?);
+    Ok(lines)
+}
+
+/// What would become of the first packet of a flow if a balancer started now, every server as configured.
+pub(crate) fn explain_unstarted(
+    snapshot: &Snapshot,
+    options: PacketOptions,
+    [source, destination]: [SocketAddr; 2],
+    protocol: Protocol,
+) -> Result<Explanation, RuntimeError> {
+    // An empty flow table serves whatever its size.
+    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let packet = PacketSnapshot::build(snapshot, &options, None)?;
+    let next_hops = look(&Interfaces::Auto, &packet).map_err(AfPacketError::Netlink)?.next_hops;
+    let worker = convey_engine::Worker::new(0, &packet);
+    let explanation = convey_engine::explain(protocol, source, destination, &packet, &next_hops, &worker);
+    Ok(with_interface_names(explanation))
+}
+
+/// The options with the addresses this host has now.
+fn here(options: PacketOptions) -> Result<PacketOptions, RuntimeError> {
+    let addresses: BTreeSet<IpAddr> =
+        netlink::addresses().map_err(HostError::from)?.into_iter().map(|a| a.address).collect();
+    Ok(PacketOptions { local_addresses: addresses.into_iter().collect(), ..options })
+}
+
+fn host_spec(rules: GuardRules, interfaces: Vec<String>) -> HostSpec {
+    HostSpec { interfaces, rules, guard: None, state_dir: state_dir() }
+}
+
+/// Where journals are kept; `CONVEY_STATE_DIR` names another place.
+pub(crate) fn state_dir() -> PathBuf {
+    std::env::var_os("CONVEY_STATE_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), PathBuf::from)
+}
+
+fn names(interfaces: &[u32]) -> Vec<String> {
+    interfaces.iter().map(|i| netlink::interface_name(*i).unwrap_or_else(|_| i.to_string())).collect()
+}
+
+/// The engine knows interfaces by number, people by name.
+fn with_interface_names(mut explanation: Explanation) -> Explanation {
+    const BEFORE: &str = "interface ";
+    for step in &mut explanation.steps {
+        let Some(at) = step.find(BEFORE).map(|at| at + BEFORE.len()) else { continue };
+        let digits = step[at..].bytes().take_while(u8::is_ascii_digit).count();
+        if let Ok(Ok(name)) = step[at..at + digits].parse().map(netlink::interface_name) {
+            step.replace_range(at..at + digits, &name);
         }
     }
-    GuardRules { vips, nat: nat.into_iter().collect(), servers: servers.into_iter().collect() }
+    explanation
+}
+
+/// What the engine handles by `packet`: servers that left count for as long as their flows may go on.
+fn rules(packet: &PacketSnapshot) -> GuardRules {
+    let protocol =
+        |number| if number == protocol_number(Protocol::Udp) { Protocol::Udp } else { Protocol::Tcp };
+    let mut vips: Vec<Endpoint> = packet
+        .vips()
+        .map(|(number, ip, port)| Endpoint { protocol: protocol(number), addr: SocketAddr::new(ip, port) })
+        .collect();
+    let protocols: HashSet<Protocol> = vips.iter().map(|v| v.protocol).collect();
+    let (mut nat, mut servers) = (Vec::new(), Vec::new());
+    if packet.mode() == Mode::Passthrough {
+        let ports = packet.options().nat_ports;
+        for &protocol in &protocols {
+            nat.extend(packet.nat_sources().into_iter().map(|addr| NatRange {
+                protocol,
+                addr,
+                ports: ports.first..=ports.last,
+            }));
+            servers.extend(
+                (0..=u16::MAX)
+                    .filter_map(|slot| packet.server(slot))
+                    .map(|s| Endpoint { protocol, addr: SocketAddr::new(s.address.into(), s.port) }),
+            );
+        }
+    }
+    let order = |e: &Endpoint| (protocol_number(e.protocol), e.addr);
+    vips.sort_by_key(order);
+    servers.sort_by_key(order);
+    servers.dedup();
+    nat.sort_by_key(|r| (protocol_number(r.protocol), r.addr));
+    GuardRules { vips, nat, servers }
 }
 
 fn union(a: &GuardRules, b: &GuardRules) -> GuardRules {

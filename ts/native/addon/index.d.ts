@@ -26,12 +26,58 @@ export declare class Dataplane {
   stats(): NativeStats
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void
-  /** Cuts what is still open and joins every thread. Idempotent. */
-  close(): void
+  /**
+   * What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
+   * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
+   */
+  explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>
+  /**
+   * Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns what
+   * was taken back, and what was not and why, in words.
+   */
+  close(): Array<string>
 }
+
+/**
+ * Makes every thread of this process keep only the capabilities that a reload and the end of a balancer of this
+ * mode need, for good.
+ *
+ * Throws with `code` INTERNAL.
+ */
+export declare function dropPrivileges(mode: NativeMode): NativeDropReport
+
+/**
+ * Prepares a server for direct server return, checks, or undoes it. Returns what was done, what is missing
+ * (`check`; nothing when all is well) or commands.
+ *
+ * Throws with `code` CONFIG_INVALID, PERMISSION_DENIED or INTERNAL.
+ */
+export declare function dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): Array<string>
 
 /** Stable error codes; the message is for people. */
 export type ErrorCode = 'CONFIG_INVALID' | 'BIND_FAILED' | 'PERMISSION_DENIED' | 'ENGINE_UNSUPPORTED' | 'CLOSED' | 'INTERNAL'
+
+/**
+ * What would become of the first packet of a flow if a balancer started now with `config`. Changes nothing and
+ * needs no privilege.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function explainConfig(config: NativeConfig, protocol: NativeProtocol, source: string, destination: string): NativeExplanation
+
+/**
+ * Takes back what killed processes left; returns what was done, in words.
+ *
+ * Throws with `code` PERMISSION_DENIED or INTERNAL.
+ */
+export declare function hostCleanup(): Array<string>
+
+/**
+ * Every change of the host that `Dataplane.start()` would make, as lines one could type. Nothing is changed.
+ *
+ * Throws with `code` CONFIG_INVALID, BIND_FAILED (no interface), ENGINE_UNSUPPORTED or INTERNAL.
+ */
+export declare function hostDryRun(config: NativeConfig): Array<string>
 
 /** A pool of servers. */
 export interface NativeBackend {
@@ -75,8 +121,35 @@ export interface NativeCounters {
   bytesRx: number
 }
 
+/** What giving up capabilities came to. */
+export interface NativeDropReport {
+  /** Threads that have only what was to be kept. */
+  threads: number
+  /** What is left, as in capabilities(7). */
+  kept: Array<string>
+  /** Whether the bounding set shrank too. */
+  bounding: boolean
+}
+
 /** How a DSR packet gets to its server. */
 export type NativeDsrMethod = 'rewrite' | 'l2'
+
+/** A server of a DSR balancer, to be prepared on itself. */
+export interface NativeDsrServer {
+  /** `ip:port` that clients know. */
+  vip: string
+  protocol: NativeProtocol
+  method: NativeDsrMethod
+  /** The address under which the balancer knows this server; "": the one used towards the VIP. */
+  server: string
+  /** Where answers leave; "": the interface that has `server`. */
+  interface: string
+  /** Addresses of balancers, whose health checks are answered from `server`. */
+  balancers: Array<string>
+}
+
+/** What to do about a server. */
+export type NativeDsrServerAction = 'apply' | 'check' | 'undo' | 'plan' | 'print'
 
 /** Which packet engine to use. */
 export type NativeEngine = 'auto' | 'tc' | 'xdp' | 'af_xdp' | 'af_packet'
@@ -101,6 +174,37 @@ export interface NativeEvent {
 /** What kind of event it is. */
 export type NativeEventKind = 'server-connect-failed' | 'accept-backoff' | 'worker-panicked' | 'warning'
 
+/** The server of a flow. */
+export interface NativeExplainedServer {
+  backend: string
+  name: string
+  /** `ip:port`, IPv6 in brackets. */
+  addr: string
+}
+
+/** The way of one packet through the balancer; "" or `null` for what does not apply. */
+export interface NativeExplanation {
+  frontend: string
+  /** State of its flow, where the flow table has one. */
+  flow: string
+  /** "from_client" or "from_server". */
+  direction: string
+  /** The Maglev slot its hash names, where the table was asked. */
+  maglevSlot?: number
+  server?: NativeExplainedServer
+  /** "nat", "rewrite" or "l2". */
+  method: string
+  /** Source once rewritten; port 0 is one still to be taken. */
+  rewrittenSource: string
+  /** Destination once rewritten. */
+  rewrittenDestination: string
+  nextHop?: NativeNextHop
+  /** `forward`, `connect`, or verdict and reason, such as `pass not_vip`. */
+  verdict: string
+  /** All of that in sentences, the verdict last. */
+  steps: Array<string>
+}
+
 /** A listening address. */
 export interface NativeFrontend {
   name: string
@@ -124,6 +228,17 @@ export interface NativeFrontendStats {
 /** How connections are forwarded. */
 export type NativeMode = 'proxy' | 'passthrough' | 'dsr'
 
+/** Where a packet is sent. */
+export interface NativeNextHop {
+  ifindex: number
+  /** Largest IP packet in bytes. */
+  mtu: number
+  /** MAC address it is sent from. */
+  source: string
+  /** MAC address it is sent to; zeros where nobody has asked for it yet. */
+  destination: string
+}
+
 /** Settings of the packet modes. */
 export interface NativePacketOptions {
   engine: NativeEngine
@@ -141,8 +256,10 @@ export interface NativePacketStats {
   engine: string
   /** How the kernel is kept from answering: "tcx", "nft", or "" for not at all. */
   guard: string
-  /** Why the kernel program was refused where nft stands in for it, or "". */
-  guardRefused: string
+  /** The interfaces it listens on. */
+  interfaces: Array<string>
+  /** What an operator should know about the host: why nft stands in, leftovers reclaimed, scarce ports. */
+  notes: Array<string>
   /** Flows held now. */
   flows: number
   /** Flows that can be held. */

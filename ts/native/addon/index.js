@@ -773,10 +773,16 @@ if (
   }
 }
 
-const { Dataplane, ErrorCode, NativeDsrMethod, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
+export { dropPrivileges }
+export { dsrServer }
 export { ErrorCode }
+export { explainConfig }
+export { hostCleanup }
+export { hostDryRun }
 export { NativeDsrMethod }
+export { NativeDsrServerAction }
 export { NativeEngine }
 export { NativeEventKind }
 export { NativeMode }

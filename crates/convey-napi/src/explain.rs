@@ -1,0 +1,161 @@
+//! What would become of a packet, asked of a running balancer or of a configuration.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use convey_core::Protocol;
+use convey_core::conntrack::Direction;
+use convey_engine::Method;
+use convey_runtime::{Explanation, Runtime};
+use napi::{Env, Task};
+use napi_derive::napi;
+
+use crate::config::{NativeConfig, NativeProtocol};
+use crate::error::{Result, from_runtime, invalid};
+
+/// The server of a flow.
+#[napi(object)]
+pub struct NativeExplainedServer {
+    pub backend: String,
+    pub name: String,
+    /// `ip:port`, IPv6 in brackets.
+    pub addr: String,
+}
+
+/// Where a packet is sent.
+#[napi(object)]
+pub struct NativeNextHop {
+    pub ifindex: u32,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// MAC address it is sent from.
+    pub source: String,
+    /// MAC address it is sent to; zeros where nobody has asked for it yet.
+    pub destination: String,
+}
+
+/// The way of one packet through the balancer; "" or `null` for what does not apply.
+#[napi(object)]
+pub struct NativeExplanation {
+    pub frontend: String,
+    /// State of its flow, where the flow table has one.
+    pub flow: String,
+    /// "from_client" or "from_server".
+    pub direction: String,
+    /// The Maglev slot its hash names, where the table was asked.
+    pub maglev_slot: Option<u32>,
+    pub server: Option<NativeExplainedServer>,
+    /// "nat", "rewrite" or "l2".
+    pub method: String,
+    /// Source once rewritten; port 0 is one still to be taken.
+    pub rewritten_source: String,
+    /// Destination once rewritten.
+    pub rewritten_destination: String,
+    pub next_hop: Option<NativeNextHop>,
+    /// `forward`, `connect`, or verdict and reason, such as `pass not_vip`.
+    pub verdict: String,
+    /// All of that in sentences, the verdict last.
+    pub steps: Vec<String>,
+}
+
+/// A flow that is asked about.
+#[derive(Clone, Copy)]
+pub struct Question {
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Question {
+    pub fn parse(protocol: &NativeProtocol, source: &str, destination: &str) -> Result<Self> {
+        let address = |field: &str, text: &str| {
+            text.parse::<SocketAddr>().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
+        };
+        let (source, destination) = (address("source", source)?, address("destination", destination)?);
+        if source.is_ipv4() != destination.is_ipv4() {
+            return Err(invalid("destination", format!("{destination} is not of the family of {source}")));
+        }
+        Ok(Self { protocol: protocol.into(), source, destination })
+    }
+}
+
+/// Waits for a worker's answer on a thread of libuv's pool.
+pub struct ExplainTask {
+    pub runtime: Arc<Runtime>,
+    pub question: Question,
+}
+
+impl Task for ExplainTask {
+    type Output = Option<Explanation>;
+    type JsValue = Option<NativeExplanation>;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        let Question { protocol, source, destination } = self.question;
+        Ok(self.runtime.explain(protocol, source, destination))
+    }
+
+    fn resolve(&mut self, _: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
+        Ok(output.map(NativeExplanation::from))
+    }
+}
+
+/// What would become of the first packet of a flow if a balancer started now with `config`. Changes nothing and
+/// needs no privilege.
+///
+/// Throws with `code` CONFIG_INVALID or INTERNAL.
+#[napi(catch_unwind)]
+pub fn explain_config(
+    config: NativeConfig,
+    protocol: NativeProtocol,
+    source: String,
+    destination: String,
+) -> Result<NativeExplanation> {
+    let Question { protocol, source, destination } = Question::parse(&protocol, &source, &destination)?;
+    convey_runtime::explain(config.into_spec()?, protocol, source, destination)
+        .map(NativeExplanation::from)
+        .map_err(|e| from_runtime(&e))
+}
+
+impl From<Explanation> for NativeExplanation {
+    fn from(e: Explanation) -> Self {
+        let (source, destination) =
+            e.rewritten.map_or_else(Default::default, |(s, d)| (s.to_string(), d.to_string()));
+        Self {
+            frontend: e.frontend.unwrap_or_default(),
+            flow: e.flow.unwrap_or_default().to_owned(),
+            direction: match e.direction {
+                Some(Direction::FromClient) => "from_client",
+                Some(Direction::FromServer) => "from_server",
+                None => "",
+            }
+            .to_owned(),
+            maglev_slot: e.maglev_slot.and_then(|slot| u32::try_from(slot).ok()),
+            server: e.server.map(|(backend, name, addr)| NativeExplainedServer {
+                backend,
+                name,
+                addr: addr.to_string(),
+            }),
+            method: match e.method {
+                Some(Method::Nat) => "nat",
+                Some(Method::Rewrite) => "rewrite",
+                Some(Method::L2) => "l2",
+                None => "",
+            }
+            .to_owned(),
+            rewritten_source: source,
+            rewritten_destination: destination,
+            next_hop: e.next_hop.map(|hop| NativeNextHop {
+                ifindex: hop.ifindex,
+                mtu: hop.mtu,
+                source: mac(hop.source),
+                destination: mac(hop.destination),
+            }),
+            verdict: e.verdict,
+            steps: e.steps,
+        }
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|b| format!("{b:02x}")).join(":")
+}
