@@ -47,6 +47,7 @@ export type {
   ReloadEvent,
   ServerEvent,
 } from "./control/events.ts";
+export type { Explanation } from "./control/explain.ts";
 export type { Logger } from "./control/logger.ts";
 export type { ReloadResult } from "./control/reload.ts";
 export type {

@@ -17,7 +17,11 @@ export function failureText(error: unknown): string {
   return `convey: ${error.message}${remedy ? `\n  try: ${remedy}` : ""}\n`;
 }
 
+/** Messages of the packet modes, which name their remedy themselves. */
+const COMPLETE = /\bCAP_NET_ADMIN\b|\banother convey\b|^No interface\b/;
+
 function remedyFor(code: string, message: string): string | undefined {
+  if (COMPLETE.test(message)) return undefined;
   switch (code) {
     case "BIND_FAILED":
     case "EADDRINUSE": {

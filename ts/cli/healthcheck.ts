@@ -75,7 +75,7 @@ export function askHealth(
 }
 
 /** A wildcard address is no destination; the same machine reaches it over loopback. */
-function reachable(bind: string): string {
+export function reachable(bind: string): string {
   if (bind === "0.0.0.0") return "127.0.0.1";
   return bind === "::" ? "::1" : bind;
 }

@@ -4,10 +4,13 @@
  */
 import { Command, CommanderError } from "commander";
 import { VERSION } from "../control/version.ts";
+import { cleanupCommand } from "./cleanup.ts";
 import { completionCommand } from "./completion.ts";
 import { configCommand } from "./config.ts";
 import { demoCommand } from "./demo.ts";
+import { dsrServerCommand } from "./dsr-server.ts";
 import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
+import { explainCommand } from "./explain.ts";
 import { healthcheckCommand } from "./healthcheck.ts";
 import { runCommand } from "./run.ts";
 import { schemaCommand } from "./schema.ts";
@@ -29,7 +32,10 @@ export function buildProgram(): Command {
   validateCommand(program);
   configCommand(program);
   schemaCommand(program);
+  explainCommand(program);
   healthcheckCommand(program);
+  dsrServerCommand(program);
+  cleanupCommand(program);
   completionCommand(program);
 
   program.addHelpText("after", () => {

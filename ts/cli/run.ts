@@ -20,17 +20,24 @@ export function runCommand(program: Command): Command {
       "milliseconds that open connections get to end after SIGTERM or SIGINT",
       (value) => integer(value, 86_400_000),
     )
+    .option("--dry-run", "print what a start would change on this host, as commands; change nothing")
     .addHelpText(
       "after",
       "\nSignals: SIGTERM and SIGINT take no new connections and wait for the open ones; a second one cuts them.\n" +
         "SIGHUP reads the configuration again; so does saving the file.\n\n" +
         `Environment: ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
-        "They win over the file; flags win over them.",
+        "They win over the file; flags win over them.\n" +
+        "CONVEY_STATE_DIR names where passthrough and dsr remember what to undo, instead of /run/convey.",
     )
     .allowExcessArguments()
-    .action(async (options: ConfigOptions) => {
+    .action(async (options: ConfigOptions & { dryRun?: true }) => {
       refuseOperands(command);
       const overrides = overridesOf(options, modeOf(command, options));
+      if (options.dryRun) {
+        const { dryRun } = await import("./dry-run.ts");
+        process.exitCode = await dryRun(options.config, overrides);
+        return;
+      }
       const { serve } = await import("./serve.ts");
       process.exit(await serve(options.config, overrides));
     });

@@ -18,7 +18,10 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
   const log = openLog(loaded.config.log.level);
   let balancer: Balancer | undefined;
   try {
-    balancer = await Balancer.start({ configFile: file, overrides }, { logger: log.logger, keepAlive: true });
+    balancer = await Balancer.start(
+      { configFile: file, overrides },
+      { logger: log.logger, keepAlive: true, dropPrivileges: true },
+    );
     tellReady(balancer, log);
   } catch (error) {
     await balancer?.close();

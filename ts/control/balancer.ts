@@ -15,6 +15,7 @@ import { adminSettings } from "../http/access.ts";
 import { AdminSlot } from "../http/slot.ts";
 import { ConveyError, type Dataplane, loadDataplane, type NativeEvent } from "../native/index.ts";
 import { type BalancerEvent, type DrainEvent, EventHub } from "./events.ts";
+import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
 import { HealthMonitor } from "./health.ts";
 import { type Logger, SILENT } from "./logger.ts";
 import { invalidConfig, Reloader, type ReloadResult, type ReloadStatus } from "./reload.ts";
@@ -46,6 +47,11 @@ export type BalancerOptions = {
   keepAlive?: boolean;
   /** Follow changes of the configuration file. On by default; means nothing without one. */
   watch?: boolean;
+  /**
+   * In the packet modes: every thread of this process keeps, for good, only the capabilities that a reload and
+   * the end need. For programs that are nothing but a balancer; off by default.
+   */
+  dropPrivileges?: boolean;
 };
 
 /** Where something listens. */
@@ -106,6 +112,7 @@ export class Balancer implements AsyncDisposable {
     );
     this.#admin = new AdminSlot({
       stats: () => this.stats(),
+      explain: (protocol, from, to) => this.explain(protocol, from, to),
       ...(source === undefined ? {} : { reload: () => this.reload() }),
     });
     this.#dataplane = start(this.#records, (event) => this.#onNativeEvent(event));
@@ -125,19 +132,24 @@ export class Balancer implements AsyncDisposable {
     const { config } = loaded;
     logWarnings(log, loaded.warnings);
     const settings = config.stats && (await adminSettings(config.stats, process.env));
-    const { start } = await loadDataplane();
+    const { start, dropPrivileges } = await loadDataplane();
     const keepAlive = options.keepAlive === true;
     const balancer = new Balancer(config, fromFile, log, keepAlive, (records, onEvent) =>
       start(lower(config, toStates(records)), onEvent),
     );
     live.add(balancer);
     try {
+      balancer.#tellPacketPath();
       await balancer.#admin.move(settings);
       if (fromFile !== undefined && options.watch !== false) {
         const { hash } = loaded.source;
         balancer.#watcher = await ConfigWatcher.start(fromFile.configFile, hash, (change) =>
           balancer.#onFile(change),
         );
+      }
+      if (options.dropPrivileges === true && config.mode !== "proxy") {
+        const { kept } = dropPrivileges(config.mode);
+        log.info({ capabilities: kept }, `capabilities kept: ${kept.join(", ") || "none"}`);
       }
     } catch (error) {
       await balancer.close();
@@ -185,6 +197,23 @@ export class Balancer implements AsyncDisposable {
       lastCheck: (key) => this.#health.lastCheck(key),
       lastReload: this.#reloader.last,
     });
+  }
+
+  /**
+   * What would become of the next packet from `source` to `destination` ("ip:port"), by the code that forwards
+   * and, in the packet modes, by the flow table of the worker that has the flow. Changes nothing.
+   *
+   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `INTERNAL` when no answer comes.
+   */
+  async explain(protocol: string, source: string, destination: string): Promise<Explanation> {
+    const flow = parseFlow(protocol, source, destination);
+    if (!flow.ok) throw new ConveyError("CONFIG_INVALID", flow.message);
+    this.#assertOpen();
+    const { value } = flow;
+    const native = await this.#dataplane.explain(value.protocol, value.source, value.destination);
+    this.#assertOpen();
+    if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
+    return toExplanation(value, native);
   }
 
   /**
@@ -291,6 +320,18 @@ export class Balancer implements AsyncDisposable {
     return this.close();
   }
 
+  #tellPacketPath(): void {
+    const { packet } = this.#dataplane.stats();
+    if (packet === undefined || packet === null) return;
+    const { engine, guard, interfaces, notes } = packet;
+    const method = guard === "tcx" ? "a kernel program (tcx)" : guard;
+    this.#log.info(
+      { engine, guard, interfaces },
+      `engine ${engine} forwards on ${interfaces.join(", ")}; ${method} keeps the kernel from answering`,
+    );
+    for (const note of notes) this.#log.warn({}, note);
+  }
+
   get #closed(): boolean {
     return this.#closing !== undefined;
   }
@@ -307,7 +348,7 @@ export class Balancer implements AsyncDisposable {
       }
     } finally {
       this.#health.close();
-      this.#dataplane.close();
+      for (const line of this.#dataplane.close()) this.#log.info({}, `host: ${line}`);
       this.#events.close();
       await this.#admin.close();
       clearInterval(this.#keepAlive);

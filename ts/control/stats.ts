@@ -56,25 +56,29 @@ export type FrontendStats = CounterStats & {
   reasons: Reasons;
 };
 
-/** Frames in the packet modes, by what became of them; a super-frame counts once. */
+/** What the packet modes add to `/stats`. A super-frame, as network cards put them together, counts once. */
 export type PacketStats = {
-  /** The engine at work, as in the configuration. */
+  /** What moves the packets: "af_packet". */
   engine: string;
-  /** What keeps the kernel from answering forwarded packets: "tcx", "nft", or "" for nothing. */
+  /** How the kernel is kept from answering what is forwarded: "tcx" (a program of ours), "nft", or "" for not. */
   guard: string;
-  /** Flows held now, ended ones included until they are swept. */
-  flows: number;
-  flow_capacity: number;
-  forwarded: number;
-  /** Answers of the balancer's own: resets and ICMP errors. */
-  replied: Reasons;
-  /** Left to the kernel. */
-  passed: Reasons;
-  dropped: Reasons;
+  /** Where packets are taken in and sent. */
+  interfaces: string[];
+  /** The flow table: flows held now, ended ones included until they are swept, and how many fit. */
+  flows: { current: number; capacity: number };
+  packets: {
+    forwarded: number;
+    /** Answered by the balancer itself, by kind. */
+    replied: Reasons;
+    /** Left to the kernel, by reason: not for a frontend, ICMP echo and the like. */
+    passed: Reasons;
+    /** Dropped, or lost on the way in or out, by reason. */
+    dropped: Reasons;
+  };
 };
 
 /** The body of `GET /stats`. */
-export type Stats = {
+export type Stats = Partial<PacketStats> & {
   total_connections: number;
   current_connections: number;
   total_bytes_tx: number;
@@ -98,8 +102,6 @@ export type Stats = {
   } | null;
   /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
   return_path_visible?: false;
-  /** Only in passthrough and dsr mode. */
-  packet?: PacketStats;
 };
 
 /** What `/stats` is made of beside the counters. */
@@ -155,21 +157,23 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
     draining: context.draining,
     reasons: reasons(native.reasons),
     last_reload: lastReload === undefined ? null : { ...lastReload, at: lastReload.at.toISOString() },
+    ...(native.packet === undefined ? {} : packetStats(native.packet)),
     ...(context.mode === "dsr" ? { return_path_visible: false as const } : {}),
-    ...(native.packet === undefined ? {} : { packet: packet(native.packet) }),
   };
 }
 
-function packet(native: NativePacketStats): PacketStats {
+function packetStats(native: NativePacketStats): PacketStats {
   return {
     engine: native.engine,
     guard: native.guard,
-    flows: native.flows,
-    flow_capacity: native.flowCapacity,
-    forwarded: native.forwarded,
-    replied: reasons(native.replied),
-    passed: reasons(native.passed),
-    dropped: reasons(native.dropped),
+    interfaces: native.interfaces,
+    flows: { current: native.flows, capacity: native.flowCapacity },
+    packets: {
+      forwarded: native.forwarded,
+      replied: reasons(native.replied),
+      passed: reasons(native.passed),
+      dropped: reasons(native.dropped),
+    },
   };
 }
 

@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import type { HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import type { Explanation } from "../control/explain.ts";
 import type { Stats } from "../control/stats.ts";
 import { ConveyError } from "../native/index.ts";
 import { isAuthorized, isOwnHost } from "./access.ts";
@@ -14,6 +15,8 @@ import { renderPage } from "./page.ts";
 /** What the routes need of the balancer. */
 export type AdminSource = {
   stats: () => Stats;
+  /** What would become of a packet; rejects with a ConveyError. */
+  explain: (protocol: string, source: string, destination: string) => Promise<Explanation>;
   /** Reads the configuration again; absent when it came from no file. */
   reload?: () => Promise<{ result: string }>;
 };
@@ -63,6 +66,21 @@ export function createAdminApp(
     const { ready, reason } = readiness(source.stats());
     return c.json({ status: ready ? "ready" : "not ready", reason }, ready ? 200 : 503);
   });
+  app.get("/api/v1/explain", async (c) => {
+    const [protocol, from, to] = ["protocol", "source", "destination"].map((name) => c.req.query(name));
+    if (protocol === undefined || from === undefined || to === undefined) {
+      return fail(
+        400,
+        "protocol, source and destination are needed, as in ?protocol=tcp&source=ip:port&destination=ip:port",
+      );
+    }
+    try {
+      return c.json(await source.explain(protocol, from, to));
+    } catch (error) {
+      if (!(error instanceof ConveyError)) throw error;
+      return c.json({ error: error.message, code: error.code }, error.code === "CONFIG_INVALID" ? 400 : 503);
+    }
+  });
   app.post("/api/v1/reload", async (c) => {
     // Nothing changes without a token, even where reading needs none.
     if (access.token === undefined) return fail(403, "this server has no token, so it takes no changes");
@@ -79,7 +97,7 @@ export function createAdminApp(
     }
   });
 
-  for (const path of ["/", "/stats", "/healthz", "/readyz"]) {
+  for (const path of ["/", "/stats", "/healthz", "/readyz", "/api/v1/explain"]) {
     app.all(path, () => fail(405, "only GET and HEAD", { allow: "GET, HEAD" }));
   }
   app.all("/api/v1/reload", () => fail(405, "only POST", { allow: "POST" }));

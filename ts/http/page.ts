@@ -3,7 +3,14 @@
  * from the configuration are escaped; a script renews the table in place, and without scripts the page
  * reloads itself.
  */
-import type { BackendStats, CounterStats, FrontendStats, ServerStats, Stats } from "../control/stats.ts";
+import type {
+  BackendStats,
+  CounterStats,
+  FrontendStats,
+  Reasons,
+  ServerStats,
+  Stats,
+} from "../control/stats.ts";
 
 /** The page as HTML; `nonce` is that of its Content-Security-Policy. */
 export function renderPage(stats: Stats, nonce: string): string {
@@ -31,6 +38,7 @@ function renderMain(stats: Stats): string {
   return `<main>
 <header><h1>Convey</h1><p>${html(stats.version)} · ${html(stats.mode)} · up ${duration(stats.uptime_seconds)} · configuration ${stats.config_version}${stats.draining ? " · <strong>draining</strong>" : ""}</p></header>
 <p>${count(stats.current_connections)} open, ${count(stats.total_connections)} connections so far, ${bytes(stats.total_bytes_tx)} to servers, ${bytes(stats.total_bytes_rx)} to clients</p>
+${packetPath(stats)}
 ${reload === null ? "" : `<p class="${reload.result === "rejected" ? "bad" : "dim"}">last reload: ${reload.result} at ${html(reload.at)}: ${html(reload.message)}</p>`}
 <h2>Frontends</h2>
 <div class="scroll" tabindex="0"><table>
@@ -39,7 +47,8 @@ ${reload === null ? "" : `<p class="${reload.result === "rejected" ? "bad" : "di
 </table></div>
 <h2>Backends</h2>
 ${backends.join("")}
-${reasonList(stats)}
+${reasonList("Refused or ended early", stats.reasons)}
+${packetReasons(stats)}
 </main>`;
 }
 
@@ -75,11 +84,27 @@ function counterCells(c: CounterStats): string {
     .join("");
 }
 
-function reasonList(stats: Stats): string {
-  const entries = Object.entries(stats.reasons);
+/** The packet modes' own line; nothing in proxy mode. */
+function packetPath({ engine, guard, interfaces, flows, packets, return_path_visible }: Stats): string {
+  if (engine === undefined || flows === undefined || packets === undefined) return "";
+  const visible = return_path_visible === false ? " · answers do not pass here" : "";
+  return `<p>${html(engine)} on ${html(interfaces?.join(", ") ?? "")} · guard ${html(guard || "none")} · ${count(flows.current)} of ${count(flows.capacity)} flows · ${count(packets.forwarded)} packets forwarded${visible}</p>`;
+}
+
+function packetReasons({ packets }: Stats): string {
+  if (packets === undefined) return "";
+  return [
+    reasonList("Packets answered here", packets.replied),
+    reasonList("Packets left to the kernel", packets.passed),
+    reasonList("Packets dropped", packets.dropped),
+  ].join("");
+}
+
+function reasonList(head: string, reasons: Reasons): string {
+  const entries = Object.entries(reasons);
   if (entries.length === 0) return "";
   const items = entries.map(([reason, n]) => `<li>${html(reason)}: ${count(n)}</li>`);
-  return `<h2>Refused or ended early</h2><ul>${items.join("")}</ul>`;
+  return `<h2>${head}</h2><ul>${items.join("")}</ul>`;
 }
 
 const ENTITIES: Record<string, string> = {

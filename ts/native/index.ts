@@ -7,7 +7,13 @@ import type {
   ErrorCode,
   NativeConfig,
   Dataplane as NativeDataplane,
+  NativeDropReport,
+  NativeDsrServer,
+  NativeDsrServerAction,
   NativeEvent,
+  NativeExplanation,
+  NativeMode,
+  NativeProtocol,
   NativeServerUpdate,
   NativeStats,
 } from "./addon/index.js";
@@ -16,7 +22,11 @@ export type {
   ErrorCode,
   NativeConfig,
   NativeCounters,
+  NativeDropReport,
+  NativeDsrServer,
+  NativeDsrServerAction,
   NativeEvent,
+  NativeExplanation,
   NativePacketStats,
   NativeReason,
   NativeServerStats,
@@ -62,14 +72,31 @@ export interface Dataplane {
   stats(): NativeStats;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
-  /** Cuts what is still open and joins every thread. Idempotent. */
-  close(): void;
+  /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
+  explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
+  /** Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. */
+  close(): string[];
 }
 
 /** What the addon offers. */
 export interface DataplaneModule {
   /** Checks the configuration, binds and starts; when it throws, nothing is left running. */
   start(config: NativeConfig, onEvent: (event: NativeEvent) => void): Dataplane;
+  /** What would become of the first packet of a flow if a balancer started now; changes nothing. */
+  explainConfig(
+    config: NativeConfig,
+    protocol: NativeProtocol,
+    source: string,
+    destination: string,
+  ): NativeExplanation;
+  /** What a start would do to the host, as lines one could type; changes nothing. */
+  hostDryRun(config: NativeConfig): string[];
+  /** Takes back what killed processes left; returns what was done. */
+  hostCleanup(): string[];
+  /** Prepares this host as a server for direct server return, checks it, or undoes it. */
+  dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): string[];
+  /** Every thread of this process keeps only the capabilities that a balancer of this mode needs, for good. */
+  dropPrivileges(mode: NativeMode): NativeDropReport;
 }
 
 /**
@@ -88,6 +115,11 @@ export async function loadDataplane(): Promise<DataplaneModule> {
   });
   return {
     start: (config, onEvent) => wrap(unwrap(() => addon.Dataplane.start(config, onEvent))),
+    explainConfig: (...question) => unwrap(() => addon.explainConfig(...question)),
+    hostDryRun: (config) => unwrap(() => addon.hostDryRun(config)),
+    hostCleanup: () => unwrap(() => addon.hostCleanup()),
+    dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
+    dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),
   };
 }
 
@@ -97,6 +129,7 @@ function wrap(native: NativeDataplane): Dataplane {
     setServers: (updates) => unwrap(() => native.setServers(updates)),
     stats: () => unwrap(() => native.stats()),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
+    explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),
   };
 }
