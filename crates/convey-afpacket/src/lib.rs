@@ -5,6 +5,9 @@
 //! of a flow to the same worker. Frames travel with their virtio_net_hdr, so a super-frame of 64 KB with an open
 //! checksum is forwarded whole. One more thread follows the kernel's links, routes and neighbours.
 //!
+//! Where the time of a small packet goes (one worker, batches full): a third in recvmmsg, more than half in
+//! sendmmsg and what the kernel does behind it, about a tenth here and in convey-engine together.
+//!
 //! Refused: frames with a VLAN tag (the VLAN's own interface is listened on instead), interfaces that are not
 //! Ethernet, policy routing.
 #![deny(unsafe_code)]
