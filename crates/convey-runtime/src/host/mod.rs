@@ -140,8 +140,9 @@ impl Host {
             }
         };
         let peers = state.peers(&id)?;
-        check_nat(spec, &peers)?;
+        // The address first: it is what an operator knows a second instance by.
         let locks = lock_all(&spec.rules.vips, &peers)?;
+        check_nat(spec, &peers)?;
         let mut host = Self {
             spec: spec.clone(),
             entry: Entry::new(Kind::Balancer),
