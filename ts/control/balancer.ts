@@ -4,6 +4,7 @@
  * judged; a failed change leaves everything as it was; after `close()` nothing of it is left.
  */
 import { isDeepStrictEqual } from "node:util";
+import { isWildcard, parseSocketAddress } from "../config/address.ts";
 import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
 import { loadConfigFile } from "../config/load.ts";
@@ -67,6 +68,16 @@ export type DrainResult = {
 
 // The engine of a handle that was garbage-collected would silently stop.
 const live = new Set<Balancer>();
+
+// process.exit() and an uncaught error skip close(); the host must be given back all the same.
+let leaving = false;
+function closeOnExit(): void {
+  if (leaving) return;
+  leaving = true;
+  process.on("exit", () => {
+    for (const balancer of live) balancer.abandon();
+  });
+}
 
 /** Made by `createBalancer()`. */
 export class Balancer implements AsyncDisposable {
@@ -138,6 +149,7 @@ export class Balancer implements AsyncDisposable {
       start(lower(config, toStates(records)), onEvent),
     );
     live.add(balancer);
+    closeOnExit();
     try {
       balancer.#tellPacketPath();
       await balancer.#admin.move(settings);
@@ -316,6 +328,11 @@ export class Balancer implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** Ends the data plane at once, while the process exits: nothing else can be waited for then. @internal */
+  abandon(): void {
+    this.#dataplane.close();
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -387,7 +404,9 @@ export class Balancer implements AsyncDisposable {
       );
     }
     const settings = next.stats && (await adminSettings(next.stats, process.env));
-    if (this.#admin.serves(settings) && isDeepStrictEqual(next, this.#config)) {
+    // A wildcard may stand for other addresses than before.
+    const changes = !isDeepStrictEqual(next, this.#config) || (next.mode !== "proxy" && hasWildcard(next));
+    if (this.#admin.serves(settings) && !changes) {
       return { result: "unchanged", warnings: [] };
     }
     const move = await this.#admin.move(settings);
@@ -507,6 +526,12 @@ export class Balancer implements AsyncDisposable {
 
 /** How often connections are counted while waiting for them to end. */
 const POLL_MS = 50;
+
+const hasWildcard = (config: Config): boolean =>
+  Object.values(config.frontends).some(({ listen_addr }) => {
+    const address = parseSocketAddress(listen_addr, { wildcard: true });
+    return address.ok && isWildcard(address.value);
+  });
 
 const isFileSource = (source: ConfigInput | ConfigFileSource): source is ConfigFileSource =>
   typeof source === "object" && source !== null && "configFile" in source;

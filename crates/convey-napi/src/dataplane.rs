@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Runtime, ServerUpdate};
+use napi::Env;
 use napi::bindgen_prelude::{AsyncTask, Function};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
 use napi_derive::napi;
 
 use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
-use crate::error::{Result, from_runtime};
+use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
 use crate::stats::{self, NativeStats};
@@ -34,18 +35,25 @@ impl Dataplane {
         catch_unwind,
         ts_args_type = "config: NativeConfig, onEvent: (event: NativeEvent) => void"
     )]
-    pub fn start(config: NativeConfig, on_event: Function<'_, NativeEvent, ()>) -> Result<Self> {
+    pub fn start(env: Env, config: NativeConfig, on_event: Function<'_, NativeEvent, ()>) -> Result<Self> {
         let on_event = on_event
             .build_threadsafe_function()
             .weak::<true>()
             .max_queue_size::<EVENT_QUEUE>()
             .build()
-            .map_err(|e| crate::error::Error::new(crate::error::ErrorCode::Internal, e.to_string()))?;
+            .map_err(|e| internal(&e))?;
         let sink: EventSink = Arc::new(move |event: Event| {
             on_event.call(NativeEvent::from(event), NonBlocking);
         });
-        let runtime = Runtime::start(config.into_spec()?, sink).map_err(|e| from_runtime(&e))?;
-        Ok(Self { runtime: Arc::new(runtime) })
+        let runtime = Arc::new(Runtime::start(config.into_spec()?, sink).map_err(|e| from_runtime(&e))?);
+        // A worker thread of Node that is terminated runs no handler of JavaScript's.
+        env.add_env_cleanup_hook(Arc::downgrade(&runtime), |runtime| {
+            if let Some(runtime) = runtime.upgrade() {
+                runtime.close();
+            }
+        })
+        .map_err(|e| internal(&e))?;
+        Ok(Self { runtime })
     }
 
     /// Replaces the configuration and returns its version; when it throws, the old one serves on.

@@ -41,6 +41,10 @@ pub fn invalid(field: &str, message: impl std::fmt::Display) -> Error {
     Error::new(ErrorCode::ConfigInvalid, format!("{field}: {message}"))
 }
 
+pub fn internal(cause: &dyn std::error::Error) -> Error {
+    Error::new(ErrorCode::Internal, cause.to_string())
+}
+
 pub fn from_runtime(error: &RuntimeError) -> Error {
     use convey_runtime::ErrorKind;
     let code = match error.kind() {

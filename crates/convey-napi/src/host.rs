@@ -10,7 +10,7 @@ use convey_runtime::{RuntimeError, state_dir};
 use napi_derive::napi;
 
 use crate::config::{NativeConfig, NativeDsrMethod, NativeMode, NativeProtocol};
-use crate::error::{Error, ErrorCode, Result, from_runtime, invalid};
+use crate::error::{Result, from_runtime, internal, invalid};
 
 /// Every change of the host that `Dataplane.start()` would make, as lines one could type. Nothing is changed.
 ///
@@ -125,8 +125,7 @@ pub struct NativeDropReport {
 #[napi(catch_unwind)]
 pub fn drop_privileges(mode: NativeMode) -> Result<NativeDropReport> {
     let mode = Mode::from(&mode);
-    let report = drop_capabilities(kept_capabilities(mode))
-        .map_err(|e| Error::new(ErrorCode::Internal, e.to_string()))?;
+    let report = drop_capabilities(kept_capabilities(mode)).map_err(|e| internal(&e))?;
     Ok(NativeDropReport {
         threads: u32::try_from(report.threads).unwrap_or(u32::MAX),
         kept: report.kept.into_iter().map(|c| c.name().to_owned()).collect(),
