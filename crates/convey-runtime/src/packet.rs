@@ -215,7 +215,9 @@ impl Watch {
         let known = host.notes().len();
         let done = host.set_interfaces(interfaces);
         if *started {
-            for message in host.notes().iter().skip(known).cloned().chain(done.as_ref().err().map(ToString::to_string)) {
+            for message in
+                host.notes().iter().skip(known).cloned().chain(done.as_ref().err().map(ToString::to_string))
+            {
                 (self.events)(Event::Warning { message });
             }
         } else if let Err(error) = done {
