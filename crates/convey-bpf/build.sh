@@ -11,6 +11,7 @@ mkdir -p "$out"
 asm=/usr/include/$(uname -m)-linux-gnu
 for program in guard dsr_egress; do
     "$clang" -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -isystem "$asm" \
+        -ffile-prefix-map="$PWD"=. -fdebug-compilation-dir=. \
         -c "src/$program.c" -o "$out/$program.o"
     # DWARF goes, BTF stays.
     "$strip" -g "$out/$program.o"
