@@ -18,7 +18,7 @@ describe("usage", () => {
     const { code, stdout } = await convey([flag]);
     expect(code).toBe(0);
     for (const word of [
-      "run demo validate config schema healthcheck completion",
+      "run demo validate config schema explain healthcheck dsr-server cleanup completion",
       "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms",
     ].flatMap((line) => line.split(" "))) {
       expect(stdout).toContain(word);

@@ -1,0 +1,128 @@
+/** explain, run --dry-run, dsr-server and cleanup as users type them, where no root is needed. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import type { Explanation } from "../../../ts/index.ts";
+import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+
+describe("convey explain", () => {
+  it("tells the way of a connection through a configuration", async () => {
+    await using directory = await folder();
+    const port = await freePort();
+    const file = join(directory.path, "config.toml");
+    await writeFile(file, minimal(81, "", port));
+    const said = await convey(["explain", "-c", file, "tcp", "127.0.0.9:4000", `127.0.0.1:${port}`]);
+    expect(said).toMatchObject({ code: 0, stderr: "" });
+    expect(said.stdout).toBe(
+      [
+        `tcp 127.0.0.9:4000 -> 127.0.0.1:${port}`,
+        '  1. frontend "web" listens there and accepts the connection',
+        '  2. backend "pool" takes its servers by weighted round robin:',
+        '  3. server "s1", 127.0.0.1:81, weight 1: 100.0 % of new connections',
+        "  4. the connection to the server is one of the balancer's own",
+        "verdict: connect",
+        "",
+      ].join("\n"),
+    );
+  });
+
+  it("asks the running one with its token", async () => {
+    await using directory = await folder();
+    await using server = await echoServer();
+    const [port, stats] = [await freePort(), await freePort()];
+    const token = join(directory.path, "token");
+    await writeFile(token, "a-secret", { mode: 0o600 });
+    const file = join(directory.path, "config.toml");
+    const table = `[stats]\nport = ${stats}\ntoken_file = "${token}"\n`;
+    await writeFile(file, minimal(server.port, table, port));
+    const question = ["--running", "--json", "tcp", "127.0.0.9:4000", `127.0.0.1:${port}`];
+
+    const before = await convey(["explain", "-c", file, ...question]);
+    expect(before.code).toBe(1);
+    expect(before.stderr).toContain(
+      `cannot ask the running convey at 127.0.0.1:${stats}: connection refused`,
+    );
+
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    const { code, stdout } = await convey(["explain", "-c", file, ...question]);
+    expect(code).toBe(0);
+    const told = JSON.parse(stdout) as Explanation;
+    expect(told).toMatchObject({ frontend: "web", verdict: "connect" });
+    expect(told.server).toEqual({ backend: "pool", name: "s1", addr: `127.0.0.1:${server.port}` });
+
+    const other = join(directory.path, "without-token.toml");
+    await writeFile(other, minimal(server.port, `[stats]\nport = ${stats}\n`, port));
+    const stranger = await convey(["explain", "-c", other, ...question]);
+    expect(stranger.code).toBe(1);
+    expect(stranger.stderr).toContain("a bearer token is needed");
+  });
+
+  it("a configuration without an HTTP server has nobody to ask", async () => {
+    await using directory = await folder();
+    const file = await configuration(directory.path, 81);
+    const said = await convey(["explain", "-c", file, "--running", "tcp", "127.0.0.9:4000", "127.0.0.1:80"]);
+    expect(said.code).toBe(1);
+    expect(said.stderr).toContain("names no HTTP server to ask: add [stats] with a port");
+  });
+});
+
+describe("usage of the commands around the packet modes", () => {
+  it.each([
+    ["a protocol that is none", ["explain", "icmp", "127.0.0.1:1", "127.0.0.1:2"], /neither tcp nor udp/],
+    ["a source without a port", ["explain", "tcp", "127.0.0.1", "127.0.0.1:2"], /the source .* has no port/],
+    ["two families", ["explain", "tcp", "127.0.0.1:1", "[::1]:2"], /give two of one family/],
+    ["a missing destination", ["explain", "tcp", "127.0.0.1:1"], /missing required argument 'destination'/],
+    ["a VIP without a port", ["dsr-server", "192.0.2.1"], /"192\.0\.2\.1" has no port/],
+    [
+      "two actions",
+      ["dsr-server", "192.0.2.1:80", "--check", "--undo"],
+      /--check and --undo were both given/,
+    ],
+    ["a balancer that is no address", ["dsr-server", "192.0.2.1:80", "--balancer", "lb"], /Expected an IP/],
+    ["a method that is none", ["dsr-server", "192.0.2.1:80", "--method=nat"], /choices are rewrite, l2/],
+    ["an operand of cleanup", ["cleanup", "all"], /unknown command "all"/],
+  ])("%s is a usage error, exit code 2", async (_name, args, message) => {
+    const { code, stdout, stderr } = await convey(args);
+    expect(stderr).toMatch(message);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  });
+
+  it("proxy mode changes nothing on the host, and --dry-run says so", async () => {
+    await using directory = await folder();
+    const file = await configuration(directory.path, 81);
+    expect(await convey(["--dry-run", "-c", file])).toMatchObject({
+      code: 0,
+      stdout: "# proxy mode changes nothing on the host\n",
+      stderr: "",
+    });
+  });
+
+  it("cleanup with nothing to clean up says so, for programs too", async () => {
+    await using directory = await folder();
+    const env = { ...process.env, CONVEY_STATE_DIR: join(directory.path, "none") };
+    expect(await convey(["cleanup"], { env })).toMatchObject({ code: 0, stdout: "nothing to clean up\n" });
+    const { stdout } = await convey(["cleanup", "--json"], { env });
+    expect(JSON.parse(stdout)).toEqual({ reclaimed: [] });
+  });
+
+  it("dsr-server --print shows what to type on a server without Convey", async () => {
+    const command = [
+      "dsr-server",
+      "192.0.2.10:80",
+      "--server",
+      "10.0.0.11",
+      "--interface",
+      "eth0",
+      "--print",
+    ];
+    const { code, stdout } = await convey(command);
+    expect(code).toBe(0);
+    expect(stdout).toContain(
+      "ip saddr 10.0.0.11 tcp sport 80 ip daddr != { 192.0.2.10 } ip saddr set 192.0.2.10",
+    );
+    expect(stdout).toMatch(
+      /^tc filter add dev eth0 egress .* action nat egress 10\.0\.0\.11\/32 192\.0\.2\.10$/m,
+    );
+  });
+});

@@ -1,0 +1,85 @@
+import { describe, expect, test } from "vitest";
+import { buildStats, type StatsContext } from "../../../ts/control/stats.ts";
+import { renderPage } from "../../../ts/http/page.ts";
+import type { NativeStats } from "../../../ts/native/index.ts";
+
+const none = { totalConnections: 0, currentConnections: 0, bytesTx: 0, bytesRx: 0 };
+
+const native = (packet?: NativeStats["packet"]): NativeStats => ({
+  version: 1,
+  counters: none,
+  reasons: [],
+  frontends: [],
+  backends: [],
+  ...(packet === undefined ? {} : { packet }),
+});
+
+const packet = {
+  engine: "af_packet",
+  guard: "nft",
+  interfaces: ["front", "<back>"],
+  notes: ["nft keeps the kernel out, because BPF is refused: EPERM"],
+  flows: 3,
+  flowCapacity: 1_048_576,
+  forwarded: 70_000,
+  replied: [{ reason: "tcp_reset", count: 1 }],
+  passed: [{ reason: "not_vip", count: 2 }],
+  dropped: [{ reason: "bad_checksum", count: 4 }],
+};
+
+const context = (mode: StatsContext["mode"]): StatsContext => ({
+  mode,
+  startedAt: performance.now(),
+  configVersion: 1,
+  draining: false,
+  records: new Map(),
+  routes: new Map(),
+  lastCheck: () => undefined,
+  lastReload: undefined,
+});
+
+describe("/stats in the packet modes", () => {
+  test("tells engine, guard, flows and packets beside the fields of every mode", () => {
+    expect(buildStats(native(packet), context("passthrough"))).toMatchObject({
+      total_connections: 0,
+      engine: "af_packet",
+      guard: "nft",
+      interfaces: ["front", "<back>"],
+      flows: { current: 3, capacity: 1_048_576 },
+      packets: {
+        forwarded: 70_000,
+        replied: { tcp_reset: 1 },
+        passed: { not_vip: 2 },
+        dropped: { bad_checksum: 4 },
+      },
+    });
+  });
+
+  test("says in dsr mode, and only there, that answers are not seen", () => {
+    expect(buildStats(native(packet), context("dsr")).return_path_visible).toBe(false);
+    expect(buildStats(native(packet), context("passthrough"))).not.toHaveProperty("return_path_visible");
+  });
+
+  test("has none of it in proxy mode", () => {
+    const stats = buildStats(native(), context("proxy"));
+    for (const field of ["engine", "guard", "interfaces", "flows", "packets"]) {
+      expect(stats).not.toHaveProperty(field);
+    }
+  });
+});
+
+describe("the page in the packet modes", () => {
+  test("shows the engine's line and every reason, escaped", () => {
+    const page = renderPage(buildStats(native(packet), context("dsr")), "n");
+    expect(page).toContain("af_packet on front, &lt;back&gt; · guard nft · 3 of 1,048,576 flows");
+    expect(page).toContain("70,000 packets forwarded · answers do not pass here");
+    for (const item of ["tcp_reset: 1", "not_vip: 2", "bad_checksum: 4"]) {
+      expect(page).toContain(`<li>${item}</li>`);
+    }
+  });
+
+  test("shows none of it in proxy mode", () => {
+    const page = renderPage(buildStats(native(), context("proxy")), "n");
+    expect(page).not.toMatch(/guard|flows|Packets/);
+  });
+});
