@@ -1,0 +1,47 @@
+/** What a reload leaves alone in passthrough mode. */
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { pool, startConvey } from "../support/convey.ts";
+import { start } from "../support/processes.ts";
+import { lacking } from "../support/requirements.ts";
+import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
+
+const missing = lacking({ root: true, tools: ["ip", "curl", "socat"] });
+const [VIP] = VIPS;
+const REQUEST = "GET / HTTP/1.1\r\nHost: vip\r\n\r\n";
+
+describe("a reload in passthrough mode", () => {
+  let segment: Segment;
+
+  beforeEach(async (context) => {
+    if (missing !== undefined) context.skip(missing);
+    segment = await Segment.create();
+  });
+  afterEach(async () => {
+    await segment?.[Symbol.asyncDispose]();
+  });
+
+  test("a connection to a server that left the configuration goes on, new ones go elsewhere", async () => {
+    const only = (server: string) =>
+      pool({ s: `${server}:80` }, { top: ['mode = "passthrough"'], listen: `${VIP}:80` });
+    const product = await startConvey(only(SERVERS[0]), segment.at("balancer"));
+    try {
+      await using old = start(segment.at("client", "socat", "-t5", "-", `TCP:${VIP}:80`), { stdin: true });
+      old.child.stdin?.write(REQUEST);
+      await old.waitFor(/10\.0\.0\.11 /);
+      // A second reload has nothing left of the first configuration to go by.
+      for (const server of [SERVERS[1], SERVERS[2]]) {
+        product.replace(only(server));
+        await product.process.waitFor(/"msg":"reload: /);
+        product.process.stderr = "";
+        expect(await segment.ask(VIP)).toBe(`${server} ${VIP}`);
+      }
+      old.stdout = "";
+      old.child.stdin?.write(REQUEST);
+      await old.waitFor(/10\.0\.0\.11 /);
+      old.child.stdin?.end();
+      expect((await old.exited).code).toBe(0);
+    } finally {
+      await product.process.stop("SIGTERM");
+    }
+  });
+});
