@@ -1,0 +1,174 @@
+/** The product in a packet lab: the command line with a configuration file, in the balancer's namespace. */
+
+import { join } from "node:path";
+import type { PacketStats, Stats } from "../../../ts/index.ts";
+import { type Product, startConvey } from "../../support/convey.ts";
+import { succeed, until } from "../../support/processes.ts";
+import { answerAsVip, holdVip } from "./dsr.ts";
+import { type Arms, type Family, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
+import { HTTP, Services, SINK } from "./servers.ts";
+import { TALK, TalkServers } from "./talk.ts";
+
+/** Passthrough, and both methods of direct server return. */
+export type Method = "passthrough" | "rewrite" | "l2";
+export const METHODS: readonly Method[] = ["passthrough", "rewrite", "l2"];
+
+const FAMILIES: readonly Family[] = ["v4", "v6"];
+
+export interface Settings {
+  method: Method;
+  /** Weight of servers that have another than 1; null leaves the server out. */
+  weights?: Partial<Record<(typeof SERVERS)[number], number | null>>;
+  workers?: number;
+  capacity?: number;
+  /** `passthrough.port_range`. */
+  ports?: string;
+  /** Lines before the first table. */
+  top?: readonly string[];
+}
+
+/** Frontends `http`, `sink`, `talk` and `talk_udp` over both families, `_v4` and `_v6`, each with a backend of that name. */
+export function configuration(lab: PacketLab, settings: Settings): string {
+  const services = [
+    ["http", HTTP, "tcp"],
+    ["sink", SINK, "tcp"],
+    ["talk", TALK, "tcp"],
+    ["talk_udp", TALK, "udp"],
+  ] as const;
+  const lines = [
+    `mode = "${settings.method === "passthrough" ? "passthrough" : "dsr"}"`,
+    'engine = "af_packet"',
+    ...(settings.top ?? []),
+    "[passthrough]",
+    `workers = ${settings.workers ?? 2}`,
+    `connection_tracker_capacity = ${settings.capacity ?? 65_536}`,
+    ...(settings.ports === undefined ? [] : [`port_range = "${settings.ports}"`]),
+    ...(settings.method === "passthrough" ? [] : ["[dsr]", `method = "${settings.method}"`]),
+    "[shutdown]",
+    "drain_timeout_ms = 5000",
+    "[stats]",
+    "port = 0",
+  ];
+  for (const [name, port, protocol] of services) {
+    for (const family of FAMILIES) {
+      lines.push(
+        `[frontends.${name}_${family}]`,
+        `listen_addr = "${PacketLab.socket(lab.vip(family), port)}"`,
+        `backend = "${name}_${family}"`,
+        `protocol = "${protocol}"`,
+        `[backends.${name}_${family}]`,
+        "health_check_interval = 1",
+        "health_check_fast_interval_ms = 200",
+        "health_check_timeout_ms = 800",
+      );
+      for (const place of SERVERS) {
+        const weight = settings.weights?.[place];
+        if (weight === null) continue;
+        lines.push(
+          `[backends.${name}_${family}.servers.${place}]`,
+          `addr = "${PacketLab.socket(lab.server(place, family), port)}"`,
+          ...(weight === undefined ? [] : [`weight = ${weight}`]),
+        );
+      }
+    }
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+/** A lab with servers, prepared for a method; balancers come and go in it. */
+export class Scene implements AsyncDisposable {
+  readonly lab: PacketLab;
+  readonly method: Method;
+  readonly services: Services;
+  readonly talkers: TalkServers;
+
+  private constructor(lab: PacketLab, method: Method, services: Services, talkers: TalkServers) {
+    this.lab = lab;
+    this.method = method;
+    this.services = services;
+    this.talkers = talkers;
+  }
+
+  static async create(method: Method, options: LabOptions & { arms?: Arms } = {}): Promise<Scene> {
+    const lab = await PacketLab.create(options);
+    // A source address that servers hold themselves would get no answer: health checks must not use it.
+    await lab.sh("balancer", `ip address change ${lab.vip("v6")}/128 dev front preferred_lft 0`);
+    // Where bridges hand frames to the firewall, the switch would drop the malformed ones.
+    const middle = lab.namespace("client").replace("client", "switch");
+    await succeed([
+      "ip",
+      "netns",
+      "exec",
+      middle,
+      "sh",
+      "-c",
+      "sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true",
+    ]);
+    let services: Services | undefined;
+    try {
+      services = await Services.start(lab);
+      if (method === "l2") await holdVip(lab);
+      if (method === "rewrite") await answerAsVip(lab, [HTTP, SINK, TALK]);
+      return new Scene(lab, method, services, await TalkServers.start(lab, method === "l2"));
+    } catch (error) {
+      await services?.[Symbol.asyncDispose]();
+      await lab.remove();
+      throw error;
+    }
+  }
+
+  configuration(settings: Partial<Settings> = {}): string {
+    return configuration(this.lab, { method: this.method, ...settings });
+  }
+
+  /** Starts a balancer and waits until it is ready. */
+  async balance(settings: Partial<Settings> = {}): Promise<Product> {
+    return startConvey(this.configuration(settings), this.prefix());
+  }
+
+  /** The words before the command line of a balancer: where it runs, and where it notes what it changes. */
+  prefix(): string[] {
+    return this.lab.at("balancer", "env", `CONVEY_STATE_DIR=${join(this.services.folder, "state")}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.talkers[Symbol.asyncDispose]();
+    await this.services[Symbol.asyncDispose]();
+    await this.lab.remove();
+  }
+}
+
+/** Puts another configuration in service and waits for it. */
+export async function reconfigure(product: Product, toml: string): Promise<void> {
+  const before = (await product.stats()).config_version;
+  product.replace(toml);
+  await until(
+    async () => (await product.stats()).config_version > before,
+    "the new configuration in service",
+    10_000,
+    () => product.process.output(),
+  );
+}
+
+/** What became of packets. */
+export function packets(stats: Stats): PacketStats["packets"] {
+  if (stats.packets === undefined) throw new Error("no statistics of packets");
+  return stats.packets;
+}
+
+/** How often something happened, whatever the verdict: `no_flow`, `tcp_reset`, `vlan`, … */
+export function counted(stats: Stats, reason: string): number {
+  const { replied, passed, dropped } = packets(stats);
+  return (replied[reason] ?? 0) + (passed[reason] ?? 0) + (dropped[reason] ?? 0);
+}
+
+/** A counter of `/proc/net/snmp` in a namespace: `kernelCounter(lab, "balancer", "Tcp", "OutRsts")`. */
+export async function kernelCounter(
+  lab: PacketLab,
+  place: Parameters<PacketLab["sh"]>[0],
+  table: string,
+  name: string,
+): Promise<number> {
+  const [head = "", values = ""] = (await lab.sh(place, `grep ^${table}: /proc/net/snmp`)).trim().split("\n");
+  return Number(values.split(" ")[head.split(" ").indexOf(name)]);
+}
