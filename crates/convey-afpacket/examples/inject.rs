@@ -1,8 +1,10 @@
 //! Puts raw frames on a link: for tests of malformed packets, and for floods of small ones.
 //!
 //! `inject <interface>` sends each line of its input, a frame in hexadecimal, and prints `sent N`.
-//! `inject <interface> --flood <seconds> --flows <n> --to <mac>/<ip>:<port> --from <ip>` sends UDP packets of 60
-//! bytes from `n` source ports in turn, as fast as it can, and prints `sent N`.
+//! `inject <interface> --flood <seconds> --flows <n> --to <mac>/<ip>:<port> --from <ip> [--segments <n>]` sends UDP
+//! packets of 60 bytes from `n` source ports in turn, as fast as it can, and prints `sent N`. With `--segments` the
+//! kernel cuts that many packets of a flow out of each frame it is handed, which is several times faster; turn
+//! `tx-udp-segmentation` of the interface off, or the frame arrives uncut.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -14,6 +16,14 @@ use convey_afpacket::raw::{Outgoing, PacketSocket, VNET_HEADER_BYTES};
 use pnet_datalink::MacAddr;
 
 const BATCH: usize = 32;
+const PAYLOAD_BYTES: u16 = 18;
+/// Where the UDP header begins in a frame.
+const UDP_AT: u16 = 34;
+/// UDP_MAX_SEGMENTS of kernels before 6.10.
+const MAX_SEGMENTS: u16 = 64;
+// linux/virtio_net.h
+const NEEDS_CSUM: u8 = 1;
+const GSO_UDP_L4: u8 = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -23,12 +33,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .find(|i| i.name == device)
         .ok_or_else(|| format!("there is no interface {device}"))?;
     let socket = PacketSocket::open(1 << 20, Duration::from_secs(1))?;
-    let mut flood = Flood { seconds: 0.0, flows: 1, to: None, from: Ipv4Addr::UNSPECIFIED };
+    let mut flood = Flood { seconds: 0.0, flows: 1, segments: 1, to: None, from: Ipv4Addr::UNSPECIFIED };
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
         match arg.as_str() {
             "--flood" => flood.seconds = value.parse()?,
             "--flows" => flood.flows = value.parse()?,
+            "--segments" => flood.segments = value.parse()?,
             "--to" => {
                 let (mac, address) = value.split_once('/').ok_or("--to takes mac/ip:port")?;
                 flood.to = Some((mac.parse()?, address.parse()?));
@@ -65,6 +76,7 @@ fn send_lines(socket: &PacketSocket, ifindex: u32) -> Result<u64, Box<dyn Error>
 struct Flood {
     seconds: f64,
     flows: u16,
+    segments: u16,
     to: Option<(MacAddr, SocketAddrV4)>,
     from: Ipv4Addr,
 }
@@ -77,8 +89,11 @@ impl Flood {
         own: MacAddr,
         (mac, to): (MacAddr, SocketAddrV4),
     ) -> Result<u64, Box<dyn Error>> {
-        let frames: Vec<Vec<u8>> =
-            (0..self.flows.max(1)).map(|flow| plain(&udp(own, mac, self.from, 10_000 + flow, to))).collect();
+        let segments = self.segments.clamp(1, MAX_SEGMENTS);
+        let frames: Vec<Vec<u8>> = (0..self.flows.max(1))
+            .map(|flow| udp(own, mac, SocketAddrV4::new(self.from, 10_000 + flow), to, segments))
+            .map(|frame| if segments == 1 { plain(&frame) } else { cut(&frame) })
+            .collect();
         let batches: Vec<Vec<Outgoing<'_>>> = (0..frames.len())
             .step_by(BATCH.min(frames.len()))
             .map(|at| {
@@ -89,8 +104,8 @@ impl Flood {
         let mut sent = 0;
         for batch in batches.iter().cycle() {
             // A full queue is no failure: the flood goes as fast as the link takes it.
-            sent += socket.send(batch).unwrap_or(0) as u64;
-            if sent % 1024 < BATCH as u64 && Instant::now() >= end {
+            sent += socket.send(batch).unwrap_or(0) as u64 * u64::from(segments);
+            if Instant::now() >= end {
                 break;
             }
         }
@@ -103,16 +118,33 @@ fn plain(frame: &[u8]) -> Vec<u8> {
     [&[0; VNET_HEADER_BYTES], frame].concat()
 }
 
-/// 60 bytes on the wire: 18 of payload, no UDP checksum.
-fn udp(own: MacAddr, mac: MacAddr, from: Ipv4Addr, port: u16, to: SocketAddrV4) -> Vec<u8> {
-    let mut ip = vec![0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0];
-    ip.extend(from.octets());
+/// The frame behind a virtio_net_hdr that has the kernel cut it into packets of [`PAYLOAD_BYTES`].
+fn cut(frame: &[u8]) -> Vec<u8> {
+    let words = [42, PAYLOAD_BYTES, UDP_AT, 6].map(u16::to_ne_bytes).concat();
+    [&[NEEDS_CSUM, GSO_UDP_L4], &words[..], frame].concat()
+}
+
+/// 60 bytes on the wire for each segment; the UDP checksum holds the pseudo-header's sum, as [`cut`] wants it, or
+/// nothing when there is only one segment.
+fn udp(own: MacAddr, mac: MacAddr, from: SocketAddrV4, to: SocketAddrV4, segments: u16) -> Vec<u8> {
+    let payload = PAYLOAD_BYTES * segments;
+    let [a, b] = (28 + payload).to_be_bytes();
+    let mut ip = vec![0x45, 0, a, b, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
-    let mut sum: u32 = ip.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+    let checksum = !sum(&ip, 0);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let length = 8 + payload;
+    let pseudo = if segments == 1 { 0 } else { sum(&ip[12..], 17 + u32::from(length)) };
+    let header = [from.port(), to.port(), length, pseudo].map(u16::to_be_bytes).concat();
+    [&mac.octets()[..], &own.octets(), &[8, 0], &ip, &header, &vec![0x78; payload.into()]].concat()
+}
+
+fn sum(bytes: &[u8], start: u32) -> u16 {
+    let mut sum =
+        bytes.chunks_exact(2).fold(start, |sum, c| sum + u32::from(u16::from_be_bytes([c[0], c[1]])));
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    ip[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    let ports = [port.to_be_bytes(), to.port().to_be_bytes(), 26u16.to_be_bytes(), [0; 2]].concat();
-    [&mac.octets()[..], &own.octets(), &[8, 0], &ip, &ports, &[0x78; 18]].concat()
+    sum as u16
 }
