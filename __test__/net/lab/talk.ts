@@ -42,6 +42,8 @@ export interface Answer {
   ok: number;
   failed: number;
   talks: Conversation[];
+  /** Errors of sockets meanwhile, by code. */
+  errors: Record<string, number>;
   bytes?: number;
   names?: string[];
   slowestMs?: number;

@@ -1,0 +1,152 @@
+/** The packet modes at their limits: few ports, small tables, floods. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { Product } from "../support/convey.ts";
+import { memoryBytes, start } from "../support/processes.ts";
+import { lacking } from "../support/requirements.ts";
+import { random } from "../support/sockets.ts";
+import { example } from "./lab/balancer.ts";
+import { counted, type Method, Scene } from "./lab/cli.ts";
+import { ethernet, FLAGS, tcp } from "./lab/frames.ts";
+import type { PacketLab } from "./lab/lab.ts";
+import { TOOLS } from "./lab/servers.ts";
+import { type Conversation, TALK, Talker } from "./lab/talk.ts";
+
+const missing = lacking({ root: true, tools: [...TOOLS, "cargo"] });
+const METHODS: readonly Method[] = ["passthrough", "rewrite"];
+
+for (const method of METHODS) {
+  describe(method, () => {
+    const nat = method === "passthrough";
+    let scene: Scene;
+    let lab: PacketLab;
+    let product: Product | undefined;
+    let talker: Talker;
+
+    beforeAll(async () => {
+      if (missing !== undefined) return;
+      await example("inject");
+      scene = await Scene.create(method);
+      lab = scene.lab;
+    }, 600_000);
+
+    afterAll(async () => {
+      await scene?.[Symbol.asyncDispose]();
+    });
+
+    beforeEach(async (context) => {
+      if (missing !== undefined) context.skip(missing);
+      talker = await Talker.start(lab, lab.vip());
+    });
+
+    afterEach(async () => {
+      await talker?.[Symbol.asyncDispose]();
+      await product?.[Symbol.asyncDispose]();
+      product = undefined;
+    });
+
+    test("F3: one source port used over and over never stalls on a resting tuple, whoever ends first", async () => {
+      product = await scene.balance({ ports: "40000-40015", workers: 1 });
+      for (const [localPort, closer] of [
+        [3600, "server"],
+        [3601, "client"],
+      ] as const) {
+        const done = await talker.ask({ do: "again", localPort, times: 60, closer }, 60_000);
+        expect({ ok: done.ok, errors: done.errors }, closer).toEqual({ ok: 60, errors: {} });
+        expect(done.slowestMs, closer).toBeLessThan(900);
+      }
+    });
+
+    if (nat) {
+      test("defect 1: with 16 ports a server no client ever gets another's bytes, and the one too many is refused and counted", async () => {
+        product = await scene.balance({ ports: "40000-40015", workers: 1 });
+        expect((await talker.ask({ do: "churn", count: 300, concurrency: 12, seed: 5 }, 60_000)).ok).toBe(
+          300,
+        );
+        // A few at a time: of a burst, one SYN may take the port of another that is not confirmed yet.
+        const opened: Conversation[] = [];
+        let refused = 0;
+        for (let i = 0; i < 25; i++) {
+          const few = await talker.ask({ do: "open", count: 4 });
+          opened.push(...few.talks);
+          refused += few.failed;
+          expect(few.errors.ECONNRESET ?? few.errors.ECONNREFUSED ?? 0, "refused at once").toBe(few.failed);
+        }
+        expect(opened.length).toBeLessThanOrEqual(48);
+        expect(opened.length).toBeGreaterThan(30);
+        const tuples = new Set(opened.map((t) => `${t.name} ${t.fromPort}`));
+        expect(tuples.size, "no port towards a server is used twice").toBe(opened.length);
+        expect((await talker.ask({ do: "ping", bytes: 10_000 })).ok).toBe(opened.length);
+        expect((await product.stats()).frontends.talk_v4?.reasons.ports_exhausted).toBe(refused);
+      });
+    }
+
+    test("F4, defect 4: a full flow table costs new flows, or the memory of idle ones, but never a conversation", async () => {
+      product = await scene.balance({ capacity: 64, workers: 1 });
+      const first = await talker.ask({ do: "open", count: 40 });
+      expect(first.ok).toBe(40);
+      await using crowd = await Talker.start(lab, lab.vip());
+      const more = await crowd.ask({ do: "open", count: 300 });
+      const stats = await product.stats();
+      if (nat) {
+        expect(more.failed).toBeGreaterThan(150);
+        expect(counted(stats, "tcp_reset")).toBeGreaterThanOrEqual(more.failed);
+      } else {
+        // The server is found by hash where the flow is forgotten.
+        expect(more.ok).toBe(300);
+      }
+      expect((await talker.ask({ do: "ping" })).ok).toBe(40);
+      expect((await crowd.ask({ do: "ping" })).ok).toBe(more.ok);
+      await crowd.ask({ do: "reset" });
+    });
+
+    test("F5, defect 20: beside a SYN flood 99 % of real clients are served, open flows stand, memory stays flat", async () => {
+      product = await scene.balance({ capacity: 4096 });
+      expect((await talker.ask({ do: "open", count: 50 })).ok).toBe(50);
+      const pid = product.process.pid;
+      const memory = memoryBytes([pid]);
+      await using flood = await synFlood(scene);
+      await flood.waitFor(/sent/);
+      const done = await talker.ask({ do: "churn", count: 400, concurrency: 10, seed: 9 }, 60_000);
+      expect(flood.running).toBe(true);
+      expect(done.ok).toBeGreaterThanOrEqual(396);
+      expect((await talker.ask({ do: "ping" })).ok).toBe(50);
+      expect(memoryBytes([pid]) - memory).toBeLessThan(32 * 1024 * 1024);
+      const { forwarded = 0 } = (await product.stats()).packets ?? {};
+      expect(forwarded, "the flood did reach the balancer").toBeGreaterThan(10_000);
+    }, 90_000);
+  });
+}
+
+/** SYNs from 10,000 sources that do not exist, some ten thousand a second, until it is disposed of. */
+async function synFlood(scene: Scene) {
+  const { lab } = scene;
+  await lab.sh("router", "ip route replace blackhole 10.79.0.0/16");
+  const to = await lab.mac("balancer", "front");
+  const from = await lab.mac("router", "front");
+  const next = random(5);
+  const byte = () => Math.floor(next() * 250) + 1;
+  const files: string[] = [];
+  for (let i = 0; i < 10; i++) {
+    const frames = Array.from({ length: 1000 }, () =>
+      ethernet(
+        to,
+        from,
+        0x0800,
+        tcp({
+          source: `10.79.${byte()}.${byte()}`,
+          sourcePort: 1024 + Math.floor(next() * 60_000),
+          destination: lab.vip(),
+          destinationPort: TALK,
+          flags: FLAGS.syn,
+          seq: Math.floor(next() * 2 ** 32),
+        }),
+      ).toString("hex"),
+    );
+    files.push(join(scene.services.folder, `flood${i}`));
+    await writeFile(files.at(-1) ?? "", `${frames.join("\n")}\n`);
+  }
+  const loop = `while :; do for f in ${files.join(" ")}; do ${await example("inject")} front < $f; sleep 0.05; done; done`;
+  return start(lab.at("router", "sh", "-c", loop));
+}
