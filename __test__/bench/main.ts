@@ -1,10 +1,11 @@
-/** `npm run bench`: proxy mode beside HAProxy, nginx and the plain path. */
+/** `npm run bench`: proxy mode beside HAProxy, nginx and the plain path; `--mode packet`: the packet modes. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
-import { HELP, type Options, type Profile, parseOptions } from "./options.ts";
+import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
+import { benchPackets } from "./packet/main.ts";
 import { type Peer, peers } from "./peers.ts";
 import { judge, markdown, type Series } from "./report.ts";
 import { type Visit, visit } from "./visit.ts";
@@ -12,9 +13,15 @@ import { type Visit, visit } from "./visit.ts";
 /** Requests a second of the half-load run when nothing was measured to take half of. */
 const FALLBACK_RATE = 10_000;
 
-const options = parseOptions(process.argv.slice(2));
-if (options === undefined) console.log(HELP);
-else await bench(options);
+const argv = process.argv.slice(2);
+if (isPacket(argv)) await benchPackets(argv);
+else await proxies(argv);
+
+async function proxies(args: string[]): Promise<void> {
+  const options = parseOptions(args);
+  if (options === undefined) console.log(HELP);
+  else await bench(options);
+}
 
 async function bench(options: Options): Promise<void> {
   const chosen = choose(options.peers);

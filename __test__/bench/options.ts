@@ -20,6 +20,8 @@ export interface Options {
 }
 
 export const HELP = `npm run bench -- [options]
+  --mode proxy|packet
+                    proxy mode, or the packet modes (proxy; --mode packet --help tells its options)
   --quick           2 s a run, 2 rounds, one core only (a look, not a claim)
   --profile one|two|both
                     one: the balancer alone on core 1, all else on core 0; two: two threads, nothing pinned
@@ -32,11 +34,18 @@ export const HELP = `npm run bench -- [options]
   --out file        the figures as JSON (target/bench/proxy.json; the table goes beside it as .md)
   CONVEY_BENCH_PEERS="name=command,…" adds peers; {listen}, {server}, {threads} are replaced`;
 
+/** Whether the packet modes are to be measured; their own arguments are parsed elsewhere. */
+export function isPacket(argv: string[]): boolean {
+  const { values } = parseArgs({ args: argv, options: { mode: { type: "string" } }, strict: false });
+  return oneOf("mode", String(values.mode ?? "proxy"), ["proxy", "packet"]) === "packet";
+}
+
 /** Parses the arguments; undefined when help was asked for. */
 export function parseOptions(argv: string[]): Options | undefined {
   const { values } = parseArgs({
     args: argv,
     options: {
+      mode: { type: "string" },
       quick: { type: "boolean", default: false },
       profile: { type: "string" },
       only: { type: "string" },

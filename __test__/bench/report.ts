@@ -105,19 +105,19 @@ function section(series: Series, names: readonly string[]): string {
   ].join("\n");
 }
 
-function row(cells: readonly string[]): string {
+export function row(cells: readonly string[]): string {
   return `| ${cells.join(" | ")} |`;
 }
 
-function words(figure: Figure): string {
+export function words(figure: string): string {
   return figure.replaceAll("_per_", "/").replaceAll("_", " ");
 }
 
-function digits(value: number): string {
+export function digits(value: number): string {
   if (Math.abs(value) >= 1000) return value.toFixed(0);
   return value.toPrecision(3);
 }
 
-function range(s: Spread): string {
+export function range(s: Spread): string {
   return `${s.median.toFixed(3)} [${s.min.toFixed(3)}–${s.max.toFixed(3)}]`;
 }

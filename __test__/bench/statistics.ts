@@ -1,8 +1,16 @@
 /** Paired ratios: what two peers did in the same round, compared; and what a peer did against itself. */
-import type { Figure, Visit } from "./visit.ts";
+import type { Visit } from "./visit.ts";
 
 /** Visits of one round, in the order they were made: there and back. */
 export type Round = readonly Visit[];
+
+/** The figures of one visit, whatever they are called. */
+export interface Figures<F extends string> {
+  peer: string;
+  figures: Partial<Record<F, number>>;
+}
+
+type Rounds<F extends string> = readonly (readonly Figures<F>[])[];
 
 export interface Spread {
   median: number;
@@ -24,7 +32,7 @@ export function spread(values: readonly number[]): Spread | undefined {
   return { median: median(values), min: Math.min(...values), max: Math.max(...values), n: values.length };
 }
 
-function figuresOf(round: Round, peer: string, figure: Figure): number[] {
+function figuresOf<F extends string>(round: readonly Figures<F>[], peer: string, figure: F): number[] {
   return round.filter((v) => v.peer === peer).flatMap((v) => v.figures[figure] ?? []);
 }
 
@@ -33,7 +41,7 @@ function mean(values: readonly number[]): number {
 }
 
 /** The figure of one peer over all rounds. */
-export function absolute(rounds: readonly Round[], peer: string, figure: Figure): Spread | undefined {
+export function absolute<F extends string>(rounds: Rounds<F>, peer: string, figure: F): Spread | undefined {
   return spread(
     rounds.flatMap((round) => {
       const values = figuresOf(round, peer, figure);
@@ -43,11 +51,11 @@ export function absolute(rounds: readonly Round[], peer: string, figure: Figure)
 }
 
 /** `peer` ÷ `other`, a ratio a round. Rounds in which either has no figure are left out. */
-export function paired(
-  rounds: readonly Round[],
+export function paired<F extends string>(
+  rounds: Rounds<F>,
   peer: string,
   other: string,
-  figure: Figure,
+  figure: F,
 ): Spread | undefined {
   return spread(
     rounds.flatMap((round) => {
@@ -59,7 +67,7 @@ export function paired(
 }
 
 /** The A/A control: the way out ÷ the way back of the same peer, over every peer and round. */
-export function control(rounds: readonly Round[], names: readonly string[], figure: Figure): number[] {
+export function control<F extends string>(rounds: Rounds<F>, names: readonly string[], figure: F): number[] {
   return rounds.flatMap((round) =>
     names.flatMap((name) => {
       const [out, back] = figuresOf(round, name, figure);

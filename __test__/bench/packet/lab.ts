@@ -1,0 +1,117 @@
+/**
+ * The network of the packet bench: client – balancer – server, three namespaces and two wires without a switch, so
+ * that little else than the balancer costs time. Bulk transfers cross both wires. Floods of small packets come and
+ * go by the client's wire, as the one-call forwarder knows it; their server is a link-layer address that nobody
+ * has, so that what arrives is counted by the interface and dropped as early as the kernel can.
+ */
+import { randomBytes } from "node:crypto";
+import { finish, succeed } from "../../support/processes.ts";
+
+export type Place = "client" | "balancer" | "server";
+
+const PLACES: readonly Place[] = ["client", "balancer", "server"];
+
+/** Addresses and ports, private to every lab. */
+export const net = {
+  client: "10.79.1.2",
+  /** Where frontends listen: the balancer's own address. */
+  vip: "10.79.1.1",
+  /** The server of floods: reached by `sinkMac`, held by nobody. */
+  sink: "10.79.1.3",
+  sinkMac: "02:00:00:00:00:03",
+  back: "10.79.2.1",
+  /** The server of bulk transfers. */
+  server: "10.79.2.2",
+  udpPort: 9009,
+  tcpPort: 8080,
+} as const;
+
+/** A standing lab. `await using` removes it. */
+export class WireLab implements AsyncDisposable {
+  readonly #id = randomBytes(3).toString("hex");
+
+  static async create(): Promise<WireLab> {
+    const lab = new WireLab();
+    try {
+      await lab.#build();
+    } catch (error) {
+      await lab.remove();
+      throw error;
+    }
+    return lab;
+  }
+
+  namespace(place: Place): string {
+    return `cvw-${this.#id}-${place}`;
+  }
+
+  /** The words to put before a command so that it runs there. */
+  at(place: Place, ...command: string[]): string[] {
+    return ["ip", "netns", "exec", this.namespace(place), ...command];
+  }
+
+  /** Runs shell lines there that must succeed; returns their stdout. */
+  async sh(place: Place, lines: string): Promise<string> {
+    return succeed(this.at(place, "sh", "-ec", lines));
+  }
+
+  async mac(place: Place, device: string): Promise<string> {
+    return (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+  }
+
+  /** Segmentation and checksums by the "hardware" of every wire, or in software. */
+  async offloads(state: "on" | "off"): Promise<void> {
+    const features = ["tx", "rx", "tso", "gso", "tx-udp-segmentation"].map((f) => `${f} ${state}`).join(" ");
+    const set = (device: string) => `ethtool -K ${device} ${features} gro off >/dev/null`;
+    await this.sh("client", set("front"));
+    await this.sh("balancer", `${set("front")}; ${set("back")}`);
+    await this.sh("server", set("back"));
+  }
+
+  /** Which core the kernel's own forwarding runs on; by default the one that sent the packet. */
+  async kernelForwardsOn(core: number): Promise<void> {
+    const mask = (1 << core).toString(16);
+    await this.sh(
+      "balancer",
+      `for f in /sys/class/net/*/queues/rx-*/rps_cpus; do case $f in */lo/*) ;; *) echo ${mask} > $f;; esac; done`,
+    );
+  }
+
+  async remove(): Promise<void> {
+    for (const place of PLACES) await finish(["ip", "netns", "del", this.namespace(place)]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.remove();
+  }
+
+  async #build(): Promise<void> {
+    const [client, balancer, server] = PLACES.map((place) => this.namespace(place));
+    // Made in namespaces from the start: the host never sees a link of ours.
+    const lines = [
+      ...PLACES.map((place) => `ip netns add ${this.namespace(place)}`),
+      ...PLACES.map((place) => `ip -n ${this.namespace(place)} link set lo up`),
+      `ip -n ${client} link add front type veth peer name front netns ${balancer}`,
+      `ip -n ${server} link add back type veth peer name back netns ${balancer}`,
+      `ip -n ${client} address add ${net.client}/24 dev front`,
+      `ip -n ${balancer} address add ${net.vip}/24 dev front`,
+      `ip -n ${balancer} address add ${net.back}/24 dev back`,
+      `ip -n ${server} address add ${net.server}/24 dev back`,
+      `ip -n ${client} link set front up`,
+      `ip -n ${balancer} link set front up`,
+      `ip -n ${balancer} link set back up`,
+      `ip -n ${server} link set back up`,
+      `ip -n ${client} route add default via ${net.vip}`,
+      `ip -n ${server} route add default via ${net.back}`,
+      `ip -n ${balancer} neigh replace ${net.sink} lladdr ${net.sinkMac} dev front nud permanent`,
+    ];
+    await succeed(["sh", "-ec", lines.join("\n")]);
+    const ports = 'net.ipv4.ip_local_port_range="1024 65535"';
+    await this.sh("client", `sysctl -qw net.ipv4.tcp_tw_reuse=1 ${ports}`);
+    await this.sh("server", `sysctl -qw ${ports}`);
+    await this.sh(
+      "balancer",
+      "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.front.send_redirects=0",
+    );
+  }
+}
