@@ -15,21 +15,15 @@ export async function holdVip(lab: PacketLab): Promise<void> {
   }
 }
 
-/** Every address of the balancer that a connection of its own may come from. */
-function own(lab: PacketLab, family: Family): string[] {
-  const vip = lab.vip(family);
-  const front = vip.replace(/100$/, "1");
-  return [...new Set([vip, front, front.replace(/78([.:])2/, "78$13")])];
-}
-
-/** Method "rewrite": answers to anybody but the balancer, whose health checks they may be, leave with the VIP as their source. */
+/** Method "rewrite": answers to anybody but the balancer's health checks leave with the VIP as their source. */
 export async function answerAsVip(lab: PacketLab, ports: readonly number[]): Promise<void> {
   for (const place of SERVERS) {
     const rules = FAMILIES.flatMap((family) => {
       const ip = family === "v4" ? "ip" : "ip6";
+      const own = [lab.vip(family), ...lab.balancer(family)].join(", ");
       return ["tcp", "udp"].map(
         (protocol) =>
-          `${ip} saddr ${lab.server(place, family)} ${ip} daddr != { ${own(lab, family).join(", ")} } ${protocol} sport { ${ports.join(", ")} } ${ip} saddr set ${lab.vip(family)}`,
+          `${ip} saddr ${lab.server(place, family)} ${ip} daddr != { ${own} } ${protocol} sport { ${ports.join(", ")} } ${ip} saddr set ${lab.vip(family)}`,
       );
     });
     await lab.sh(

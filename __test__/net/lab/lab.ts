@@ -64,6 +64,13 @@ export class PacketLab implements AsyncDisposable {
     return family === "v4" ? `${PREFIX.front}100` : `${PREFIX6.front}100`;
   }
 
+  /** The balancer's addresses beside the VIP, which connections of its own come from. */
+  balancer(family: Family): string[] {
+    const prefix = family === "v4" ? PREFIX : PREFIX6;
+    const segments = this.arms === "one-arm" ? (["front"] as const) : (["front", "back"] as const);
+    return segments.map((segment) => `${prefix[segment]}1`);
+  }
+
   /** A server's address towards the balancer. */
   server(place: (typeof SERVERS)[number], family: Family = "v4"): string {
     const segment = this.#serverSegment();
