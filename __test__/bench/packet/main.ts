@@ -21,10 +21,13 @@ export async function benchPackets(argv: string[]): Promise<void> {
   if (cpus().length < 2) throw new Error("the packet bench needs two cores, one for the balancer alone");
   const forwarders = FORWARDERS.filter((forwarder) => options.peers.includes(forwarder.name));
   const tables = options.works.includes("tables") ? await flowTables() : [];
+  // Without a handler the process would end and its namespaces and servers would stay.
+  const interrupted = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
   const rounds: PacketRound[] = [];
   if (options.works.some((work) => work !== "tables")) {
     for (let n = 1; n <= options.rounds; n++) {
-      rounds.push(await round(forwarders, options, `${n}/${options.rounds}`));
+      rounds.push(await round(forwarders, options, `${n}/${options.rounds}`, interrupted.signal));
       // Written after every round: a bench cut short still leaves what it has.
       await save(rounds, tables, options);
     }
@@ -49,11 +52,14 @@ async function round(
   forwarders: readonly Forwarder[],
   options: PacketOptions,
   label: string,
+  interrupted: AbortSignal,
 ): Promise<PacketVisit[]> {
   const reference = forwarders.filter((forwarder) => forwarder.name === "routing");
   const others = forwarders.filter((forwarder) => forwarder.name !== "routing");
   const visits: PacketVisit[] = [];
   for (const forwarder of [...others, ...reference, ...others.toReversed()]) {
+    if (interrupted.aborted)
+      throw new Error("the packet bench was interrupted; rounds before are in its file");
     console.error(`${label}: ${forwarder.name}`);
     visits.push(await visit(forwarder, options));
   }
