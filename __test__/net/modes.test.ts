@@ -1,0 +1,356 @@
+/** What the packet modes owe their users, through the command line: one suite, every method runs it. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { Stats } from "../../ts/index.ts";
+import type { Product } from "../support/convey.ts";
+import { finish, until } from "../support/processes.ts";
+import { lacking } from "../support/requirements.ts";
+import { counted, kernelCounter, type Method, reconfigure, Scene } from "./lab/cli.ts";
+import { type Arms, type Family, type PacketLab, SERVERS } from "./lab/lab.ts";
+import { BLOB_BYTES, HTTP, SINK, TOOLS } from "./lab/servers.ts";
+import { TALK, Talker } from "./lab/talk.ts";
+import { fiftyMebibytesEachWay, names, pings } from "./lab/traffic.ts";
+
+const missing = lacking({ root: true, tools: TOOLS });
+const FAMILIES: readonly Family[] = ["v4", "v6"];
+const SETTINGS: readonly { method: Method; arms: Arms }[] = [
+  { method: "passthrough", arms: "one-arm" },
+  { method: "passthrough", arms: "two-arm" },
+  { method: "rewrite", arms: "one-arm" },
+  { method: "l2", arms: "one-arm" },
+];
+
+for (const { method, arms } of SETTINGS) {
+  describe(`${method}, ${arms}`, () => {
+    const nat = method === "passthrough";
+    let scene: Scene;
+    let lab: PacketLab;
+    let product: Product;
+    let talker: Talker;
+    let talker6: Talker;
+
+    beforeAll(async () => {
+      if (missing !== undefined) return;
+      scene = await Scene.create(method, { arms });
+      lab = scene.lab;
+      product = await scene.balance();
+      await countKernelAnswers(lab);
+      talker = await Talker.start(lab, lab.vip());
+      talker6 = await Talker.start(lab, lab.vip("v6"));
+    }, 60_000);
+
+    afterAll(async () => {
+      await talker?.[Symbol.asyncDispose]();
+      await talker6?.[Symbol.asyncDispose]();
+      await product?.[Symbol.asyncDispose]();
+      await scene?.[Symbol.asyncDispose]();
+    });
+
+    beforeEach((context) => {
+      if (missing !== undefined) context.skip(missing);
+    });
+
+    for (const family of FAMILIES) {
+      test(`C1: 50 MiB each way over ${family} arrive unchanged and are counted exactly; defect 11: whole super-frames, defect 25: live counters`, async () => {
+        const before = await product.stats();
+        const again = await retransmitted(lab);
+        await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
+        const repeats = (await retransmitted(lab)) - again;
+        const after = await product.stats();
+        const grown = (name: string, what: "bytes_tx" | "bytes_rx" | "total_connections") =>
+          (after.frontends[name]?.[what] ?? 0) - (before.frontends[name]?.[what] ?? 0);
+        const tx = grown(`sink_${family}`, "bytes_tx");
+        const rx = grown(`http_${family}`, "bytes_rx");
+        // A segment that is sent again crosses the balancer again.
+        expect(tx).toBeGreaterThanOrEqual(BLOB_BYTES);
+        if (repeats === 0) expect(tx).toBe(BLOB_BYTES);
+        else expect(tx).toBeLessThanOrEqual(BLOB_BYTES + repeats * 65_536);
+        if (!nat) expect([rx, grown(`sink_${family}`, "bytes_rx")]).toEqual([0, 0]);
+        else if (repeats === 0) expect(rx).toBeGreaterThan(BLOB_BYTES);
+        if (nat) expect(rx).toBeLessThan(BLOB_BYTES + 1000 + repeats * 65_536);
+        expect(grown(`sink_${family}`, "total_connections")).toBe(1);
+        expect(after.backends[`sink_${family}`]?.bytes_tx).toBe(after.frontends[`sink_${family}`]?.bytes_tx);
+      });
+    }
+
+    test("C2: the server speaks first, and 300 connections of random length and end leave no gauge above zero; defect 25: counters after resets", async () => {
+      const begun = (await product.stats()).frontends.talk_v4?.total_connections ?? 0;
+      const done = await talker.ask({ do: "churn", count: 300, concurrency: 50, seed: 7 }, 60_000);
+      expect({ ok: done.ok, names: done.names }).toEqual({ ok: 300, names: [...SERVERS] });
+      const stats = await settled(product);
+      expect((stats.frontends.talk_v4?.total_connections ?? 0) - begun).toBe(300);
+      expect(stats.current_connections).toBe(0);
+      for (const backend of Object.values(stats.backends)) {
+        expect(backend.current_connections).toBe(0);
+        for (const server of Object.values(backend.server_details)) {
+          expect(server.current_connections).toBe(0);
+        }
+      }
+    });
+
+    test("C3: half-close from either side: the other direction still carries data", async () => {
+      const done = await talker.ask({ do: "half", bytes: 300_000 });
+      expect(done.ok).toBe(1);
+      const heard = () => SERVERS.some((s) => scene.talkers.on[s].stdout.includes("half-closed 300000"));
+      await until(heard, "300000 bytes after the server's FIN");
+      // The client's FIN first: `sink` answers with a digest after it, which C1 compares.
+    });
+
+    test("C8: connections are spread by weight; zero gets none and comes back; defect 24: not at random", async () => {
+      await reconfigure(product, scene.configuration({ weights: { server1: 1, server2: 2, server3: 0 } }));
+      const { talks } = await talker.ask({ do: "open", count: 150 });
+      expect(talks).toHaveLength(150);
+      const counts: Record<string, number> = {};
+      for (const { name } of talks) counts[name] = (counts[name] ?? 0) + 1;
+      await talker.ask({ do: "reset" });
+      expect(counts.server3).toBeUndefined();
+      // Two thirds of 150 is 100; a hash of ports is as good as a draw, 4.5 standard deviations are 26.
+      expect(Math.abs((counts.server2 ?? 0) - 100)).toBeLessThan(26);
+      await reconfigure(product, scene.configuration());
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+    });
+
+    test("C10: flows stay with their server across reload, add and removal; defect 21: nothing is reset; defect 9: no other server's flows move", async () => {
+      await reconfigure(product, scene.configuration({ weights: { server3: null } }));
+      const opened = await talker.ask({ do: "open", count: 60 });
+      expect(opened.ok).toBe(60);
+      expect([...new Set(opened.talks.map((t) => t.name))].sort()).toEqual(["server1", "server2"]);
+      await reconfigure(product, scene.configuration());
+      expect((await talker.ask({ do: "ping" })).ok, "after a server was added").toBe(60);
+      await reconfigure(product, scene.configuration({ weights: { server1: 0 } }));
+      expect((await talker.ask({ do: "ping" })).ok, "while a server is drained").toBe(60);
+      await reconfigure(product, scene.configuration({ weights: { server1: null } }));
+      expect((await talker.ask({ do: "ping" })).ok, "after its removal").toBe(60);
+      expect(Object.keys(await names(lab, lab.vip(), 30))).not.toContain("server1");
+      const stats = await product.stats();
+      expect(stats.current_connections).toBeGreaterThan(0);
+      expect((await talker.ask({ do: "close" })).ok).toBe(60);
+      await reconfigure(product, scene.configuration());
+      // In DSR the end of a flow takes its time (C2).
+      if (nat) await settled(product);
+    });
+
+    // What a second interface cannot change is asked of one lab only.
+    if (arms === "one-arm") {
+      test("defect 5: a bad address in a changed file is refused and the old configuration serves on", async () => {
+        product.replace(scene.configuration().replace(lab.server("server1"), "10.78.2.999"));
+        const status = await until(async () => {
+          const { last_reload } = await product.stats();
+          return last_reload?.result === "rejected" && last_reload;
+        }, "a rejected reload");
+        expect(status.message).toContain("10.78.2.999");
+        expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+        product.replace(scene.configuration());
+        await until(
+          async () => (await product.stats()).last_reload?.result !== "rejected",
+          "a good file again",
+        );
+      });
+
+      test("C7: with no server to give it to a connection is reset, a datagram dropped, and both are counted", async () => {
+        await reconfigure(product, scene.configuration({ weights: { server1: 0, server2: 0, server3: 0 } }));
+        const begun = performance.now();
+        const refused = await talker.ask({ do: "open", count: 5 });
+        expect([refused.ok, refused.failed]).toEqual([0, 5]);
+        expect(performance.now() - begun).toBeLessThan(1000);
+        expect((await talker.ask({ do: "datagrams", texts: ["x", "y"], waitMs: 300 })).answers).toEqual([]);
+        const { frontends } = await product.stats();
+        expect(frontends.talk_v4?.reasons.no_server).toBe(5);
+        expect(frontends.talk_udp_v4?.reasons.no_server).toBe(2);
+        await reconfigure(product, scene.configuration());
+        expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
+        await talker.ask({ do: "close" });
+      });
+
+      for (const family of FAMILIES) {
+        test(`C20: UDP over ${family}: an empty datagram, 0, 1 and 20 answers, DNS-like queries; defect 2: each answer comes once; defect 19: UDP and IPv6`, async () => {
+          const client = family === "v4" ? talker : talker6;
+          const ask = async (...texts: string[]) =>
+            (await client.ask({ do: "datagrams", texts, waitMs: 250 })).answers?.sort();
+          expect(await ask("")).toEqual([""]);
+          expect(await ask("n:0:none")).toEqual([]);
+          expect(await ask("n:1:a")).toEqual(["a#0"]);
+          expect(await ask("n:20:b")).toHaveLength(20);
+          expect(await ask("x".repeat(1400))).toEqual(["x".repeat(1400)]);
+          const queries = Array.from({ length: 100 }, (_, i) => `query ${i} a.example`);
+          expect(await ask(...queries)).toEqual([...queries].sort());
+        });
+      }
+
+      test("C15: a datagram in fragments is not delivered by halves: its first fragment is dropped, both are counted", async () => {
+        for (const family of FAMILIES) {
+          const client = family === "v4" ? talker : talker6;
+          const before = await product.stats();
+          const done = await client.ask({ do: "datagrams", texts: ["y".repeat(4000)], waitMs: 300 });
+          expect(done.answers, family).toEqual([]);
+          const after = await product.stats();
+          expect(counted(after, "fragment_first") - counted(before, "fragment_first"), family).toBe(1);
+          expect(counted(after, "fragment") - counted(before, "fragment"), family).toBe(2);
+        }
+      });
+
+      test("defect 15: 400 datagrams of one flow arrive in order, and no new connection waits for a lost SYN-ACK", async () => {
+        const texts = Array.from({ length: 400 }, (_, i) => `seq:${i}`);
+        await using pinned = await Talker.start(lab, lab.vip(), "client", ["taskset", "-c", "0"]);
+        const done = await pinned.ask({ do: "datagrams", texts: [...texts, "inversions"], waitMs: 500 });
+        expect(done.answers).toEqual(["0"]);
+        const quick = await talker.ask({ do: "again", localPort: 3501, times: 60, closer: "client" });
+        expect(quick.ok).toBe(60);
+        expect(quick.slowestMs).toBeLessThan(900);
+      });
+
+      test("C17: a packet whose TTL ends here is answered with Time Exceeded, unless only its MACs change", async () => {
+        const before = await product.stats();
+        // The router takes one.
+        await lab.sh("client", `echo late | socat -t0.3 - UDP4:${lab.vip()}:${TALK},ttl=2 || true`);
+        await lab.sh(
+          "client",
+          `echo late | socat -t0.3 - UDP6:[${lab.vip("v6")}]:${TALK},ipv6-unicast-hops=2 || true`,
+        );
+        const after = await product.stats();
+        expect(counted(after, "time_exceeded") - counted(before, "time_exceeded")).toBe(
+          method === "l2" ? 0 : 2,
+        );
+      });
+
+      test("C19: what the servers see of the client, and what the balancer sees of the servers", async () => {
+        const { talks } = await talker.ask({ do: "open", count: 3 });
+        for (const talk of talks) {
+          expect(talk.from).toBe(nat ? lab.vip() : lab.client());
+          expect(talk.fromPort === talk.localPort).toBe(!nat);
+          expect(talk.at).toBe(method === "l2" ? lab.vip() : lab.server(talk.name as "server1"));
+        }
+        await talker.ask({ do: "ping", bytes: 50_000 });
+        await talker.ask({ do: "close" });
+        const stats = await product.stats();
+        expect(stats.return_path_visible).toBe(nat ? undefined : false);
+        if (!nat) expect(stats.total_bytes_rx).toBe(0);
+        else expect(stats.total_bytes_rx).toBeGreaterThan(150_000);
+      });
+
+      test("C16: the host stays itself: ping, a port of its own, connections of its own", async () => {
+        for (const family of FAMILIES) expect(await pings(lab, "client", lab.vip(family))).toBe(true);
+        const own =
+          "socat -T5 TCP-LISTEN:22,fork,reuseaddr SYSTEM:'echo SSH-2.0-host' & p=$!; trap 'kill $p' EXIT; sleep 0.2";
+        const outside = await Promise.all([
+          lab.sh("balancer", `${own}; sleep 1.2`),
+          sleep(500).then(() => lab.sh("client", `socat -t0.5 - TCP4:${lab.vip()}:22 </dev/null`)),
+          lab.sh("balancer", `curl -sS --max-time 3 http://${lab.server("server2")}/name`),
+          lab.sh("balancer", `curl -gsS --max-time 3 http://[${lab.server("server2", "v6")}]/name`),
+        ]);
+        expect(outside.slice(1)).toEqual(["SSH-2.0-host\n", "server2", "server2"]);
+        const nobody = await finish(
+          lab.at("client", "curl", "-sS", "--max-time", "3", `http://${lab.vip()}:81/`),
+        );
+        expect(nobody.code, "curl's code for a refused connection").toBe(7);
+      });
+
+      test("F8: a server that is killed ends its flows within a second, one that goes silent loses only its own", async () => {
+        const opened = await talker.ask({ do: "open", count: 30 });
+        expect(opened.ok).toBe(30);
+        const of = (name: string) => opened.talks.filter((t) => t.name === name).length;
+        await lab.sh(
+          "server2",
+          `nft add table inet hole; nft 'add chain inet hole in { type filter hook input priority 0; }'; nft add rule inet hole in tcp dport ${TALK} drop`,
+        );
+        scene.talkers.on.server1.child.kill("SIGKILL");
+        const ended = await until(
+          async () => {
+            const now = await talker.ask({ do: "ended" });
+            return now.failed === of("server1") && now;
+          },
+          "the end of every flow of the killed server",
+          2_000,
+        );
+        expect(ended.talks.every((t) => t.name === "server1")).toBe(true);
+        const down = async () => {
+          const details = (await product.stats()).backends.talk_v4?.server_details;
+          return details?.server1?.up === false && details.server2?.up === false;
+        };
+        await until(down, "both servers down", 8_000);
+        const fresh = await talker.ask({ do: "open", count: 10 });
+        expect(fresh.talks.filter((t) => t.name !== "server3")).toEqual([]);
+        expect(fresh.ok).toBe(10);
+        await lab.sh("server2", "nft delete table inet hole");
+        await scene.talkers.restart(lab, "server1", method === "l2");
+        await until(async () => !(await somethingDown(product)), "all servers up again", 10_000);
+        const pinged = await talker.ask({ do: "ping" });
+        expect(pinged.ok, "every flow but the killed server's").toBe(40 - of("server1"));
+        await talker.ask({ do: "reset" });
+      }, 40_000);
+    }
+
+    test("defect 6: health checks were answered all along, and the balancer's kernel has reset nothing", async () => {
+      const stats = await product.stats();
+      for (const backend of Object.values(stats.backends)) {
+        for (const { up, last_check } of Object.values(backend.server_details)) {
+          expect({ up, ok: last_check?.ok }).toEqual({ up: true, ok: true });
+        }
+      }
+      expect(await kernelAnswers(lab)).toBe(0);
+    });
+
+    // From here on the lab is changed for good.
+    test("C1: 50 MiB each way when the balancer's kernel completes checksums itself; defect 14: sums are adjusted, not made up", async () => {
+      await lab.offload("balancer", "tx off");
+      for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
+      expect((await talker.ask({ do: "churn", count: 100, concurrency: 20, seed: 3 })).ok).toBe(100);
+    });
+
+    test("C14: 50 MiB each way through a path MTU of 1280 behind the router; defect 17: servers are told of it", async () => {
+      await lab.pathMtu(1280);
+      for (const family of FAMILIES) {
+        await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
+        const peer = nat ? lab.vip(family) : lab.client(family);
+        const learnt = await Promise.all(SERVERS.map((s) => lab.sh(s, `ip route get ${peer}`)));
+        expect(learnt.join("\n")).toContain("mtu 1280");
+      }
+    });
+
+    test("C1: 50 MiB each way with every offload off", async () => {
+      await lab.offloadsOff();
+      for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
+    });
+  });
+}
+
+/**
+ * Counts what the balancer's kernel itself sends from a frontend's port, and its resets to web servers, which say
+ * nothing to a health check that could be reset for it. What is forwarded does not pass there.
+ */
+async function countKernelAnswers(lab: PacketLab): Promise<void> {
+  await lab.sh(
+    "balancer",
+    `nft add table inet watch
+     nft 'add chain inet watch out { type filter hook output priority 0; }'
+     nft add rule inet watch out tcp sport '{ ${HTTP}, ${SINK}, ${TALK} }' counter
+     nft add rule inet watch out tcp dport ${HTTP} tcp flags '& rst == rst' counter`,
+  );
+}
+
+async function kernelAnswers(lab: PacketLab): Promise<number> {
+  const rules = await lab.sh("balancer", "nft list table inet watch");
+  const counts = [...rules.matchAll(/packets (\d+)/g)];
+  if (counts.length !== 2) throw new Error(`two counters were set, found ${rules}`);
+  return counts.reduce((sum, [, n]) => sum + Number(n), 0);
+}
+
+/** Segments sent again by anybody so far. */
+async function retransmitted(lab: PacketLab): Promise<number> {
+  const all = await Promise.all(
+    (["client", ...SERVERS] as const).map((place) => kernelCounter(lab, place, "Tcp", "RetransSegs")),
+  );
+  return all.reduce((a, b) => a + b);
+}
+
+/** The counters once no connection is open; a FIN on its way is waited for. */
+async function settled(product: Product): Promise<Stats> {
+  await until(async () => (await product.stats()).current_connections === 0, "all connections gone", 20_000);
+  return product.stats();
+}
+
+async function somethingDown(product: Product): Promise<boolean> {
+  return Object.values((await product.stats()).backends).some((b) =>
+    Object.values(b.servers).includes(false),
+  );
+}
