@@ -14,7 +14,7 @@ import { dial, echo, listening } from "../support/sockets.ts";
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
 
-test("F1, the ancestor's dead accept loop: without file descriptors accepting backs off at under 5 % CPU, and recovers", async (context) => {
+test("F1, defect 8, the ancestor's dead accept loop: without file descriptors accepting backs off at under 5 % CPU, and recovers", async (context) => {
   needs(context, { tools: ["prlimit", "curl"] });
   await using server = await listening(echo);
   await using product = await startConvey(pool({ s1: server.addr }, { top: ["[proxy]", "workers = 1"] }));

@@ -35,7 +35,7 @@ function count(product: Product, pattern: RegExp): number {
   return (product.process.stderr.match(new RegExp(pattern, "g")) ?? []).length;
 }
 
-test("F10, the ancestor's lost and half-read files: half-written, invalid, empty, removed, renamed over; one error each, the last good one serves", async () => {
+test("F10, defect 22, the ancestor's lost and half-read files: half-written, invalid, empty, removed, renamed over; one error each, the last good one serves", async () => {
   await using a = await named("a");
   await using b = await named("b");
   const [good, next] = [pool({ s1: a.addr }), pool({ s1: b.addr })];
@@ -71,7 +71,7 @@ test("F10, the ancestor's lost and half-read files: half-written, invalid, empty
   expect(rejected()).toBe(4);
 });
 
-test("F10, the ancestor's blindness to Kubernetes: a swapped ..data link is followed, again and again", async () => {
+test("F10, defect 22, the ancestor's blindness to Kubernetes: a swapped ..data link is followed, again and again", async () => {
   await using a = await named("a");
   await using b = await named("b");
   const home = folder("configmap");

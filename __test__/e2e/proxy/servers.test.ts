@@ -57,7 +57,7 @@ test("C6: a black-holed connect is given up after its timeout for another server
   expect(lb.stats().backends.pool?.server_details.hole?.reasons).toEqual({ connect_timeout: 1 });
 });
 
-test("C6, the ancestor's missing retry: at most `retries` further servers are tried, none twice, then the client is closed", async () => {
+test("C6, defect 23, the ancestor's missing retry: at most `retries` further servers are tried, none twice, then the client is closed", async () => {
   const refusing: Record<string, { addr: string }> = {};
   for (let n = 0; n < 5; n++) refusing[`s${n}`] = { addr: `127.0.0.1:${await closedPort()}` };
   const lb = await balance(poolConfig(refusing, { pool: { ...UNCHECKED, retries: 2 } }));
@@ -101,7 +101,7 @@ test("C7: with no server available the client is closed promptly and counted", a
   expect(lb.stats().current_connections).toBe(0);
 });
 
-test("C8, the ancestor's random round robin: 30 connections to two equal servers are 15 and 15, at 1:2 they are 10 and 20", async () => {
+test("C8, defect 24, the ancestor's random round robin: 30 connections to two equal servers are 15 and 15, at 1:2 they are 10 and 20", async () => {
   const [a, b] = [await echoServer("a"), await echoServer("b")];
   const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
   expect(await answers(lb, 30)).toEqual({ a: 15, b: 15 });
@@ -174,7 +174,7 @@ test("F8: a server killed mid-flow ends its clients at once; connections to othe
   safe.destroy();
 });
 
-test("the ancestor's cut flows: a server that fails its checks, is drained or removed keeps its open connections", async () => {
+test("defect 21, the ancestor's cut flows: a server that fails its checks, is drained or removed keeps its open connections", async () => {
   const [a, b] = [await echoServer("a"), await listening(echo)];
   await using _ = b;
   const lb = await balance(poolConfig({ a: { addr: a.addr } }));

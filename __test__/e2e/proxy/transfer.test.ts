@@ -56,7 +56,7 @@ test("C2: a server that speaks first is heard before the client says a word", as
   client.destroy();
 });
 
-test("C2, the ancestor's drifting counters: 50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
+test("C2, defect 25, the ancestor's drifting counters: 50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
   let bytes = 0;
   await using server = await listening((socket) => {
     socket.on("data", (piece: Buffer) => {
@@ -130,7 +130,7 @@ test("C3: after the server's FIN the client can still send", async () => {
   expect(await arrived).toMatchObject({ bytes: 3 * MIB + 1, end: "fin" });
 });
 
-test("the ancestor's lost EOF: a server that closes first ends the client at once", async () => {
+test("defect 7, the ancestor's lost EOF: a server that closes first ends the client at once", async () => {
   await using server = await listening(spokenTo((socket) => void socket.resume().end("bye")));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -202,7 +202,7 @@ test("C5: a peer that never reads is ended by the idle timeout, on both sides, w
   client.destroy();
 });
 
-test("the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
+test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
   await using server = await listening((socket) => {
     socket.on("data", () => {
       for (let piece = 0; piece < 5; piece++) socket.write(Buffer.alloc(2048, "a"));
