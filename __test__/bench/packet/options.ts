@@ -2,9 +2,9 @@
 import { parseArgs } from "node:util";
 import { FORWARDERS } from "./peers.ts";
 
-export type PacketWork = "small" | "bulk" | "tables";
+export type PacketWork = "small" | "scattered" | "bulk" | "tables";
 
-const WORKS: readonly PacketWork[] = ["small", "bulk", "tables"];
+const WORKS: readonly PacketWork[] = ["small", "scattered", "bulk", "tables"];
 
 export interface PacketOptions {
   works: readonly PacketWork[];
@@ -14,21 +14,18 @@ export interface PacketOptions {
   warmupSeconds: number;
   /** Flows of a flood, taken in turn. */
   flows: number;
-  /** Packets of a flow behind each other: at most 64; the generator is the slower the fewer. */
-  burst: number;
   out: string;
 }
 
 const NAMES = FORWARDERS.map((forwarder) => forwarder.name);
 
 export const HELP = `npm run bench -- --mode packet [options]
-  --quick           1 s a run, 2 rounds (a look, not a claim)
+  --quick           0.8 s a run, 2 rounds (a look, not a claim)
   --only a,b        of ${WORKS.join(", ")}
   --peers a,b       of ${NAMES.join(", ")}
   --rounds n        each visits every peer twice, there and back (7)
-  --seconds n       a run (2)
+  --seconds n       a run (1.5)
   --flows n         of a flood of small packets (64)
-  --burst n         packets of a flow behind each other, 1 to 64; with few the generator may be the limit (64)
   --out file        the figures as JSON (target/bench/packet.json; the table goes beside it as .md)`;
 
 /** Parses the arguments; undefined when help was asked for. */
@@ -43,7 +40,6 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
       rounds: { type: "string" },
       seconds: { type: "string" },
       flows: { type: "string" },
-      burst: { type: "string" },
       out: { type: "string", default: "target/bench/packet.json" },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -53,10 +49,9 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
     works: list("only", values.only, WORKS),
     peers: list("peers", values.peers, NAMES),
     rounds: number("rounds", values.rounds, values.quick ? 2 : 7),
-    seconds: number("seconds", values.seconds, values.quick ? 1 : 2),
-    warmupSeconds: 0.5,
+    seconds: number("seconds", values.seconds, values.quick ? 0.8 : 1.5),
+    warmupSeconds: 0.4,
     flows: number("flows", values.flows, 64),
-    burst: number("burst", values.burst, 64),
     out: values.out,
   };
 }

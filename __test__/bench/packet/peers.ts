@@ -6,7 +6,7 @@ import { CONVEY, folder } from "../../support/peers.ts";
 import { type Running, start } from "../../support/processes.ts";
 import { net, type WireLab } from "./lab.ts";
 
-export type Work = "small" | "bulk";
+export type Work = "small" | "scattered" | "bulk";
 
 export interface Forwarder {
   name: string;
@@ -28,7 +28,7 @@ export const OTHER_CORE = 0;
 export const FORWARDERS: readonly Forwarder[] = [
   {
     name: "convey",
-    works: ["small", "bulk"],
+    works: ["small", "scattered", "bulk"],
     floodTo: net.vip,
     bulkTo: net.vip,
     begin: (lab) => convey(lab, "passthrough"),
@@ -40,9 +40,21 @@ export const FORWARDERS: readonly Forwarder[] = [
     bulkTo: net.vip,
     begin: (lab) => convey(lab, "dsr"),
   },
-  { name: "one-call", works: ["small"], floodTo: net.vip, bulkTo: net.vip, begin: oneCall },
-  { name: "nft-dnat", works: ["small", "bulk"], floodTo: net.vip, bulkTo: net.vip, begin: nftDnat },
-  { name: "routing", works: ["small", "bulk"], floodTo: net.sink, bulkTo: net.server, begin: routing },
+  { name: "one-call", works: ["small", "scattered"], floodTo: net.vip, bulkTo: net.vip, begin: oneCall },
+  {
+    name: "nft-dnat",
+    works: ["small", "scattered", "bulk"],
+    floodTo: net.vip,
+    bulkTo: net.vip,
+    begin: nftDnat,
+  },
+  {
+    name: "routing",
+    works: ["small", "scattered", "bulk"],
+    floodTo: net.sink,
+    bulkTo: net.server,
+    begin: routing,
+  },
 ];
 
 function pinned(lab: WireLab, ...command: string[]): string[] {

@@ -7,12 +7,17 @@ import { net, WireLab } from "./lab.ts";
 import type { PacketOptions } from "./options.ts";
 import { type Forwarder, OTHER_CORE } from "./peers.ts";
 
+/**
+ * Floods of small packets: "small" has runs of a flow, which an engine may take together; in "scattered" no two of
+ * a flow are behind each other, and the generator, which sends them one by one, may be the limit.
+ */
+export type Flood = "small" | "scattered";
+
+const RUN: Readonly<Record<Flood, number>> = { small: 64, scattered: 1 };
+
 /** Names of figures; the unit is part of the name. */
 export type PacketFigure =
-  | "small_kpps"
-  | "small_offered_kpps"
-  | "small_cpu_ns_per_packet"
-  | "small_cores_used"
+  | `${Flood}_${"kpps" | "offered_kpps" | "cpu_ns_per_packet" | "cores_used"}`
   | "bulk_gbit_per_s"
   | "bulk_cpu_s_per_gb"
   | "bulk_offloads_off_gbit_per_s"
@@ -43,9 +48,13 @@ export async function visit(peer: Forwarder, options: PacketOptions): Promise<Pa
   await using _server = server.process;
   await using forwarder = new Ending(await peer.begin(lab));
   const result: PacketVisit = { peer: peer.name, figures: {}, stolen: [], failures: 0 };
-  if (peer.works.includes("small") && options.works.includes("small")) {
+  const floods = (["small", "scattered"] as const).filter(
+    (flood) => peer.works.includes(flood) && options.works.includes(flood),
+  );
+  if (floods.length > 0) {
     await lab.offloads("off");
-    await flooded(lab, peer, forwarder.running, options, result);
+    await proveRewrite(lab, peer, forwarder.running);
+    for (const flood of floods) await flooded(lab, peer, forwarder.running, options, result, flood);
   }
   if (peer.works.includes("bulk") && options.works.includes("bulk")) {
     for (const state of ["on", "off"] as const) {
@@ -75,10 +84,10 @@ async function flooded(
   running: Running | undefined,
   options: PacketOptions,
   result: PacketVisit,
+  kind: Flood,
 ): Promise<void> {
-  await proveRewrite(lab, peer, running);
-  const total = options.warmupSeconds + options.seconds + 1;
-  await using flood = start(await inject(lab, peer, options, total));
+  const total = options.warmupSeconds + options.seconds + 0.5;
+  await using flood = start(await inject(lab, peer, options.flows, RUN[kind], total));
   await sleep(options.warmupSeconds * 1000);
   const script = snapshots(running?.pid, options.seconds);
   const [before, after] = parseSnapshots(await succeed(lab.at("client", "sh", "-ec", script)));
@@ -86,29 +95,30 @@ async function flooded(
   if (code !== 0) throw new Error(`the flood through ${peer.name} ended early\n${flood.output()}`);
   const sent = Number(/sent (\d+)/.exec(flood.stdout)?.[1]);
   if ((after.steal - before.steal) / (after.machine - before.machine) > MAX_STEAL) {
-    result.stolen.push("small");
+    result.stolen.push(kind);
     return;
   }
   const packets = after.packets - before.packets;
-  result.figures.small_kpps = packets / ((after.ns - before.ns) / 1e6);
-  result.figures.small_offered_kpps = sent / total / 1000;
+  result.figures[`${kind}_kpps`] = packets / ((after.ns - before.ns) / 1e6);
+  result.figures[`${kind}_offered_kpps`] = sent / total / 1000;
   if (running !== undefined) {
     const cpu = after.cpu - before.cpu;
-    result.figures.small_cpu_ns_per_packet = cpu / packets;
-    result.figures.small_cores_used = cpu / (after.ns - before.ns);
+    result.figures[`${kind}_cpu_ns_per_packet`] = cpu / packets;
+    result.figures[`${kind}_cores_used`] = cpu / (after.ns - before.ns);
   }
 }
 
 async function inject(
   lab: WireLab,
   peer: Forwarder,
-  { flows, burst }: Pick<PacketOptions, "flows" | "burst">,
+  flows: number,
+  run: number,
   seconds: number,
 ): Promise<string[]> {
   return lab.at(
     "client",
     ...["taskset", "-c", String(OTHER_CORE), await example("inject"), "front"],
-    ...["--flood", String(seconds), "--flows", String(flows), "--segments", String(burst)],
+    ...["--flood", String(seconds), "--flows", String(flows), "--segments", String(run)],
     ...["--to", `${await lab.mac("balancer", "front")}/${peer.floodTo}:${net.udpPort}`, "--from", net.client],
   );
 }
@@ -120,7 +130,7 @@ async function proveRewrite(lab: WireLab, peer: Forwarder, running: Running | un
     "client",
     `nft 'table netdev proof { counter right { }; chain in { type filter hook ingress device front priority 0; ${rule}; }; }'`,
   );
-  await succeed(await inject(lab, peer, { flows: 4, burst: 1 }, 0.05));
+  await succeed(await inject(lab, peer, 4, 1, 0.05));
   await until(
     async () => /packets [1-9]/.test(await lab.sh("client", "nft list counter netdev proof right")),
     `packet for ${net.sink} through ${peer.name}`,
