@@ -27,7 +27,7 @@ interface Comparison {
   other: string;
   /** `peer` ÷ `other` must be at least this; without it the ratio is only shown. */
   atLeast?: number;
-  /** Cores `peer` used: with its core not full it was the generator, or a stranger, that was measured. */
+  /** Cores used: where a core was not full it was the generator, or a stranger, that was measured. */
   full?: PacketFigure;
 }
 
@@ -54,8 +54,8 @@ export interface PacketVerdict extends Comparison {
   /** Median distance of the A/A control from 1. */
   noise: number;
   /**
-   * "unsure": the bound lies within the noise of the ratio; "core not full": missed, but see `full`; "shown": there
-   * is no bound.
+   * "unsure": the bound lies within the noise of the ratio; "core not full": `peer` might do more than a miss, or
+   * `other` more than a hit shows; "shown": there is no bound.
    */
   outcome: "met" | "missed" | "unsure" | "core not full" | "shown";
 }
@@ -67,9 +67,10 @@ export function judgePackets(rounds: readonly PacketRound[], names: readonly str
     const ratio = paired(rounds, peer, other, figure);
     if (ratio === undefined) return [];
     const distance = noise(control(rounds, names, figure));
-    const cores = full && absolute(rounds, peer, full)?.median;
     const result = outcome(ratio.median, distance, atLeast);
-    const idle = result === "missed" && cores !== undefined && cores < FULL;
+    const doubted = result === "missed" ? peer : result === "met" ? other : undefined;
+    const cores = full && doubted ? absolute(rounds, doubted, full)?.median : undefined;
+    const idle = cores !== undefined && cores < FULL;
     return [{ ...comparison, ratio, noise: distance, outcome: idle ? "core not full" : result }];
   });
 }
