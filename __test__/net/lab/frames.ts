@@ -170,8 +170,11 @@ export async function captured(
   );
   await dump.waitFor(/listening on/, 20_000);
   await work();
-  await sleep(300);
+  await sleep(400);
+  // Not its end alone: what it printed last may still be in the pipe.
+  const read = new Promise((done) => dump.child.once("close", done));
   await dump.stop("SIGINT");
+  await read;
   const frames: string[] = [];
   for (const line of dump.stdout.split("\n")) {
     const bytes = /^\s+0x([0-9a-f]+):\s+([0-9a-f ]+)$/.exec(line);
