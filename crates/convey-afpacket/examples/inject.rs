@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into_iter()
         .find(|i| i.name == device)
         .ok_or_else(|| format!("there is no interface {device}"))?;
-    let socket = PacketSocket::open(1 << 20, Duration::from_secs(1))?;
+    let socket = PacketSocket::open(1 << 20)?;
     let mut flood = Flood { seconds: 0.0, flows: 1, segments: 1, to: None, from: Ipv4Addr::UNSPECIFIED };
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;

@@ -12,6 +12,7 @@ use convey_core::{Event, EventSink};
 use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
 
 use crate::filter;
+use crate::intake::Intake;
 use crate::interfaces::Interfaces;
 use crate::next_hops::NextHopKeeper;
 use crate::questions::Questions;
@@ -20,10 +21,13 @@ use crate::stats::{EngineStats, IoCounters, Loss};
 use crate::supervise::supervise;
 use crate::sys::PacketSocket;
 use crate::wake::{Wake, channel};
-use crate::worker::{RECEIVE_TIMEOUT, Runner};
+use crate::worker::Runner;
 
 /// How long a start waits for servers and gateways to tell their link-layer addresses.
 const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
+
+/// The part of the receive buffer that is a ring of small frames.
+const RING_SHARE: usize = 8;
 
 /// Receives the indices of the interfaces listened on, at the start and whenever they change.
 pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
@@ -33,7 +37,7 @@ pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
 pub struct EngineConfig {
     /// Where to listen.
     pub interfaces: Interfaces,
-    /// Receive buffer of each worker in bytes.
+    /// Receive buffer of each worker in bytes: an eighth at once for small frames, the rest as long ones come.
     pub receive_buffer_bytes: usize,
     /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
     pub on_interfaces: Option<InterfaceSink>,
@@ -199,7 +203,7 @@ impl AfPacketEngine {
     ) -> Result<Self, AfPacketError> {
         let workers = snapshot.options().workers.max(1);
         let scope = Scope::of(&snapshot);
-        let sockets = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
+        let (sockets, intakes) = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
         let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::new(snapshot),
@@ -223,8 +227,8 @@ impl AfPacketEngine {
         }
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
-        for index in 0..workers {
-            let mut runner = Runner::new(index, engine.shared.clone(), engine.wake.clone());
+        for (index, intake) in intakes.into_iter().enumerate() {
+            let mut runner = Runner::new(index, intake, engine.shared.clone(), engine.wake.clone());
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
         }
         Ok(engine)
@@ -298,12 +302,13 @@ fn open_sockets(
     workers: usize,
     receive_buffer_bytes: usize,
     scope: &Scope,
-) -> Result<Vec<PacketSocket>, AfPacketError> {
+) -> Result<(Vec<PacketSocket>, Vec<Intake>), AfPacketError> {
     let failed = |what| move |source| AfPacketError::Socket { what, source };
     let mut sockets: Vec<PacketSocket> = Vec::with_capacity(workers);
+    let mut intakes = Vec::with_capacity(workers);
     let mut group = None;
     for _ in 0..workers {
-        let socket = PacketSocket::open(receive_buffer_bytes, RECEIVE_TIMEOUT).map_err(|source| {
+        let socket = PacketSocket::open(receive_buffer_bytes).map_err(|source| {
             if source.kind() == io::ErrorKind::PermissionDenied {
                 AfPacketError::Permission(source)
             } else {
@@ -312,6 +317,7 @@ fn open_sockets(
         })?;
         // Until the interfaces are known, and the group is whole, nothing may be received.
         socket.filter(&filter::nothing()).map_err(failed("filter"))?;
+        let ring = socket.ring(receive_buffer_bytes / RING_SHARE).map_err(failed("ring"))?;
         socket.bind_all().map_err(failed("bind"))?;
         if workers > 1 {
             match group {
@@ -320,12 +326,13 @@ fn open_sockets(
             }
         }
         sockets.push(socket);
+        intakes.push(Intake::new(ring));
     }
     if let [first, _, ..] = sockets.as_slice() {
         let program = filter::steering(scope.nat_ports, workers);
         first.steer(&program).map_err(failed("fan-out program"))?;
     }
-    Ok(sockets)
+    Ok((sockets, intakes))
 }
 
 fn describe(interfaces: &Interfaces) -> String {

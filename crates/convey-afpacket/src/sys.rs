@@ -1,16 +1,20 @@
-//! AF_PACKET system calls. The only module of this crate where unsafe code is allowed; nothing here decides.
+//! AF_PACKET system calls. Beside `ring`, the only module of this crate where unsafe code is allowed; nothing
+//! here decides.
 //!
 //! A socket reads and writes whole Ethernet frames, each with the virtio_net_hdr that tells which checksum
 //! is still to be filled in and where a super-frame is to be cut.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
+use crate::ring::{BLOCK_BYTES, Ring, SLOT_BYTES};
+
 /// Frames a system call moves at most.
-pub const BATCH: usize = 32;
+pub const BATCH: usize = 64;
 
 /// Bytes of a virtio_net_hdr without the `num_buffers` field, as PACKET_VNET_HDR exchanges it.
 pub const VNET_HEADER_BYTES: usize = 10;
@@ -23,6 +27,7 @@ const PACKET_FANOUT_CBPF: u32 = 6;
 const PACKET_FANOUT_FLAG_UNIQUE_ID: u32 = 0x2000;
 const PACKET_FANOUT_DATA: libc::c_int = 22;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_COPY_THRESH: libc::c_int = 7;
 
 /// One instruction of a classic BPF program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +47,12 @@ pub struct Instruction {
 const FRAME_AT: usize = 16;
 const VNET_AT: usize = FRAME_AT - VNET_HEADER_BYTES;
 
-/// A received frame in its buffer.
+/// A long frame in its buffer.
 pub struct Slot {
-    /// The interface it arrived on.
-    pub ifindex: u32,
     /// Bytes of the frame.
     pub len: usize,
     /// Whether the frame was longer than the buffer and lost its end.
-    pub truncated: bool,
+    pub is_truncated: bool,
     buffer: Box<[u8]>,
 }
 
@@ -57,37 +60,26 @@ impl Slot {
     /// An empty slot of [`FRAME_BYTES`].
     pub fn new() -> Self {
         let buffer = vec![0; FRAME_AT + FRAME_BYTES].into_boxed_slice();
-        Self { ifindex: 0, len: 0, truncated: false, buffer }
+        Self { len: 0, is_truncated: false, buffer }
     }
 
-    /// The virtio_net_hdr that came with the frame.
-    pub fn vnet(&self) -> [u8; VNET_HEADER_BYTES] {
-        self.buffer[VNET_AT..].first_chunk().copied().unwrap_or_default()
+    /// The virtio_net_hdr that came with the frame, the frame, and behind it room in which bytes of earlier ones
+    /// may stand.
+    pub fn buffer(&self) -> &[u8] {
+        &self.buffer[VNET_AT..]
     }
 
-    /// The frame, and behind it room in which bytes of earlier ones may stand.
-    pub fn frame_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[FRAME_AT..]
+    /// [`Slot::buffer`], to be changed.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[VNET_AT..]
     }
 
-    /// Makes the first `len` bytes of the frame ready to be sent with this header.
-    pub fn depart(&mut self, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
-        self.buffer[VNET_AT..FRAME_AT].copy_from_slice(&vnet);
-        self.len = len.min(FRAME_BYTES);
-    }
-
-    /// Puts back a frame that was received before, with its header as [`Slot::bytes`] gave both.
-    pub fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
+    /// Puts back a frame that was received before, behind its header.
+    pub fn refill(&mut self, bytes: &[u8]) {
         let len = bytes.len().min(self.buffer.len() - VNET_AT);
         self.buffer[VNET_AT..VNET_AT + len].copy_from_slice(&bytes[..len]);
         self.len = len.saturating_sub(VNET_HEADER_BYTES);
-        self.ifindex = ifindex;
-        self.truncated = false;
-    }
-
-    /// The header and the frame, as [`PacketSocket::send`] takes them.
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[VNET_AT..FRAME_AT + self.len]
+        self.is_truncated = false;
     }
 }
 
@@ -106,6 +98,15 @@ pub struct Outgoing<'a> {
     pub bytes: &'a [u8],
 }
 
+/// A frame to send, in pieces.
+#[derive(Clone, Copy)]
+pub struct Pieces<'a> {
+    /// The interface it leaves by.
+    pub ifindex: u32,
+    /// Its virtio_net_hdr and all headers in the first, then the rest.
+    pub pieces: &'a [IoSlice<'a>],
+}
+
 /// A raw packet socket that sees every interface of the namespace it was opened in.
 #[derive(Debug)]
 pub struct PacketSocket(OwnedFd);
@@ -115,7 +116,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// EPERM without CAP_NET_RAW; ENOPROTOOPT on kernels older than 4.20.
-    pub fn open(receive_buffer_bytes: usize, receive_timeout: Duration) -> io::Result<Self> {
+    pub fn open(buffer_bytes: usize) -> io::Result<Self> {
         // SAFETY: socket() takes no pointers; protocol 0 keeps it from receiving before it is set up.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
@@ -125,7 +126,7 @@ impl PacketSocket {
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)?;
         socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)?;
-        let bytes = i32::try_from(receive_buffer_bytes).unwrap_or(i32::MAX);
+        let bytes = i32::try_from(buffer_bytes).unwrap_or(i32::MAX);
         // Forcing past rmem_max wants CAP_NET_ADMIN; without it the kernel's limit has to do.
         if socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes).is_err() {
             socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes)?;
@@ -133,20 +134,7 @@ impl PacketSocket {
         if socket.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes).is_err() {
             socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes)?;
         }
-        socket.wait_at_most(receive_timeout)?;
         Ok(socket)
-    }
-
-    /// Changes how long [`PacketSocket::receive`] waits.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub fn wait_at_most(&self, timeout: Duration) -> io::Result<()> {
-        let timeout = libc::timeval {
-            tv_sec: timeout.as_secs() as libc::time_t,
-            tv_usec: timeout.subsec_micros() as libc::suseconds_t,
-        };
-        self.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)
     }
 
     /// Begins to receive frames of every protocol from every interface.
@@ -221,35 +209,59 @@ impl PacketSocket {
         }
     }
 
-    /// Waits for a frame and takes it with those already behind it; returns how many slots were filled.
+    /// Has small frames handed over in a ring of this size from now on, and copies of longer ones in the queue.
+    /// To be called before the socket is bound.
+    ///
+    /// # Errors
+    /// ENOMEM when there is no memory for it.
+    pub fn ring(&self, bytes: usize) -> io::Result<Ring> {
+        self.set(libc::SOL_PACKET, PACKET_COPY_THRESH, &1i32)?;
+        Ring::new(self.0.as_fd(), bytes)
+    }
+
+    /// Waits until there is a frame in the ring or the queue.
     ///
     /// # Errors
     /// WouldBlock when the timeout passed, else what the kernel answers.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let timeout = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: one live pollfd, and the count says so.
+        match unsafe { libc::poll(&raw mut poll, 1, timeout) } {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ if poll.revents & libc::POLLERR != 0 => {
+                let mut error = 0i32;
+                self.get(libc::SOL_SOCKET, libc::SO_ERROR, &mut error)?;
+                Err(io::Error::from_raw_os_error(error))
+            }
+            n if n < 0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes frames that are in the queue already; returns how many slots were filled.
+    ///
+    /// # Errors
+    /// WouldBlock when there is none, else what the kernel answers.
     pub fn receive(&self, slots: &mut [Slot]) -> io::Result<usize> {
         let count = slots.len().min(BATCH);
         // SAFETY: these are C structures for which all zeros is a valid value.
-        let (mut headers, mut vectors, mut addresses): (
-            [libc::mmsghdr; BATCH],
-            [libc::iovec; BATCH],
-            [libc::sockaddr_ll; BATCH],
-        ) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        let (mut headers, mut vectors): ([libc::mmsghdr; BATCH], [libc::iovec; BATCH]) =
+            unsafe { (zeroed(), zeroed()) };
         for (i, slot) in slots.iter_mut().take(count).enumerate() {
-            let room = &mut slot.buffer[VNET_AT..];
+            let room = slot.buffer_mut();
             vectors[i] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-            let header = &mut headers[i].msg_hdr;
-            header.msg_name = (&raw mut addresses[i]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            header.msg_iov = &raw mut vectors[i];
-            header.msg_iovlen = 1;
+            headers[i].msg_hdr.msg_iov = &raw mut vectors[i];
+            headers[i].msg_hdr.msg_iovlen = 1;
         }
-        // SAFETY: the first `count` headers point at vectors, addresses and slots that outlive the call, each
-        // with its true length, and no two share memory.
+        // SAFETY: the first `count` headers point at vectors and slots that outlive the call, each with its true
+        // length, and no two share memory.
         let received = unsafe {
             libc::recvmmsg(
                 self.0.as_raw_fd(),
                 headers.as_mut_ptr(),
                 count as libc::c_uint,
-                libc::MSG_WAITFORONE as _,
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };
@@ -259,8 +271,7 @@ impl PacketSocket {
         let received = received as usize;
         for (i, slot) in slots.iter_mut().take(received).enumerate() {
             slot.len = (headers[i].msg_len as usize).saturating_sub(VNET_HEADER_BYTES).min(FRAME_BYTES);
-            slot.truncated = headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            slot.ifindex = addresses[i].sll_ifindex as u32;
+            slot.is_truncated = headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         }
         Ok(received)
     }
@@ -271,28 +282,42 @@ impl PacketSocket {
     /// What stopped the first frame, when none went out.
     pub fn send(&self, frames: &[Outgoing<'_>]) -> io::Result<usize> {
         let count = frames.len().min(BATCH);
-        // SAFETY: these are C structures for which all zeros is a valid value.
-        let (mut headers, mut vectors, mut addresses): (
-            [libc::mmsghdr; BATCH],
-            [libc::iovec; BATCH],
-            [libc::sockaddr_ll; BATCH],
-        ) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        let mut bytes = [IoSlice::new(&[]); BATCH];
+        for (piece, outgoing) in bytes.iter_mut().zip(frames) {
+            *piece = IoSlice::new(outgoing.bytes);
+        }
+        let mut pieces = [Pieces { ifindex: 0, pieces: &[] }; BATCH];
         for (i, outgoing) in frames.iter().take(count).enumerate() {
-            // sendmmsg only reads through this pointer; iovec has no const form.
-            vectors[i] = libc::iovec {
-                iov_base: outgoing.bytes.as_ptr().cast_mut().cast(),
-                iov_len: outgoing.bytes.len(),
-            };
+            pieces[i] = Pieces { ifindex: outgoing.ifindex, pieces: &bytes[i..=i] };
+        }
+        self.send_pieces(&pieces[..count])
+    }
+
+    /// Sends frames (at most [`BATCH`]) without waiting; returns how many of the first went out.
+    ///
+    /// # Errors
+    /// What stopped the first frame, when none went out.
+    pub fn send_pieces(&self, frames: &[Pieces<'_>]) -> io::Result<usize> {
+        let count = frames.len().min(BATCH);
+        // SAFETY: these are C structures for which all zeros is a valid value.
+        let (mut headers, mut addresses): ([libc::mmsghdr; BATCH], [libc::sockaddr_ll; BATCH]) =
+            unsafe { (zeroed(), zeroed()) };
+        for (i, outgoing) in frames.iter().take(count).enumerate() {
             addresses[i] = link_address(outgoing.ifindex);
-            let ethertype = outgoing.bytes.get(VNET_HEADER_BYTES + 12..).and_then(|rest| rest.first_chunk());
+            let ethertype = outgoing
+                .pieces
+                .first()
+                .and_then(|first| first.get(VNET_HEADER_BYTES + 12..))
+                .and_then(|rest| rest.first_chunk());
             addresses[i].sll_protocol = ethertype.copied().map_or(0, u16::from_ne_bytes);
             let header = &mut headers[i].msg_hdr;
             header.msg_name = (&raw mut addresses[i]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            header.msg_iov = &raw mut vectors[i];
-            header.msg_iovlen = 1;
+            // IoSlice has the layout of iovec, and sendmmsg only reads through this pointer.
+            header.msg_iov = outgoing.pieces.as_ptr().cast_mut().cast();
+            header.msg_iovlen = outgoing.pieces.len() as _;
         }
-        // SAFETY: the first `count` headers point at vectors, addresses and frames that outlive the call, each
+        // SAFETY: the first `count` headers point at pieces and addresses that outlive the call, each
         // with its true length; the kernel writes only msg_len.
         let sent = unsafe {
             libc::sendmmsg(
@@ -314,18 +339,7 @@ impl PacketSocket {
     }
 
     fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
-        // SAFETY: `value` is a live T and the length is its own; callers pass the type the option takes, and
-        // the one option with a pointer inside (`set_program`) keeps its target alive for the call.
-        let result = unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                level,
-                name,
-                (&raw const *value).cast(),
-                size_of::<T>() as libc::socklen_t,
-            )
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        set_option(self.0.as_fd(), level, name, value)
     }
 
     fn get<T: Copy>(&self, level: libc::c_int, name: libc::c_int, value: &mut T) -> io::Result<()> {
@@ -347,4 +361,55 @@ fn link_address(ifindex: u32) -> libc::sockaddr_ll {
     address.sll_ifindex = ifindex as i32;
     address.sll_halen = 6;
     address
+}
+
+/// Asks for a receive ring of TPACKET_V2 with `blocks` of [`BLOCK_BYTES`] and slots of [`SLOT_BYTES`], and maps it.
+pub(crate) fn map_ring(socket: BorrowedFd<'_>, blocks: usize) -> io::Result<NonNull<u8>> {
+    let count = |n: usize| libc::c_uint::try_from(n).map_err(|_| io::ErrorKind::InvalidInput);
+    let request = libc::tpacket_req {
+        tp_block_size: count(BLOCK_BYTES)?,
+        tp_block_nr: count(blocks)?,
+        tp_frame_size: count(SLOT_BYTES)?,
+        tp_frame_nr: count(blocks * (BLOCK_BYTES / SLOT_BYTES))?,
+    };
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as i32))?;
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
+    // SAFETY: a new mapping at an address of the kernel's choice, exactly as long as the ring just made.
+    let memory = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            blocks * BLOCK_BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_POPULATE,
+            socket.as_raw_fd(),
+            0,
+        )
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(memory.cast()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Unmaps what [`map_ring`] mapped.
+pub(crate) fn unmap_ring(base: NonNull<u8>, bytes: usize) {
+    // SAFETY: only the ring's owner calls this, once, with the mapping's own address and length.
+    unsafe {
+        libc::munmap(base.as_ptr().cast(), bytes);
+    }
+}
+
+fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: `value` is a live T and the length is its own; callers pass the type the option takes, and
+    // the one option with a pointer inside (`set_program`) keeps its target alive for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

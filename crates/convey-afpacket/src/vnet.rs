@@ -5,6 +5,11 @@ use convey_engine::{Checksum, FrameMeta, Gso};
 use crate::sys::VNET_HEADER_BYTES;
 
 const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
 
 /// Longest header part worth keeping linear: Ethernet, IPv6 with options, TCP with options.
 const MAX_LINEAR_BYTES: u16 = 256;
@@ -66,6 +71,41 @@ impl VnetHeader {
         [0; VNET_HEADER_BYTES]
     }
 
+    /// Whether the layer-4 checksum needs no look: still to be filled in, or found right on the way here.
+    pub fn is_checked(&self) -> bool {
+        self.flags & (NEEDS_CSUM | DATA_VALID) != 0
+    }
+
+    /// Whether this is no super-frame, and its checksum, if it is open, is the one at `offset` behind `start`.
+    pub fn is_plain_with_checksum_at(&self, start: usize, offset: usize) -> bool {
+        self.gso_type == 0
+            && (self.flags & NEEDS_CSUM == 0
+                || (usize::from(self.csum_start), usize::from(self.csum_offset)) == (start, offset))
+    }
+
+    /// The header of a super-frame of UDP or TCP, to be cut into segments of `segment_bytes` behind
+    /// `header_bytes` of headers, its checksum open `checksum.1` behind `checksum.0`.
+    pub fn super_frame(
+        (is_udp, is_v6): (bool, bool),
+        header_bytes: usize,
+        segment_bytes: usize,
+        checksum: (usize, usize),
+    ) -> [u8; VNET_HEADER_BYTES] {
+        Self {
+            flags: NEEDS_CSUM,
+            gso_type: match (is_udp, is_v6) {
+                (true, _) => GSO_UDP_L4,
+                (false, true) => GSO_TCPV6,
+                (false, false) => GSO_TCPV4,
+            },
+            header_len: header_bytes as u16,
+            gso_size: segment_bytes as u16,
+            csum_start: checksum.0 as u16,
+            csum_offset: checksum.1 as u16,
+        }
+        .bytes()
+    }
+
     fn bytes(&self) -> [u8; VNET_HEADER_BYTES] {
         let [h0, h1] = self.header_len.to_ne_bytes();
         let [g0, g1] = self.gso_size.to_ne_bytes();
@@ -78,8 +118,6 @@ impl VnetHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DATA_VALID: u8 = 2;
 
     #[test]
     fn a_super_frame_with_an_open_checksum_keeps_both() {

@@ -1,22 +1,24 @@
 //! One worker's loop: receive a batch, decide about each frame, send what is to be sent.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
 
+use crate::coalesce::{Coalescer, Departure};
 use crate::engine::Shared;
+use crate::intake::Intake;
 use crate::parking::Parking;
 use crate::stats::{IoCounters, Loss};
 use crate::supervise::STUBBORN;
-use crate::sys::{BATCH, Outgoing, PacketSocket, Slot};
+use crate::sys::{BATCH, Outgoing, PacketSocket, Pieces, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;
 use crate::wake::Wake;
 
 /// How long a worker waits for frames before it looks after its flows.
-pub const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long it waits while frames are parked.
 const PARKED_TIMEOUT: Duration = Duration::from_millis(1);
@@ -30,17 +32,13 @@ const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
 /// Pause after an error that would otherwise come again at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
-/// Frames longer than this on average are super-frames.
-const LARGE_FRAME_BYTES: usize = 8192;
-
-/// Super-frames taken at once: 256 KB, which second-level caches hold.
-const LARGE_BATCH: usize = 4;
-
 /// A frame of the batch that is to leave.
 #[derive(Clone, Copy)]
-struct Departure {
-    slot: usize,
+struct Leaving {
+    /// Its number in the batch.
+    at: usize,
     ifindex: u32,
+    is_checked: bool,
 }
 
 /// What a worker thread owns, kept over a panic.
@@ -50,37 +48,30 @@ pub struct Runner {
     io: Arc<IoCounters>,
     wake: Wake,
     worker: Worker,
-    slots: Vec<Slot>,
-    departures: Vec<Departure>,
+    intake: Intake,
+    departures: Vec<Leaving>,
+    coalescer: Coalescer,
     parking: Parking,
-    /// Whether the socket's timeout is the short one.
-    is_waiting: bool,
     missed: Option<(u32, std::net::IpAddr, Instant)>,
     in_hand: u64,
-    /// Bytes of the last batch.
-    bytes_in: usize,
-    /// Slots the next batch may fill.
-    offer: usize,
     ticked: Instant,
 }
 
 impl Runner {
     /// Worker `index` of `shared`.
-    pub fn new(index: usize, shared: Arc<Shared>, wake: Wake) -> Self {
+    pub fn new(index: usize, intake: Intake, shared: Arc<Shared>, wake: Wake) -> Self {
         Self {
             worker: shared.new_worker(index),
             io: shared.io[index].clone(),
             index,
             shared,
             wake,
-            slots: (0..BATCH).map(|_| Slot::new()).collect(),
+            intake,
             departures: Vec::with_capacity(BATCH),
+            coalescer: Coalescer::default(),
             parking: Parking::default(),
-            is_waiting: false,
             missed: None,
             in_hand: 0,
-            bytes_in: 0,
-            offer: BATCH,
             ticked: Instant::now(),
         }
     }
@@ -98,16 +89,14 @@ impl Runner {
         let shared = self.shared.clone();
         let socket = &shared.sockets[self.index];
         while !shared.stopping() {
-            match socket.receive(&mut self.slots[..self.offer]) {
-                Ok(received) => {
-                    self.forward(socket, received);
-                    self.offer = offer_after(self.bytes_in, received);
-                }
+            let timeout = if self.parking.is_empty() { RECEIVE_TIMEOUT } else { PARKED_TIMEOUT };
+            match self.intake.receive(socket, timeout) {
+                Ok(received) => self.forward(socket, received),
                 Err(error) if is_timeout(&error) => self.tick(),
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
-            if self.is_waiting || !self.parking.is_empty() {
+            if !self.parking.is_empty() {
                 self.retry_parked(socket);
             }
             shared.questions[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
@@ -122,29 +111,32 @@ impl Runner {
         let now = self.shared.now();
         self.departures.clear();
         self.in_hand = received as u64;
-        self.bytes_in = self.slots[..received].iter().map(|slot| slot.len).sum();
-        for index in 0..received {
-            let slot = &mut self.slots[index];
-            if slot.truncated {
-                self.io.lost(Loss::RxTooLong, 1);
-                continue;
-            }
-            let header = VnetHeader::parse(&slot.vnet());
-            let meta: FrameMeta = header.meta(slot.ifindex);
-            let len = slot.len;
-            let verdict = process(slot.frame_mut(), len, &meta, &snapshot, &next_hops, &mut self.worker, now);
+        for at in 0..received {
+            let arrival = match self.intake.arrival(at) {
+                Ok(arrival) => arrival,
+                Err(loss) => {
+                    self.io.lost(loss, 1);
+                    continue;
+                }
+            };
+            let header =
+                VnetHeader::parse(self.intake.bytes(at).first_chunk().unwrap_or(&[0; VNET_HEADER_BYTES]));
+            let meta: FrameMeta = header.meta(arrival.ifindex);
+            let frame = self.intake.buffer_mut(at).get_mut(VNET_HEADER_BYTES..).unwrap_or_default();
+            let verdict = process(frame, arrival.len, &meta, &snapshot, &next_hops, &mut self.worker, now);
             match verdict {
                 Verdict::Forward(f) => {
-                    slot.depart(header.forwarded(), f.len);
-                    self.departures.push(Departure { slot: index, ifindex: f.egress_ifindex });
+                    self.intake.depart(at, header.forwarded(), f.len);
+                    let is_checked = header.is_checked();
+                    self.departures.push(Leaving { at, ifindex: f.egress_ifindex, is_checked });
                 }
                 Verdict::Reply(r) => {
-                    slot.depart(VnetHeader::plain(), r.len);
-                    self.departures.push(Departure { slot: index, ifindex: r.egress_ifindex });
+                    self.intake.depart(at, VnetHeader::plain(), r.len);
+                    self.departures.push(Leaving { at, ifindex: r.egress_ifindex, is_checked: false });
                 }
                 // The engine has left the bytes as they came.
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
-                    self.parking.park(meta.ingress_ifindex, slot.bytes(), address, Instant::now());
+                    self.parking.park(arrival.ifindex, self.intake.bytes(at), address, Instant::now());
                     self.missing(ifindex, address);
                 }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
@@ -163,32 +155,76 @@ impl Runner {
             let next_hops = self.shared.next_hops.load();
             let Some(frame) = self.parking.next_ready(&next_hops, Instant::now()) else { break };
             drop(next_hops);
-            self.slots[0].refill(frame.ifindex, &frame.bytes);
+            self.intake.refill(frame.ifindex, &frame.bytes);
             self.io.retried.fetch_add(1, Relaxed);
             self.forward(socket, 1);
         }
-        if self.is_waiting == self.parking.is_empty() {
-            self.is_waiting = !self.parking.is_empty();
-            let timeout = if self.is_waiting { PARKED_TIMEOUT } else { RECEIVE_TIMEOUT };
-            // With the former timeout parked frames are looked at later, no worse.
-            let _ = socket.wait_at_most(timeout);
+    }
+
+    /// Sends what the batch has for the network, runs of a flow as super-frames.
+    fn send(&mut self, socket: &PacketSocket) {
+        self.coalescer.clear();
+        let (intake, departures) = (&self.intake, &self.departures);
+        let departure = |at: usize| {
+            let Leaving { at, ifindex, is_checked } = departures[at];
+            Departure { ifindex, bytes: intake.bytes(at), is_checked }
+        };
+        for at in 0..departures.len() {
+            self.coalescer.add(at, departure);
+        }
+        self.coalescer.finish(departure);
+
+        // The pieces of each group follow each other.
+        let mut pieces = [IoSlice::new(&[]); 2 * BATCH];
+        let mut frames = [Pieces { ifindex: 0, pieces: &[] }; BATCH];
+        let mut ends = [0; BATCH];
+        let (mut groups, mut end) = (0, 0);
+        for group in self.coalescer.groups() {
+            let header = group.header();
+            let skipped = header.map_or(0, <[u8]>::len);
+            let bodies = group.members().map(|at| departure(at).bytes.get(skipped..).unwrap_or_default());
+            for (piece, bytes) in pieces[end..].iter_mut().zip(header.into_iter().chain(bodies)) {
+                *piece = IoSlice::new(bytes);
+                end += 1;
+            }
+            ends[groups] = end;
+            groups += 1;
+        }
+        let mut begin = 0;
+        for ((frame, group), end) in frames.iter_mut().zip(self.coalescer.groups()).zip(ends) {
+            *frame = Pieces { ifindex: group.ifindex(), pieces: &pieces[begin..end] };
+            begin = end;
+        }
+
+        let mut refused = None;
+        let mut at = 0;
+        while at < groups {
+            match socket.send_pieces(&frames[at..groups]) {
+                Ok(sent) => at += sent.max(1),
+                Err(error) => {
+                    if let Some(group) = self.coalescer.groups().nth(at) {
+                        if group.len() > 1 && error.raw_os_error() == Some(libc::EINVAL) {
+                            refused = Some(at);
+                            self.send_apart(socket, group.members().map(departure));
+                        } else {
+                            // Never tried again: the sender's own retransmission is the queue.
+                            self.io.lost(Loss::of_send(&error), group.len() as u64);
+                        }
+                    }
+                    at += 1;
+                }
+            }
+        }
+        if let Some(group) = refused {
+            self.coalescer.refuse(group);
         }
     }
 
-    fn send(&self, socket: &PacketSocket) {
-        let mut frames = [Outgoing { ifindex: 0, bytes: &[] }; BATCH];
-        for (frame, d) in frames.iter_mut().zip(&self.departures) {
-            *frame = Outgoing { ifindex: d.ifindex, bytes: self.slots[d.slot].bytes() };
-        }
-        let mut rest = &frames[..self.departures.len().min(BATCH)];
-        while !rest.is_empty() {
-            match socket.send(rest) {
-                Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
-                Err(error) => {
-                    // Never tried again: the sender's own retransmission is the queue.
-                    self.io.lost(Loss::of_send(&error), 1);
-                    rest = &rest[1..];
-                }
+    /// Sends the frames of a group that the kernel does not take as one: an older kernel, with UDP.
+    fn send_apart<'a>(&self, socket: &PacketSocket, frames: impl Iterator<Item = Departure<'a>>) {
+        for Departure { ifindex, bytes, .. } in frames {
+            if let Err(error) = socket.send(&[Outgoing { ifindex, bytes }]) {
+                self.io.lost(Loss::of_send(&error), 1);
             }
         }
     }
@@ -212,11 +248,6 @@ impl Runner {
         self.io.flows.store(self.worker.flows() as u64, Relaxed);
         self.ticked = Instant::now();
     }
-}
-
-/// How many slots to offer after a batch of so many bytes: super-frames are sent before they fall out of the cache.
-fn offer_after(bytes: usize, received: usize) -> usize {
-    if bytes > received * LARGE_FRAME_BYTES { LARGE_BATCH } else { BATCH }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
