@@ -1,8 +1,9 @@
 /** The product in a packet lab: the command line with a configuration file, in the balancer's namespace. */
 
+import { mkdtemp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { PacketStats, Stats } from "../../../ts/index.ts";
-import { type Product, startConvey } from "../../support/convey.ts";
+import { type Product, runConvey } from "../../support/convey.ts";
 import { succeed, until } from "../../support/processes.ts";
 import { answerAsVip, holdVip } from "./dsr.ts";
 import { type Arms, type Family, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
@@ -123,7 +124,9 @@ export class Scene implements AsyncDisposable {
 
   /** Starts a balancer and waits until it is ready. */
   async balance(settings: Partial<Settings> = {}): Promise<Product> {
-    return startConvey(this.configuration(settings), this.prefix());
+    const file = join(await mkdtemp(join(this.services.folder, "balancer-")), "config.toml");
+    await writeFile(file, this.configuration(settings), { mode: 0o600 });
+    return runConvey(file, this.prefix());
   }
 
   /** The words before the command line of a balancer: where it runs, and where it notes what it changes. */

@@ -1,7 +1,7 @@
 /** Conversations in a packet lab: a server that tells what it sees, and a client that holds connections. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 import ts from "typescript";
 import { type Running, start, until } from "../../support/processes.ts";
 import { type Family, type PacketLab, type Place, SERVERS } from "./lab.ts";
@@ -61,9 +61,6 @@ export function program(file: string, ...args: string[]): string[] {
 
 /** Compiled once, here: a compiler in each of the processes would cost a second of start-up. */
 function compile(file: string): string {
-  const folder = mkdtempSync(join(tmpdir(), "convey-talk-"));
-  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
-  const script = join(folder, file.replace(/\.ts$/, ".mjs"));
   const { outputText } = ts.transpileModule(readFileSync(join(import.meta.dirname, file), "utf8"), {
     compilerOptions: {
       target: ts.ScriptTarget.ES2022,
@@ -71,7 +68,13 @@ function compile(file: string): string {
       verbatimModuleSyntax: true,
     },
   });
-  writeFileSync(script, outputText);
+  const folder = resolve(import.meta.dirname, "../../../target/net");
+  const hash = createHash("sha256").update(outputText).digest("hex").slice(0, 16);
+  const script = join(folder, `${file.replace(/\.ts$/, "")}-${hash}.mjs`);
+  mkdirSync(folder, { recursive: true });
+  // Renamed into place: another run may read it at this moment.
+  writeFileSync(`${script}.${process.pid}`, outputText);
+  renameSync(`${script}.${process.pid}`, script);
   return script;
 }
 
