@@ -27,7 +27,7 @@ use crate::worker::Runner;
 const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
 
 /// The part of the receive buffer that is a ring of small frames.
-const RING_SHARE: usize = 8;
+const RING_SHARE: usize = 4;
 
 /// Receives the indices of the interfaces listened on, at the start and whenever they change.
 pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
@@ -37,7 +37,7 @@ pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
 pub struct EngineConfig {
     /// Where to listen.
     pub interfaces: Interfaces,
-    /// Receive buffer of each worker in bytes: an eighth at once for small frames, the rest as long ones come.
+    /// Receive buffer of each worker in bytes: a quarter at once for small frames, the rest as long ones come.
     pub receive_buffer_bytes: usize,
     /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
     pub on_interfaces: Option<InterfaceSink>,
