@@ -7,6 +7,7 @@ const suite = (name: string, groupOrder: number, alone: boolean) => ({
     name,
     include: [`__test__/${name}/**/*.test.{ts,mjs}`],
     sequence: { groupOrder },
+    setupFiles: ["__test__/support/only-declared.ts"],
     ...(alone ? { fileParallelism: false } : {}),
   },
 });

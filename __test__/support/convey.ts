@@ -59,8 +59,12 @@ export async function runConvey(file: string, prefix: readonly string[] = []): P
     process: process_,
     file,
     front: { host, port: Number(port) },
-    stats: async () =>
-      JSON.parse(await succeed([...prefix, "curl", "-sf", "--max-time", "5", stats])) as Stats,
+    stats: async () => {
+      if (prefix.length === 0) {
+        return (await (await fetch(stats, { signal: AbortSignal.timeout(5_000) })).json()) as Stats;
+      }
+      return JSON.parse(await succeed([...prefix, "curl", "-sf", "--max-time", "5", stats])) as Stats;
+    },
     replace(next) {
       writeFileSync(`${file}.new`, next, { mode: 0o600 });
       renameSync(`${file}.new`, file);

@@ -1,4 +1,5 @@
 /** Adds up outcomes of several test runners. A runner that ended badly without a failed test counts as one. */
+import { namesIn, unknownNames } from "./needs.mjs";
 
 /** An empty tally: `failed` and `skipped` hold `{ name, reason }`. */
 export const noOutcomes = () => ({ passed: 0, failed: [], skipped: [] });
@@ -42,6 +43,33 @@ export function readCargoTest(output, ended) {
   while (tally.failed.length < failed)
     tally.failed.push({ name: "a Rust test", reason: "failed; see above" });
   return withCrash(tally, "cargo test", ended);
+}
+
+/**
+ * Ignored Rust tests by what they need. A test that another one runs (`run … by name`) is no test of its own; a need
+ * that nobody knows is a mistake, because its test would never run; other reasons are left as they are.
+ */
+export function byNeeds(ignored) {
+  const groups = new Map();
+  const sorted = { others: [], wrong: [] };
+  for (const test of ignored) {
+    const needs = namesIn(test.reason)?.sort();
+    if (needs === undefined) {
+      if (!/^run (in .+ )?by \w+$/.test(test.reason)) sorted.others.push(test);
+      continue;
+    }
+    const unknown = unknownNames(needs);
+    if (unknown.length > 0) {
+      sorted.wrong.push({
+        name: test.name,
+        reason: `needs ${unknown.join(", ")}, which ts/bootstrap/needs.mjs does not know`,
+      });
+      continue;
+    }
+    const key = needs.join();
+    groups.set(key, { needs, tests: [...(groups.get(key)?.tests ?? []), test] });
+  }
+  return { groups: [...groups.values()], ...sorted };
 }
 
 /** Reads the run of ignored tests; one that was asked for and did not show up counts as failed. */

@@ -15,6 +15,7 @@ import {
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
+import { needs } from "../../support/requirements.ts";
 
 const bench = harness();
 const { balance, echo, toClose } = bench;
@@ -123,7 +124,8 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
   expect(lb.stats().total_connections).toBe(0);
 });
 
-test("nginx, checked a hundred times, logs no error", async () => {
+test("nginx, checked a hundred times, logs no error", async (context) => {
+  needs(context, { tools: ["nginx"] });
   const directory = await mkdtemp(join(tmpdir(), "convey-nginx-"));
   const port = await closedPort();
   const log = join(directory, "error.log");

@@ -8,6 +8,7 @@ import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Balancer, createBalancer } from "../../../ts/index.ts";
 import { ask, httpServer, pause, poolConfig, type TestServer } from "../../support/control.ts";
+import { needs } from "../../support/requirements.ts";
 
 let server: TestServer;
 let lb: Balancer | undefined;
@@ -64,7 +65,8 @@ describe("what it serves", () => {
     expect(stats).not.toHaveProperty("return_path_visible");
   });
 
-  test("curl reads it", async () => {
+  test("curl reads it", async (context) => {
+    needs(context, { tools: ["curl"] });
     const { host, port } = await start();
     const { stdout } = await promisify(execFile)("curl", ["-sf", `http://${host}:${port}/stats`]);
     expect(JSON.parse(stdout).mode).toBe("proxy");

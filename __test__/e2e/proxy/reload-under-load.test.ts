@@ -6,6 +6,7 @@ import { harness, poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
 import { failed, load, loadgenPath, startServer } from "../../support/loadgen.ts";
 import { finish, until } from "../../support/processes.ts";
+import { needs } from "../../support/requirements.ts";
 import { dial, echo, listening } from "../../support/sockets.ts";
 
 // Built here, so that a first build is not charged to a test.
@@ -85,7 +86,8 @@ test("C23: kept connections live through 30 reloads of the file, and not one req
   expect(stats.frontends.web?.total_connections).toBeLessThanOrEqual(50);
 });
 
-test("C24: after SIGTERM nothing new is accepted, what is under way finishes, and the exit code is 0", async () => {
+test("C24: after SIGTERM nothing new is accepted, what is under way finishes, and the exit code is 0", async (context) => {
+  needs(context, { tools: ["curl"] });
   await using server = await listening(echo);
   await using product = await startConvey(pool({ s1: server.addr }));
   const client = await dial(product.front);

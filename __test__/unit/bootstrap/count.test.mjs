@@ -1,6 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { addUp, closingLine, readCargoTest, readIgnored, readVitest } from "../../../ts/bootstrap/count.mjs";
-import { isMet } from "../../../ts/bootstrap/needs.mjs";
+import {
+  addUp,
+  byNeeds,
+  closingLine,
+  readCargoTest,
+  readIgnored,
+  readVitest,
+} from "../../../ts/bootstrap/count.mjs";
 
 const good = { ok: true, text: "exit code 0" };
 const bad = { ok: false, text: "exit code 101" };
@@ -49,16 +55,36 @@ describe("cargo test", () => {
 });
 
 describe("ignored Rust tests", () => {
-  it.each([
-    ["needs root", true],
-    ["needs root: makes network namespaces", true],
-    ["needs clang-16, llvm-16 and libbpf-dev", false],
-    ["needs root, and clang-16", false],
-    ["needs patience", false],
-    ["takes an hour", false],
-    ["marked as ignored", false],
-  ])("%j is met on a machine with root alone: %s", (reason, met) => {
-    expect(isMet(reason, {}, { root: () => true, "clang-16": () => false, "llvm-16": () => true })).toBe(met);
+  const test = (reason) => ({ name: reason, reason });
+
+  it("are put together by what they need, in whatever order and words they say it", () => {
+    const reasons = [
+      "needs root",
+      "needs nft, root: why",
+      "needs root, and nft",
+      "needs root and nft: another",
+    ];
+    const { groups, others, wrong } = byNeeds(reasons.map(test));
+    expect(groups.map(({ needs, tests }) => [needs, tests.length])).toEqual([
+      [["root"], 1],
+      [["nft", "root"], 3],
+    ]);
+    expect([others, wrong]).toEqual([[], []]);
+  });
+
+  it("that need what nobody knows fail: they would never run", () => {
+    const { groups, wrong } = byNeeds([test("needs patience: it takes an hour")]);
+    expect(groups).toEqual([]);
+    expect(wrong).toEqual([
+      { name: expect.any(String), reason: expect.stringMatching(/^needs patience, which .*needs\.mjs/) },
+    ]);
+  });
+
+  it("that another test runs are no tests of their own; any other reason is left as it is", () => {
+    const run = ["run in a child process by one_with_few_descriptors", "run by another"];
+    const { groups, others } = byNeeds([...run, "takes an hour", "marked as ignored"].map(test));
+    expect(groups).toEqual([]);
+    expect(others.map(({ name }) => name)).toEqual(["takes an hour", "marked as ignored"]);
   });
 
   it("that were asked for and did not run count as failed", () => {

@@ -211,19 +211,19 @@ fn tcp_is_rewritten(vip: &'static str) {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn tcp_over_ipv4_is_answered_from_the_vip_with_right_checksums() {
     tcp_is_rewritten(VIP);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn tcp_over_ipv6_is_answered_from_the_vip_with_right_checksums() {
     tcp_is_rewritten(VIP6);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn health_checks_are_answered_from_the_servers_own_address() {
     let pair = Pair::new();
     let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
@@ -247,7 +247,7 @@ fn health_checks_are_answered_from_the_servers_own_address() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn udp_is_answered_from_the_vip_whole_fragmented_and_refused() {
     let pair = Pair::new();
     pair.balance();
@@ -282,7 +282,7 @@ fn udp_is_answered_from_the_vip_whole_fragmented_and_refused() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn other_services_of_the_server_keep_their_address() {
     let pair = Pair::new();
     pair.server.enter(|| serve(TcpListener::bind("[::]:22").unwrap()));
@@ -296,7 +296,7 @@ fn other_services_of_the_server_keep_their_address() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn by_method_l2_the_server_holds_the_vip_and_does_not_announce_it() {
     let pair = Pair::new();
     let before = pair.state_of_the_server();
@@ -325,7 +325,7 @@ fn by_method_l2_the_server_holds_the_vip_and_does_not_announce_it() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn the_method_of_a_vip_can_be_changed() {
     let pair = Pair::new();
     let before = pair.state_of_the_server();
@@ -342,7 +342,7 @@ fn the_method_of_a_vip_can_be_changed() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn a_preparation_outlives_cleanup_and_its_loss_is_noticed() {
     let pair = Pair::new();
     let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
@@ -359,7 +359,7 @@ fn a_preparation_outlives_cleanup_and_its_loss_is_noticed() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn an_interrupted_preparation_is_taken_back_by_cleanup() {
     let pair = Pair::new();
     let before = pair.state_of_the_server();
@@ -373,7 +373,7 @@ fn an_interrupted_preparation_is_taken_back_by_cleanup() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn after_a_reboot_the_preparation_is_missing_and_can_be_made_again() {
     let pair = Pair::new();
     let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
@@ -399,7 +399,7 @@ fn edit_journal(pair: &Pair, from: &str, to: &str) {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn a_clsact_qdisc_of_somebody_else_stays() {
     let pair = Pair::new();
     pair.server.exec("tc qdisc add dev veth0 clsact");
@@ -410,7 +410,7 @@ fn a_clsact_qdisc_of_somebody_else_stays() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn what_cannot_work_is_refused_and_changes_nothing() {
     let pair = Pair::new();
     let before = pair.state_of_the_server();
@@ -430,7 +430,7 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn the_printed_nft_commands_do_the_same() {
     let pair = Pair::new();
     pair.balance();
@@ -452,7 +452,7 @@ fn the_printed_nft_commands_do_the_same() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn the_servers_own_address_is_found_by_the_route_to_the_vip() {
     let pair = Pair::new();
     pair.server.enter(|| {

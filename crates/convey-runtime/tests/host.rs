@@ -150,19 +150,19 @@ fn closing_leaves_the_host_as_it_was(method: GuardMethod) {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn closing_leaves_the_host_as_it_was_with_the_kernel_program() {
     closing_leaves_the_host_as_it_was(GuardMethod::Bpf);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn closing_leaves_the_host_as_it_was_with_nft() {
     closing_leaves_the_host_as_it_was(GuardMethod::Nft);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn balancers_of_one_host_share_reserved_ports_and_end_in_any_order() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -187,7 +187,7 @@ fn balancers_of_one_host_share_reserved_ports_and_end_in_any_order() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn what_the_operator_reserves_meanwhile_stays() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -200,7 +200,7 @@ fn what_the_operator_reserves_meanwhile_stays() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn a_second_balancer_on_the_address_is_refused_and_told_who_has_it() {
     let (_peer, host, folder) = pair();
     let first = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 41000);
@@ -221,7 +221,7 @@ fn a_second_balancer_on_the_address_is_refused_and_told_who_has_it() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn nat_ports_of_another_balancer_on_the_same_address_are_refused() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -237,7 +237,7 @@ fn nat_ports_of_another_balancer_on_the_same_address_are_refused() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_range_that_leaves_the_host_no_port_is_refused() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -253,7 +253,7 @@ fn a_range_that_leaves_the_host_no_port_is_refused() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn what_a_killed_balancer_left_is_reclaimed_and_nothing_of_a_living_one() {
     let (_peer, host, folder) = pair();
     let before = host.enter(state_of_the_host);
@@ -275,7 +275,7 @@ fn what_a_killed_balancer_left_is_reclaimed_and_nothing_of_a_living_one() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn an_nft_table_that_a_killed_balancer_left_is_reclaimed_and_no_other() {
     let (_peer, host, folder) = pair();
     host.exec("nft add table netdev convey_of_somebody_else");
@@ -290,7 +290,7 @@ fn an_nft_table_that_a_killed_balancer_left_is_reclaimed_and_no_other() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn the_next_start_reclaims_what_a_killed_balancer_left() {
     let (_peer, host, folder) = pair();
     let before = host.enter(state_of_the_host);
@@ -303,7 +303,7 @@ fn the_next_start_reclaims_what_a_killed_balancer_left() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_namespace_is_cleaned_up_without_touching_another() {
     let (_peer, host, folder) = pair();
     let (_other_peer, other, _unused) = pair();
@@ -320,7 +320,7 @@ fn a_namespace_is_cleaned_up_without_touching_another() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn a_reload_changes_ports_addresses_and_interfaces() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -351,7 +351,7 @@ fn a_reload_changes_ports_addresses_and_interfaces() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
 fn what_dry_run_prints_can_be_typed() {
     let (_peer, host, folder) = pair();
     let path = folder.0.clone();
@@ -372,7 +372,7 @@ fn what_dry_run_prints_can_be_typed() {
 }
 
 #[test]
-#[ignore = "needs root: changes the owner of a folder"]
+#[ignore = "needs root, ip: changes the owner of a folder"]
 fn a_state_folder_that_others_can_write_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let host = Netns::new("host");

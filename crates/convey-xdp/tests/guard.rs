@@ -188,19 +188,19 @@ fn guard_keeps_the_kernel_out_with(method: GuardMethod) {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft: makes network namespaces"]
 fn the_kernel_program_silences_what_is_handled_and_nothing_else() {
     guard_keeps_the_kernel_out_with(GuardMethod::Bpf);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip, nft: makes network namespaces"]
 fn nft_silences_what_is_handled_and_nothing_else() {
     guard_keeps_the_kernel_out_with(GuardMethod::Nft);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn the_kernel_program_is_chosen_where_it_is_allowed() {
     let host = Netns::new("host");
     host.enter(|| {
@@ -212,7 +212,7 @@ fn the_kernel_program_is_chosen_where_it_is_allowed() {
 }
 
 #[test]
-#[ignore = "needs root: gives up capabilities in a thread"]
+#[ignore = "needs root, ip: gives up capabilities in a thread"]
 fn the_kernel_program_needs_no_more_than_cap_bpf_and_cap_net_admin() {
     use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
     let host = Netns::new("host");

@@ -10,7 +10,7 @@ use convey_xdp::{Guard, GuardMethod, GuardRules};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 #[test]
-#[ignore = "needs root: makes a network namespace"]
+#[ignore = "needs root, ip, nft: makes a network namespace"]
 fn nft_stands_in_where_bpf_is_refused_and_says_why() {
     let host = Netns::new("host");
     host.enter(|| {
