@@ -10,7 +10,8 @@ import { delimiter, join } from "node:path";
 
 /**
  * Name → how it is checked, and the Debian package that brings it. `commands` must all be on the PATH (the name
- * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`.
+ * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`. What only the
+ * bench uses is not installed for tests.
  */
 export const NEEDS = {
   root: { met: isFullRoot, remedy: "run as root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
@@ -18,16 +19,11 @@ export const NEEDS = {
   curl: { package: "curl" },
   ethtool: { package: "ethtool" },
   fish: { package: "fish" },
-  git: { package: "git" },
-  haproxy: { package: "haproxy" },
+  haproxy: { package: "haproxy", benchOnly: true },
   ip: { package: "iproute2" },
-  iperf3: { package: "iperf3" },
   jq: { package: "jq" },
-  nc: { package: "netcat-openbsd" },
   nft: { package: "nftables" },
   nginx: { package: "nginx" },
-  ping: { package: "iputils-ping" },
-  ps: { package: "procps" },
   python3: { package: "python3" },
   socat: { package: "socat" },
   ss: { package: "iproute2" },
@@ -84,10 +80,8 @@ export function remedy(names, table = NEEDS) {
 
 /** Debian packages that would bring what is missing here. */
 export function missingPackages(environment = process.env, table = NEEDS) {
-  const missing = Object.keys(table).filter(
-    (name) => table[name].package && unmet([name], environment, table)[0],
-  );
-  return [...new Set(missing.map((name) => table[name].package))].sort();
+  const wanted = Object.keys(table).filter((name) => table[name].package && !table[name].benchOnly);
+  return [...new Set(unmet(wanted, environment, table).map((name) => table[name].package))].sort();
 }
 
 /** Folders of programs; Debian keeps nginx and nft where a user's PATH does not look. */
