@@ -16,18 +16,18 @@ export function installMissing(environment, say, { asRoot = rootPrefix(environme
   const skipped = (why) => say(`${why}; tests that need these Debian packages are skipped: ${list}`);
   if (environment.CONVEY_TEST_INSTALL === "0") return skipped("CONVEY_TEST_INSTALL=0");
   if (findCommand("apt-get", environment) === undefined) return skipped("there is no apt-get here");
-  if (asRoot === undefined) return skipped("neither root nor sudo without a password");
+  if (asRoot === null) return skipped("neither root nor sudo without a password");
   say(`installing Debian packages that tests need (CONVEY_TEST_INSTALL=0 leaves that out): ${list}`);
   run([...asRoot, "sh", SCRIPT, ...packages], environment);
   const left = missingPackages(environment);
   if (left.length > 0) say(`tests that need these Debian packages are skipped: ${left.join(" ")}`);
 }
 
-/** The words that make a command run as root: none as root, undefined when it cannot be had without a question. */
+/** The words that make a command run as root: none as root, null when it cannot be had without a question. */
 function rootPrefix(environment) {
   if (process.getuid() === 0) return [];
   const sudo = spawnSync("sudo", ["-n", "true"], { env: environment, stdio: "ignore", timeout: 10_000 });
-  return sudo.status === 0 ? ["sudo", "-n"] : undefined;
+  return sudo.status === 0 ? ["sudo", "-n"] : null;
 }
 
 function runScript([file, ...args], environment) {

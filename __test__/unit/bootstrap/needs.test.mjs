@@ -123,7 +123,7 @@ describe("installing", () => {
     expect(said).toEqual([expect.stringMatching(/^there is no apt-get here; [^\n]*curl/)]);
     tool("apt-get");
     said.length = 0;
-    installMissing(nothing(), say, { asRoot: undefined, run: unexpected });
+    installMissing(nothing(), say, { asRoot: null, run: unexpected });
     expect(said).toEqual([expect.stringMatching(/^neither root nor sudo without a password; [^\n]*curl/)]);
   });
 
