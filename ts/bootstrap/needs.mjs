@@ -14,7 +14,7 @@ import { delimiter, join } from "node:path";
  * bench uses is not installed for tests.
  */
 export const NEEDS = {
-  root: { met: isFullRoot, remedy: "run as root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
+  root: { met: isFullRoot, remedy: "run as root; in a container, with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
   "user-namespaces": { met: canUnshare, remedy: "run where users may make namespaces, not in a chroot" },
   curl: { package: "curl" },
   ethtool: { package: "ethtool" },

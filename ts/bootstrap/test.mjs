@@ -1,6 +1,6 @@
 /**
  * `npm test`: installs what tests need where it may, runs every test the machine allows, and prints one closing line
- * over all of them. `npm test rust`, `npm test typescript` run one half.
+ * over all of them. `npm test rust` and `npm test typescript` run one half; what follows the latter goes to vitest.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -14,7 +14,7 @@ import { buildEnvironment } from "./toolchain.mjs";
 
 const environment = buildEnvironment();
 environment.PATH = searchPath(environment).join(":");
-const only = process.argv[2];
+const [only, ...more] = process.argv.slice(2);
 if (only !== undefined && only !== "rust" && only !== "typescript") {
   console.error(`convey: unknown suite "${only}"; use rust or typescript, or nothing for both`);
   process.exit(2);
@@ -28,7 +28,7 @@ const total = addUp(tallies);
 console.log("");
 for (const { name, reason } of total.skipped) console.log(`skipped: ${name}: ${reason}`);
 for (const { name, reason } of total.failed) console.log(`failed: ${name}: ${reason.split("\n")[0]}`);
-if (total.passed + total.failed.length === 0)
+if (total.passed + total.failed.length + total.skipped.length === 0)
   total.failed.push({ name: "all suites", reason: "nothing was run" });
 console.log(closingLine(total));
 process.exitCode = total.failed.length === 0 ? 0 : 1;
@@ -67,11 +67,15 @@ async function typescript() {
   const folder = mkdtempSync(join(tmpdir(), "convey-test-"));
   const report = join(folder, "vitest.json");
   const reporters = ["--reporter=default", "--reporter=./ts/bootstrap/vitest-report.mjs"];
-  const { ended } = await run(process.execPath, ["node_modules/vitest/vitest.mjs", "run", ...reporters], {
-    CONVEY_TEST_REPORT: report,
-    // A deployment's setting; under it libraries drop the checks that tests rely on.
-    NODE_ENV: "test",
-  });
+  const { ended } = await run(
+    process.execPath,
+    ["node_modules/vitest/vitest.mjs", "run", ...reporters, ...more],
+    {
+      CONVEY_TEST_REPORT: report,
+      // A deployment's setting; under it libraries drop the checks that tests rely on.
+      NODE_ENV: "test",
+    },
+  );
   const text = existsSync(report) ? readFileSync(report, "utf8") : undefined;
   rmSync(folder, { recursive: true });
   return readVitest(text, ended);
