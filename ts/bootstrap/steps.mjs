@@ -4,7 +4,9 @@
  */
 import { spawn } from "node:child_process";
 import {
+  accessSync,
   chmodSync,
+  constants,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -104,6 +106,7 @@ export async function bringUpToDate() {
     const ran = [];
     const environment = buildEnvironment();
     // Told before the first step takes its time.
+    requireWritable();
     for (const step of STEPS) if (!fresh(step)) step.require?.(environment);
     for (const step of STEPS) {
       if (fresh(step)) continue;
@@ -119,6 +122,20 @@ export async function bringUpToDate() {
     for (const asset of assetsToCopy()) copyAsset(asset);
     return ran;
   });
+}
+
+/** A checkout of somebody else, or on a read-only file system, can be run but not built. */
+function requireWritable() {
+  for (const folder of ["", "target", "node_modules", "dist", ADDON]) {
+    const path = join(ROOT, folder);
+    try {
+      if (existsSync(path)) accessSync(path, constants.W_OK);
+    } catch {
+      throw new Refusal(
+        `${path} cannot be written by this user, and something there has to be built: build as its owner, or in a copy.`,
+      );
+    }
+  }
 }
 
 function fresh(step) {
