@@ -60,7 +60,7 @@ test("F1, defect 8, the ancestor's dead accept loop: without file descriptors ac
 });
 
 test("F2: without source ports clients are closed and counted, nothing spins, and it recovers", async (context) => {
-  needs(context, { root: true, tools: ["ip", "ethtool", "curl"] });
+  needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "curl"] });
   await using lab = await Lab.create({ balancerPorts: "40000 40009" });
   const server = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });
   await using _ = server.process;

@@ -19,7 +19,7 @@ const FRONT = `${address.front}:8080`;
 test.for(["on", "off"])(
   "C1: curl and nginx exchange 50 MiB each way unchanged and exactly counted, offloads %s",
   async (offloads, context) => {
-    needs(context, { root: true, tools: ["ip", "ethtool", "nginx", "curl"] });
+    needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nginx", "curl"] });
     await using lab = await Lab.create({ offloads: offloads === "on" });
     const root = folder("root");
     const [down, up] = [randomBytes(50 * MIB), randomBytes(50 * MIB)];
@@ -67,7 +67,7 @@ test.for(["on", "off"])(
 );
 
 test("F8: a server black-holed mid-flow is bounded by the idle timeout; another server's clients go on", async (context) => {
-  needs(context, { root: true, tools: ["ip", "ethtool", "nft", "curl"] });
+  needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nft", "curl"] });
   await using lab = await Lab.create();
   const doomed = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });
   await using _doomed = doomed.process;

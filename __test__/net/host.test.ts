@@ -8,7 +8,7 @@ import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
 import { Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "curl", "nft", "setpriv"] });
+const missing = lacking({ root: true, tools: ["ip", "sysctl", "tc", "curl", "nft", "setpriv"] });
 const FILE = sampleFile("passthrough");
 const RESERVED = "cat /proc/sys/net/ipv4/ip_local_reserved_ports";
 

@@ -7,7 +7,7 @@ import { pings } from "./lab/traffic.ts";
 
 for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
   test(`a ${arms} lab carries packets between client, balancer and servers, and leaves nothing behind`, async (context) => {
-    needs(context, { root: true, tools: ["ip", "socat"] });
+    needs(context, { root: true, tools: ["ip", "sysctl", "socat"] });
     let namespace: string;
     {
       await using lab = await PacketLab.create({ arms });

@@ -6,7 +6,7 @@ import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
 import { CLIENT, SERVERS, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "curl"] });
+const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl"] });
 
 describe("samples of the packet modes", () => {
   let segment: Segment;
