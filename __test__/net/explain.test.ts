@@ -8,7 +8,7 @@ import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
 import { CLIENT, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl", "socat"] });
+const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
 const [VIP] = VIPS;
 
 describe("convey explain in passthrough mode", () => {

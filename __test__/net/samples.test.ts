@@ -6,7 +6,7 @@ import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
 import { CLIENT, SERVERS, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl"] });
+const missing = lacking({ root: true, tools: ["ip", "sysctl", "tc", "curl"] });
 
 describe("samples of the packet modes", () => {
   let segment: Segment;
