@@ -106,6 +106,11 @@ function nginxCommand(home: string, lines: string[]): string[] {
 
 /** Our command line, as an operator runs it. */
 export function convey(relay: Relay): string[] {
+  return [process.execPath, CONVEY, "run", "-c", conveyConfig(relay)];
+}
+
+/** Path of a configuration file for it. */
+export function conveyConfig(relay: Relay): string {
   const file = join(folder("bench"), "convey.toml");
   const lines = [
     "[proxy]",
@@ -120,5 +125,5 @@ export function convey(relay: Relay): string[] {
     "",
   ];
   writeFileSync(file, lines.join("\n"));
-  return [process.execPath, CONVEY, "run", "-c", file];
+  return file;
 }
