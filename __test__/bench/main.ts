@@ -9,6 +9,7 @@ import { interruptible } from "./interruption.ts";
 import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
 import { benchPackets } from "./packet/main.ts";
 import { type Peer, peers } from "./peers.ts";
+import { Progress } from "./progress.ts";
 import { compare, judge, markdown, QUICK, type Series } from "./report.ts";
 import { type Visit, visit } from "./visit.ts";
 
@@ -32,10 +33,12 @@ async function bench(options: Options): Promise<void> {
       const half = await halfLoad(chosen, profile, offloads, options);
       const series: Series = { profile, offloads, half, rounds: [] };
       all.push(series);
+      const progress = new Progress(options.rounds);
       for (let n = 1; n <= options.rounds; n++) {
         series.rounds.push(await round(chosen, series, options, `${profile} ${n}/${options.rounds}`));
         // Written after every round: a bench cut short still leaves what it has.
         await save(all, chosen, options);
+        progress.ended(n);
       }
     }
   }

@@ -29,7 +29,7 @@ export const HELP = `npm run bench -- [options]
   --only a,b        of ${WORKS.join(", ")}
   --peers a,b       of convey, haproxy, haproxy-splice, nginx, nginx-256k, direct and those of CONVEY_BENCH_PEERS
   --rounds n        each visits every peer twice, there and back (5)
-  --seconds n       a run (1.5)
+  --seconds n       a run (1.3)
   --offloads on|off|both
                     segmentation offload on the veth links (on)
   --out file        the figures as JSON (target/bench/proxy.json; the table goes beside it as .md)
@@ -70,7 +70,7 @@ export function parseOptions(argv: string[]): Options | undefined {
     peers: list(values.peers),
     quick: values.quick,
     rounds: number("rounds", values.rounds, values.quick ? 2 : 5),
-    seconds: number("seconds", values.seconds, values.quick ? 0.7 : 1.5),
+    seconds: number("seconds", values.seconds, values.quick ? 0.7 : 1.3),
     warmupSeconds: 0.3,
     idlePairs: values.quick ? 1000 : 5000,
     offloads: offloads === "both" ? [true, false] : [offloads === "on"],

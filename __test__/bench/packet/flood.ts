@@ -28,7 +28,7 @@ const FLOOR = 5_000;
 
 /** After the search a longer run must hold; otherwise the rate is lowered by this share and tried again. */
 const BACK = 0.97;
-const BACK_TIMES = 6;
+const BACK_TIMES = 8;
 
 /** Searches the rate and measures at it. */
 export async function flood(
@@ -47,13 +47,15 @@ export async function flood(
     return;
   }
   const key = `${peer.name} ${kind}`;
+  const known = guesses.get(key);
   const found = await highestRate(
     async (rate) => {
       const seen = await run(rate, options.probeSeconds);
       return seen !== undefined && seen.loss <= options.loss;
     },
     {
-      guess: guesses.get(key) ?? ceiling.offered / 2,
+      guess: known ?? ceiling.offered / 2,
+      step: known === undefined ? 1.5 : 1.15,
       floor: FLOOR,
       ceiling: ceiling.offered,
       precision: options.precision,

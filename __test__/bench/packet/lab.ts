@@ -34,6 +34,7 @@ export const net = {
 /** A standing lab. `await using` removes it. */
 export class WireLab implements AsyncDisposable {
   readonly #id = randomBytes(3).toString("hex");
+  readonly #macs = new Map<string, string>();
   readonly #guard = guard(PLACES.map((place) => this.namespace(place)));
 
   static async create(): Promise<WireLab> {
@@ -63,7 +64,11 @@ export class WireLab implements AsyncDisposable {
   }
 
   async mac(place: Place, device: string): Promise<string> {
-    return (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+    const key = `${place} ${device}`;
+    const known =
+      this.#macs.get(key) ?? (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+    this.#macs.set(key, known);
+    return known;
   }
 
   /** Segmentation and checksums by the "hardware" of every wire, or in software. */

@@ -4,6 +4,7 @@ import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
+import { Progress } from "../progress.ts";
 import { QUICK } from "../report.ts";
 import { HELP, type PacketOptions, parsePacketOptions } from "./options.ts";
 import { BALANCER_CORE } from "./peers.ts";
@@ -25,10 +26,12 @@ export async function benchPackets(argv: string[]): Promise<void> {
   const rounds: PacketRound[] = [];
   if (options.quick) console.error(QUICK);
   if (options.works.some((work) => work !== "tables")) {
+    const progress = new Progress(options.rounds);
     for (let n = 1; n <= options.rounds; n++) {
       rounds.push(await round(options, guesses, `${n}/${options.rounds}`));
       // Written after every round: a bench cut short still leaves what it has.
       await save(rounds, tables, options);
+      progress.ended(n);
     }
   } else await save(rounds, tables, options);
   console.log(packetMarkdown(rounds, options, tables));

@@ -34,7 +34,7 @@ export const HELP = `npm run bench -- --mode packet [options]
     .map(({ name }) => name)
     .join(", ")} and those of CONVEY_BENCH_PEERS
   --rounds n        each visits every peer twice, there and back (5)
-  --seconds n       a run (1.5)
+  --seconds n       a run (1)
   --flows n         of a flood of small packets (64)
   --loss n          per cent of a flood that may be lost (0.5)
   --out file        the figures as JSON (target/bench/packet.json; the table goes beside it as .md)
@@ -70,7 +70,7 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
     peers: known.filter(({ name }) => names.includes(name)),
     quick: values.quick,
     rounds: number("rounds", values.rounds, values.quick ? 2 : 5),
-    seconds: number("seconds", values.seconds, values.quick ? 0.6 : 1.5),
+    seconds: number("seconds", values.seconds, values.quick ? 0.6 : 1),
     warmupSeconds: 0.3,
     probeSeconds: values.quick ? 0.2 : 0.3,
     flows: number("flows", values.flows, 64),

@@ -34,7 +34,7 @@ const PAST = "answers do not pass through it";
 /** The built-in forwarders and, twice, every build of convey that the reader added. */
 export function forwarders(added: string | undefined): Forwarder[] {
   return [
-    ...builds({ name: "convey", command: `${process.execPath} ${CONVEY} run -c {config}` }),
+    ...builds({ name: "convey", command: `'${process.execPath}' '${CONVEY}' run -c {config}` }),
     ...parseAdded(added ?? "").flatMap(builds),
     { name: "one-call", ...THROUGH, without: { connect: UDP_ONLY, bulk: UDP_ONLY }, begin: oneCall },
     { name: "nft-dnat", ...THROUGH, without: {}, begin: nftDnat },

@@ -3,6 +3,8 @@
 export interface Range {
   /** Where to begin. */
   guess: number;
+  /** How far each step from the guess goes until the answer lies between two rates: a factor above 1. */
+  step: number;
   /** Below this nothing is tried. */
   floor: number;
   /** What can be offered at most. */
@@ -17,16 +19,13 @@ export interface Found {
   atCeiling: boolean;
 }
 
-/** Steps away from the guess until the answer is between two rates. */
-const STEP = 1.4;
-
 /**
  * Asks `passes` for rates until the highest that does is known to the precision; undefined when the floor does not.
  * A rate is refused only when it fails twice: a pause of the machine is no property of what is measured.
  */
 export async function highestRate(
   passes: (rate: number) => Promise<boolean>,
-  { guess, floor, ceiling, precision }: Range,
+  { guess, step, floor, ceiling, precision }: Range,
 ): Promise<Found | undefined> {
   const holds = async (rate: number) => (await passes(rate)) || (await passes(rate));
   let rate = Math.min(Math.max(guess, floor), ceiling);
@@ -36,11 +35,11 @@ export async function highestRate(
     if (await holds(rate)) {
       if (rate === ceiling) return { rate, atCeiling: true };
       good = rate;
-      rate = Math.min(rate * STEP, ceiling);
+      rate = Math.min(rate * step, ceiling);
     } else {
       if (rate === floor) return undefined;
       bad = rate;
-      rate = Math.max(rate / STEP, floor);
+      rate = Math.max(rate / step, floor);
     }
   }
   while (bad > good * (1 + precision)) {
