@@ -3,6 +3,9 @@
  * fails, and the labs are removed on the way out.
  */
 import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
+import { join } from "node:path";
 
 const standing = new Set<string>();
 let cause: NodeJS.Signals | undefined;
@@ -31,12 +34,17 @@ export async function interruptible(bench: () => Promise<void>): Promise<void> {
       for (const namespace of standing) endProcesses(namespace);
     });
   }
+  // Configuration files of every peer and visit go with it; os.tmpdir() asks the variable each time.
+  const folder = mkdtempSync(join(tmpdir(), "convey-bench-"));
+  process.env.TMPDIR = folder;
   try {
     await bench();
   } catch (error) {
     if (cause === undefined) throw error;
     console.error(`ended by ${cause}; namespaces are removed, finished rounds are in the file`);
-    process.exitCode = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[cause as "SIGINT"];
+    process.exitCode = 128 + constants.signals[cause];
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
