@@ -4,6 +4,7 @@ import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
+import { attempt } from "./attempt.ts";
 import { halfLoad } from "./half-load.ts";
 import { interruptible } from "./interruption.ts";
 import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
@@ -35,7 +36,7 @@ async function bench(options: Options): Promise<void> {
       all.push(series);
       const progress = new Progress(options.rounds);
       for (let n = 1; n <= options.rounds; n++) {
-        series.rounds.push(await round(chosen, series, options, `${profile} ${n}/${options.rounds}`));
+        series.rounds.push(await round(chosen, series, options, n));
         // Written after every round: a bench cut short still leaves what it has.
         await save(all, chosen, options);
         progress.ended(n);
@@ -59,19 +60,19 @@ function choose(wanted: readonly string[] | undefined): Peer[] {
 }
 
 /** There and back, with the plain path once in the middle. */
-async function round(
-  chosen: readonly Peer[],
-  series: Series,
-  options: Options,
-  label: string,
-): Promise<Visit[]> {
+async function round(chosen: readonly Peer[], series: Series, options: Options, n: number): Promise<Visit[]> {
   const balancers = chosen.filter((peer) => peer.command !== undefined);
   const plain = chosen.filter((peer) => peer.command === undefined);
   const rate = "reason" in series.half ? undefined : series.half.requestsPerS;
   const visits: Visit[] = [];
   for (const peer of [...balancers, ...plain, ...balancers.toReversed()]) {
-    console.error(`${label}: ${peer.name}`);
-    visits.push(await visit(peer, series.profile as Profile, series.offloads, options, rate));
+    console.error(`${series.profile} ${n}/${options.rounds}: ${peer.name}`);
+    const seen = await attempt(
+      n,
+      () => visit(peer, series.profile as Profile, series.offloads, options, rate),
+      (missing) => ({ peer: peer.name, figures: {}, missing, failures: 0 }),
+    );
+    visits.push(seen);
   }
   return visits;
 }

@@ -4,6 +4,7 @@ import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
+import { attempt } from "../attempt.ts";
 import { Progress } from "../progress.ts";
 import { QUICK } from "../report.ts";
 import { HELP, type PacketOptions, parsePacketOptions } from "./options.ts";
@@ -28,7 +29,7 @@ export async function benchPackets(argv: string[]): Promise<void> {
   if (options.works.some((work) => work !== "tables")) {
     const progress = new Progress(options.rounds);
     for (let n = 1; n <= options.rounds; n++) {
-      rounds.push(await round(options, guesses, `${n}/${options.rounds}`));
+      rounds.push(await round(options, guesses, n));
       // Written after every round: a bench cut short still leaves what it has.
       await save(rounds, tables, options);
       progress.ended(n);
@@ -50,13 +51,18 @@ async function flowTables(): Promise<string[]> {
 }
 
 /** There and back, with plain routing once in the middle. */
-async function round(options: PacketOptions, guesses: Guesses, label: string): Promise<PacketVisit[]> {
+async function round(options: PacketOptions, guesses: Guesses, n: number): Promise<PacketVisit[]> {
   const reference = options.peers.filter((forwarder) => forwarder.name === "routing");
   const others = options.peers.filter((forwarder) => forwarder.name !== "routing");
   const visits: PacketVisit[] = [];
   for (const forwarder of [...others, ...reference, ...others.toReversed()]) {
-    console.error(`${label}: ${forwarder.name}`);
-    visits.push(await visit(forwarder, options, guesses));
+    console.error(`${n}/${options.rounds}: ${forwarder.name}`);
+    const seen = await attempt(
+      n,
+      () => visit(forwarder, options, guesses),
+      (missing) => ({ peer: forwarder.name, figures: {}, missing, atCeiling: [], failures: 0 }),
+    );
+    visits.push(seen);
   }
   return visits;
 }
