@@ -17,7 +17,7 @@ import { AdminSlot } from "../http/slot.ts";
 import { ConveyError, type Dataplane, loadDataplane, type NativeEvent } from "../native/index.ts";
 import { type BalancerEvent, type DrainEvent, EventHub } from "./events.ts";
 import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
-import { HealthMonitor } from "./health.ts";
+import { HealthMonitor } from "./health/monitor.ts";
 import { type Logger, SILENT } from "./logger.ts";
 import { invalidConfig, Reloader, type ReloadResult, type ReloadStatus } from "./reload.ts";
 import { needsRestart } from "./restart.ts";

@@ -1,6 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { type CheckSettings, type CheckTarget, HealthMonitor } from "../../../ts/control/health.ts";
-import type { Outcome } from "../../../ts/control/probe.ts";
+import {
+  type CheckSettings,
+  type CheckTarget,
+  HealthMonitor,
+} from "../../../../ts/control/health/monitor.ts";
+import type { Outcome } from "../../../../ts/control/health/probe.ts";
 
 const SETTINGS: CheckSettings = {
   intervalMs: 5000,
