@@ -5,6 +5,7 @@
 import type { Problem } from "../config/problem.ts";
 import type {
   ErrorCode,
+  NativeAddress,
   NativeConfig,
   Dataplane as NativeDataplane,
   NativeDropReport,
@@ -20,6 +21,7 @@ import type {
 
 export type {
   ErrorCode,
+  NativeAddress,
   NativeConfig,
   NativeCounters,
   NativeDropReport,
@@ -62,6 +64,11 @@ export class ConveyError extends Error {
   }
 }
 
+/** Connections of one server. */
+export interface ServerGauge {
+  open(): number;
+}
+
 /** A running data plane; every method throws `ConveyError`. */
 export interface Dataplane {
   /** Replaces the configuration and returns the snapshot's version; when it throws, the old one serves on. */
@@ -70,6 +77,12 @@ export interface Dataplane {
   setServers(updates: NativeServerUpdate[]): number;
   /** Reads every counter; works after `close()` too. */
   stats(): NativeStats;
+  /** Where each frontend listens; none once accepting has stopped. */
+  addresses(): NativeAddress[];
+  /** Connections open now, over all frontends; works after `close()` too. */
+  openConnections(): number;
+  /** The open connections of a server in service; the gauge outlives the server's leaving. */
+  serverGauge(backend: string, server: string): ServerGauge | null;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
@@ -128,6 +141,9 @@ function wrap(native: NativeDataplane): Dataplane {
     install: (config) => unwrap(() => native.install(config)),
     setServers: (updates) => unwrap(() => native.setServers(updates)),
     stats: () => unwrap(() => native.stats()),
+    addresses: () => unwrap(() => native.addresses()),
+    openConnections: () => unwrap(() => native.openConnections()),
+    serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),

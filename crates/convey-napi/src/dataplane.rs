@@ -13,7 +13,7 @@ use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
 use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
-use crate::stats::{self, NativeStats};
+use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
 
 /// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
 const EVENT_QUEUE: usize = 1024;
@@ -87,6 +87,24 @@ impl Dataplane {
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {
         stats::read(&self.runtime)
+    }
+
+    /// Where each frontend listens; none once accepting has stopped or, in the packet modes, flows are refused.
+    #[napi(catch_unwind)]
+    pub fn addresses(&self) -> Vec<NativeAddress> {
+        stats::addresses(&self.runtime)
+    }
+
+    /// Connections open now, over all frontends. Works after `close()` too.
+    #[napi(catch_unwind)]
+    pub fn open_connections(&self) -> f64 {
+        self.runtime.snapshot().totals.open() as f64
+    }
+
+    /// The gauge of a server in service; `null` for one that is not.
+    #[napi(catch_unwind)]
+    pub fn server_gauge(&self, backend: String, server: String) -> Option<ServerGauge> {
+        stats::server_gauge(&self.runtime, &backend, &server)
     }
 
     /// Takes no new connections from now on; open ones go on.

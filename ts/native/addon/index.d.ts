@@ -24,6 +24,12 @@ export declare class Dataplane {
   setServers(updates: Array<NativeServerUpdate>): number
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
+  /** Where each frontend listens; none once accepting has stopped or, in the packet modes, flows are refused. */
+  addresses(): Array<NativeAddress>
+  /** Connections open now, over all frontends. Works after `close()` too. */
+  openConnections(): number
+  /** The gauge of a server in service; `null` for one that is not. */
+  serverGauge(backend: string, server: string): ServerGauge | null
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void
   /**
@@ -36,6 +42,12 @@ export declare class Dataplane {
    * was taken back, and what was not and why, in words.
    */
   close(): Array<string>
+}
+
+/** The connections of one server, also after it has left the configuration. */
+export declare class ServerGauge {
+  /** Connections open now. */
+  open(): number
 }
 
 /**
@@ -78,6 +90,13 @@ export declare function hostCleanup(): Array<string>
  * Throws with `code` CONFIG_INVALID, BIND_FAILED (no interface), ENGINE_UNSUPPORTED or INTERNAL.
  */
 export declare function hostDryRun(config: NativeConfig): Array<string>
+
+/** Where a frontend listens. */
+export interface NativeAddress {
+  frontend: string
+  /** `ip:port`, with the port the kernel chose. */
+  address: string
+}
 
 /** A pool of servers. */
 export interface NativeBackend {

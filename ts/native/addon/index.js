@@ -773,8 +773,9 @@ if (
   }
 }
 
-const { Dataplane, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
+export { ServerGauge }
 export { dropPrivileges }
 export { dsrServer }
 export { ErrorCode }
