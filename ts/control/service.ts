@@ -1,0 +1,196 @@
+/**
+ * What serves one configuration after another: data plane, servers, health checks and HTTP server, and the
+ * order in which a new configuration reaches them. When it cannot be put in service, nothing has changed.
+ */
+import { isDeepStrictEqual } from "node:util";
+import { isWildcard, parseSocketAddress } from "../config/address.ts";
+import { lower } from "../config/lower.ts";
+import type { Config } from "../config/schema.ts";
+import { type AdminSettings, adminSettings } from "../http/access.ts";
+import type { AdminSource } from "../http/app.ts";
+import { AdminSlot } from "../http/slot.ts";
+import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
+import { diffConfig } from "./diff.ts";
+import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
+import { HealthMonitor } from "./health/monitor.ts";
+import { narratePacketPath, type Reporter } from "./narrate.ts";
+import type { ListenAddress } from "./options.ts";
+import type { Applied, ReloadStatus } from "./reload.ts";
+import { needsRestart } from "./restart.ts";
+import { ServerTable } from "./servers.ts";
+import { carryOver, checkTargets, toStates } from "./states.ts";
+import { buildStats, type Stats } from "./stats.ts";
+import { Turns } from "./turns.ts";
+
+/** Questions about packets under way and waiting; each may hold a thread of Node's pool for two seconds. */
+const MAX_QUESTIONS = 16;
+
+/** See the module's head. */
+export class Service {
+  readonly dataplane: Dataplane;
+  readonly servers: ServerTable;
+  readonly #reporter: Reporter;
+  readonly #health: HealthMonitor;
+  readonly #admin: AdminSlot;
+  readonly #questions = new Turns(MAX_QUESTIONS);
+  readonly #startedAt = performance.now();
+  #config: Config;
+  #version = 1;
+
+  /** Starts the data plane; `open()` is to follow. Throws ConveyError and leaves nothing running. */
+  constructor(
+    config: Config,
+    parts: {
+      start: DataplaneModule["start"];
+      reporter: Reporter;
+      admin: AdminSource;
+      keepAlive: boolean;
+    },
+  ) {
+    this.#config = config;
+    this.#reporter = parts.reporter;
+    this.#admin = new AdminSlot(parts.admin);
+    const records = carryOver(config, new Map());
+    this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
+    this.servers = new ServerTable(records, this.dataplane, parts.reporter);
+    this.#health = new HealthMonitor(
+      {
+        onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
+        onSuspended: (cause) =>
+          parts.reporter.engine("health-check-suspended", `health checks cannot be made: ${cause}`),
+      },
+      { keepAlive: parts.keepAlive },
+    );
+    const { packet } = config.mode === "proxy" ? {} : this.dataplane.stats();
+    if (packet) parts.reporter.write(narratePacketPath(packet));
+  }
+
+  /** The configuration in service. */
+  get config(): Config {
+    return this.#config;
+  }
+
+  /** Counts configurations put in service, from 1. */
+  get version(): number {
+    return this.#version;
+  }
+
+  get adminAddress(): ListenAddress | undefined {
+    return this.#admin.address;
+  }
+
+  /** Opens the HTTP server. */
+  async open(settings: AdminSettings | undefined): Promise<void> {
+    await this.#admin.move(settings);
+  }
+
+  /** Checks the servers of the configuration in service from now on. */
+  startChecks(): void {
+    this.#health.setTargets(checkTargets(this.#config));
+  }
+
+  /** Where a frontend listens; undefined when it does not. */
+  address(frontend: string): ListenAddress | undefined {
+    const found = this.dataplane.addresses().find((it) => it.frontend === frontend);
+    const parsed = found && parseSocketAddress(found.address, { wildcard: true });
+    return parsed?.ok ? { host: parsed.value.host, port: parsed.value.port } : undefined;
+  }
+
+  stats(draining: boolean, lastReload: ReloadStatus | undefined): Stats {
+    const { mode, frontends } = this.#config;
+    return buildStats(this.dataplane.stats(), {
+      mode,
+      startedAt: this.#startedAt,
+      configVersion: this.#version,
+      draining,
+      records: this.servers.records,
+      routes: new Map(Object.entries(frontends).map(([name, f]) => [name, f.backend])),
+      lastCheck: (key) => this.#health.lastCheck(key),
+      lastReload,
+    });
+  }
+
+  /** See `Balancer.explain()`; `assertOpen` throws once nobody can answer. */
+  async explain(question: [string, string, string], assertOpen: () => void): Promise<Explanation> {
+    const flow = parseFlow(...question);
+    if (!flow.ok) throw new ConveyError("CONFIG_INVALID", flow.message);
+    assertOpen();
+    const { protocol, source, destination } = flow.value;
+    const native = await this.#questions.take(() => {
+      assertOpen();
+      return this.dataplane.explain(protocol, source, destination);
+    });
+    assertOpen();
+    if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
+    return toExplanation(flow.value, native);
+  }
+
+  /**
+   * Puts `next` in service. `assertOpen` throws when that is no longer wanted.
+   *
+   * @throws ConveyError and leaves the old configuration in service.
+   */
+  async apply(next: Config, assertOpen: () => void): Promise<Applied> {
+    assertOpen();
+    const before = this.#config;
+    if (next.mode !== before.mode) {
+      throw new ConveyError(
+        "CONFIG_INVALID",
+        `mode: cannot change from ${before.mode} to ${next.mode} while running; restart to change the mode`,
+        { field: "mode" },
+      );
+    }
+    const settings = next.stats && (await adminSettings(next.stats, process.env));
+    // A wildcard may stand for other addresses than before.
+    const changes = !isDeepStrictEqual(next, before) || (next.mode !== "proxy" && hasWildcard(next));
+    if (this.#admin.serves(settings) && !changes) return { result: "unchanged", changes: [], warnings: [] };
+    const move = await this.#admin.move(settings);
+    try {
+      assertOpen();
+      // No await from here on: health results and operators may change records in between.
+      const records = this.servers.under(next);
+      this.dataplane.install(lower(next, toStates(records)));
+      this.servers.replace(records);
+      this.#config = next;
+      this.#version += 1;
+      this.startChecks();
+      move.commit();
+      return { result: "applied", changes: diffConfig(before, next), warnings: needsRestart(before, next) };
+    } catch (error) {
+      await move.rollBack();
+      throw error;
+    }
+  }
+
+  /** Ends everything but the HTTP server: cuts what is open, joins every thread, gives the host back. */
+  close(): void {
+    this.#health.close();
+    for (const line of this.dataplane.close()) this.#reporter.info({}, `host: ${line}`);
+  }
+
+  async closeAdmin(): Promise<void> {
+    await this.#admin.close();
+  }
+
+  #onNativeEvent(event: NativeEvent): void {
+    switch (event.kind) {
+      case "server-connect-failed":
+        this.#health.passiveFailure(`${event.backend}/${event.server}`, `data plane: ${event.message}`);
+        return;
+      case "worker-panicked":
+        this.#reporter.engine("worker-panicked", event.message, event);
+        if (!event.restarted) this.#reporter.fatal(`worker ${event.worker} is gone: ${event.message}`);
+        return;
+      case "accept-backoff":
+      case "warning":
+        this.#reporter.engine(event.kind, event.message, event);
+        return;
+    }
+  }
+}
+
+const hasWildcard = (config: Config): boolean =>
+  Object.values(config.frontends).some(({ listen_addr }) => {
+    const address = parseSocketAddress(listen_addr, { wildcard: true });
+    return address.ok && isWildcard(address.value);
+  });
