@@ -20,7 +20,7 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
   try {
     balancer = await Balancer.start(
       { configFile: file, overrides },
-      { logger: log.logger, keepAlive: true, dropPrivileges: true },
+      { logger: log.logger, keepAlive: true, dropPrivileges: true, adminSocket: true },
     );
     tellReady(balancer, log);
   } catch (error) {

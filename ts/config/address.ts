@@ -59,7 +59,12 @@ export function parsePort(text: string): number | undefined {
 
 /** `host:port`, IPv6 in brackets. */
 export function formatSocketAddress(address: SocketAddress): string {
-  return address.family === 6 ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+  return hostPort(address);
+}
+
+/** `host:port`, IPv6 in brackets, also for a host that is a name. */
+export function hostPort({ host, port }: { host: string; port: number }): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 /** Whether the host stands for every address of its family. */

@@ -58,6 +58,16 @@ const ipAddress = readString((text) =>
     : { ok: false, message: "is not an IP address" },
 ).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
 
+const hostName = readString((text) =>
+  isIP(text) !== 0 || text === "*" || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?$/i.test(text)
+    ? { ok: true, value: text }
+    : { ok: false, message: "is not a host name or IP address" },
+).register(wording, {
+  type: "host name or IP address",
+  expected: 'a host name or IP address without a port, such as "lb.example.com", or "*"',
+  pattern: "^[0-9A-Za-z._:*-]+$",
+});
+
 const portRange = readString((text) => {
   const parsed = parsePortRange(text);
   return parsed.ok ? { ok: true, value: `${parsed.value.from}-${parsed.value.to}` } : parsed;
@@ -262,7 +272,19 @@ export const configSchema = z
         bind: ipAddress.default("127.0.0.1").describe("Address of the HTTP server."),
         token_file: path
           .optional()
-          .describe("File with the token that requests which change something must carry."),
+          .describe(
+            "File with the token that requests must carry which change something or, where other machines reach the server, read.",
+          ),
+        hosts: z
+          .array(hostName)
+          .register(wording, {
+            type: "list of names",
+            expected: 'a list of names, such as ["lb.example.com"]',
+          })
+          .default([])
+          .describe(
+            'Further names and addresses that the Host of a request may name, such as a DNS name; "*" is any.',
+          ),
       })
       .optional()
       .describe("The HTTP server; without this table there is none."),

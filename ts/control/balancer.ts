@@ -56,6 +56,7 @@ export class Balancer implements AsyncDisposable {
     );
     const admin = {
       stats: () => this.stats(),
+      readiness: () => this.#service.readiness(this.#closing !== undefined),
       explain: (...question: [string, string, string]) => this.explain(...question),
       ...(source === undefined ? {} : { reload: () => this.reload() }),
     };
@@ -84,6 +85,7 @@ export class Balancer implements AsyncDisposable {
       if (fromFile !== undefined && options.watch !== false) {
         await balancer.#watch(fromFile.configFile, loaded.source.hash);
       }
+      if (options.adminSocket === true) await balancer.#service.openSocket(fromFile?.configFile);
       if (options.dropPrivileges === true && config.mode !== "proxy") {
         const { kept } = dropPrivileges(config.mode);
         reporter.info({ capabilities: kept }, `capabilities kept: ${kept.join(", ") || "none"}`);
@@ -208,7 +210,7 @@ export class Balancer implements AsyncDisposable {
 
   /** Ends the data plane at once, while the process exits: nothing else can be waited for then. @internal */
   abandon(): void {
-    this.#service.dataplane.close();
+    this.#service.abandon();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -238,9 +240,7 @@ export class Balancer implements AsyncDisposable {
         () => this.#closeDeadline,
       );
     } finally {
-      this.#service.close();
-      this.#events.close();
-      await this.#service.closeAdmin();
+      await this.#service.close(() => this.#events.close());
       clearInterval(this.#keepAlive);
       release(this);
     }

@@ -24,6 +24,11 @@ export type BalancerOptions = {
    * the end need. For programs that are nothing but a balancer; off by default.
    */
   dropPrivileges?: boolean;
+  /**
+   * With a configuration file: open a Unix socket by which `convey healthcheck` and other commands of this user
+   * reach this balancer, in /run/convey, the user's runtime folder or /tmp. Off by default.
+   */
+  adminSocket?: boolean;
 };
 
 /** Where something listens. */

@@ -9,12 +9,14 @@ import type { Config } from "../config/schema.ts";
 import { type AdminSettings, adminSettings } from "../http/access.ts";
 import type { AdminSource } from "../http/app.ts";
 import { AdminSlot } from "../http/slot.ts";
+import { AdminSocket } from "../http/socket.ts";
 import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
 import { HealthMonitor } from "./health/monitor.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
+import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
@@ -31,7 +33,9 @@ export class Service {
   readonly servers: ServerTable;
   readonly #reporter: Reporter;
   readonly #health: HealthMonitor;
+  readonly #adminSource: AdminSource;
   readonly #admin: AdminSlot;
+  #socket: AdminSocket | undefined;
   readonly #questions = new Turns(MAX_QUESTIONS);
   readonly #startedAt = performance.now();
   #config: Config;
@@ -49,6 +53,7 @@ export class Service {
   ) {
     this.#config = config;
     this.#reporter = parts.reporter;
+    this.#adminSource = parts.admin;
     this.#admin = new AdminSlot(parts.admin);
     const records = carryOver(config, new Map());
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
@@ -84,6 +89,16 @@ export class Service {
     await this.#admin.move(settings);
   }
 
+  /** Opens the Unix socket by which commands find the balancer of `configFile`; without one they ask by TCP. */
+  async openSocket(configFile: string | undefined): Promise<void> {
+    if (configFile === undefined) return;
+    const opened = await AdminSocket.open(configFile, this.#adminSource);
+    this.#socket = opened.socket;
+    if (opened.socket !== undefined) return;
+    const message = `no socket for \`convey healthcheck\` and other commands: ${opened.why}`;
+    this.#reporter.write([{ level: "warn", fields: {}, message }]);
+  }
+
   /** Checks the servers of the configuration in service from now on. */
   startChecks(): void {
     this.#health.setTargets(checkTargets(this.#config));
@@ -108,6 +123,10 @@ export class Service {
       lastCheck: (key) => this.#health.lastCheck(key),
       lastReload,
     });
+  }
+
+  readiness(draining: boolean): Readiness {
+    return readiness(this.#config, this.servers.records, draining);
   }
 
   /** See `Balancer.explain()`; `assertOpen` throws once nobody can answer. */
@@ -162,14 +181,22 @@ export class Service {
     }
   }
 
-  /** Ends everything but the HTTP server: cuts what is open, joins every thread, gives the host back. */
-  close(): void {
+  /**
+   * Cuts what is open, joins every thread, gives the host back, then calls `stopped` and waits for the answers
+   * of the HTTP server that are under way.
+   */
+  async close(stopped: () => void): Promise<void> {
+    const socketClosed = this.#socket?.close();
     this.#health.close();
     for (const line of this.dataplane.close()) this.#reporter.info({}, `host: ${line}`);
+    stopped();
+    await Promise.all([socketClosed, this.#admin.close()]);
   }
 
-  async closeAdmin(): Promise<void> {
-    await this.#admin.close();
+  /** While the process exits. */
+  abandon(): void {
+    this.#socket?.abandon();
+    this.dataplane.close();
   }
 
   #onNativeEvent(event: NativeEvent): void {

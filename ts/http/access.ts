@@ -1,13 +1,17 @@
-/** Who may ask: the bearer token and the `Host` a request may carry. */
+/** Where the HTTP server of `[stats]` listens, and the bearer token. */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { open } from "node:fs/promises";
-import { isIP } from "node:net";
 import { isLoopback } from "../config/address.ts";
 import type { Config } from "../config/schema.ts";
 import { ConveyError } from "../native/index.ts";
 
-/** Where the HTTP server listens and the token it wants, if any. */
-export type AdminSettings = { host: string; port: number; token: string | undefined };
+/** Where the HTTP server listens, the token it wants, if any, and further names it has. */
+export type AdminSettings = {
+  host: string;
+  port: number;
+  token: string | undefined;
+  hosts: readonly string[];
+};
 
 /** Longer token files are something else. */
 const MAX_TOKEN_BYTES = 4096;
@@ -33,7 +37,7 @@ export async function adminSettings(
       { field: "stats.bind" },
     );
   }
-  return { host: stats.bind, port: stats.port, token };
+  return { host: stats.bind, port: stats.port, token, hosts: stats.hosts };
 }
 
 /** Whether an `Authorization` header carries the token; takes the same time whatever differs. */
@@ -41,23 +45,6 @@ export function isAuthorized(header: string | undefined, token: string): boolean
   const given = /^Bearer +([^\s]+) *$/i.exec(header ?? "")?.[1] ?? "";
   return timingSafeEqual(digest(given), digest(token));
 }
-
-/**
- * Whether a `Host` names this server: a loopback name or address, the address it is bound to, or the
- * address the connection came in on. A page that made its own name resolve to us (DNS rebinding) shows that
- * name here and is refused. Ports are not compared: tunnels change them.
- */
-export function isOwnHost(header: string | undefined, bound: string, local: string | undefined): boolean {
-  if (header === undefined) return false;
-  const match = /^(?:\[([^\]]+)\]|([^:]+))(?::\d{1,5})?$/.exec(header);
-  const host = (match?.[1] ?? match?.[2])?.toLowerCase();
-  if (host === undefined) return false;
-  if (isLoopback(host)) return true;
-  return isIP(host) !== 0 && (host === bound.toLowerCase() || host === unmapped(local));
-}
-
-/** An IPv4 client of a dual-stack listener shows as ::ffff:a.b.c.d. */
-const unmapped = (address: string | undefined): string | undefined => address?.replace(/^::ffff:/i, "");
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
 

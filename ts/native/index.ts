@@ -38,9 +38,10 @@ export type {
 
 /**
  * Codes an error may carry: those of the data plane, `ADDON_MISSING` (none for this platform), `NOT_FOUND` (no
- * frontend or server of that name). They are stable; messages are not.
+ * frontend or server of that name), `UNREACHABLE` (a command found no running balancer). They are stable; messages
+ * are not.
  */
-export type ConveyErrorCode = ErrorCode | "ADDON_MISSING" | "NOT_FOUND";
+export type ConveyErrorCode = ErrorCode | "ADDON_MISSING" | "NOT_FOUND" | "UNREACHABLE";
 
 /** Everything this library throws on purpose. Go by `code`; `message` is for people. */
 export class ConveyError extends Error {

@@ -67,6 +67,7 @@ test("an override keeps the other keys of its table", () => {
   expect(configOf({ stats }, flagOverrides({ statsPort: "1" })).stats).toEqual({
     port: 1,
     bind: "127.0.0.9",
+    hosts: [],
   });
 });
 
