@@ -218,13 +218,16 @@ export class Balancer implements AsyncDisposable {
   }
 
   async #watch(file: string, hash: string): Promise<void> {
-    this.#watcher = await ConfigWatcher.start(file, hash, (change) => {
+    this.#watcher = await ConfigWatcher.start(file, hash, async (change) => {
       if (change === "missing") {
         this.#reloader.reject("file", `${file} is gone; the last configuration serves on`);
-        return;
+        return false;
       }
-      // The outcome is an event, a log line and in /stats.
-      this.reload().catch(() => undefined);
+      // How it ended is an event, a log line and in /stats.
+      return await this.reload().then(
+        () => true,
+        () => false,
+      );
     });
   }
 

@@ -61,8 +61,11 @@ export class Service {
     this.#health = new HealthMonitor(
       {
         onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
-        onSuspended: (cause) =>
-          parts.reporter.engine("health-check-suspended", `health checks cannot be made: ${cause}`),
+        onSuspended: (cause, key) =>
+          parts.reporter.engine(
+            "health-check-suspended",
+            `health checks cannot be made, that of ${key} first: ${cause}`,
+          ),
       },
       { keepAlive: parts.keepAlive },
     );

@@ -78,7 +78,7 @@ export interface Dataplane {
   setServers(updates: NativeServerUpdate[]): number;
   /** Reads every counter; works after `close()` too. */
   stats(): NativeStats;
-  /** Where each frontend listens; none once accepting has stopped. */
+  /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): NativeAddress[];
   /** Connections open now, over all frontends; works after `close()` too. */
   openConnections(): number;

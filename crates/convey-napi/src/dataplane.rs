@@ -89,7 +89,7 @@ impl Dataplane {
         stats::read(&self.runtime)
     }
 
-    /// Where each frontend listens; none once accepting has stopped or, in the packet modes, flows are refused.
+    /// Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on.
     #[napi(catch_unwind)]
     pub fn addresses(&self) -> Vec<NativeAddress> {
         stats::addresses(&self.runtime)
