@@ -80,6 +80,32 @@ for (const method of METHODS) {
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
+    test("a health change during the drain admits no new flow", async () => {
+      const [server] = SERVERS;
+      await using product = await scene.balance();
+      await using talker = await Talker.start(lab, lab.vip());
+      expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
+      product.process.child.kill("SIGTERM");
+      await product.process.waitFor(/no new connections; 5 open/);
+      await lab.sh(
+        server,
+        "nft add table inet drained; nft 'add chain inet drained in { type filter hook input priority 0; }';" +
+          " nft add rule inet drained in tcp dport 80 reject with tcp reset",
+      );
+      try {
+        await product.process.waitFor(/server http_v4\/\S+ is down/, 4_500);
+        await using late = await Talker.start(lab, lab.vip());
+        expect((await late.ask({ do: "open", count: 6 })).failed).toBe(6);
+        expect((await talker.ask({ do: "ping" })).ok).toBe(5);
+        expect(product.process.running).toBe(true);
+      } finally {
+        await lab.sh(server, "nft delete table inet drained");
+      }
+      product.process.child.kill("SIGTERM");
+      await product.process.exited;
+      expect(await hostState(lab, "balancer")).toBe(before);
+    });
+
     test("F17: a second instance on the same address is refused, and the first does not notice", async () => {
       await using product = await scene.balance();
       const second = await finish([...scene.prefix(), process.execPath, CONVEY, "run", "-c", product.file]);
