@@ -39,6 +39,8 @@ export async function askRunning(
 ): Promise<Reply> {
   const deadline = performance.now() + question.timeoutMs;
   const left = (): number => Math.max(1, Math.ceil(deadline - performance.now()));
+  const causeOf = ({ code, text }: { code: string; text: string }): string =>
+    code === "TIMEOUT" ? `no answer within ${question.timeoutMs} ms` : text;
   const tried: string[] = [];
   if (!named) {
     const name = socketName(file);
@@ -56,7 +58,7 @@ export async function askRunning(
       const answer = await ask({ socketPath }, question.path, left());
       if (answer.ok) return { ...answer, by: socketPath };
       if (answer.code === "ENOENT") continue;
-      tried.push(`${socketPath}: ${answer.text}`);
+      tried.push(`${socketPath}: ${causeOf(answer)}`);
       // A process is there and does not answer: nobody else can speak for it.
       if (answer.code === "TIMEOUT") return { ok: false, text: tried.join("; ") };
     }
@@ -67,7 +69,7 @@ export async function askRunning(
   const url = `http://${hostPort(server)}${question.path.replace(/\?.*/s, "")}`;
   const answer = await ask(server, question.path, left());
   if (answer.ok) return { ...answer, by: url };
-  return { ok: false, text: [...tried, `${url}: ${answer.text}`].join("; ") };
+  return { ok: false, text: [...tried, `${url}: ${causeOf(answer)}`].join("; ") };
 }
 
 /** One GET on a connection of its own. Never rejects. */

@@ -1,7 +1,6 @@
 /** What the HTTP server answers, on whichever listener; `Access` says what that one lets its clients do. */
 import { randomBytes } from "node:crypto";
 import { Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import type { Explanation } from "../control/explain.ts";
 import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
@@ -28,7 +27,13 @@ export function createAdminApp(source: AdminSource, access: Access): Hono<Env> {
   const app = new Hono<Env>();
 
   app.use(guard(access));
-  app.use(bodyLimit({ maxSize: MAX_BODY_BYTES, onError: () => fail(413, "the body is too large") }));
+  app.use(async (c, next) => {
+    const { headers } = c.env.incoming;
+    if (headers["transfer-encoding"] !== undefined) return fail(411, "a body needs a Content-Length");
+    if (Number(headers["content-length"] ?? 0) > MAX_BODY_BYTES) return fail(413, "the body is too large");
+    await next();
+    return undefined;
+  });
 
   app.get("/", (c) => {
     const nonce = randomBytes(16).toString("base64");

@@ -12,6 +12,9 @@ export const MAX_SOCKET_PATH = 107;
 
 const SYSTEM = "/run/convey";
 
+/** How names end; nobody else's files do. */
+export const SOCKET_NAME = /-[0-9a-f]{12}\.sock$/;
+
 /** A readable name that no other configuration file has. */
 export function socketName(configFile: string): string {
   const path = absolute(configFile);
@@ -21,11 +24,15 @@ export function socketName(configFile: string): string {
   return `${stem}-${createHash("sha256").update(path).digest("hex").slice(0, 12)}.sock`;
 }
 
-/** Folders in which the socket may be, the first that can be used first. */
+/**
+ * Folders in which the socket may be, the first that can be used first. `CONVEY_STATE_DIR` stands for
+ * /run/convey, as it does for what is to be undone on the host.
+ */
 export function socketFolders(env: NodeJS.ProcessEnv = process.env, uid = ownUid()): string[] {
   const session = [env.XDG_RUNTIME_DIR, `/run/user/${uid}`].filter((path) => path?.startsWith("/"));
+  const system = env.CONVEY_STATE_DIR || SYSTEM;
   return [
-    ...new Set([SYSTEM, ...session.map((path) => join(path as string, "convey")), `/tmp/convey-${uid}`]),
+    ...new Set([system, ...session.map((path) => join(path as string, "convey")), `/tmp/convey-${uid}`]),
   ];
 }
 

@@ -3,7 +3,7 @@
  * killed process left is taken over; a living one's is left alone.
  */
 import { rmdirSync, unlinkSync } from "node:fs";
-import { chmod, lstat, mkdir, unlink } from "node:fs/promises";
+import { chmod, lstat, mkdir, readdir, unlink } from "node:fs/promises";
 import type { Server } from "node:http";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
@@ -11,12 +11,14 @@ import { isMainThread } from "node:worker_threads";
 import { type AdminSource, createAdminApp } from "./app.ts";
 import { SOCKET_ACCESS } from "./policy.ts";
 import { closeServer, httpServer } from "./server.ts";
-import { distrust, MAX_SOCKET_PATH, socketFolders, socketName } from "./socket-path.ts";
+import { distrust, MAX_SOCKET_PATH, SOCKET_NAME, socketFolders, socketName } from "./socket-path.ts";
 
 /** Attempts in one folder: another process may take the folder or a stale socket away in between. */
 const ATTEMPTS = 3;
 /** A process that lives accepts at once, even a stopped one: the kernel does it. */
 const CONNECT_TIMEOUT_MS = 1000;
+/** Older sockets that refuse a connect are nobody's. */
+const YOUNG_MS = 10_000;
 
 /** An open admin socket, or why there is none. */
 export type OpenedSocket = { socket: AdminSocket } | { socket: undefined; why: string };
@@ -42,6 +44,7 @@ export class AdminSocket {
       const path = join(folder, socketName(configFile));
       try {
         const server = await claim(path, source);
+        await sweep(folder);
         if (server !== undefined) return { socket: new AdminSocket(path, server) };
         return { socket: undefined, why: `another convey that runs ${configFile} answers at ${path}` };
       } catch (error) {
@@ -115,6 +118,19 @@ async function removeStale(path: string): Promise<boolean> {
   // Another process may have taken it over meanwhile.
   if (now?.ino === found.ino) await unlink(path).catch(() => undefined);
   return true;
+}
+
+/**
+ * Takes away what killed processes left under other names. Sockets that are young may belong to a process
+ * that does not listen yet. Best effort: what cannot be looked at stays.
+ */
+async function sweep(folder: string): Promise<void> {
+  const names = await readdir(folder).catch((): string[] => []);
+  for (const name of names.filter((it) => SOCKET_NAME.test(it))) {
+    const path = join(folder, name);
+    const stat = await lstat(path).catch(() => undefined);
+    if (stat?.isSocket() && Date.now() - stat.mtimeMs > YOUNG_MS) await removeStale(path).catch(() => false);
+  }
 }
 
 function answers(path: string): Promise<boolean> {

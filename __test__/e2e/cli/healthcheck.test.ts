@@ -7,16 +7,16 @@ import { socketName } from "../../../ts/http/socket-path.ts";
 import { until } from "../../support/processes.ts";
 import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
 
-/** The variables of a user whose session has its runtime folder at `path`, and who cannot write /run/convey. */
-const session = (path: string): NodeJS.ProcessEnv => ({ ...process.env, XDG_RUNTIME_DIR: path });
+/** Variables by which the socket is in a folder of the test's own. */
+const session = (path: string): NodeJS.ProcessEnv => ({
+  ...process.env,
+  CONVEY_STATE_DIR: join(path, "run"),
+});
 
-/** Where the socket of a configuration is, for the user who runs these tests. */
-async function socketOf(file: string, runtime: string): Promise<string | undefined> {
-  for (const directory of ["/run/convey", join(runtime, "convey")]) {
-    const path = join(directory, socketName(file));
-    if (await stat(path).catch(() => undefined)) return path;
-  }
-  return undefined;
+/** Where the socket of a configuration is, if it is. */
+async function socketOf(file: string, directory: string): Promise<string | undefined> {
+  const path = join(directory, "run", socketName(file));
+  return (await stat(path).catch(() => undefined)) && path;
 }
 
 describe("healthcheck asks the process", () => {
@@ -38,7 +38,7 @@ describe("healthcheck asks the process", () => {
     expect(await socketOf(file, directory.path)).toBeUndefined();
     const after = await convey(["healthcheck", "-c", file], { env });
     expect(after.code).toBe(1);
-    expect(after.stderr).toContain(`no socket ${socketName(file)} in /run/convey, ${directory.path}/convey`);
+    expect(after.stderr).toContain(`no socket ${socketName(file)} in ${directory.path}/run, `);
     expect(after.stderr).toContain("add [stats] with a port");
   });
 
@@ -91,7 +91,7 @@ describe("healthcheck asks the process", () => {
     running.child.kill("SIGSTOP");
     try {
       const stopped = await convey(["healthcheck", "-c", file, "--timeout=300"], { env });
-      expect(stopped.stderr).toMatch(/^unhealthy: \S+\.sock: no answer within \d+ ms\n$/);
+      expect(stopped.stderr).toMatch(/^unhealthy: .+\.sock: no answer within 300 ms\n$/);
       expect(stopped.code).toBe(1);
     } finally {
       running.child.kill("SIGCONT");
@@ -171,7 +171,7 @@ describe("healthcheck without a socket", () => {
     await using silent = await deaf();
     const file = await configuration(directory.path, 9);
     const none = await convey(["healthcheck", "-c", file, `--stats-port=${silent.port}`, "--timeout=200"]);
-    expect(none.stderr).toMatch(/^unhealthy: http:\S+: no answer within \d+ ms\n$/);
+    expect(none.stderr).toMatch(/^unhealthy: http:\S+: no answer within 200 ms\n$/);
     expect(none.code).toBe(1);
     const refusing = createServer((_request, response) => response.writeHead(500).end());
     await new Promise<void>((resolve) => refusing.listen(0, "127.0.0.1", resolve));
@@ -185,19 +185,19 @@ describe("healthcheck without a socket", () => {
   it("believes no folder that others can write, neither to ask in nor to listen in", async () => {
     await using server = await echoServer();
     await using directory = await folder();
-    await mkdir(join(directory.path, "convey"), { mode: 0o777 });
-    await chmod(join(directory.path, "convey"), 0o777);
+    await mkdir(join(directory.path, "run"), { mode: 0o777 });
+    await chmod(join(directory.path, "run"), 0o777);
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
     const pretender = createTcpServer((socket) => {
       socket.on("error", () => {}).end("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     });
     await new Promise<void>((resolve) =>
-      pretender.listen(join(directory.path, "convey", socketName(file)), resolve),
+      pretender.listen(join(directory.path, "run", socketName(file)), resolve),
     );
     const said = await convey(["healthcheck", "-c", file], { env });
     expect(said.code).toBe(1);
-    expect(said.stderr).toContain(`${directory.path}/convey: can be written by others`);
+    expect(said.stderr).toContain(`${directory.path}/run: can be written by others`);
     pretender.close();
   });
 });
