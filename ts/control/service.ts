@@ -54,7 +54,7 @@ export class Service {
     this.#config = config;
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
-    this.#admin = new AdminSlot(parts.admin);
+    this.#admin = new AdminSlot(parts.admin, (message) => parts.reporter.engine("warning", message));
     const records = carryOver(config, new Map());
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
     this.servers = new ServerTable(records, this.dataplane, parts.reporter);
