@@ -14,13 +14,7 @@ import type { Explanation } from "./explain.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
-import {
-  type BalancerOptions,
-  type ConfigFileSource,
-  type DrainResult,
-  isFileSource,
-  type ListenAddress,
-} from "./options.ts";
+import type { BalancerOptions, ConfigFileSource, DrainResult, ListenAddress } from "./options.ts";
 import { invalidConfig, Reloader, type ReloadResult } from "./reload.ts";
 import { Service } from "./service.ts";
 import type { Stats } from "./stats.ts";
@@ -224,10 +218,8 @@ export class Balancer implements AsyncDisposable {
         return false;
       }
       // How it ended is an event, a log line and in /stats.
-      return await this.reload().then(
-        () => true,
-        () => false,
-      );
+      const [{ status }] = await Promise.allSettled([this.reload()]);
+      return status === "fulfilled";
     });
   }
 
@@ -253,3 +245,6 @@ export class Balancer implements AsyncDisposable {
     if (this.#closing !== undefined) throw new ConveyError("CLOSED", "this balancer was closed");
   }
 }
+
+const isFileSource = (source: ConfigInput | ConfigFileSource): source is ConfigFileSource =>
+  typeof source === "object" && source !== null && "configFile" in source;

@@ -1,6 +1,5 @@
 /** What `createBalancer()` is given, and the small shapes it gives back. */
 import type { Overrides } from "../config/overrides.ts";
-import type { ConfigInput } from "../config/schema.ts";
 import type { Logger } from "./logger.ts";
 
 /** A file to run from, instead of a configuration object. */
@@ -41,6 +40,3 @@ export type DrainResult = {
   /** Connections still open. */
   connections: number;
 };
-
-export const isFileSource = (source: ConfigInput | ConfigFileSource): source is ConfigFileSource =>
-  typeof source === "object" && source !== null && "configFile" in source;

@@ -40,6 +40,8 @@ export class Service {
   readonly #startedAt = performance.now();
   #config: Config;
   #version = 1;
+  /** When the latest configuration was put in service, or could not be. */
+  #applied: Promise<unknown> = Promise.resolve();
 
   /** Starts the data plane; `open()` is to follow. Throws ConveyError and leaves nothing running. */
   constructor(
@@ -54,7 +56,7 @@ export class Service {
     this.#config = config;
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
-    this.#admin = new AdminSlot(parts.admin, (message) => parts.reporter.engine("warning", message));
+    this.#admin = new AdminSlot(parts.admin);
     const records = carryOver(config, new Map());
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
     this.servers = new ServerTable(records, this.dataplane, parts.reporter);
@@ -152,7 +154,13 @@ export class Service {
    *
    * @throws ConveyError and leaves the old configuration in service.
    */
-  async apply(next: Config, assertOpen: () => void): Promise<Applied> {
+  apply(next: Config, assertOpen: () => void): Promise<Applied> {
+    const applied = this.#apply(next, assertOpen);
+    this.#applied = applied.catch(() => undefined);
+    return applied;
+  }
+
+  async #apply(next: Config, assertOpen: () => void): Promise<Applied> {
     assertOpen();
     const before = this.#config;
     if (next.mode !== before.mode) {
@@ -194,6 +202,8 @@ export class Service {
     for (const line of this.dataplane.close()) this.#reporter.info({}, `host: ${line}`);
     stopped();
     await Promise.all([socketClosed, this.#admin.close()]);
+    // One that is still being applied finds out that it is too late, and may bring a server back.
+    void this.#applied.then(() => this.#admin.close());
   }
 
   /** While the process exits. */

@@ -1,6 +1,5 @@
 /** The place of the HTTP server within a balancer, and moving it to other settings by reload. */
 import { isDeepStrictEqual } from "node:util";
-import { ConveyError } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import type { AdminSource } from "./app.ts";
 import { type AdminServer, openAdmin } from "./server.ts";
@@ -13,15 +12,11 @@ const NO_MOVE: AdminMove = { commit: () => undefined, rollBack: async () => unde
 /** Holds the HTTP server in service, if there is one. */
 export class AdminSlot {
   readonly #source: AdminSource;
-  readonly #onLost: (message: string) => void;
-  #closed = false;
   #settings: AdminSettings | undefined;
   #server: AdminServer | undefined;
 
-  /** `onLost` is told when the old server cannot be opened again after a move that failed. */
-  constructor(source: AdminSource, onLost: (message: string) => void) {
+  constructor(source: AdminSource) {
     this.#source = source;
-    this.#onLost = onLost;
   }
 
   /** Where it listens. */
@@ -49,12 +44,8 @@ export class AdminSlot {
       this.#server = settings && (await openAdmin(settings, this.#source));
       this.#settings = settings;
     } catch (error) {
-      if (clash) await this.#reopen(old.server);
+      if (clash) this.#server = await this.#reopen(old.server);
       throw error;
-    }
-    if (this.#closed) {
-      await this.close();
-      throw new ConveyError("CLOSED", "this balancer was closed");
     }
     const opened = this.#server;
     return {
@@ -63,27 +54,18 @@ export class AdminSlot {
       },
       rollBack: async () => {
         await opened?.close();
-        this.#server = old.server;
+        this.#server = clash ? await this.#reopen(old.server) : old.server;
         this.#settings = old.settings;
-        if (clash) await this.#reopen(old.server);
       },
     };
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
     await this.#server?.close();
   }
 
-  /** Never rejects: why it was wanted matters more. Without a server the next reload opens one. */
-  async #reopen(old: AdminServer | undefined): Promise<void> {
-    if (old === undefined) return;
-    try {
-      this.#server = await openAdmin({ ...old.settings, port: old.address.port }, this.#source);
-    } catch (error) {
-      this.#server = undefined;
-      this.#settings = undefined;
-      this.#onLost(`the HTTP server could not be opened again: ${(error as Error).message}`);
-    }
+  async #reopen(old: AdminServer | undefined): Promise<AdminServer | undefined> {
+    if (old === undefined) return undefined;
+    return await openAdmin({ ...old.settings, port: old.address.port }, this.#source);
   }
 }
