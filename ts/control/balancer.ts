@@ -227,7 +227,7 @@ export class Balancer implements AsyncDisposable {
     const { dataplane, servers } = this.#service;
     try {
       servers.close();
-      dataplane.stopAccepting();
+      this.#service.stopAccepting();
       await this.#watcher?.close();
       await untilQuiet(
         () => dataplane.openConnections(),

@@ -38,6 +38,8 @@ export class Service {
   #socket: AdminSocket | undefined;
   readonly #questions = new Turns(MAX_QUESTIONS);
   readonly #startedAt = performance.now();
+  /** Asked for once after each change: programs ask frontend by frontend. */
+  #addresses: ReadonlyMap<string, ListenAddress> | undefined;
   #config: Config;
   #version = 1;
   /** When the latest configuration was put in service, or could not be. */
@@ -111,9 +113,14 @@ export class Service {
 
   /** Where a frontend listens; undefined when it does not. */
   address(frontend: string): ListenAddress | undefined {
-    const found = this.dataplane.addresses().find((it) => it.frontend === frontend);
-    const parsed = found && parseSocketAddress(found.address, { wildcard: true });
-    return parsed?.ok ? { host: parsed.value.host, port: parsed.value.port } : undefined;
+    this.#addresses ??= addressesOf(this.dataplane);
+    return this.#addresses.get(frontend);
+  }
+
+  /** Takes no new connections from now on. */
+  stopAccepting(): void {
+    this.#addresses = undefined;
+    this.dataplane.stopAccepting();
   }
 
   stats(draining: boolean, lastReload: ReloadStatus | undefined): Stats {
@@ -180,6 +187,7 @@ export class Service {
       // No await from here on: health results and operators may change records in between.
       const records = this.servers.under(next);
       this.dataplane.install(lower(next, toStates(records)));
+      this.#addresses = undefined;
       this.servers.replace(records);
       this.#config = next;
       this.#version += 1;
@@ -234,3 +242,12 @@ const hasWildcard = (config: Config): boolean =>
     const address = parseSocketAddress(listen_addr, { wildcard: true });
     return address.ok && isWildcard(address.value);
   });
+
+function addressesOf(dataplane: Dataplane): Map<string, ListenAddress> {
+  const addresses = new Map<string, ListenAddress>();
+  for (const { frontend, address } of dataplane.addresses()) {
+    const parsed = parseSocketAddress(address, { wildcard: true });
+    if (parsed.ok) addresses.set(frontend, { host: parsed.value.host, port: parsed.value.port });
+  }
+  return addresses;
+}

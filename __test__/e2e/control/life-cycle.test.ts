@@ -64,6 +64,29 @@ test("close drains up to its deadline: no new connections, the open one goes on,
   expect(lb.stats()).toMatchObject({ current_connections: 0, draining: true });
 });
 
+test("of a thousand frontends each tells where it listens, in no time that grows with their square", async () => {
+  const a = await echo("a");
+  const names = Array.from({ length: 1000 }, (_, i) => `f${i}`);
+  const lb = await balance({
+    ...poolConfig({ a: { addr: a.addr } }),
+    frontends: Object.fromEntries(
+      names.map((name) => [name, { listen_addr: "127.0.0.1:0", backend: "pool" }]),
+    ),
+    proxy: { workers: 1 },
+  });
+  const startedAt = performance.now();
+  const ports = new Set(names.map((name) => lb.address(name).port));
+  expect(performance.now() - startedAt).toBeLessThan(1000);
+  expect(ports.size).toBe(1000);
+  const config = lb.config;
+  await lb.update({
+    ...config,
+    frontends: { f0: config.frontends.f0 as { listen_addr: string; backend: string } },
+  });
+  expect(() => lb.address("f1")).toThrow(/no frontend named "f1" is listening/);
+  expect(ports).toContain(lb.address("f0").port);
+});
+
 test("a health change during the drain opens nothing again", async () => {
   const [a, b] = [await echo("a"), await echo("b", await closedPort())];
   const lb = await balance(

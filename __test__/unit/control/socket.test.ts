@@ -64,6 +64,13 @@ test("it is for its owner alone, answers any Host, takes changes without a token
   expect(await readdir(directory)).toEqual([]);
 });
 
+test("a process that exits without closing takes its socket away", async () => {
+  const socket = await opened("one");
+  socket.abandon();
+  await expect(stat(socket.path)).rejects.toMatchObject({ code: "ENOENT" });
+  socket.abandon();
+});
+
 test("a socket that nobody answers is taken over, one that a living process answers is not", async () => {
   const folder = join(directory, "convey");
   await mkdir(folder, { mode: 0o700 });

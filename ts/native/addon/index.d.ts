@@ -24,7 +24,7 @@ export declare class Dataplane {
   setServers(updates: Array<NativeServerUpdate>): number
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
-  /** Where each frontend listens; none once accepting has stopped or, in the packet modes, flows are refused. */
+  /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): Array<NativeAddress>
   /** Connections open now, over all frontends. Works after `close()` too. */
   openConnections(): number
