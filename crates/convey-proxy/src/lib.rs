@@ -8,7 +8,7 @@
 //! Invariants: every gauge goes back when its guard is dropped, whatever ended the connection; a FIN is
 //! passed on only when all bytes before it were delivered; a connection that is cut short ends in a RST
 //! towards whoever would otherwise take it for complete.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod accept;
 mod connect;

@@ -5,19 +5,12 @@
 mod lab;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::mpsc;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use convey_core::Reason;
-use lab::{Lab, echo, expect_reset, read_all, reset, serve, spec, wait_until};
-
-/// A server that hands each connection to the test.
-fn handing_over() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
-    let (hand, taken) = mpsc::channel();
-    (serve(move |stream| hand.send(stream).unwrap()), taken)
-}
+use lab::{Lab, echo, expect_reset, handing_over, read_all, reset, serve, spec, wait_until};
 
 /// A proxied connection: lab, client's side, server's side.
 fn pair_with(change: impl FnOnce(&mut convey_core::SnapshotSpec)) -> (Lab, TcpStream, TcpStream) {

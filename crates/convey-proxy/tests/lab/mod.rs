@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -158,6 +158,13 @@ pub fn serve_on(
         }
     });
     addr
+}
+
+/// A server that hands each connection to the test.
+pub fn handing_over() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+    let (hand, taken) = mpsc::channel();
+    // A test that has ended takes no more.
+    (serve(move |stream| drop(hand.send(stream))), taken)
 }
 
 /// Sends back what it gets, then its FIN.
