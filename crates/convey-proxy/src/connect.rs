@@ -2,6 +2,9 @@
 //!
 //! Invariants: no byte is read from the client before a server is connected, so trying another server can
 //! never lose or repeat one; a server's place is held from before the connect, so its limit holds throughout.
+//!
+//! A client that resets its connection meanwhile gives its places back at once. One that only sent its FIN may
+//! have closed or may wait for an answer to what it has sent; nothing tells which before a write to it.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -41,7 +44,15 @@ pub(crate) async fn serve(
     place: ClientPlace,
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
-    let connected = Attempt::new(&worker, &published, frontend).run(timer.as_mut()).await;
+    let connected = {
+        let mut attempt = pin!(Attempt::new(&worker, &published, frontend).run(timer.as_mut()));
+        let mut left = pin!(client.ready(Interest::ERROR));
+        poll_fn(|cx| match attempt.as_mut().poll(cx) {
+            Poll::Pending => left.as_mut().poll(cx).map(|_| Err(Reason::ClientReset)),
+            connected => connected,
+        })
+        .await
+    };
     let (server, meters, limits) = match connected {
         Ok(connected) => connected,
         Err(reason) => {
@@ -163,6 +174,11 @@ impl<'a> Attempt<'a> {
         if readiness.is_write_closed() {
             return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
+        if is_connected_to_itself(&stream, addr) {
+            // With a FIN the port would stay in TIME_WAIT. That this fails costs no more than that.
+            let _ = stream.set_zero_linger();
+            return Err(Errno::CONNREFUSED.into());
+        }
         Ok(stream)
     }
 
@@ -224,4 +240,13 @@ fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
         _ => {}
     }
     TcpStream::from_std(socket.into())
+}
+
+/// Whether the kernel chose the port of `addr` as the source port, on the same address: where nobody listens, the
+/// two ends of one socket shake hands (RFC 9293, simultaneous open), and the client would hear its own words.
+fn is_connected_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
+    // The ports differ but for that, so the usual connection costs one system call.
+    stream.local_addr().is_ok_and(|local| {
+        local.port() == addr.port() && stream.peer_addr().is_ok_and(|peer| peer.ip() == local.ip())
+    })
 }

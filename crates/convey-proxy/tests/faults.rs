@@ -93,14 +93,17 @@ fn child_with_few_file_descriptors() {
     lab.wait_idle();
 }
 
+/// Runs `name` as [`run_in_child`] does, in a network of its own with the source ports `range`.
+fn run_with_source_ports(range: &str, name: &str) {
+    let script = format!(
+        "ip link set lo up && echo '{range}' > /proc/sys/net/ipv4/ip_local_port_range && exec \"$@\""
+    );
+    run_in_child(&["unshare", "--user", "--map-root-user", "--net", "sh", "-c", &script, "sh"], name);
+}
+
 #[test]
 fn without_source_ports_the_client_is_closed_and_counted_and_recovers() {
-    let script =
-        "ip link set lo up && echo '40000 40009' > /proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"";
-    run_in_child(
-        &["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script, "sh"],
-        "child_with_ten_source_ports",
-    );
+    run_with_source_ports("40000 40009", "child_with_ten_source_ports");
 }
 
 #[test]
@@ -113,13 +116,7 @@ fn child_with_ten_source_ports() {
     spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
     let lab = Lab::start(spec);
     // Clients bind ports outside the range, so that all ten are left for the balancer.
-    let connect = |port: u16| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
-        socket.connect(&lab.addr().into()).unwrap();
-        TcpStream::from(socket)
-    };
+    let connect = |port| connect_from(port, &lab);
     let inside: Vec<TcpStream> = (0..10).map(|n| connect(6000 + n)).collect();
     wait_until("ten connections stand", || lab.gauges() == [10; 4]);
     let before = cpu.used();
@@ -141,6 +138,56 @@ fn child_with_ten_source_ports() {
     let mut client = connect(6200);
     client.write_all(b"back").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
+}
+
+/// Connects to the first frontend from `port`.
+fn connect_from(port: u16, lab: &Lab) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    socket.connect(&lab.addr().into()).unwrap();
+    TcpStream::from(socket)
+}
+
+#[test]
+fn a_server_port_that_the_kernel_chooses_as_source_port_counts_as_refused() {
+    run_with_source_ports("40000 40000", "child_that_would_connect_to_itself");
+}
+
+#[test]
+#[ignore = "run in a namespace by a_server_port_that_the_kernel_chooses_as_source_port_counts_as_refused"]
+fn child_that_would_connect_to_itself() {
+    let dead = std::net::SocketAddr::from(([127, 0, 0, 1], 40000));
+    // The one source port there is leads back to its own socket: without a proxy too.
+    let itself = TcpStream::connect(dead).unwrap();
+    assert_eq!(itself.local_addr().unwrap(), itself.peer_addr().unwrap());
+    lab::reset(itself);
+
+    let mut spec = spec(&[dead]);
+    spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
+    let lab = Lab::start(spec.clone());
+    for n in 0..3 {
+        let mut client = connect_from(6000 + n, &lab);
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+        lab.wait_count(Reason::ConnectRefused, u64::from(n) + 1);
+    }
+    assert_eq!(lab.snapshot().backends[0].servers[0].reasons.get(Reason::ConnectRefused), 3);
+    assert_eq!(lab.count(Reason::RetriesExhausted), 3);
+    lab.wait_idle();
+
+    // Another server is tried; nothing is left of the attempt, so that the one source port is free for it.
+    let server = std::net::TcpListener::bind("127.0.0.1:5000").unwrap();
+    spec.backends[0].servers.push(lab::server(1, lab::serve_on(server, echo)));
+    lab.install(spec);
+    for n in 0..4 {
+        let mut client = connect_from(6100 + n, &lab);
+        client.write_all(b"me?").unwrap();
+        client.read_exact(&mut [0; 3]).unwrap();
+        // A reset frees the port at once.
+        lab::reset(client);
+        lab.wait_idle();
+    }
+    assert_eq!(lab.count(Reason::PortsExhausted), 0);
 }
 
 /// A sink that panics for every event of the data path once `armed`, and keeps the others.
