@@ -177,6 +177,35 @@ fn traffic_in_one_direction_keeps_a_connection_from_being_idle() {
 }
 
 #[test]
+fn a_slow_but_steady_reader_is_not_idle() {
+    const TOTAL: usize = 6 * 1024 * 1024;
+    let idle = Duration::from_millis(300);
+    let server = serve(|mut stream| {
+        stream.write_all(&vec![5; TOTAL]).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let mut spec = spec(&[server]);
+    spec.backends[0].idle_timeout = idle;
+    let lab = Lab::start(spec);
+    let mut client = lab::connect_with_room(lab.addr(), 64 * 1024);
+    let mut buffer = vec![0; 48 * 1024];
+    let mut got = 0;
+    // The proxy's socket takes megabytes at once and says that there is room again once a third is gone, which
+    // is later than the timeout.
+    while got < TOTAL {
+        match client.read(&mut buffer) {
+            Ok(n @ 1..) => got += n,
+            end => panic!("{end:?} after {got} bytes"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Then nothing moves any more.
+    assert_eq!(client.read(&mut buffer).unwrap(), 0);
+    lab.wait_idle();
+    lab.wait_count(Reason::IdleTimeout, 1);
+}
+
+#[test]
 fn a_peer_that_never_reads_is_ended_by_the_idle_timeout_and_sees_a_reset() {
     let idle = Duration::from_millis(400);
     let (lab, client, mut server) = pair_with(|s| s.backends[0].idle_timeout = idle);

@@ -138,6 +138,18 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Connects with a receive buffer of about `bytes`.
+pub fn connect_with_room(addr: SocketAddr, bytes: usize) -> TcpStream {
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 /// Runs `serve` on a thread of its own for each connection to the returned address.
 pub fn serve(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
     serve_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
