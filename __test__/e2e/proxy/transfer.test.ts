@@ -1,11 +1,14 @@
 /** Bytes through proxy mode: C1 to C5, and the ancestor's defects 7, 23 and 25. */
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
-import { harness, poolConfig } from "../../support/control.ts";
+import { closedPort, harness, poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
-import { until } from "../../support/processes.ts";
+import { folder, nginxFiles } from "../../support/peers.ts";
+import { finish, start, until } from "../../support/processes.ts";
+import { needs } from "../../support/requirements.ts";
 import {
   dial,
   echo,
@@ -202,6 +205,78 @@ test("C5: a peer that never reads is ended by the idle timeout, on both sides, w
   client.destroy();
 });
 
+test("a server's early answer to an upload arrives as often as without a balancer, however nginx closes", async (context) => {
+  needs(context, { tools: ["nginx", "curl"] });
+  const body = join(folder("upload"), "body");
+  writeFileSync(body, Buffer.alloc(8 * MIB, "u"));
+  for (const closing of ["lingering_close off", "lingering_timeout 100ms"]) {
+    const listen = `127.0.0.1:${await closedPort()}`;
+    await using _nginx = start(
+      nginxFiles(listen, folder("root"), ["client_max_body_size 1k;", `${closing};`]),
+    );
+    await until(() => answered(listen), "nginx to answer", 10_000);
+    const lb = await balance(poolConfig({ s1: { addr: listen } }));
+    const { host, port } = lb.address("web");
+    for (const target of [listen, `${host}:${port}`]) {
+      const seen: string[] = [];
+      for (let n = 0; n < 30; n++) {
+        const args = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", "-H", "Expect:"];
+        // curl may add that it could not send the rest.
+        const { stdout } = await finish(["curl", ...args, "-T", body, `http://${target}/body`]);
+        seen.push(stdout);
+      }
+      expect(seen, `${closing}, ${target}`).toEqual(Array(30).fill("413"));
+    }
+  }
+});
+
+test("a curl that reads slowly but steadily is not idle", async (context) => {
+  needs(context, { tools: ["nginx", "curl"] });
+  const root = folder("root");
+  writeFileSync(join(root, "file"), Buffer.alloc(8 * MIB, "f"));
+  const listen = `127.0.0.1:${await closedPort()}`;
+  await using _nginx = start(nginxFiles(listen, root));
+  await until(() => answered(listen), "nginx to answer", 10_000);
+  const lb = await balance(poolConfig({ s1: { addr: listen } }, { pool: { idle_timeout_ms: 500 } }));
+  const { host, port } = lb.address("web");
+  const args = ["-sS", "-o", "/dev/null", "-w", "%{size_download}", "--limit-rate", "2M", "--max-time", "60"];
+  const { stdout, stderr, code } = await finish(["curl", ...args, `http://${host}:${port}/file`], {
+    timeoutMs: 70_000,
+  });
+  expect({ stdout, stderr, code }).toEqual({ stdout: String(8 * MIB), stderr: "", code: 0 });
+}, 90_000);
+
+test("a process that was stopped for longer than the idle timeout loses nothing that waited for it", async () => {
+  await using server = await listening(echo);
+  await using product = await startConvey(
+    pool({ s1: server.addr }, { backend: ["idle_timeout_ms = 600", "health_check_interval = 3600"] }),
+  );
+  // Some have spoken before, some have not; some say their last word meanwhile, some have it said already.
+  const clients = await Promise.all(Array.from({ length: 40 }, () => dial(product.front)));
+  await until(async () => (await product.stats()).current_connections === 40, "all to stand");
+  const answers = clients.map(receive);
+  clients.forEach((client, n) => {
+    if (n % 2 === 0) client.write("before ");
+  });
+  await until(async () => (await product.stats()).total_bytes_rx === 20 * 7, "the first answers");
+  process.kill(product.process.pid, "SIGSTOP");
+  try {
+    clients.forEach((client, n) => {
+      if (n % 4 < 2) client.end("meanwhile");
+      else client.write("meanwhile");
+    });
+    await sleep(2500);
+  } finally {
+    process.kill(product.process.pid, "SIGCONT");
+  }
+  clients.forEach((client, n) => {
+    if (n % 4 >= 2) client.end();
+  });
+  const expected = clients.map((_, n) => ({ bytes: n % 2 === 0 ? 16 : 9, end: "fin" }));
+  expect(await Promise.all(answers)).toMatchObject(expected);
+  expect((await product.stats()).reasons.idle_timeout).toBeUndefined();
+});
+
 test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
   await using server = await listening((socket) => {
     socket.on("data", () => {
@@ -235,6 +310,11 @@ test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in sm
   // One delayed ACK is 40 ms; with Nagle's algorithm on, most of the fifty would wait for one.
   expect(times[40]).toBeLessThan(25);
 });
+
+/** Whether an HTTP server answers there. */
+async function answered(listen: string): Promise<boolean> {
+  return (await finish(["curl", "-s", "-o", "/dev/null", "--max-time", "2", `http://${listen}/`])).code === 0;
+}
 
 function residentBytes(pid: number): number {
   const kb = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
