@@ -230,22 +230,6 @@ test("a server's early answer to an upload arrives as often as without a balance
   }
 });
 
-test("a curl that reads slowly but steadily is not idle", async (context) => {
-  needs(context, { tools: ["nginx", "curl"] });
-  const root = folder("root");
-  writeFileSync(join(root, "file"), Buffer.alloc(8 * MIB, "f"));
-  const listen = `127.0.0.1:${await closedPort()}`;
-  await using _nginx = start(nginxFiles(listen, root));
-  await until(() => answered(listen), "nginx to answer", 10_000);
-  const lb = await balance(poolConfig({ s1: { addr: listen } }, { pool: { idle_timeout_ms: 500 } }));
-  const { host, port } = lb.address("web");
-  const args = ["-sS", "-o", "/dev/null", "-w", "%{size_download}", "--limit-rate", "2M", "--max-time", "60"];
-  const { stdout, stderr, code } = await finish(["curl", ...args, `http://${host}:${port}/file`], {
-    timeoutMs: 70_000,
-  });
-  expect({ stdout, stderr, code }).toEqual({ stdout: String(8 * MIB), stderr: "", code: 0 });
-}, 90_000);
-
 test("a process that was stopped for longer than the idle timeout loses nothing that waited for it", async () => {
   await using server = await listening(echo);
   await using product = await startConvey(
