@@ -46,9 +46,9 @@ pub(crate) async fn serve(
     let mut timer = pin!(sleep_until(Instant::now()));
     let connected = {
         let mut attempt = pin!(Attempt::new(&worker, &published, frontend).run(timer.as_mut()));
-        let mut left = pin!(client.ready(Interest::ERROR));
+        let mut left = pin!(left(&client));
         poll_fn(|cx| match attempt.as_mut().poll(cx) {
-            Poll::Pending => left.as_mut().poll(cx).map(|_| Err(Reason::ClientReset)),
+            Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
             connected => connected,
         })
         .await
@@ -66,6 +66,14 @@ pub(crate) async fn serve(
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
     drop(place);
+}
+
+/// Waits until `client` has reset its connection.
+async fn left(client: &TcpStream) {
+    // Most clients say nothing until they are connected through: this registers what the relay needs anyway,
+    // where waiting for an error costs something.
+    let _ = poll_fn(|cx| client.poll_read_ready(cx)).await;
+    let _ = client.ready(Interest::ERROR).await;
 }
 
 /// One client's search for a server.
