@@ -124,12 +124,13 @@ pub(crate) async fn run(
     let mut clock = Clock::begin(limits, timer.as_mut());
     let reason = match relay(&mut pair, &mut clock, timer.as_mut()).await {
         Outcome::Over(reason) => reason,
+        // Boxed, so that connections which end otherwise do not carry room for it.
         Outcome::Lost(Side::Client) => {
-            linger(&mut pair, Side::Server, limits, &clock, timer).await;
+            Box::pin(linger(&mut pair, Side::Server, limits, &clock, timer)).await;
             Some(Reason::ClientReset)
         }
         Outcome::Lost(Side::Server) => {
-            linger(&mut pair, Side::Client, limits, &clock, timer).await;
+            Box::pin(linger(&mut pair, Side::Client, limits, &clock, timer)).await;
             Some(Reason::ServerReset)
         }
     };
