@@ -3,12 +3,15 @@
 //! Invariants: nothing is read while something read before waits to be written, so a slow receiver holds up
 //! the sender and memory is bounded by one read; the FIN goes out after the last byte.
 
+use std::future::Future;
 use std::io;
 use std::net::Shutdown;
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 use super::copy::{self, LARGEST_READ, SMALLEST_READ};
 use super::pipe_pool::{self, Pipe};
@@ -148,7 +151,8 @@ impl Direction {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        // Not only others that are ready go first, also those the reactor has yet to hear of.
+        let _ = pin!(yield_now()).poll(cx);
         Ok(())
     }
 
