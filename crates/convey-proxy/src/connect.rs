@@ -154,7 +154,6 @@ impl<'a> Attempt<'a> {
             match begin(addr) {
                 Err(error) if is_shortage(&error) => {
                     if self.worker.fds_short.note() {
-                        self.count(Reason::FdsExhausted);
                         let frontend = self.frontend.name.clone();
                         let event = Event::AcceptBackoff { frontend, cause: error.to_string() };
                         self.worker.shared.events.send(event);

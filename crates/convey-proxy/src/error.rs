@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// A frontend's address could not be bound.
-    #[error("cannot listen on {addr} for frontend \"{frontend}\": {source}{}", remedy(.source))]
+    #[error("cannot listen on {addr} for frontend \"{frontend}\": {source}; {}", remedy(.source, .holder.as_deref()))]
     Bind {
         /// Frontend name.
         frontend: String,
         /// The configured address.
         addr: SocketAddr,
+        /// The frontend of the same configuration that holds the address, if one does.
+        holder: Option<String>,
         /// The cause.
         source: io::Error,
     },
@@ -26,16 +28,20 @@ pub enum ProxyError {
     },
 }
 
-fn remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process or frontend listens there: stop it or choose another address or port"
+fn remedy(source: &io::Error, holder: Option<&str>) -> String {
+    match (source.kind(), holder) {
+        (io::ErrorKind::AddrInUse, Some(frontend)) => {
+            format!("frontend \"{frontend}\" of this convey listens there: choose another address or port")
         }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: grant it or choose \
-             a higher port"
+        (io::ErrorKind::AddrInUse, None) => {
+            "another process listens there: stop it or choose another address or port".to_owned()
         }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
-        _ => "",
+        (io::ErrorKind::PermissionDenied, _) => {
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: grant it or choose a \
+             higher port"
+                .to_owned()
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => "no interface of this host has that address".to_owned(),
+        _ => "see the cause; nothing was changed".to_owned(),
     }
 }

@@ -79,8 +79,8 @@ impl Shared {
         (listening.version, listening.groups.clone())
     }
 
-    /// Tells every worker to serve `groups` and waits until they do (or a while at most).
-    pub fn set_groups(&self, groups: Vec<Arc<ListenGroup>>) {
+    /// Tells every worker to serve `groups`; returns the version to wait for.
+    pub fn set_groups(&self, groups: Vec<Arc<ListenGroup>>) -> u64 {
         let version = {
             let mut listening = self.listening();
             listening.version += 1;
@@ -88,6 +88,11 @@ impl Shared {
             listening.version
         };
         self.wake_all();
+        version
+    }
+
+    /// Waits until every worker serves the listeners of `version` (a while at most, or until the end).
+    pub fn wait_applied(&self, version: u64) {
         let deadline = Instant::now() + APPLY_WAIT;
         let mut listening = self.listening();
         while listening.applied.iter().any(|v| *v < version) && !self.is_closing() {

@@ -16,11 +16,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use convey_core::Event;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::task;
 
 use crate::accept;
+use crate::events::Subject;
 use crate::shared::Shared;
 
 /// Pause before a worker that panicked starts again; doubled up to the longest.
@@ -127,9 +129,20 @@ async fn serve(worker: &Arc<Worker>) {
             if accepting.contains_key(&group.id) {
                 continue;
             }
-            let Ok(listener) = group.socket(worker.number).and_then(tokio::net::TcpListener::from_std) else {
-                complete = false;
-                continue;
+            let listener = match group.handle(worker.number).and_then(TcpListener::from_std) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    complete = false;
+                    let message = format!(
+                        "{} cannot watch the listener {} of frontend {}: {error}; it tries again",
+                        Worker::name(worker.number),
+                        group.local,
+                        group.frontend
+                    );
+                    let subject = Subject("watch", group.frontend.clone(), "".into());
+                    shared.events.send_thinned(subject, || Event::Warning { message });
+                    continue;
+                }
             };
             let stop = Arc::new(Notify::new());
             let task = task::spawn(accept::run(worker.clone(), group.clone(), listener, stop.clone()));

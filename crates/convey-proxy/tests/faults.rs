@@ -9,29 +9,16 @@ mod lab;
 
 use std::io::{Read, Seek, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use convey_core::{Event, Reason, Snapshot};
 use convey_proxy::Proxy;
-use lab::{Lab, echo, named, read_all, refusing, serve, spec, wait_until};
+use lab::{Lab, echo, named, read_all, refusing, run_in_child, serve, spec, wait_until};
 
 /// Environment variable that tells a child process where the server is.
 const SERVER: &str = "CONVEY_TEST_SERVER";
-
-/// Runs the ignored test `name` of this binary in a process of its own, under `wrapper`.
-fn run_in_child(wrapper: &[&str], name: &str) {
-    let binary = std::env::current_exe().unwrap();
-    let mut line: Vec<&str> = vec!["timeout", "60"];
-    line.extend(wrapper);
-    line.push(binary.to_str().unwrap());
-    line.extend(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
-    let output = Command::new(line[0]).args(&line[1..]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{name} in a child process:\n{text}");
-}
 
 /// CPU time of this process; opened early, for when no descriptor is left.
 struct CpuTime(std::fs::File);

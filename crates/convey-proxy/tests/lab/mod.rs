@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ impl Lab {
         let mut snapshot = self.snapshot.lock().unwrap();
         let next = Arc::new(snapshot.next(spec).unwrap());
         self.proxy.install(next.clone()).unwrap();
+        self.proxy.settle();
         *snapshot = next;
     }
 
@@ -120,6 +122,18 @@ impl Lab {
         wait_until(&format!("{} reaches {count}", reason.name()), || self.count(reason) >= count);
         assert_eq!(self.count(reason), count, "{}", reason.name());
     }
+}
+
+/// Runs the ignored test `name` of this binary in a process of its own, under `wrapper`.
+pub fn run_in_child(wrapper: &[&str], name: &str) {
+    let binary = std::env::current_exe().unwrap();
+    let mut line: Vec<&str> = vec!["timeout", "60"];
+    line.extend(wrapper);
+    line.push(binary.to_str().unwrap());
+    line.extend(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+    let output = Command::new(line[0]).args(&line[1..]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{name} in a child process:\n{text}");
 }
 
 /// Waits for `condition`; fails the test after [`PATIENCE`].
