@@ -72,6 +72,8 @@ export interface Dataplane {
   stats(): NativeStats;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
+  /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
+  settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
   /** Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. */
@@ -129,6 +131,7 @@ function wrap(native: NativeDataplane): Dataplane {
     setServers: (updates) => unwrap(() => native.setServers(updates)),
     stats: () => unwrap(() => native.stats()),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
+    settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),
   };

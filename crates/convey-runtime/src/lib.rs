@@ -207,7 +207,8 @@ impl Runtime {
         Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })
     }
 
-    /// Replaces the whole configuration; on an error the old one serves on. Returns the new version.
+    /// Replaces the whole configuration; on an error the old one serves on. Returns the new version. What leaves
+    /// service closes in the background, see [`Runtime::settle`].
     ///
     /// # Errors
     /// [`RuntimeError`] names the offending field or address.
@@ -299,6 +300,15 @@ impl Runtime {
             Engine::Packet(packet) => packet.stop_accepting()?,
         }
         Ok(())
+    }
+
+    /// Waits until what [`Runtime::install`] and [`Runtime::stop_accepting`] took out of service is closed: its
+    /// addresses are free then, and everybody who was connected to it is counted as open.
+    pub fn settle(&self) {
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.settle(),
+            Engine::Packet(_) => {}
+        }
     }
 
     /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns

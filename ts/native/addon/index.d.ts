@@ -24,8 +24,14 @@ export declare class Dataplane {
   setServers(updates: Array<NativeServerUpdate>): number
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
-  /** Takes no new connections from now on; open ones go on. */
+  /** Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`. */
   stopAccepting(): void
+  /**
+   * Resolves when what `install()` and `stopAccepting()` took out of service is closed: its addresses are free
+   * then, and everybody who was connected to it is counted as open. Milliseconds as a rule, two seconds when
+   * clients do not end their handshakes.
+   */
+  settle(): Promise<void>
   /**
    * What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
