@@ -4,7 +4,7 @@
  * judged; a failed change leaves everything as it was; after `close()` nothing of it is left.
  */
 import { isDeepStrictEqual } from "node:util";
-import { isWildcard, parseSocketAddress } from "../config/address.ts";
+import { formatSocketAddress, isWildcard, parseSocketAddress } from "../config/address.ts";
 import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
 import { loadConfigFile } from "../config/load.ts";
@@ -13,7 +13,7 @@ import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config, ConfigInput } from "../config/schema.ts";
 import { adminSettings } from "../http/access.ts";
-import { AdminSlot } from "../http/slot.ts";
+import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
 import { ConveyError, type Dataplane, loadDataplane, type NativeEvent } from "../native/index.ts";
 import { type BalancerEvent, type DrainEvent, EventHub } from "./events.ts";
 import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
@@ -152,7 +152,9 @@ export class Balancer implements AsyncDisposable {
     closeOnExit();
     try {
       balancer.#tellPacketPath();
-      await balancer.#admin.move(settings);
+      const listeners = balancer.#listeners();
+      const move = await balancer.#admin.move(settings, { before: [], after: listeners });
+      move.commit();
       if (fromFile !== undefined && options.watch !== false) {
         const { hash } = loaded.source;
         balancer.#watcher = await ConfigWatcher.start(fromFile.configFile, hash, (change) =>
@@ -357,10 +359,15 @@ export class Balancer implements AsyncDisposable {
     try {
       await this.#watcher?.close();
       this.#dataplane.stopAccepting();
+      let settled = false;
+      // Those who were connected when it stopped are counted by then.
+      void this.#dataplane.settle().finally(() => {
+        settled = true;
+      });
       await this.#reloader.idle();
       for (;;) {
         const left = this.#closeDeadline - performance.now();
-        if (left <= 0 || this.#dataplane.stats().counters.currentConnections === 0) break;
+        if (left <= 0 || (settled && this.#dataplane.stats().counters.currentConnections === 0)) break;
         await sleep(Math.min(POLL_MS, left));
       }
     } finally {
@@ -409,23 +416,57 @@ export class Balancer implements AsyncDisposable {
     if (this.#admin.serves(settings) && !changes) {
       return { result: "unchanged", warnings: [] };
     }
-    const move = await this.#admin.move(settings);
+    const before = this.#config;
+    const neighbours = { before: this.#listeners(), after: configuredListeners(next) };
+    const move = await this.#admin.move(settings, neighbours);
+    let installed = false;
     try {
       this.#assertOpen();
-      // No await from here on: health results and operators may change records in between.
-      const records = carryOver(next, this.#records);
-      this.#dataplane.install(lower(next, toStates(records)));
-      const warnings = needsRestart(this.#config, next);
-      this.#records = records;
-      this.#config = next;
-      this.#configVersion += 1;
-      this.#health.setTargets(checkTargets(next));
-      move.commit();
-      return { result: "applied", warnings };
+      this.#refuseOwnAddress(neighbours.after);
+      this.#install(next);
+      installed = true;
+      await this.#dataplane.settle();
+      await move.finish(this.#listeners());
     } catch (error) {
-      await move.rollBack();
-      throw error;
+      // The data plane first: it may hold the address that the old HTTP server goes back to.
+      return await undo(error, async () => {
+        if (installed) {
+          this.#install(before);
+          await this.#dataplane.settle();
+        }
+        await move.rollBack();
+      });
     }
+    move.commit();
+    this.#configVersion += 1;
+    return { result: "applied", warnings: needsRestart(before, next) };
+  }
+
+  /** Without a pause: health results and operators may change records in between. */
+  #install(next: Config): void {
+    const records = carryOver(next, this.#records);
+    this.#dataplane.install(lower(next, toStates(records)));
+    this.#records = records;
+    this.#config = next;
+    this.#health.setTargets(checkTargets(next));
+  }
+
+  /** Where the frontends listen now; in the packet modes nothing does. */
+  #listeners(): FrontendListener[] {
+    if (this.#config.mode !== "proxy") return [];
+    return this.#dataplane.stats().frontends.flatMap(({ name, address }) => listenerAt(name, address));
+  }
+
+  /** The data plane takes the HTTP server for another process. */
+  #refuseOwnAddress(frontends: readonly FrontendListener[]): void {
+    const own = this.#admin.address;
+    const clash = own && frontends.find((f) => f.port === own.port && isSameOrAny(f.host, own.host));
+    if (clash === undefined) return;
+    throw new ConveyError(
+      "BIND_FAILED",
+      `cannot listen on ${formatSocketAddress(clash)} for frontend "${clash.name}": the statistics server of this convey listens there; choose another address or port`,
+      { field: `frontends.${clash.name}.listen_addr` },
+    );
   }
 
   #onFile(change: "changed" | "missing"): void {
@@ -532,6 +573,19 @@ const hasWildcard = (config: Config): boolean =>
     const address = parseSocketAddress(listen_addr, { wildcard: true });
     return address.ok && isWildcard(address.value);
   });
+
+const isSameOrAny = (a: string, b: string): boolean =>
+  a === b || [a, b].some((h) => h === "0.0.0.0" || h === "::");
+
+const listenerAt = (name: string, address: string): FrontendListener[] => {
+  const parsed = parseSocketAddress(address, { wildcard: true });
+  return parsed.ok ? [{ name, ...parsed.value }] : [];
+};
+
+const configuredListeners = ({ mode, frontends }: Config): FrontendListener[] =>
+  mode === "proxy"
+    ? Object.entries(frontends).flatMap(([name, { listen_addr }]) => listenerAt(name, listen_addr))
+    : [];
 
 const isFileSource = (source: ConfigInput | ConfigFileSource): source is ConfigFileSource =>
   typeof source === "object" && source !== null && "configFile" in source;
