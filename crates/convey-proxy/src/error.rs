@@ -3,6 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::accept::is_shortage;
+use crate::descriptors::{self, Descriptors};
+
 /// Why the proxy could not start or take a new snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -18,6 +21,9 @@ pub enum ProxyError {
         /// The cause.
         source: io::Error,
     },
+    /// The limit on open files leaves too little.
+    #[error("{0}")]
+    Descriptors(Descriptors),
     /// A thread or its runtime could not be made.
     #[error("cannot start proxy worker {worker}: {source}")]
     Worker {
@@ -41,7 +47,18 @@ fn remedy(source: &io::Error, holder: Option<&str>) -> String {
              higher port"
                 .to_owned()
         }
+        _ if is_shortage(source) => format!("file descriptors or memory ran out: {}", descriptors::REMEDY),
         (io::ErrorKind::AddrNotAvailable, _) => "no interface of this host has that address".to_owned(),
         _ => "see the cause; nothing was changed".to_owned(),
+    }
+}
+
+impl ProxyError {
+    /// Whether the host is short of descriptors or memory, and nothing is wrong with what was asked for.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Bind { source, .. } | Self::Worker { source, .. } => is_shortage(source),
+            Self::Descriptors(_) => true,
+        }
     }
 }

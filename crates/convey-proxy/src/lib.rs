@@ -12,6 +12,7 @@
 
 mod accept;
 mod connect;
+mod descriptors;
 mod error;
 mod events;
 mod handshakes;
@@ -24,5 +25,6 @@ mod relay;
 mod shared;
 mod worker;
 
+pub use descriptors::Descriptors;
 pub use error::ProxyError;
 pub use proxy::Proxy;

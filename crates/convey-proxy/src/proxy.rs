@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use convey_core::{EventSink, Snapshot};
+use convey_core::{Event, EventSink, Snapshot};
 
+use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
 use crate::events::Events;
 use crate::listeners::{Listeners, Plan};
@@ -27,9 +28,14 @@ impl Proxy {
     /// does. `events` is called on the worker threads and must not block; it must not call into the proxy.
     ///
     /// # Errors
-    /// [`ProxyError`] names the frontend and address, or the worker.
+    /// [`ProxyError`] names the frontend and address, or the worker, or how many file descriptors are missing.
     pub fn start(snapshot: Arc<Snapshot>, workers: usize, events: EventSink) -> Result<Self, ProxyError> {
         let workers = workers.max(1);
+        let descriptors = Descriptors::of(workers, snapshot.frontends.len());
+        if !descriptors.suffice() {
+            return Err(ProxyError::Descriptors(descriptors));
+        }
+        let warning = descriptors.warning(snapshot.limits.max_connections);
         let plan = Plan::first(&snapshot, workers)?;
         let published = Published { routes: plan.routes(), snapshot };
         let shared = Arc::new(Shared::new(published, workers, Events::new(events)));
@@ -41,6 +47,9 @@ impl Proxy {
             lock(&proxy.threads).push(thread);
         }
         proxy.listeners.begin();
+        if let Some(message) = warning {
+            shared.events.send(Event::Warning { message });
+        }
         Ok(proxy)
     }
 

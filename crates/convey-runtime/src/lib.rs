@@ -75,13 +75,14 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Spec(_) => ErrorKind::Config,
+            Self::Proxy(error) if error.is_shortage() => ErrorKind::Internal,
             Self::Proxy(ProxyError::Bind { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
             {
                 ErrorKind::Permission
             }
             Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
-            Self::Proxy(ProxyError::Worker { .. }) => ErrorKind::Internal,
+            Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
             Self::AfPacket(AfPacketError::Permission(_)) => ErrorKind::Permission,
             Self::AfPacket(AfPacketError::NoInterface { .. }) => ErrorKind::Bind,
             Self::AfPacket(_) => ErrorKind::Internal,
