@@ -107,7 +107,7 @@ impl Trouble {
 pub(crate) async fn run(
     worker: Arc<Worker>,
     group: Arc<ListenGroup>,
-    listener: TcpListener,
+    mut listener: TcpListener,
     stop: Arc<Notify>,
 ) {
     let mut stop = pin!(stop.notified());
@@ -128,7 +128,11 @@ pub(crate) async fn run(
             Some(Err(error)) => match Trouble::of(&error) {
                 Trouble::Empty | Trouble::Peer => batch += 1,
                 Trouble::Shortage => report_shortage(&worker, &group, &error),
-                Trouble::Closed => revive(&worker, &group),
+                Trouble::Closed => {
+                    if let Some(revived) = revive(&worker, &group) {
+                        listener = revived;
+                    }
+                }
                 Trouble::Unknown => {
                     warn(&worker, &group, &format!("accept: {error}; it tries again"));
                     worker.fds_short.pause();
@@ -166,14 +170,16 @@ async fn drain(worker: &Arc<Worker>, group: &ListenGroup) {
     }
 }
 
-/// Listens again with a socket that was closed from outside.
-fn revive(worker: &Worker, group: &ListenGroup) {
-    let outcome = match group.revive(worker.number) {
-        Ok(()) => "it listens again".to_owned(),
+/// Listens anew in place of a socket that was closed from outside.
+fn revive(worker: &Worker, group: &ListenGroup) -> Option<TcpListener> {
+    let revived = group.revive(worker.number).and_then(TcpListener::from_std);
+    let outcome = match &revived {
+        Ok(_) => "it listens again".to_owned(),
         Err(error) => format!("it cannot listen again: {error}; it tries on"),
     };
     warn(worker, group, &format!("its socket was closed from outside; {outcome}"));
     worker.fds_short.pause();
+    revived.ok()
 }
 
 fn warn(worker: &Worker, group: &ListenGroup, what: &str) {

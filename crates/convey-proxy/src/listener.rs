@@ -26,7 +26,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
@@ -66,7 +66,7 @@ pub(crate) struct ListenGroup {
     pub local: SocketAddr,
     /// What routed its connections when it was removed, for those still in the accept queue.
     pub retired: OnceLock<Arc<Published>>,
-    sockets: Vec<Socket>,
+    sockets: Vec<Mutex<Socket>>,
     /// The workers' handles, until they take them: made with the sockets, so that a group that is bound lacks
     /// no descriptor.
     handles: Vec<Mutex<Option<TcpListener>>>,
@@ -132,7 +132,7 @@ impl ListenGroup {
     /// # Errors
     /// The kernel is out of memory.
     pub fn listen(&self, old: &[Arc<Self>]) -> io::Result<()> {
-        self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        self.sockets.iter().try_for_each(|socket| lock(socket).listen(BACKLOG))?;
         for group in old {
             group.close_door()?;
         }
@@ -159,7 +159,7 @@ impl ListenGroup {
             configured,
             local,
             retired: OnceLock::new(),
-            sockets,
+            sockets: sockets.into_iter().map(Mutex::new).collect(),
             handles,
             door,
             refuses_handshakes: AtomicBool::new(false),
@@ -171,8 +171,8 @@ impl ListenGroup {
     /// # Errors
     /// The process is out of file descriptors.
     pub fn handle(&self, worker: usize) -> io::Result<TcpListener> {
-        let made = self.handles[worker].lock().unwrap_or_else(PoisonError::into_inner).take();
-        made.map_or_else(|| self.socket(worker).try_clone().map(Into::into), Ok)
+        let made = lock(&self.handles[worker]).take();
+        made.map_or_else(|| Ok(self.socket(worker).try_clone()?.into()), Ok)
     }
 
     /// Whether a frontend called `name` that is to listen on `listen` can take this group over.
@@ -194,7 +194,7 @@ impl ListenGroup {
     /// As accept(2).
     pub fn accept(&self, worker: usize) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, peer) = rustix::net::acceptfrom_with(self.socket(worker), flags)?;
+        let (fd, peer) = rustix::net::acceptfrom_with(&*self.socket(worker), flags)?;
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::Unsupported)?;
         Ok((fd.into(), peer))
     }
@@ -213,35 +213,46 @@ impl ListenGroup {
         self.refuses_handshakes.store(true, Relaxed);
         for socket in &self.sockets {
             // Without it closing is as it would be anyhow.
-            let _ = socket.attach_filter(&NO_SYN);
+            let _ = lock(socket).attach_filter(&NO_SYN);
         }
     }
 
-    /// Listens again with a socket that an administrator closed from outside (`ss -K`).
+    /// Another handle for `worker`, whose socket an administrator closed from outside (`ss -K`). It is a new
+    /// socket: the old one could listen again, but what it accepted would be half shut from birth.
     ///
     /// # Errors
-    /// Someone else took the address meanwhile.
-    pub fn revive(&self, worker: usize) -> io::Result<()> {
-        let socket = self.socket(worker);
-        if self.door.is_some() {
-            self.open_door()?;
+    /// Someone else took the address meanwhile, descriptors ran out, or the group goes anyhow.
+    pub fn revive(&self, worker: usize) -> io::Result<TcpListener> {
+        if self.refuses_handshakes.load(Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
         }
-        // Bound still when another worker that shares the socket was faster.
-        let revived = match socket.bind(&self.local.into()) {
-            Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
-            _ => socket.listen(BACKLOG),
-        };
-        self.close_door()?;
-        revived
+        // Another worker that shares the socket may have been faster.
+        let listens = self.socket(worker).is_listener()?;
+        if !listens {
+            let socket = if self.door.is_some() {
+                self.open_door()?;
+                let joined = join(self.local).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+                self.close_door()?;
+                joined?
+            } else {
+                let socket = open(self.local.ip())?;
+                socket.bind(&self.local.into())?;
+                socket.listen(BACKLOG)?;
+                socket
+            };
+            *self.socket(worker) = socket;
+        }
+        self.handle(worker)
     }
 
-    fn socket(&self, worker: usize) -> &Socket {
-        &self.sockets[worker % self.sockets.len()]
+    fn socket(&self, worker: usize) -> MutexGuard<'_, Socket> {
+        lock(&self.sockets[worker % self.sockets.len()])
     }
 
     /// Lets sockets with SO_REUSEPORT bind the address. Someone else's could, too, until it is shut again.
     fn open_door(&self) -> io::Result<()> {
-        self.door.iter().chain(&self.sockets).try_for_each(|socket| socket.set_reuse_port(true))
+        self.door.iter().try_for_each(|door| door.set_reuse_port(true))?;
+        self.sockets.iter().try_for_each(|socket| lock(socket).set_reuse_port(true))
     }
 
     /// See the module's head.
@@ -251,12 +262,17 @@ impl ListenGroup {
                 door.set_reuse_port(false)?;
                 door.set_reuse_address(false)?;
             }
-            None => self.sockets.iter().try_for_each(|socket| socket.set_reuse_port(false))?,
+            None => self.sockets.iter().try_for_each(|socket| lock(socket).set_reuse_port(false))?,
         }
         // No neutral address is left where both wildcards of the port are taken.
         NEUTRAL.into_iter().any(|ip| bind_neutral(ip, self.local.port()).is_ok());
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Sockets and handles are replaced whole, so they are valid even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A further socket on an address whose door is open.

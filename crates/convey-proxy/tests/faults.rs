@@ -9,6 +9,7 @@ mod lab;
 
 use std::io::{Read, Seek, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -266,5 +267,35 @@ fn threads_carry_their_name() {
         .collect();
     for name in ["convey-proxy-0\n", "convey-proxy-1\n"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_is_closed_from_outside_listens_again_and_says_so() {
+    for workers in [1, 3] {
+        let lab = Lab::start_with(spec(&[serve(named("served"))]), workers);
+        let addr = lab.addr();
+        assert_eq!(read_all(&mut lab::connect(addr)), b"served");
+        for _ in 0..3 {
+            lab.events.lock().unwrap().clear();
+            let port = format!("sport = :{}", addr.port());
+            let ss = Command::new("ss").args(["-K", "-t", "state", "listening", &port]).output().unwrap();
+            assert!(String::from_utf8_lossy(&ss.stdout).contains(&addr.to_string()), "{ss:?}");
+            wait_until("it is told", || {
+                lab.events.lock().unwrap().iter().any(
+                    |e| matches!(e, Event::Warning { message } if message.contains("closed from outside; it listens again")),
+                )
+            });
+            let mut cpu = CpuTime::open();
+            let before = cpu.used();
+            for _ in 0..20 {
+                wait_until("it serves", || std::net::TcpStream::connect(addr).is_ok());
+                assert_eq!(read_all(&mut lab::connect(addr)), b"served", "{workers} workers");
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            let used = cpu.used() - before;
+            assert!(used < Duration::from_millis(300), "{used:?} of CPU");
+        }
+        lab.wait_idle();
     }
 }
