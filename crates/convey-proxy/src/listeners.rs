@@ -141,13 +141,15 @@ impl Listeners {
     fn retire(self: &Arc<Self>, state: &mut State, gone: Vec<Arc<ListenGroup>>) {
         gone.iter().for_each(|group| group.refuse_handshakes());
         state.leaving.extend(gone.iter().cloned());
-        self.shared.set_groups(state.accepting());
+        let accepting = self.shared.set_groups(state.accepting());
         if gone.is_empty() {
             return;
         }
         let listeners = self.clone();
         let leaving = gone.clone();
         let spawned = thread::Builder::new().name("convey-retire".to_owned()).spawn(move || {
+            // A worker that was busy may not have begun to accept on a listener that came a moment ago.
+            listeners.shared.wait_applied(accepting);
             let deadline = Instant::now() + HANDSHAKE_PATIENCE;
             leaving.iter().for_each(|group| listeners.await_handshakes(group.local, deadline));
             let version = listeners.release(&mut listeners.state(), &leaving);

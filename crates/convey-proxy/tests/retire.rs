@@ -6,10 +6,13 @@ mod lab;
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use convey_core::{Event, EventSink, Snapshot};
+use convey_proxy::Proxy;
 use lab::{Lab, frontend, named, serve, spec};
 use socket2::{Domain, SockFilter, Socket, Type};
 
@@ -150,4 +153,38 @@ fn clients_that_never_end_their_handshake_hold_a_listener_up_for_two_seconds_at_
     lab.proxy.settle();
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1900) && took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn clients_of_a_listener_that_came_and_went_while_the_worker_was_busy_are_served() {
+    let mut spec = spec(&[serve(named("served"))]);
+    let mut dead = spec.backends[0].clone();
+    dead.name = "dead".to_owned();
+    dead.servers = vec![lab::server(0, lab::refusing())];
+    spec.backends.push(dead);
+    spec.frontends[0].backend = "dead".to_owned();
+    let busy = Arc::new(AtomicBool::new(false));
+    let sink: EventSink = {
+        let busy = busy.clone();
+        Arc::new(move |event| {
+            if matches!(event, Event::ServerConnectFailed { .. }) {
+                busy.store(true, SeqCst);
+                thread::sleep(Duration::from_millis(300));
+            }
+        })
+    };
+    let first = Arc::new(Snapshot::first(spec.clone(), 1).unwrap());
+    let proxy = Proxy::start(first.clone(), 1, sink).unwrap();
+    let _unlucky = lab::connect(proxy.addresses()[0].1);
+    lab::wait_until("the worker is busy", || busy.load(SeqCst));
+    spec.frontends.push(frontend("second", "127.0.0.1:0"));
+    let second = Arc::new(first.next(spec.clone()).unwrap());
+    proxy.install(second.clone()).unwrap();
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| lab::connect(proxy.addresses()[1].1)).collect();
+    spec.frontends.pop();
+    proxy.install(Arc::new(second.next(spec).unwrap())).unwrap();
+    proxy.settle();
+    for client in &mut clients {
+        assert_eq!(lab::read_all(client), b"served");
+    }
 }
