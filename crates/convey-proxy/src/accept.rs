@@ -8,8 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -22,48 +21,14 @@ use crate::connect;
 use crate::events::Subject;
 use crate::limits::ClientPlace;
 use crate::listener::ListenGroup;
-use crate::shared::Published;
+use crate::published::Published;
+use crate::shortage::{BACKOFF, is_shortage};
 use crate::worker::{Worker, panic_message};
 
 /// Connections taken in a row before others on this thread get their turn.
 const BATCH: usize = 64;
-/// How long accepting pauses when a resource has run out.
-pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
-/// A shortage not seen for this long is over.
-const EPISODE_GAP: Duration = Duration::from_secs(5);
 /// How long a listener that closes waits for descriptors for those in its queue.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whether file descriptors or memory are short on this worker. One episode is one event and one count,
-/// however often it shows before it is over.
-#[derive(Debug, Default)]
-pub(crate) struct Shortage {
-    pause: AtomicBool,
-    last_seen: Mutex<Option<Instant>>,
-}
-
-impl Shortage {
-    /// Notes that something ran out, so that accepting pauses; true when an episode begins.
-    pub fn note(&self) -> bool {
-        self.pause();
-        let mut last_seen = self.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        last_seen.replace(Instant::now()).is_none_or(|at| at.elapsed() > EPISODE_GAP)
-    }
-
-    /// Has accepting pause without a word.
-    pub fn pause(&self) {
-        self.pause.store(true, Relaxed);
-    }
-
-    fn take_pause(&self) -> bool {
-        self.pause.load(Relaxed) && self.pause.swap(false, Relaxed)
-    }
-}
-
-/// Whether `error` says that this host is short of something, not that anything is wrong with the peer.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
-}
 
 /// What an error of accept(2) says.
 enum Trouble {
@@ -202,7 +167,7 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
     let Some((published, index)) = route(worker, group) else { return };
     group.make_ordinary(&client);
     let frontend = &published.snapshot.frontends[index];
-    match ClientPlace::take(&worker.shared, published.snapshot.limits, frontend, peer.ip()) {
+    match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
             tokio::spawn(serve(worker.clone(), published, index, client, place));
         }

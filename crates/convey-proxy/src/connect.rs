@@ -21,12 +21,12 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::accept::{BACKOFF, is_shortage};
 use crate::events::Subject;
 use crate::limits::{ClientPlace, ServerPlace};
 use crate::meters::Meters;
+use crate::published::Published;
 use crate::relay::{self, Limits};
-use crate::shared::Published;
+use crate::shortage::{BACKOFF, is_shortage};
 use crate::worker::Worker;
 
 /// Longer connect timeouts are cut to this; the kernel gives up long before.

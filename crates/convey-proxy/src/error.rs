@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::accept::is_shortage;
 use crate::descriptors::{self, Descriptors};
+use crate::shortage::is_shortage;
 
 /// Why the proxy could not start or take a new snapshot.
 #[derive(Debug, thiserror::Error)]

@@ -21,8 +21,11 @@ mod listener;
 mod listeners;
 mod meters;
 mod proxy;
+mod published;
 mod relay;
 mod shared;
+mod shortage;
+mod thread;
 mod worker;
 
 pub use descriptors::Descriptors;

@@ -32,7 +32,7 @@ use std::time::Duration;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::shared::Published;
+use crate::published::Published;
 
 /// Asked for; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;

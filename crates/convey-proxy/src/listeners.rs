@@ -15,7 +15,8 @@ use convey_core::{Frontend, Snapshot};
 use crate::error::ProxyError;
 use crate::handshakes::half_open;
 use crate::listener::ListenGroup;
-use crate::shared::{Published, Shared};
+use crate::published::Published;
+use crate::shared::Shared;
 
 /// How long handshakes under way may take before their listener closes all the same: a SYN-ACK that was lost
 /// is sent again after a second.

@@ -10,8 +10,9 @@ use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
 use crate::events::Events;
 use crate::listeners::{Listeners, Plan};
-use crate::shared::{Published, Shared};
-use crate::worker;
+use crate::published::Published;
+use crate::shared::Shared;
+use crate::thread;
 
 /// A running proxy. Dropping it closes it.
 ///
@@ -43,7 +44,7 @@ impl Proxy {
         let proxy = Self { shared: shared.clone(), listeners, threads: Mutex::default() };
         for worker in 0..workers {
             let thread =
-                worker::start(&shared, worker).map_err(|source| ProxyError::Worker { worker, source })?;
+                thread::start(&shared, worker).map_err(|source| ProxyError::Worker { worker, source })?;
             lock(&proxy.threads).push(thread);
         }
         proxy.listeners.begin();

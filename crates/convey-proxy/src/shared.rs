@@ -7,30 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use convey_core::{ConnCounters, ReasonCounters, Snapshot};
+use convey_core::{ConnCounters, ReasonCounters};
 use tokio::sync::Notify;
 
 use crate::events::Events;
-use crate::limits::ClientTable;
+use crate::limits::Admission;
 use crate::listener::ListenGroup;
+use crate::published::Published;
 
 /// How long a caller waits for workers to take over a change before it goes on without them.
 const APPLY_WAIT: Duration = Duration::from_secs(2);
-
-/// A snapshot with the frontend of each listener.
-#[derive(Debug)]
-pub(crate) struct Published {
-    pub snapshot: Arc<Snapshot>,
-    /// Listener id and index into the snapshot's frontends.
-    pub routes: Vec<(u64, usize)>,
-}
-
-impl Published {
-    /// The frontend that listens through `group`.
-    pub fn frontend_of(&self, group: u64) -> Option<usize> {
-        self.routes.iter().find(|(id, _)| *id == group).map(|(_, frontend)| *frontend)
-    }
-}
 
 /// The listeners to be served, and which workers do so already.
 #[derive(Debug, Default)]
@@ -44,7 +30,7 @@ pub(crate) struct Shared {
     pub published: ArcSwap<Published>,
     pub totals: Arc<ConnCounters>,
     pub reasons: Arc<ReasonCounters>,
-    pub clients: ClientTable,
+    pub admission: Arc<Admission>,
     pub events: Events,
     listening: Mutex<Listening>,
     applied: Condvar,
@@ -63,8 +49,8 @@ impl Shared {
         Self {
             totals: published.snapshot.totals.clone(),
             reasons: published.snapshot.reasons.clone(),
+            admission: Arc::new(Admission::new(published.snapshot.totals.clone())),
             published: ArcSwap::from_pointee(published),
-            clients: ClientTable::new(),
             events,
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
             applied: Condvar::new(),
