@@ -85,6 +85,27 @@ test("C23: kept connections live through 30 reloads of the file, and not one req
   expect(stats.frontends.web?.total_connections).toBeLessThanOrEqual(50);
 });
 
+test.each([1, 2, 4])(
+  "C24: under 1,000 connections a second SIGTERM resets nobody who is connected, with %i workers",
+  async (workers) => {
+    const server = await startServer();
+    await using _ = server.process;
+    await using product = await startConvey(
+      pool({ s1: server.address }, { top: ["[proxy]", `workers = ${workers}`] }),
+    );
+    const run = load([
+      ...["requests", "--fresh", "--connect", `127.0.0.1:${product.front.port}`],
+      ...["--rate", "1000", "--duration", "3", "--warmup", "0.2"],
+    ]);
+    await until(async () => (await product.stats()).total_connections > 500, "load", 20_000);
+    expect(await product.process.stop("SIGTERM", 20_000)).toEqual({ code: 0, signal: null });
+    const { requests, failures } = await run;
+    expect(requests).toBeGreaterThan(300);
+    expect(failures.connect).toBeGreaterThan(0);
+    expect(failures).toMatchObject({ reset: 0, closed_early: 0, malformed: 0 });
+  },
+);
+
 test("C24: after SIGTERM nothing new is accepted, what is under way finishes, and the exit code is 0", async () => {
   await using server = await listening(echo);
   await using product = await startConvey(pool({ s1: server.addr }));
