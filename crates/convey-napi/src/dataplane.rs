@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Runtime, ServerUpdate};
-use napi::{Env, Task};
 use napi::bindgen_prelude::{AsyncTask, Function};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
+use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
