@@ -7,7 +7,14 @@
  */
 import { isIP } from "node:net";
 import { z } from "zod";
-import { formatSocketAddress, parsePort, parsePortRange, parseSocketAddress } from "./address.ts";
+import {
+  canonicalHost,
+  formatSocketAddress,
+  notUnicast,
+  parsePort,
+  parsePortRange,
+  parseSocketAddress,
+} from "./address.ts";
 
 /**
  * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
@@ -31,7 +38,10 @@ function readString(parse: (text: string) => { ok: true; value: string } | { ok:
 
 const listenAddress = readString((text) => {
   const parsed = parseSocketAddress(text, { wildcard: true });
-  return parsed.ok ? { ok: true, value: formatSocketAddress(parsed.value) } : parsed;
+  if (!parsed.ok) return parsed;
+  const message = notUnicast(parsed.value.host);
+  if (message !== undefined) return { ok: false, message: `${message}, where nothing can listen` };
+  return { ok: true, value: formatSocketAddress(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
@@ -45,6 +55,8 @@ const serverAddress = readString((text) => {
   if (parsed.value.host === "0.0.0.0" || parsed.value.host === "::") {
     return { ok: false, message: "is the wildcard address, where no server can be" };
   }
+  const message = notUnicast(parsed.value.host);
+  if (message !== undefined) return { ok: false, message: `${message}, where no server can be` };
   return { ok: true, value: formatSocketAddress(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
@@ -52,11 +64,14 @@ const serverAddress = readString((text) => {
   pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$`,
 });
 
-const ipAddress = readString((text) =>
-  isIP(text) && !text.includes("%")
-    ? { ok: true, value: text }
-    : { ok: false, message: "is not an IP address" },
-).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
+const ipAddress = readString((text) => {
+  if (!isIP(text) || text.includes("%")) return { ok: false, message: "is not an IP address" };
+  const { host } = canonicalHost(text);
+  const message = notUnicast(host);
+  return message === undefined
+    ? { ok: true, value: host }
+    : { ok: false, message: `${message}, where nothing can listen` };
+}).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
 
 const portRange = readString((text) => {
   const parsed = parsePortRange(text);
