@@ -39,7 +39,10 @@ export function explainCommand(program: Command): void {
       if (!flow.ok) return command.error(`error: ${flow.message}`);
       const { loadOrExplain } = await import("./load.ts");
       const overrides = overridesOf(options, modeOf(command, options));
-      const loaded = await loadOrExplain(options.config, overrides, { warnings: options.running !== true });
+      const loaded = await loadOrExplain(options.config, overrides, {
+        warnings: options.running !== true,
+        host: false,
+      });
       if (loaded === undefined) {
         process.exitCode = EXIT.failure;
         return;

@@ -1,10 +1,12 @@
 #!/usr/bin/env node
-/** The command line's entry: builds the command tree, runs one command, ends with its exit code. */
+/** The command line's entry: catches signals before anything heavy is loaded, then runs one command. */
 import { readFileSync } from "node:fs";
+import { signals } from "./signals.ts";
 
 /** Node holds this many files open at once while it loads the program. */
 const LOADING = 128;
 
+signals();
 // Checked before anything else is loaded: an import that fails for want of a descriptor says anything but that.
 const limit = openFilesLimit();
 if (limit < LOADING) {

@@ -15,6 +15,7 @@ import {
   parsePortRange,
   parseSocketAddress,
 } from "./address.ts";
+import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
 /**
  * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
@@ -102,16 +103,16 @@ const name = z
 const path = z.string().min(1).register(wording, { type: "path", expected: "a path" });
 
 export const modeSchema = z
-  .enum(["proxy", "passthrough", "dsr"])
+  .enum(MODES)
   .describe(
     "How traffic is forwarded: proxy ends TCP and opens connections of its own, passthrough rewrites packets both ways, dsr rewrites packets to the server, which answers the client directly.",
   );
 export const engineSchema = z
-  .enum(["auto", "tc", "xdp", "af_xdp", "af_packet"])
+  .enum(ENGINES)
   .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
 export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
-export const logLevelSchema = z.enum(["trace", "debug", "info", "warn", "error", "silent"]);
+export const logLevelSchema = z.enum(LOG_LEVELS);
 
 export const serverSchema = z
   .strictObject({

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 import { formatSocketAddress, isWildcard, parseSocketAddress } from "../config/address.ts";
 import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
-import { loadConfigFile } from "../config/load.ts";
+import { type LoadResult, loadConfigFile } from "../config/load.ts";
 import { lower } from "../config/lower.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
@@ -38,6 +38,8 @@ export type ConfigFileSource = {
   configFile: string;
   /** Settings that win over the file, at start and at every reload. */
   overrides?: Overrides;
+  /** The file as it was loaded already: a pipe can be read once. @internal */
+  loaded?: LoadResult;
 };
 
 /** How a balancer behaves towards the program around it. */
@@ -137,8 +139,8 @@ export class Balancer implements AsyncDisposable {
     const log = options.logger ?? SILENT;
     const fromFile = isFileSource(source) ? source : undefined;
     const loaded = fromFile
-      ? await loadConfigFile(fromFile.configFile, fromFile.overrides)
-      : { ...checkConfig(source), source: { hash: "" } };
+      ? (fromFile.loaded ?? (await loadConfigFile(fromFile.configFile, fromFile.overrides)))
+      : { ...checkConfig(source), source: { hash: "", regular: false } };
     if (!loaded.ok) throw invalidConfig(loaded.problems);
     const { config } = loaded;
     logWarnings(log, loaded.warnings);
@@ -155,7 +157,7 @@ export class Balancer implements AsyncDisposable {
       const listeners = balancer.#listeners();
       const move = await balancer.#admin.move(settings, { before: [], after: listeners });
       move.commit();
-      if (fromFile !== undefined && options.watch !== false) {
+      if (fromFile !== undefined && options.watch !== false && loaded.source.regular) {
         const { hash } = loaded.source;
         balancer.#watcher = await ConfigWatcher.start(fromFile.configFile, hash, (change) =>
           balancer.#onFile(change),
