@@ -60,7 +60,7 @@ export async function runDemo(options: DemoOptions): Promise<never> {
     ...(options.chaos ? [startChaos(servers, stop.signal)] : []),
   ];
 
-  void signals().second.then(() => endProcess(EXIT.ok, false));
+  void signals().second.then(() => endProcess(EXIT.ok));
   const hungUp = new Promise<void>((resolve) => signals().onReload(resolve));
   await Promise.race([signals().first, hungUp]);
   for (const timer of timers) clearInterval(timer);
@@ -71,7 +71,7 @@ export async function runDemo(options: DemoOptions): Promise<never> {
   await Promise.all(servers.map((server) => server.switchOff()));
   say("all stopped\n");
   await output.flush(500);
-  return endProcess(EXIT.ok, false);
+  return endProcess(EXIT.ok);
 }
 
 const output = openOutput(

@@ -83,6 +83,6 @@ export async function main(argv: readonly string[]): Promise<void> {
     const { failureText } = await import("./failure.ts");
     process.stderr.write(failureText(error));
     // Not exitCode: what the command had started must not keep the process.
-    endProcess(EXIT.failure, false);
+    endProcess(EXIT.failure);
   }
 }

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Override } from "../config/overrides.ts";
 import { inert } from "../config/problem.ts";
-import { readUnderWay } from "../config/read.ts";
+import { readsEnded } from "../config/read.ts";
 import { Balancer } from "../control/balancer.ts";
 import { VERSION } from "../control/version.ts";
 import { EXIT } from "./exit-codes.ts";
@@ -15,6 +15,8 @@ import { endProcess, type Signals, signals } from "./signals.ts";
 const FLUSH_MS = 500;
 /** How long freeing everything may take once a second signal has cut the connections. */
 const CUT_MS = 1000;
+/** A read that takes longer hangs. */
+const HUNG_MS = 500;
 /** After so long, reading the configuration is worth a word. */
 const PATIENCE_MS = 3000;
 
@@ -22,12 +24,23 @@ const PATIENCE_MS = 3000;
 export async function serve(file: string, overrides: readonly Override[]): Promise<never> {
   const steering = signals();
   const loaded = await loadUnlessEnded(file, overrides, steering);
-  if (loaded === "ended") return endProcess(EXIT.ok, readUnderWay());
-  if (loaded === undefined) return endProcess(EXIT.failure, readUnderWay());
+  if (loaded === "ended") return await end(EXIT.ok);
+  if (loaded === undefined) return await end(EXIT.failure);
   const log = openLog(loaded.config.log.level);
   const code = await balance(file, overrides, loaded, log, steering);
   await log.flush(FLUSH_MS);
-  return endProcess(code, readUnderWay());
+  return await end(code);
+}
+
+/** Ends the process, even when a file system hangs: Node's own exit would wait for the thread that reads. */
+async function end(code: number): Promise<never> {
+  const free = await Promise.race([readsEnded().then(() => true), sleep(HUNG_MS, false)]);
+  if (!free) {
+    process.emit("exit", code);
+    const { loadDataplane } = await import("../native/index.ts");
+    (await loadDataplane()).exitNow(code);
+  }
+  return endProcess(code);
 }
 
 /** Waits for ever for a pipe that nobody writes to, but not longer than until a signal. */

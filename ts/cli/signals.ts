@@ -76,17 +76,9 @@ export function signals(): Signals {
   return caught;
 }
 
-/**
- * Ends the process with this code, now. `stuck`: a thread waits for a file system that does not answer, for which
- * process.exit() would wait too; then the process ends by SIGTERM instead.
- */
-export function endProcess(code: number, stuck: boolean): never {
+/** Ends the process with this code. */
+export function endProcess(code: number): never {
   // At its end Node resets the terminals it began with, and aborts over one that is gone.
   for (const descriptor of signals().goneTerminals()) closeSync(descriptor);
-  if (stuck) {
-    process.emit("exit", code);
-    process.removeAllListeners("SIGTERM");
-    process.kill(process.pid, "SIGTERM");
-  }
   process.exit(code);
 }

@@ -18,14 +18,11 @@ export interface SmallFile {
 /** How long a read may take before it counts as failed; no file that can be read takes so long. */
 const TIMEOUT_MS = 10_000;
 
-let underWay = 0;
+const underWay = new Set<Promise<unknown>>();
 
-/**
- * Whether a read is still under way in a thread, given up or not. Node waits for it when it exits, so a process
- * that has to end must do so by a signal then.
- */
-export function readUnderWay(): boolean {
-  return underWay > 0;
+/** Resolves when no thread reads any more; a read that was given up may still be under way. */
+export async function readsEnded(): Promise<void> {
+  while (underWay.size > 0) await Promise.allSettled(underWay);
 }
 
 /**
@@ -99,11 +96,11 @@ async function collect(stream: Readable, most: number, late: AbortSignal): Promi
 }
 
 async function inThread<T>(work: Promise<T>): Promise<T> {
-  underWay += 1;
+  underWay.add(work);
   try {
     return await work;
   } finally {
-    underWay -= 1;
+    underWay.delete(work);
   }
 }
 

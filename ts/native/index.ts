@@ -99,6 +99,8 @@ export interface DataplaneModule {
   dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): string[];
   /** Every thread of this process keeps only the capabilities that a balancer of this mode needs, for good. */
   dropPrivileges(mode: NativeMode): NativeDropReport;
+  /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
+  exitNow(code: number): void;
 }
 
 /**
@@ -122,6 +124,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),
+    exitNow: (code) => addon.exitNow(code),
   };
 }
 

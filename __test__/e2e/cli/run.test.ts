@@ -10,6 +10,7 @@ import {
   configuration,
   convey,
   echoServer,
+  exchange,
   folder,
   freePort,
   minimal,
@@ -279,14 +280,6 @@ async function echo(socket: Socket, text: string): Promise<string> {
   socket.write(text);
   const [bytes] = (await once(socket, "data")) as [Buffer];
   return bytes.toString();
-}
-
-async function exchange(port: number, text: string): Promise<string> {
-  const socket = connect(port, "127.0.0.1");
-  socket.end(text);
-  let got = "";
-  for await (const bytes of socket) got += bytes;
-  return got;
 }
 
 const refused = async (port: number): Promise<boolean> => !(await reachable(port));

@@ -64,6 +64,12 @@ export declare function dsrServer(server: NativeDsrServer, action: NativeDsrServ
 export type ErrorCode = 'CONFIG_INVALID' | 'BIND_FAILED' | 'PERMISSION_DENIED' | 'ENGINE_UNSUPPORTED' | 'CLOSED' | 'INTERNAL'
 
 /**
+ * Ends the process with this code, now: for when a thread of Node's hangs in the kernel, for which an ordinary exit
+ * would wait. What was started must have been closed before.
+ */
+export declare function exitNow(code: number): void
+
+/**
  * What would become of the first packet of a flow if a balancer started now with `config`. Changes nothing and
  * needs no privilege.
  *
