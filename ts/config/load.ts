@@ -44,7 +44,7 @@ export async function loadConfigFile(
 ): Promise<LoadResult> {
   let content: SmallFile;
   try {
-    content = await readSmallFile(file, MAX_FILE_BYTES, timeoutMs);
+    content = await readSmallFile(file, MAX_FILE_BYTES, { timeoutMs, anything: true });
   } catch (cause) {
     return refuse(unreadable(file, cause));
   }

@@ -25,14 +25,25 @@ export async function readsEnded(): Promise<void> {
   while (underWay.size > 0) await Promise.allSettled(underWay);
 }
 
+export interface ReadOptions {
+  /** Bounds the whole of it, 0 for ever; ten seconds unless given. */
+  timeoutMs?: number | undefined;
+  /** Whether pipes, terminals and devices are read, too; otherwise their content comes back empty. */
+  anything?: boolean;
+}
+
 /**
- * Reads at most `limit` + 1 bytes. `timeoutMs` bounds the whole of it; 0 waits for ever.
+ * Reads at most `limit` + 1 bytes.
  *
  * @throws Error with a `code` as from `open()` and `read()`; `EISDIR` for a directory, `ETIMEDOUT`.
  */
-export async function readSmallFile(file: string, limit: number, timeoutMs = TIMEOUT_MS): Promise<SmallFile> {
+export async function readSmallFile(
+  file: string,
+  limit: number,
+  { timeoutMs = TIMEOUT_MS, anything = false }: ReadOptions = {},
+): Promise<SmallFile> {
   const late = new AbortController();
-  const content = readAny(file, limit + 1, late.signal);
+  const content = readAny(file, limit + 1, anything, late.signal);
   if (timeoutMs === 0) return await content;
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<never>((_, reject) => {
@@ -48,7 +59,7 @@ export async function readSmallFile(file: string, limit: number, timeoutMs = TIM
   }
 }
 
-async function readAny(file: string, most: number, late: AbortSignal): Promise<SmallFile> {
+async function readAny(file: string, most: number, anything: boolean, late: AbortSignal): Promise<SmallFile> {
   // Without O_NONBLOCK, opening a FIFO waits for a writer in a thread that nothing can end.
   const flags = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
   const fd = await inThread(promisify(open)(file, flags));
@@ -57,6 +68,7 @@ async function readAny(file: string, most: number, late: AbortSignal): Promise<S
     const stat = await inThread(promisify(fstat)(fd));
     if (stat.isDirectory()) throw failure("EISDIR", "is a directory");
     const found = { mode: stat.mode, regular: stat.isFile() };
+    if (!found.regular && !anything) return { bytes: Buffer.alloc(0), ...found };
     if (stat.isFIFO()) stream = new Socket({ fd, readable: true, writable: false });
     else if (isatty(fd)) stream = new ReadStream(fd);
     const bytes = stream ? await collect(stream, most, late) : await readUpTo(fd, most);

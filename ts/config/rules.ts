@@ -2,7 +2,9 @@
  * What the schema cannot say: rules between keys. They read the input as it was written, so that they speak
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
-import { isLinkLocal, isLoopback, isWildcard, type SocketAddress } from "./address.ts";
+
+import { availableParallelism } from "node:os";
+import { isLinkLocal, isLoopback, isWildcard, parsePortRange, type SocketAddress } from "./address.ts";
 import { ELSEWHERE, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
@@ -277,7 +279,38 @@ function packetRules(view: View): Finding[] {
       }
     }
   }
-  return [...findings, ...engineRule(view), ...withoutEffect(root, frontends, backends, mode ?? "")];
+  return [
+    ...findings,
+    ...engineRule(view),
+    ...packetLimits(view),
+    ...withoutEffect(root, frontends, backends, mode ?? ""),
+  ];
+}
+
+/** What the packet path itself refuses. */
+function packetLimits({ root, mode }: View): Finding[] {
+  const findings: Finding[] = [];
+  const perClient = isTable(root.limits) ? root.limits.max_connections_per_client : undefined;
+  if (typeof perClient === "number" && perClient > 0) {
+    findings.push(
+      error(["limits", "max_connections_per_client"], "value", `is not available in ${mode} mode`, {
+        found: describeValue(perClient),
+        expected: "0",
+      }),
+    );
+  }
+  const { workers, port_range } = isTable(root.passthrough) ? root.passthrough : {};
+  const range = typeof port_range === "string" ? parsePortRange(port_range) : undefined;
+  const threads = typeof workers === "number" && workers > 0 ? workers : availableParallelism();
+  if (range?.ok && range.value.to - range.value.from + 1 < threads) {
+    findings.push(
+      error(["passthrough", "port_range"], "value", `has fewer ports than there are workers, ${threads}`, {
+        found: describeValue(port_range),
+        expected: "a port for each worker at least",
+      }),
+    );
+  }
+  return findings;
 }
 
 const PROXY_BACKEND_KEYS = ["connect_timeout_ms", "retries", "idle_timeout_ms", "max_duration_ms"] as const;
@@ -293,7 +326,7 @@ function withoutEffect(
     if (isTable(table)) for (const key of keys) if (table[key] !== undefined) written.push([...at, key]);
   };
   note(["proxy"], root.proxy, ["workers"]);
-  note(["limits"], root.limits, ["max_connections", "max_connections_per_client"]);
+  note(["limits"], root.limits, ["max_connections"]);
   for (const { name, table } of frontends) note(["frontends", name], table, ["max_connections"]);
   for (const { name, table, servers } of backends.values()) {
     note(["backends", name], table, PROXY_BACKEND_KEYS);

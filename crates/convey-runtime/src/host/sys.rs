@@ -16,7 +16,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// Ends the process with this code, now: nothing is flushed or freed, no thread is waited for, not even one that
 /// hangs in the kernel.
 pub fn exit_now(code: i32) -> ! {
-    // Sound: it takes a number and never returns, so nothing can be used afterwards.
+    // SAFETY: it takes a number and never returns, so nothing can be used afterwards.
     unsafe { libc::_exit(code) }
 }
 
