@@ -22,9 +22,13 @@ export function commandFirst(program: Command, args: readonly string[]): string[
   return [...args];
 }
 
-/** Whether the word after an option is its value. */
+/** Whether the word after an option, or after several short ones in one word, is its value. */
 function takesNext(word: string, options: readonly Option[]): boolean {
-  return options.some((option) => option.required && (option.short === word || option.long === word));
+  const required = (flag: string) =>
+    options.some((option) => option.required && (option.short === flag || option.long === flag));
+  if (word.startsWith("--")) return required(word);
+  const first = [...word.slice(1)].findIndex((letter) => required(`-${letter}`));
+  return first === word.length - 2;
 }
 
 /** What others call our commands. */
