@@ -19,7 +19,8 @@ export function openLog(level: string, descriptor = 2): ProgramLog {
         colorize: useColor(people),
         translateTime: "SYS:HH:MM:ss.l",
         ignore: "pid,hostname",
-        singleLine: true,
+        // The message says it all; the fields are for programs.
+        hideObject: true,
       })
     : (line: string) => line;
   const lines = (write: (line: string) => void) =>

@@ -5,6 +5,7 @@ import { expect, test } from "vitest";
 import { CONVEY } from "../../support/peers.ts";
 import { start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
+import { onTerminal } from "../../support/terminal.ts";
 import { configuration, echoServer, exchange, folder, freePort, minimal } from "./convey.ts";
 
 test("a log on a full disk goes on once there is room: lines that waited come whole, and traffic never stopped", async (context) => {
@@ -53,10 +54,7 @@ test("a closed terminal ends it with exit code 0, as SIGTERM does, though SIGHUP
   await using server = await echoServer();
   await using directory = await folder();
   const file = await configuration(directory.path, server.port);
-  const script = join(directory.path, "terminal.py");
-  writeFileSync(script, TERMINAL);
-  await using terminal = start(["python3", script, process.execPath, CONVEY, "-c", file], {
-    stdin: true,
+  await using terminal = onTerminal([process.execPath, CONVEY, "-c", file], {
     env: { ...process.env, NO_COLOR: "1" },
   });
   await terminal.waitFor(/^\[\d\d:\d\d:\d\d\.\d{3}\] INFO: convey .* is ready/m, 20_000);
@@ -67,20 +65,3 @@ test("a closed terminal ends it with exit code 0, as SIGTERM does, though SIGHUP
   await terminal.waitFor(/^ended with -?\d+$/m, 10_000);
   expect(terminal.stdout).toMatch(/^ended with 0$/m);
 });
-
-/** Runs a command on a terminal of its own, shows what it prints, and closes the terminal when stdin ends. */
-const TERMINAL = `
-import os, pty, select, sys
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
-print("pid", pid, flush=True)
-while True:
-    ready, _, _ = select.select([0, terminal], [], [])
-    if terminal in ready:
-        os.write(1, os.read(terminal, 4096).replace(b"\\r", b""))
-    if 0 in ready:
-        break
-os.close(terminal)
-print("ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-`;
