@@ -1,4 +1,4 @@
-/** Bytes through proxy mode: C1 to C5, and the ancestor's defects 7, 23 and 25. */
+/** Bytes through proxy mode, whole and counted, to the end of each direction. */
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -26,7 +26,7 @@ afterEach(closeAll);
 
 const MIB = 1024 * 1024;
 
-test("C1: 50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
+test("50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
   let atServer: Promise<[string, Received]> | undefined;
   await using server = await listening(
     spokenTo((socket) => {
@@ -50,7 +50,7 @@ test("C1: 50 MiB each way in random chunks arrive unchanged, and the counters ar
   expect(lb.stats().backends.pool?.server_details.s1).toMatchObject(exact);
 });
 
-test("C2: a server that speaks first is heard before the client says a word", async () => {
+test("a server that speaks first is heard before the client says a word", async () => {
   await using server = await listening((socket) => socket.write("220 ready\r\n"));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -59,7 +59,7 @@ test("C2: a server that speaks first is heard before the client says a word", as
   client.destroy();
 });
 
-test("C2, defect 25, the ancestor's drifting counters: 50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
+test("50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
   let bytes = 0;
   await using server = await listening((socket) => {
     socket.on("data", (piece: Buffer) => {
@@ -104,7 +104,7 @@ test("C2, defect 25, the ancestor's drifting counters: 50 connections at a time 
   expect(stats.backends.pool?.bytes_rx).toBe(stats.total_bytes_rx);
 });
 
-test("C3: after the client's FIN the server's answer still arrives, whole", async () => {
+test("after the client's FIN the server's answer still arrives, whole", async () => {
   await using server = await listening(
     spokenTo((socket) => {
       socket.resume().once("end", () => void sleep(100).then(() => pour(socket, 3 * MIB, random(5))));
@@ -117,7 +117,7 @@ test("C3: after the client's FIN the server's answer still arrives, whole", asyn
   expect(await got).toMatchObject({ bytes: 3 * MIB, end: "fin" });
 });
 
-test("C3: after the server's FIN the client can still send", async () => {
+test("after the server's FIN the client can still send", async () => {
   let arrived: Promise<Received> | undefined;
   await using server = await listening(
     spokenTo((socket) => {
@@ -133,7 +133,7 @@ test("C3: after the server's FIN the client can still send", async () => {
   expect(await arrived).toMatchObject({ bytes: 3 * MIB + 1, end: "fin" });
 });
 
-test("defect 7, the ancestor's lost EOF: a server that closes first ends the client at once", async () => {
+test("a server that closes first ends the client at once", async () => {
   await using server = await listening(spokenTo((socket) => void socket.resume().end("bye")));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -144,7 +144,7 @@ test("defect 7, the ancestor's lost EOF: a server that closes first ends the cli
   client.destroy();
 });
 
-test("C3: a reset from either side reaches the other as a reset", async () => {
+test("a reset from either side reaches the other as a reset", async () => {
   await using server = await listening((socket) => void socket.once("data", () => socket.resetAndDestroy()));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -164,7 +164,7 @@ test("C3: a reset from either side reaches the other as a reset", async () => {
   await until(() => lb.stats().reasons.client_reset === 1, "the reason to be counted");
 });
 
-test("C4: a slow reader gets everything before the FIN, while the process holds no more than its buffers", async () => {
+test("a slow reader gets everything before the FIN, while the process holds no more than its buffers", async () => {
   const total = 64 * MIB;
   let sent: Promise<string> | undefined;
   await using server = await listening((socket) => {
@@ -187,7 +187,7 @@ test("C4: a slow reader gets everything before the FIN, while the process holds 
   client.end();
 });
 
-test("C5: a peer that never reads is ended by the idle timeout, on both sides, with the reason counted", async () => {
+test("a peer that never reads is ended by the idle timeout, on both sides, with the reason counted", async () => {
   const ended: Promise<void>[] = [];
   await using server = await listening((socket) => {
     socket.once("data", () => {
@@ -261,7 +261,7 @@ test("a process that was stopped for longer than the idle timeout loses nothing 
   expect((await product.stats()).reasons.idle_timeout).toBeUndefined();
 });
 
-test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
+test("the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
   await using server = await listening((socket) => {
     socket.on("data", () => {
       for (let piece = 0; piece < 5; piece++) socket.write(Buffer.alloc(2048, "a"));
