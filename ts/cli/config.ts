@@ -18,7 +18,7 @@ export function configCommand(program: Command): void {
       const file = fileOf(command, operand, options);
       const { loadOrExplain } = await import("./load.ts");
       const overrides = overridesOf(options, modeOf(command, options));
-      const loaded = await loadOrExplain(file, overrides, { host: false });
+      const loaded = await loadOrExplain(file, overrides);
       if (loaded === undefined) {
         process.exitCode = EXIT.failure;
         return;

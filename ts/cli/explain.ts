@@ -39,10 +39,7 @@ export function explainCommand(program: Command): void {
       if (!flow.ok) return command.error(`error: ${flow.message}`);
       const { loadOrExplain } = await import("./load.ts");
       const overrides = overridesOf(options, modeOf(command, options));
-      const loaded = await loadOrExplain(options.config, overrides, {
-        warnings: options.running !== true,
-        host: false,
-      });
+      const loaded = await loadOrExplain(options.config, overrides, { warnings: options.running !== true });
       if (loaded === undefined) {
         process.exitCode = EXIT.failure;
         return;

@@ -8,14 +8,14 @@ export type Loaded = Extract<LoadResult, { ok: true }>;
 
 /**
  * The checked configuration; undefined when it is invalid, which has been told by then. Without `warnings`
- * those of a valid configuration are left to the caller. Without `host` what only this host knows is not judged.
+ * those of a valid configuration are left to the caller. With `host` it is judged for a start on this host.
  */
 export async function loadOrExplain(
   file: string,
   overrides: readonly Override[],
-  { warnings = true, ...options }: LoadOptions & { warnings?: boolean } = {},
+  { warnings = true, host = false, ...options }: LoadOptions & { warnings?: boolean } = {},
 ): Promise<Loaded | undefined> {
-  const result = await loadConfigFile(file, overrides, options);
+  const result = await loadConfigFile(file, overrides, { ...options, host });
   const problems = result.ok ? (warnings ? result.warnings : []) : result.problems;
   if (problems.length > 0) {
     const terminal = process.stderr.isTTY === true;

@@ -52,7 +52,7 @@ async function loadUnlessEnded(
   const patience = setTimeout(() => {
     process.stderr.write(`convey: still reading ${inert(file)}, which does not end\n`);
   }, PATIENCE_MS);
-  const loading = loadOrExplain(file, overrides, { warnings: false, timeoutMs: 0 });
+  const loading = loadOrExplain(file, overrides, { warnings: false, host: true, timeoutMs: 0 });
   const loaded = await Promise.race([loading, steering.first.then(() => "ended" as const)]);
   clearTimeout(patience);
   return loaded;

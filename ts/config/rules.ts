@@ -332,7 +332,22 @@ function withoutEffect(
     note(["backends", name], table, PROXY_BACKEND_KEYS);
     for (const s of servers) note(["backends", name, "servers", s.name], s.table, ["max_connections"]);
   }
-  return written.map((at) => warning(at, "key", `has no effect in ${mode} mode`));
+  return oncePerKind(written, `has no effect in ${mode} mode`);
+}
+
+/** One warning for each kind of key, at the first place where it stands. */
+function oncePerKind(places: readonly KeyPath[], message: string): Finding[] {
+  const kinds = new Map<string, KeyPath[]>();
+  for (const at of places) {
+    // The same key of another frontend, backend or server is the same kind.
+    const kind = `${at[0]} ${at.length} ${at.at(-1)}`;
+    kinds.set(kind, [...(kinds.get(kind) ?? []), at]);
+  }
+  return [...kinds.values()].map((same) => {
+    const more = same.length - 1;
+    const others = more === 0 ? "" : `, here and at ${more} other ${more === 1 ? "place" : "places"}`;
+    return warning(same[0] as KeyPath, "key", `${message}${others}`);
+  });
 }
 
 /** Said where nobody has looked for a token. */
@@ -349,15 +364,11 @@ function exposure({ root, stats }: View): Finding[] {
 }
 
 function deprecated({ frontends }: View): Finding[] {
-  return frontends
-    .filter(({ table }) => table.xdp !== undefined)
-    .map(({ name }) =>
-      warning(
-        ["frontends", name, "xdp"],
-        "key",
-        "is deprecated and has no effect: the built-in program is used",
-      ),
-    );
+  const places = frontends.filter(({ table }) => table.xdp !== undefined);
+  return oncePerKind(
+    places.map(({ name }) => ["frontends", name, "xdp"]),
+    "is deprecated and has no effect: the built-in program is used",
+  );
 }
 
 /** Whether two listeners cannot both have their address: equal, or one the wildcard of the other's family. */

@@ -208,6 +208,34 @@ describe("signals", () => {
   });
 });
 
+describe("circles", () => {
+  it("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
+    await using server = await echoServer();
+    await using directory = await folder();
+    const listen = await freePort();
+    const file = join(directory.path, "config.toml");
+    await writeFile(file, minimal(server.port, "", listen));
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    const circle = minimal(listen, "", listen).replace('listen_addr = "127.0.0.1', 'listen_addr = "0.0.0.0');
+    await writeFile(file, circle);
+    await running.waitFor(/reload rejected.*itself listens.*connections would go in a circle/);
+    expect(await exchange(listen, "still")).toBe("still");
+  });
+
+  it("a frontend may have another frontend as its server, where that is no circle", async () => {
+    await using server = await echoServer();
+    await using directory = await folder();
+    const [outer, inner] = [await freePort(), await freePort()];
+    const file = join(directory.path, "config.toml");
+    const second = `[frontends.inner]\nlisten_addr = "127.0.0.1:${inner}"\nbackend = "inner"\n[backends.inner.servers.s1]\naddr = "127.0.0.1:${server.port}"\n`;
+    await writeFile(file, `${minimal(inner, "", outer)}${second}`);
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    expect(await exchange(outer, "through both")).toBe("through both");
+  });
+});
+
 describe("readers of the log", () => {
   it("a closed standard error and output do not end it", async () => {
     await using server = await echoServer();

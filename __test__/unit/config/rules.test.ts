@@ -240,3 +240,15 @@ test("an IPv4 address written as IPv6 is that IPv4 address, as a listener, a ser
     },
   });
 });
+
+test("a key without effect is told once, with how often it stands there", async () => {
+  const more = Array.from({ length: 3 }, (_, i) => `[backends.b${i}]\nretries = 1\n`).join("");
+  const used = Array.from(
+    { length: 3 },
+    (_, i) => `[frontends.f${i}]\nlisten_addr = "192.0.2.1:${i + 1}"\nbackend = "b${i}"\n`,
+  ).join("");
+  const lines = await linesOf(`mode = "passthrough"\n${LEAST_PACKETS}${more}${used}`);
+  expect(lines.filter((line) => line.includes("has no effect"))).toEqual([
+    "t.toml:8:1: warning: backends.b0.retries: has no effect in passthrough mode, here and at 2 other places",
+  ]);
+});

@@ -1,4 +1,4 @@
-//! What the ancestor, convey 0.3.5, did wrong on the packet path. Numbers are those of the list of its defects.
+//! What the ancestor, convey 0.3.5, did wrong on the packet path.
 
 mod common;
 
