@@ -64,8 +64,8 @@ export class Balancer implements AsyncDisposable {
   ): Promise<Balancer> {
     const fromFile = isFileSource(source) ? source : undefined;
     const loaded = fromFile
-      ? await loadConfigFile(fromFile.configFile, fromFile.overrides)
-      : { ...checkConfig(source), source: { hash: "" } };
+      ? (fromFile.loaded ?? (await loadConfigFile(fromFile.configFile, fromFile.overrides)))
+      : { ...checkConfig(source), source: { hash: "", regular: false } };
     if (!loaded.ok) throw invalidConfig(loaded.problems);
     const { config } = loaded;
     const settings = config.stats && (await adminSettings(config.stats, process.env));
@@ -76,7 +76,7 @@ export class Balancer implements AsyncDisposable {
     try {
       reporter.write(narrateWarnings(loaded.warnings));
       await balancer.#service.open(settings);
-      if (fromFile !== undefined && options.watch !== false) {
+      if (fromFile !== undefined && options.watch !== false && loaded.source.regular) {
         await balancer.#watch(fromFile.configFile, loaded.source.hash);
       }
       if (options.adminSocket === true) await balancer.#service.openSocket(fromFile?.configFile);
@@ -229,8 +229,13 @@ export class Balancer implements AsyncDisposable {
       servers.close();
       this.#service.stopAccepting();
       await this.#watcher?.close();
+      let settled = false;
+      // Those who were connected when it stopped are counted by then.
+      void dataplane.settle().finally(() => {
+        settled = true;
+      });
       await untilQuiet(
-        () => dataplane.openConnections(),
+        () => Math.max(settled ? 0 : 1, dataplane.openConnections()),
         this.#reloader.idle(),
         () => this.#closeDeadline,
       );

@@ -1,4 +1,5 @@
 /** What `createBalancer()` is given, and the small shapes it gives back. */
+import type { LoadResult } from "../config/load.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Logger } from "./logger.ts";
 
@@ -8,6 +9,8 @@ export type ConfigFileSource = {
   configFile: string;
   /** Settings that win over the file, at start and at every reload. */
   overrides?: Overrides;
+  /** The file as it was loaded already: a pipe can be read once. @internal */
+  loaded?: LoadResult;
 };
 
 /** How a balancer behaves towards the program around it. */

@@ -3,17 +3,18 @@
  * order in which a new configuration reaches them. When it cannot be put in service, nothing has changed.
  */
 import { isDeepStrictEqual } from "node:util";
-import { isWildcard, parseSocketAddress } from "../config/address.ts";
+import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
 import { lower } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import { type AdminSettings, adminSettings } from "../http/access.ts";
 import type { AdminSource } from "../http/app.ts";
-import { AdminSlot } from "../http/slot.ts";
+import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
 import { AdminSocket } from "../http/socket.ts";
 import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
 import { HealthMonitor } from "./health/monitor.ts";
+import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
 import { type Readiness, readiness } from "./readiness.ts";
@@ -39,7 +40,7 @@ export class Service {
   readonly #questions = new Turns(MAX_QUESTIONS);
   readonly #startedAt = performance.now();
   /** Asked for once after each change: programs ask frontend by frontend. */
-  #addresses: ReadonlyMap<string, ListenAddress> | undefined;
+  #addresses: ReadonlyMap<string, SocketAddress> | undefined;
   #config: Config;
   #version = 1;
   /** When the latest configuration was put in service, or could not be. */
@@ -93,7 +94,8 @@ export class Service {
 
   /** Opens the HTTP server. */
   async open(settings: AdminSettings | undefined): Promise<void> {
-    await this.#admin.move(settings);
+    const move = await this.#admin.move(settings, { before: [], after: this.#listeners() });
+    move.commit();
   }
 
   /** Opens the Unix socket by which commands find the balancer of `configFile`; without one they ask by TCP. */
@@ -113,8 +115,8 @@ export class Service {
 
   /** Where a frontend listens; undefined when it does not. */
   address(frontend: string): ListenAddress | undefined {
-    this.#addresses ??= addressesOf(this.dataplane);
-    return this.#addresses.get(frontend);
+    const found = this.#listening().get(frontend);
+    return found && { host: found.host, port: found.port };
   }
 
   /** Takes no new connections from now on. */
@@ -181,23 +183,50 @@ export class Service {
     // A wildcard may stand for other addresses than before.
     const changes = !isDeepStrictEqual(next, before) || (next.mode !== "proxy" && hasWildcard(next));
     if (this.#admin.serves(settings) && !changes) return { result: "unchanged", changes: [], warnings: [] };
-    const move = await this.#admin.move(settings);
+    const neighbours = { before: this.#listeners(), after: configuredListeners(next) };
+    const move = await this.#admin.move(settings, neighbours);
+    let installed = false;
     try {
       assertOpen();
-      // No await from here on: health results and operators may change records in between.
-      const records = this.servers.under(next);
-      this.dataplane.install(lower(next, toStates(records)));
-      this.#addresses = undefined;
-      this.servers.replace(records);
-      this.#config = next;
-      this.#version += 1;
-      this.startChecks();
-      move.commit();
-      return { result: "applied", changes: diffConfig(before, next), warnings: needsRestart(before, next) };
+      refuseOwnAddress(this.#admin.address, neighbours.after);
+      this.#install(next);
+      installed = true;
+      await this.dataplane.settle();
+      await move.finish(this.#listeners());
     } catch (error) {
-      await move.rollBack();
-      throw error;
+      // The data plane first: it may hold the address that the old HTTP server goes back to.
+      return await undo(error, async () => {
+        if (installed) {
+          this.#install(before);
+          await this.dataplane.settle();
+        }
+        await move.rollBack();
+      });
     }
+    move.commit();
+    this.#version += 1;
+    return { result: "applied", changes: diffConfig(before, next), warnings: needsRestart(before, next) };
+  }
+
+  /** Without a pause: health results and operators may change records in between. */
+  #install(next: Config): void {
+    const records = this.servers.under(next);
+    this.dataplane.install(lower(next, toStates(records)));
+    this.#addresses = undefined;
+    this.servers.replace(records);
+    this.#config = next;
+    this.startChecks();
+  }
+
+  #listening(): ReadonlyMap<string, SocketAddress> {
+    this.#addresses ??= addressesOf(this.dataplane);
+    return this.#addresses;
+  }
+
+  /** Where the frontends listen now; in the packet modes nothing does. */
+  #listeners(): FrontendListener[] {
+    if (this.#config.mode !== "proxy") return [];
+    return [...this.#listening()].map(([name, address]) => ({ name, ...address }));
   }
 
   /**
@@ -243,11 +272,11 @@ const hasWildcard = (config: Config): boolean =>
     return address.ok && isWildcard(address.value);
   });
 
-function addressesOf(dataplane: Dataplane): Map<string, ListenAddress> {
-  const addresses = new Map<string, ListenAddress>();
+function addressesOf(dataplane: Dataplane): Map<string, SocketAddress> {
+  const addresses = new Map<string, SocketAddress>();
   for (const { frontend, address } of dataplane.addresses()) {
     const parsed = parseSocketAddress(address, { wildcard: true });
-    if (parsed.ok) addresses.set(frontend, { host: parsed.value.host, port: parsed.value.port });
+    if (parsed.ok) addresses.set(frontend, parsed.value);
   }
   return addresses;
 }

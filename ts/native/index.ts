@@ -86,6 +86,8 @@ export interface Dataplane {
   serverGauge(backend: string, server: string): ServerGauge | null;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
+  /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
+  settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
   /** Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. */
@@ -111,6 +113,8 @@ export interface DataplaneModule {
   dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): string[];
   /** Every thread of this process keeps only the capabilities that a balancer of this mode needs, for good. */
   dropPrivileges(mode: NativeMode): NativeDropReport;
+  /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
+  exitNow(code: number): void;
 }
 
 /**
@@ -134,6 +138,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),
+    exitNow: (code) => addon.exitNow(code),
   };
 }
 
@@ -146,6 +151,7 @@ function wrap(native: NativeDataplane): Dataplane {
     openConnections: () => unwrap(() => native.openConnections()),
     serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
+    settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),
   };

@@ -30,8 +30,14 @@ export declare class Dataplane {
   openConnections(): number
   /** The gauge of a server in service; `null` for one that is not. */
   serverGauge(backend: string, server: string): ServerGauge | null
-  /** Takes no new connections from now on; open ones go on. */
+  /** Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`. */
   stopAccepting(): void
+  /**
+   * Resolves when what `install()` and `stopAccepting()` took out of service is closed: its addresses are free
+   * then, and everybody who was connected to it is counted as open. Milliseconds as a rule, two seconds when
+   * clients do not end their handshakes.
+   */
+  settle(): Promise<void>
   /**
    * What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
@@ -68,6 +74,12 @@ export declare function dsrServer(server: NativeDsrServer, action: NativeDsrServ
 
 /** Stable error codes; the message is for people. */
 export type ErrorCode = 'CONFIG_INVALID' | 'BIND_FAILED' | 'PERMISSION_DENIED' | 'ENGINE_UNSUPPORTED' | 'CLOSED' | 'INTERNAL'
+
+/**
+ * Ends the process with this code, now: for when a thread of Node's hangs in the kernel, for which an ordinary exit
+ * would wait. What was started must have been closed before.
+ */
+export declare function exitNow(code: number): void
 
 /**
  * What would become of the first packet of a flow if a balancer started now with `config`. Changes nothing and

@@ -150,7 +150,7 @@ describe("with time in the test's hand", () => {
     monitor.close();
   });
 
-  test("defect 26: no more connects than allowed are open at once, and every server still has its turn", async () => {
+  test("no more connects than allowed are open at once, and every server still has its turn", async () => {
     network.outcome = "never";
     const { monitor } = monitorOn(network, 10);
     monitor.setTargets(Array.from({ length: 100 }, (_, i) => target(`s${i}`, { timeoutMs: 100 })));
