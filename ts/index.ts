@@ -4,7 +4,8 @@
  */
 
 import type { ConfigInput } from "./config/schema.ts";
-import { Balancer, type BalancerOptions, type ConfigFileSource } from "./control/balancer.ts";
+import { Balancer } from "./control/balancer.ts";
+import type { BalancerOptions, ConfigFileSource } from "./control/options.ts";
 
 /**
  * Starts a balancer from a configuration object (the same keys as the TOML file) or from a file.
@@ -31,13 +32,8 @@ export function createBalancer(
 export type { Override, Overrides } from "./config/overrides.ts";
 export type { Problem } from "./config/problem.ts";
 export type { Config, ConfigInput, Mode } from "./config/schema.ts";
-export type {
-  Balancer,
-  BalancerOptions,
-  ConfigFileSource,
-  DrainResult,
-  ListenAddress,
-} from "./control/balancer.ts";
+export type { Balancer } from "./control/balancer.ts";
+export type { Change } from "./control/diff.ts";
 export type {
   BalancerEvent,
   DrainEvent,
@@ -49,6 +45,7 @@ export type {
 } from "./control/events.ts";
 export type { Explanation } from "./control/explain.ts";
 export type { Logger } from "./control/logger.ts";
+export type { BalancerOptions, ConfigFileSource, DrainResult, ListenAddress } from "./control/options.ts";
 export type { ReloadResult } from "./control/reload.ts";
 export type {
   BackendStats,

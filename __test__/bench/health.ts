@@ -7,7 +7,7 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
-import { HealthMonitor } from "../../ts/control/health.ts";
+import { HealthMonitor } from "../../ts/control/health/monitor.ts";
 
 const servers = Number(process.argv[2] ?? 1000);
 const seconds = Number(process.argv[3] ?? 10);

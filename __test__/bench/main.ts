@@ -4,18 +4,18 @@ import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
+import { attempt } from "./attempt.ts";
+import { halfLoad } from "./half-load.ts";
+import { interruptible } from "./interruption.ts";
 import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
 import { benchPackets } from "./packet/main.ts";
 import { type Peer, peers } from "./peers.ts";
-import { judge, markdown, type Series } from "./report.ts";
+import { Progress } from "./progress.ts";
+import { compare, judge, markdown, QUICK, type Series } from "./report.ts";
 import { type Visit, visit } from "./visit.ts";
 
-/** Requests a second of the half-load run when nothing was measured to take half of. */
-const FALLBACK_RATE = 10_000;
-
 const argv = process.argv.slice(2);
-if (isPacket(argv)) await benchPackets(argv);
-else await proxies(argv);
+await interruptible(() => (isPacket(argv) ? benchPackets(argv) : proxies(argv)));
 
 async function proxies(args: string[]): Promise<void> {
   const options = parseOptions(args);
@@ -27,22 +27,23 @@ async function bench(options: Options): Promise<void> {
   const chosen = choose(options.peers);
   const reason = lacking({ root: true, tools: ["ip", "taskset", "ethtool"] });
   if (reason !== undefined) throw new Error(`the bench ${reason}`);
+  if (options.quick) console.error(QUICK);
   const all: Series[] = [];
   for (const profile of options.profiles) {
     for (const offloads of options.offloads) {
-      const halfRate = options.works.includes("half")
-        ? await half(chosen, profile, offloads, options)
-        : FALLBACK_RATE;
-      const series: Series = { profile, offloads, halfRate, rounds: [] };
+      const half = await halfLoad(chosen, profile, offloads, options);
+      const series: Series = { profile, offloads, half, rounds: [] };
       all.push(series);
+      const progress = new Progress(options.rounds);
       for (let n = 1; n <= options.rounds; n++) {
-        series.rounds.push(await round(chosen, series, options, `${profile} ${n}/${options.rounds}`));
+        series.rounds.push(await round(chosen, series, options, n));
         // Written after every round: a bench cut short still leaves what it has.
         await save(all, chosen, options);
+        progress.ended(n);
       }
     }
   }
-  console.log(markdown(all, names(chosen)));
+  console.log(markdown(all, names(chosen), options));
   console.error(`\nfigures: ${options.out}`);
 }
 
@@ -52,43 +53,26 @@ function choose(wanted: readonly string[] | undefined): Peer[] {
   if (unknown !== undefined) throw new Error(`no peer is named "${unknown}"; use ${names(known).join(", ")}`);
   const chosen = known.filter((peer) => wanted === undefined || wanted.includes(peer.name));
   return chosen.filter((peer) => {
-    const tool = peer.name.startsWith("haproxy")
-      ? "haproxy"
-      : peer.name.startsWith("nginx")
-        ? "nginx"
-        : undefined;
-    const reason = tool && lacking({ tools: [tool] });
+    const reason = peer.tool && lacking({ tools: [peer.tool] });
     if (reason) console.error(`left out: ${peer.name} ${reason}`);
     return !reason;
   });
 }
 
-/** Half of what HAProxy (or the first peer there is) does at saturation: the same load for everyone. */
-async function half(
-  chosen: readonly Peer[],
-  profile: Profile,
-  offloads: boolean,
-  options: Options,
-): Promise<number> {
-  const yardstick = chosen.find((peer) => peer.name === "haproxy") ?? chosen[0];
-  if (yardstick === undefined) return FALLBACK_RATE;
-  const seen = await visit(yardstick, profile, offloads, { ...options, works: ["keepalive"] }, FALLBACK_RATE);
-  return (seen.figures.keepalive_requests_per_s ?? 2 * FALLBACK_RATE) / 2;
-}
-
 /** There and back, with the plain path once in the middle. */
-async function round(
-  chosen: readonly Peer[],
-  series: Series,
-  options: Options,
-  label: string,
-): Promise<Visit[]> {
+async function round(chosen: readonly Peer[], series: Series, options: Options, n: number): Promise<Visit[]> {
   const balancers = chosen.filter((peer) => peer.command !== undefined);
   const plain = chosen.filter((peer) => peer.command === undefined);
+  const rate = "reason" in series.half ? undefined : series.half.requestsPerS;
   const visits: Visit[] = [];
   for (const peer of [...balancers, ...plain, ...balancers.toReversed()]) {
-    console.error(`${label}: ${peer.name}`);
-    visits.push(await visit(peer, series.profile as Profile, series.offloads, options, series.halfRate));
+    console.error(`${series.profile} ${n}/${options.rounds}: ${peer.name}`);
+    const seen = await attempt(
+      n,
+      () => visit(peer, series.profile as Profile, series.offloads, options, rate),
+      (missing) => ({ peer: peer.name, figures: {}, missing, failures: 0 }),
+    );
+    visits.push(seen);
   }
   return visits;
 }
@@ -106,11 +90,12 @@ async function save(all: readonly Series[], chosen: readonly Peer[], options: Op
     nginx: (await finish(["nginx", "-v"])).stderr.trim(),
   };
   const verdicts = all.map((series) => judge(series, names(chosen)));
+  const comparisons = all.map((series) => compare(series, names(chosen)));
   writeFileSync(
     options.out,
-    `${JSON.stringify({ machine, versions, options, verdicts, series: all }, null, 1)}\n`,
+    `${JSON.stringify({ machine, versions, options, verdicts, comparisons, series: all }, null, 1)}\n`,
   );
-  writeFileSync(options.out.replace(/(\.json)?$/, ".md"), `${markdown(all, names(chosen))}\n`);
+  writeFileSync(options.out.replace(/(\.json)?$/, ".md"), `${markdown(all, names(chosen), options)}\n`);
 }
 
 function names(list: readonly Peer[]): string[] {

@@ -11,6 +11,7 @@ export interface Options {
   works: readonly Work[];
   /** Names of peers, or undefined for all. */
   peers: readonly string[] | undefined;
+  quick: boolean;
   rounds: number;
   seconds: number;
   warmupSeconds: number;
@@ -22,17 +23,18 @@ export interface Options {
 export const HELP = `npm run bench -- [options]
   --mode proxy|packet
                     proxy mode, or the packet modes (proxy; --mode packet --help tells its options)
-  --quick           2 s a run, 2 rounds, one core only (a look, not a claim)
+  --quick           2 rounds of short runs: shows that it works, decides nothing, not to be quoted
   --profile one|two|both
-                    one: the balancer alone on core 1, all else on core 0; two: two threads, nothing pinned
+                    one: the balancer alone on core 1, all else on core 0; two: two threads, nothing pinned (one)
   --only a,b        of ${WORKS.join(", ")}
   --peers a,b       of convey, haproxy, haproxy-splice, nginx, nginx-256k, direct and those of CONVEY_BENCH_PEERS
-  --rounds n        each visits every peer twice, there and back (7)
-  --seconds n       a run (10)
+  --rounds n        each visits every peer twice, there and back (5)
+  --seconds n       a run (1.3)
   --offloads on|off|both
                     segmentation offload on the veth links (on)
   --out file        the figures as JSON (target/bench/proxy.json; the table goes beside it as .md)
-  CONVEY_BENCH_PEERS="name=command,…" adds peers; {listen}, {server}, {threads} are replaced`;
+  CONVEY_BENCH_PEERS="name=command,…" adds peers; {listen}, {server}, {threads} are replaced, and {config} by the path
+                    of a configuration file of convey: name=node /path/to/dist/cli/main.js run -c {config}`;
 
 /** Whether the packet modes are to be measured; their own arguments are parsed elsewhere. */
 export function isPacket(argv: string[]): boolean {
@@ -58,7 +60,7 @@ export function parseOptions(argv: string[]): Options | undefined {
     },
   });
   if (values.help) return undefined;
-  const profile = oneOf("profile", values.profile ?? (values.quick ? "one" : "both"), ["one", "two", "both"]);
+  const profile = oneOf("profile", values.profile ?? "one", ["one", "two", "both"]);
   const offloads = oneOf("offloads", values.offloads, ["on", "off", "both"]);
   const works = list(values.only) ?? WORKS;
   for (const work of works) oneOf("only", work, WORKS);
@@ -66,10 +68,11 @@ export function parseOptions(argv: string[]): Options | undefined {
     profiles: profile === "both" ? ["one", "two"] : [profile as Profile],
     works: works as Work[],
     peers: list(values.peers),
-    rounds: number("rounds", values.rounds, values.quick ? 2 : 7),
-    seconds: number("seconds", values.seconds, values.quick ? 2 : 10),
-    warmupSeconds: values.quick ? 0.5 : 1,
-    idlePairs: 5000,
+    quick: values.quick,
+    rounds: number("rounds", values.rounds, values.quick ? 2 : 5),
+    seconds: number("seconds", values.seconds, values.quick ? 0.7 : 1.3),
+    warmupSeconds: 0.3,
+    idlePairs: values.quick ? 1000 : 5000,
     offloads: offloads === "both" ? [true, false] : [offloads === "on"],
     out: values.out,
   };

@@ -1,5 +1,17 @@
-/** The tables: absolute figures, and convey's ratios against the targets. */
-import { absolute, control, noise, paired, type Round, type Spread, spread } from "./statistics.ts";
+/** The tables: absolute figures, and convey's ratios to every peer and against the targets. */
+import type { HalfLoad } from "./half-load.ts";
+import type { Options } from "./options.ts";
+import {
+  absolute,
+  control,
+  type Decision,
+  decide,
+  noise,
+  paired,
+  type Round,
+  type Spread,
+  spread,
+} from "./statistics.ts";
 import { TARGETS, type Target } from "./targets.ts";
 import type { Figure } from "./visit.ts";
 
@@ -7,31 +19,68 @@ import type { Figure } from "./visit.ts";
 export interface Series {
   profile: string;
   offloads: boolean;
-  halfRate: number;
+  half: HalfLoad;
   rounds: Round[];
 }
 
-const FIGURES: readonly Figure[] = [
+/** Above every quick table. */
+export const QUICK = "**--quick: shows that the bench works. It decides nothing and is not to be quoted.**";
+
+/** Compared with every peer. */
+const COMPARED: readonly Figure[] = [
   "bulk_cpu_s_per_gb",
   "bulk_gbit_per_s",
   "keepalive_cpu_us_per_request",
   "keepalive_requests_per_s",
-  "keepalive_cores_used",
-  "connect_cpu_us_per_connection",
-  "connect_connections_per_s",
-  "connect_cores_used",
+  "half_load_cpu_us_per_request",
   "half_load_p50_us",
   "half_load_p99_us",
+  "connect_cpu_us_per_connection",
+  "connect_connections_per_s",
   "idle_bytes_per_pair",
 ];
+
+/** Those and, beside the rates, whether the balancer or what is around it was the limit. */
+const FIGURES: readonly Figure[] = COMPARED.flatMap((figure) => {
+  switch (figure) {
+    case "keepalive_requests_per_s":
+      return [figure, "keepalive_cores_used", "keepalive_beside_cores_used"];
+    case "connect_connections_per_s":
+      return [figure, "connect_cores_used", "connect_beside_cores_used"];
+    case "half_load_p99_us":
+      return [figure, "half_load_cores_used"];
+    default:
+      return [figure];
+  }
+});
+
+export interface Comparison {
+  figure: Figure;
+  peer: string;
+  /** convey ÷ peer. */
+  ratio: Spread;
+  /** Median distance of the A/A control from 1. */
+  noise: number;
+  decision: Decision;
+}
+
+/** convey beside every other peer. */
+export function compare(series: Series, names: readonly string[]): Comparison[] {
+  return COMPARED.flatMap((figure) =>
+    names.flatMap((peer) => {
+      const ratio = peer === "convey" ? undefined : paired(series.rounds, "convey", peer, figure);
+      if (ratio === undefined) return [];
+      const distance = noise(control(series.rounds, names, figure));
+      return [{ figure, peer, ratio, noise: distance, decision: decide(ratio, distance) }];
+    }),
+  );
+}
 
 export interface Verdict extends Target {
   peer: string;
   ratio: Spread;
-  /** Median distance of the A/A control from 1. */
   noise: number;
-  /** "unsure": the bound lies within the noise of the ratio. */
-  outcome: "met" | "missed" | "unsure";
+  outcome: "met" | "missed" | Exclude<Decision, "decided">;
 }
 
 /** Judges every target that was measured; of several peers, the one that is best. */
@@ -48,38 +97,28 @@ export function judge(series: Series, names: readonly string[]): Verdict[] {
     if (ratio === undefined) return [];
     const distance = noise(control(series.rounds, names, target.figure));
     const met = target.better === "less" ? ratio.median <= target.bound : ratio.median >= target.bound;
-    const clear = Math.abs(ratio.median - target.bound) > 2 * distance * ratio.median;
-    const outcome: Verdict["outcome"] = clear ? (met ? "met" : "missed") : "unsure";
+    const decision = decide(ratio, distance, target.bound);
+    const outcome = decision === "decided" ? (met ? "met" : "missed") : decision;
     return [{ ...target, peer: best.peer, ratio, noise: distance, outcome }];
   });
 }
 
 /** Everything as Markdown. */
-export function markdown(all: readonly Series[], names: readonly string[]): string {
-  return all.map((series) => section(series, names)).join("\n\n");
+export function markdown(all: readonly Series[], names: readonly string[], options: Options): string {
+  const sections = all.map((series) => section(series, names, options));
+  return [...(options.quick ? [QUICK] : []), ...sections].join("\n\n");
 }
 
-function section(series: Series, names: readonly string[]): string {
+function section(series: Series, names: readonly string[], options: Options): string {
   const title =
     series.profile === "one"
       ? "one thread on core 1, everything else on core 0"
       : "two threads, two cores shared with generator and server";
-  const stolen = series.rounds.flat().flatMap((visit) => visit.stolen).length;
-  const failures = names
-    .map((name) => [
-      name,
-      series.rounds
-        .flat()
-        .filter((v) => v.peer === name)
-        .reduce((n, v) => n + v.failures, 0),
-    ])
-    .filter(([, count]) => count !== 0)
-    .map(([name, count]) => `${name} ${count}`);
   return [
-    `## ${title}; offloads ${series.offloads ? "on" : "off"}`,
+    `## Proxy: ${title}; offloads ${series.offloads ? "on" : "off"}`,
     "",
-    `Medians of ${series.rounds.length} rounds; half load is ${series.halfRate.toFixed(0)} requests/s for everyone.` +
-      ` Runs left out for stolen time: ${stolen}. Failed requests: ${failures.join(", ") || "none"}.`,
+    `Medians of ${series.rounds.length} rounds, runs of ${options.seconds} s. cores used: by the balancer; beside cores` +
+      " used: by generator and server, which are the limit where they have all of their core.",
     "",
     row(["figure", ...names, "A/A"]),
     row(["---", ...names.map(() => "---:"), "---:"]),
@@ -87,22 +126,73 @@ function section(series: Series, names: readonly string[]): string {
       const cells = names.map((name) => absolute(series.rounds, name, figure));
       if (cells.every((cell) => cell === undefined)) return [];
       const aa = spread(control(series.rounds, names, figure));
-      return [row([words(figure), ...cells.map((c) => (c ? digits(c.median) : "–")), aa ? range(aa) : "–"])];
+      const values = names.map((name, i) => (cells[i] ? digits(cells[i].median) : absent(name, figure)));
+      return [row([label(figure, series.half), ...values, aa ? range(aa) : "one visit a round"])];
     }),
     "",
-    row(["convey ÷ best peer", "peer", "median [range]", "target", "A/A ±", ""]),
+    row(["convey ÷", "of", "median [range]", "A/A ±", "difference"]),
+    row(["---", "---", "---:", "---:", "---"]),
+    ...compare(series, names).map((c) =>
+      row([c.peer, label(c.figure, series.half), range(c.ratio), distance(c.noise), c.decision]),
+    ),
+    "",
+    row(["target: convey ÷ best peer", "peer", "median [range]", "target", "A/A ±", ""]),
     row(["---", "---", "---:", "---:", "---:", "---"]),
     ...judge(series, names).map((v) =>
       row([
-        words(v.figure),
+        label(v.figure, series.half),
         v.peer,
         range(v.ratio),
         `${v.better === "less" ? "≤" : "≥"} ${v.bound.toFixed(2)}`,
-        Number.isFinite(v.noise) ? v.noise.toFixed(3) : "–",
+        distance(v.noise),
         v.outcome,
       ]),
     ),
+    "",
+    ...notes(series, names),
   ].join("\n");
+}
+
+/** What a reader must know of this series to trust it. */
+function notes(series: Series, names: readonly string[]): string[] {
+  const visits = series.rounds.flat();
+  const failures = names.flatMap((name) => {
+    const count = visits.filter((v) => v.peer === name).reduce((n, v) => n + v.failures, 0);
+    return count === 0 ? [] : [`${name} ${count}`];
+  });
+  const { half } = series;
+  return [
+    `- failed requests: ${failures.join(", ") || "none"}`,
+    "reason" in half
+      ? `- half load is missing: ${half.reason}`
+      : `- half load is ${half.requestsPerS} requests/s for every peer, half of what ${half.best}, the best of them, did before` +
+        ` the rounds (${Object.entries(half.measured)
+          .map(([peer, rate]) => `${peer} ${rate.toFixed(0)}`)
+          .join(", ")})`,
+    "- direct has no balancer whose CPU or memory could be told",
+    ...counted(visits.flatMap(({ peer, missing }) => missing.map((m) => `missing: ${peer}, ${m}`))),
+  ];
+}
+
+/** Every line once, with how many visits it was true of. */
+export function counted(lines: readonly string[]): string[] {
+  return [...new Set(lines)].map((line) => `- ${line} (${lines.filter((l) => l === line).length} visits)`);
+}
+
+function absent(name: string, figure: Figure): string {
+  const balancers = /_cpu_|cores_used$|^idle_/.test(figure) && !figure.includes("_beside_");
+  return name === "direct" && balancers ? "n/a" : "missing";
+}
+
+/** The figure in words; of half load with the rate it was taken at. */
+function label(figure: Figure, half: HalfLoad): string {
+  if (!figure.startsWith("half_load_") || "reason" in half) return words(figure);
+  const at = `at ${half.requestsPerS} requests/s, half of the best peer's rate`;
+  return `${words(figure.replace("half_load_", ""))} ${at}`;
+}
+
+function distance(noise: number): string {
+  return Number.isFinite(noise) ? noise.toFixed(3) : "unknown";
 }
 
 export function row(cells: readonly string[]): string {

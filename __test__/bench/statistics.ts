@@ -78,10 +78,22 @@ export function control<F extends string>(rounds: Rounds<F>, names: readonly str
 
 /**
  * How far a peer is from itself, as a share: the median distance of the control from 1, which one disturbed
- * visit does not move. Differences under twice this are not claimed.
+ * visit does not move. A difference counts from twice this on.
  */
 export function noise(control: readonly number[]): number {
   return control.length === 0
     ? Number.POSITIVE_INFINITY
     : median(control.map((ratio) => Math.abs(ratio - 1)));
+}
+
+/** Fewer rounds say nothing about how far they lie apart. */
+export const LEAST_ROUNDS = 5;
+
+/** What a ratio is worth. */
+export type Decision = "decided" | "within noise" | "too few rounds";
+
+/** Decided: at least {@link LEAST_ROUNDS} rounds, and from 1 (or from `bound`) further than twice the control's distance. */
+export function decide(ratio: Spread, distance: number, bound = 1): Decision {
+  if (ratio.n < LEAST_ROUNDS) return "too few rounds";
+  return Math.abs(ratio.median - bound) >= 2 * distance * ratio.median ? "decided" : "within noise";
 }

@@ -3,8 +3,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { address, Lab } from "../support/lab.ts";
 import { failed, type LoadResult, load, loadgenPath, startServer } from "../support/loadgen.ts";
 import { family, finish, memoryBytes, type Running, start, until } from "../support/processes.ts";
+import { goOn, guard } from "./interruption.ts";
 import type { Options, Profile, Work } from "./options.ts";
 import type { Peer } from "./peers.ts";
+import { STOLEN, unstolen } from "./steal.ts";
 
 /** Names of figures; the unit is part of the name. */
 export type Figure =
@@ -15,6 +17,10 @@ export type Figure =
   | "keepalive_cores_used"
   | "half_load_p50_us"
   | "half_load_p99_us"
+  | "half_load_cpu_us_per_request"
+  | "half_load_cores_used"
+  | "keepalive_beside_cores_used"
+  | "connect_beside_cores_used"
   | "connect_cpu_us_per_connection"
   | "connect_connections_per_s"
   | "connect_cores_used"
@@ -23,23 +29,25 @@ export type Figure =
 export interface Visit {
   peer: string;
   figures: Partial<Record<Figure, number>>;
-  /** Works whose run had more than 1 % of the machine stolen: their figures are left out. */
-  stolen: Work[];
+  /** Works without figures, and why. */
+  missing: string[];
   /** Failed requests and connections over all runs. */
   failures: number;
 }
 
 const CONNECTIONS = "64";
 
-/** Visits `peer`; `halfRate` is the fixed rate of the half-load run, in requests a second. */
+/** Visits `peer`; `halfRate` is the fixed rate of the half-load run in requests a second, without which it is left out. */
 export async function visit(
   peer: Peer,
   profile: Profile,
   offloads: boolean,
   options: Options,
-  halfRate: number,
+  halfRate: number | undefined,
 ): Promise<Visit> {
+  goOn();
   await using lab = await Lab.create({ offloads, reuseTimeWait: true });
+  using _guard = guard(namespaces(lab));
   // As many descriptors as may be had; exec keeps the process id.
   const files = ["sh", "-c", 'ulimit -n "$(ulimit -Hn)"; exec "$@"', "bench"];
   const aside = profile === "one" ? [...files, "taskset", "-c", "0"] : files;
@@ -78,12 +86,17 @@ export async function visit(
     "--warmup",
     String(options.warmupSeconds),
     ...(pids.length > 0 ? ["--watch", pids.join(",")] : []),
+    ...["--beside", String(server.process.pid)],
   ];
-  const result: Visit = { peer: peer.name, figures: {}, stolen: [], failures: 0 };
+  const result: Visit = { peer: peer.name, figures: {}, missing: [], failures: 0 };
   const measure = async (work: Work, args: string[], judge: (run: LoadResult) => Visit["figures"]) => {
-    const run = await load([...args, ...common], { prefix: client.slice(0, -1) });
-    result.failures += failed(run);
-    if (run.steal_share > 0.01) result.stolen.push(work);
+    goOn();
+    const run = await unstolen(async () => {
+      const seen = await load([...args, ...common], { prefix: client.slice(0, -1) });
+      result.failures += failed(seen);
+      return seen;
+    });
+    if (run === undefined) result.missing.push(`${work}: ${STOLEN}`);
     else Object.assign(result.figures, judge(run));
   };
   const cpu = (run: LoadResult, units: number, figure: Figure) =>
@@ -109,29 +122,40 @@ export async function visit(
         await measure(work, ["requests", "--connections", CONNECTIONS], (run) => ({
           ...cpu(run, run.requests, "keepalive_cpu_us_per_request"),
           ...cores(run, "keepalive_cores_used"),
+          keepalive_beside_cores_used: run.beside_s / run.window_s,
           keepalive_requests_per_s: run.requests / run.window_s,
         }));
         break;
       case "half":
+        if (halfRate === undefined) break;
         await measure(
           work,
           ["requests", "--connections", CONNECTIONS, "--rate", halfRate.toFixed(0)],
-          (run) =>
-            run.latency_us === null
+          (run) => ({
+            ...cpu(run, run.requests, "half_load_cpu_us_per_request"),
+            ...cores(run, "half_load_cores_used"),
+            ...(run.latency_us === null
               ? {}
-              : { half_load_p50_us: run.latency_us.p50, half_load_p99_us: run.latency_us.p99 },
+              : { half_load_p50_us: run.latency_us.p50, half_load_p99_us: run.latency_us.p99 }),
+          }),
         );
         break;
       case "connect":
         await measure(work, ["requests", "--fresh", "--connections", CONNECTIONS], (run) => ({
           ...cpu(run, run.requests, "connect_cpu_us_per_connection"),
           ...cores(run, "connect_cores_used"),
+          connect_beside_cores_used: run.beside_s / run.window_s,
           connect_connections_per_s: run.requests / run.window_s,
         }));
         break;
     }
   }
   return result;
+}
+
+function namespaces(lab: Lab): string[] {
+  // ip netns exec <namespace> …
+  return (["client", "balancer", "server"] as const).map((place) => lab.at(place)[3] as string);
 }
 
 /** User-space memory an idle pair holds; what the kernel holds for two sockets is the same for every peer. */

@@ -1,4 +1,4 @@
-/** F1 and F2: the process runs out of descriptors or the host out of source ports. */
+/** The process runs out of descriptors or the host out of source ports. */
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import type { Socket } from "node:net";
@@ -14,7 +14,7 @@ import { dial, echo, listening } from "../support/sockets.ts";
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
 
-test("F1, defect 8, the ancestor's dead accept loop: without file descriptors accepting backs off at under 5 % CPU, and recovers", async (context) => {
+test("without file descriptors accepting backs off at under 5 % CPU, and recovers", async (context) => {
   needs(context, { tools: ["prlimit", "curl"] });
   await using server = await listening(echo);
   await using product = await startConvey(pool({ s1: server.addr }, { top: ["[proxy]", "workers = 1"] }));
@@ -59,7 +59,7 @@ test("F1, defect 8, the ancestor's dead accept loop: without file descriptors ac
   expect(stats.backends.pool?.server_details.s1).toMatchObject({ up: true, reasons: {} });
 });
 
-test("F2: without source ports clients are closed and counted, nothing spins, and it recovers", async (context) => {
+test("without source ports clients are closed and counted, nothing spins, and it recovers", async (context) => {
   needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "curl"] });
   await using lab = await Lab.create({ balancerPorts: "40000 40009" });
   const server = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });

@@ -1,4 +1,4 @@
-/** C1 with offloads on and off, and F8 black-holed: the product between the hosts of a lab. */
+/** The product between the hosts of a lab: bulk with offloads on and off, and a server that is black-holed. */
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ const MIB = 1024 * 1024;
 const FRONT = `${address.front}:8080`;
 
 test.for(["on", "off"])(
-  "C1: curl and nginx exchange 50 MiB each way unchanged and exactly counted, offloads %s",
+  "curl and nginx exchange 50 MiB each way unchanged and exactly counted, offloads %s",
   async (offloads, context) => {
     needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nginx", "curl"] });
     await using lab = await Lab.create({ offloads: offloads === "on" });
@@ -66,7 +66,7 @@ test.for(["on", "off"])(
   },
 );
 
-test("F8: a server black-holed mid-flow is bounded by the idle timeout; another server's clients go on", async (context) => {
+test("a server black-holed mid-flow is bounded by the idle timeout; another server's clients go on", async (context) => {
   needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nft", "curl"] });
   await using lab = await Lab.create();
   const doomed = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });

@@ -1,4 +1,4 @@
-/** F10, F12 and F13: the file, a data thread and the event loop go wrong under a running product. */
+/** The file, a data thread and the event loop go wrong under a running product. */
 import { once } from "node:events";
 import {
   mkdirSync,
@@ -35,7 +35,7 @@ function count(product: Product, pattern: RegExp): number {
   return (product.process.stderr.match(new RegExp(pattern, "g")) ?? []).length;
 }
 
-test("F10, defect 22, the ancestor's lost and half-read files: half-written, invalid, empty, removed, renamed over; one error each, the last good one serves", async () => {
+test("a file half-written, invalid, empty, removed, renamed over: one error each, the last good one serves", async () => {
   await using a = await named("a");
   await using b = await named("b");
   const [good, next] = [pool({ s1: a.addr }), pool({ s1: b.addr })];
@@ -71,7 +71,7 @@ test("F10, defect 22, the ancestor's lost and half-read files: half-written, inv
   expect(rejected()).toBe(4);
 });
 
-test("F10, defect 22, the ancestor's blindness to Kubernetes: a swapped ..data link is followed, again and again", async () => {
+test("a swapped ..data link is followed, again and again", async () => {
   await using a = await named("a");
   await using b = await named("b");
   const home = folder("configmap");
@@ -92,7 +92,7 @@ test("F10, defect 22, the ancestor's blindness to Kubernetes: a swapped ..data l
   }
 });
 
-test("F12: a panic in a data thread is reported and the thread runs again; it is never silently dead", async (context) => {
+test("a panic in a data thread is reported and the thread runs again; it is never silently dead", async (context) => {
   needs(context, { root: true, tools: ["strace", "curl"] });
   await using server = await listening(echo);
   await using product = await startConvey(pool({ s1: server.addr }, { top: ["[proxy]", "workers = 1"] }));
@@ -125,7 +125,7 @@ test("F12: a panic in a data thread is reported and the thread runs again; it is
   expect(answer).toBe("alive");
 });
 
-test("F13: with Node blocked for 10 s established and new connections are served as ever", async () => {
+test("with Node blocked for 10 s established and new connections are served as ever", async () => {
   const server = await startServer();
   await using _ = server.process;
   const root = resolve(import.meta.dirname, "../..");

@@ -96,7 +96,7 @@ for (const method of METHODS) {
       return frames;
     };
 
-    test("C12: addresses, ports, TTL and checksum on the wire; defect 12: padding is no payload; defect 16: TTL is decremented", async () => {
+    test("addresses, ports, TTL and checksum on the wire; padding is no payload; TTL is decremented", async () => {
       const datagram = udp({ ...toTalk({ sourcePort: 5001 }), payload: Buffer.from("n:0:x"), ttl: 37 });
       const padded = Buffer.concat([datagram, Buffer.alloc(60 - 14 - datagram.length, 0xee)]);
       const arrived = await atServers("udp", () => send(padded));
@@ -113,7 +113,7 @@ for (const method of METHODS) {
       if (method === "l2") expect(frame.subarray(14, 14 + datagram.length)).toEqual(datagram);
     });
 
-    test("C12: a corrupted checksum leaves as corrupted as it came, a UDP checksum of 0 stays 0; defect 14", async () => {
+    test("a corrupted checksum leaves as corrupted as it came, a UDP checksum of 0 stays 0", async () => {
       const broken = tcp({ ...toTalk({ sourcePort: 5002 }), flags: FLAGS.syn });
       broken.writeUInt16BE(broken.readUInt16BE(20 + 16) ^ 0x0101, 20 + 16);
       const wrong = transportError(ethernet(macs.balancer, macs.router, IPV4, broken));
@@ -130,7 +130,7 @@ for (const method of METHODS) {
       expect(datagram && dissect(datagram).transport.readUInt16BE(6)).toBe(0);
     });
 
-    test("C16: TCP behind the longest IP options goes on; defect 10: every worker lives", async () => {
+    test("TCP behind the longest IP options goes on; every worker lives", async () => {
       const options = Buffer.concat([Buffer.from([7, 39, 4]), Buffer.alloc(36), Buffer.from([0])]);
       const syn = tcp({ ...toTalk({ sourcePort: 5004 }), flags: FLAGS.syn, options });
       const arrived = await atServers("tcp and ip[0] = 0x4f", () => send(syn));
@@ -139,7 +139,7 @@ for (const method of METHODS) {
       await stillServes(lab, product);
     });
 
-    test("C16, defect 13: what is neither TCP nor UDP, or another protocol's port, is left to the kernel as it is", async () => {
+    test("what is neither TCP nor UDP, or another protocol's port, is left to the kernel as it is", async () => {
       const looksLikeTcp = tcp({ ...toTalk({ sourcePort: 5005 }), flags: FLAGS.syn }).subarray(20);
       const gre = ipv4({ source: GHOST, destination: lab.vip(), protocol: 47, payload: looksLikeTcp });
       const asUdp = udp({
@@ -164,7 +164,7 @@ for (const method of METHODS) {
       await stillServes(lab, product);
     });
 
-    test("C13: an ICMP error with eight bytes of TCP is translated on its way to the server and to the client", async () => {
+    test("an ICMP error with eight bytes of TCP is translated on its way to the server and to the client", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const { talks } = await talker.ask({ do: "open", count: 1 });
       const talk = talks[0];
@@ -216,7 +216,7 @@ for (const method of METHODS) {
       expect((await talker.ask({ do: "ping" })).ok, "the flow stands").toBe(1);
     });
 
-    test("C18: a segment of no known flow is reset (passthrough) or goes where its hash says (DSR)", async () => {
+    test("a segment of no known flow is reset (passthrough) or goes where its hash says (DSR)", async () => {
       const stray = tcp({
         ...toTalk({ sourcePort: 5006 }),
         flags: FLAGS.ack | FLAGS.psh,
@@ -230,7 +230,7 @@ for (const method of METHODS) {
       expect(grown?.("tcp_reset")).toBe(nat ? 1 : 0);
     });
 
-    test("F7: data out of window and blind resets, from either side, leave a flow standing; defect 3: no other host answers for a server", async () => {
+    test("data out of window and blind resets, from either side, leave a flow standing; no other host answers for a server", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const { talks } = await talker.ask({ do: "open", count: 6 });
       const fromClient = talks.flatMap((talk) => [
@@ -271,7 +271,7 @@ for (const method of METHODS) {
       expect((await talker.ask({ do: "close" })).ok).toBe(6);
     });
 
-    test("F6: every truncation, wrong lengths and 4000 random mutations: nothing crashes, every packet is accounted for", async () => {
+    test("every truncation, wrong lengths and 4000 random mutations: nothing crashes, every packet is accounted for", async () => {
       const whole = tcp({
         ...toTalk({ sourcePort: 5007 }),
         flags: FLAGS.syn,

@@ -41,7 +41,7 @@ for (const method of METHODS) {
       if (missing !== undefined) context.skip(missing);
     });
 
-    test("C24: SIGTERM takes no new flows, lets the open ones end, exits 0 and leaves the host as it was, bit for bit; defect 18: ports are reserved meanwhile", async () => {
+    test("SIGTERM takes no new flows, lets the open ones end, exits 0 and leaves the host as it was, bit for bit; ports are reserved meanwhile", async () => {
       await using product = await scene.balance();
       await using talker = await Talker.start(lab, lab.vip());
       const reserved = await lab.sh("balancer", "sysctl -n net.ipv4.ip_local_reserved_ports");
@@ -67,7 +67,7 @@ for (const method of METHODS) {
       expect(refused.code, "curl's code for a refused connection").toBe(7);
     });
 
-    test("C24: a second SIGTERM ends it at once, with flows open", async () => {
+    test("a second SIGTERM ends it at once, with flows open", async () => {
       await using product = await scene.balance();
       await using talker = await Talker.start(lab, lab.vip());
       expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
@@ -80,7 +80,33 @@ for (const method of METHODS) {
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
-    test("F17: a second instance on the same address is refused, and the first does not notice", async () => {
+    test("a health change during the drain admits no new flow", async () => {
+      const [server] = SERVERS;
+      await using product = await scene.balance();
+      await using talker = await Talker.start(lab, lab.vip());
+      expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
+      product.process.child.kill("SIGTERM");
+      await product.process.waitFor(/no new connections; 5 open/);
+      await lab.sh(
+        server,
+        "nft add table inet drained; nft 'add chain inet drained in { type filter hook input priority 0; }';" +
+          " nft add rule inet drained in tcp dport 80 reject with tcp reset",
+      );
+      try {
+        await product.process.waitFor(/server http_v4\/\S+ is down/, 4_500);
+        await using late = await Talker.start(lab, lab.vip());
+        expect((await late.ask({ do: "open", count: 6 })).failed).toBe(6);
+        expect((await talker.ask({ do: "ping" })).ok).toBe(5);
+        expect(product.process.running).toBe(true);
+      } finally {
+        await lab.sh(server, "nft delete table inet drained");
+      }
+      product.process.child.kill("SIGTERM");
+      await product.process.exited;
+      expect(await hostState(lab, "balancer")).toBe(before);
+    });
+
+    test("a second instance on the same address is refused, and the first does not notice", async () => {
       await using product = await scene.balance();
       const second = await finish([...scene.prefix(), process.execPath, CONVEY, "run", "-c", product.file]);
       expect(second.code).toBe(1);
@@ -90,7 +116,7 @@ for (const method of METHODS) {
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
-    test("F11, C18: after SIGKILL the next start takes over: known flows go on (DSR) or are reset (passthrough), and nothing is left in the end", async () => {
+    test("after SIGKILL the next start takes over: known flows go on (DSR) or are reset (passthrough), and nothing is left in the end", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       {
         await using killed = await scene.balance();
@@ -111,7 +137,7 @@ for (const method of METHODS) {
 
     // Both methods of DSR are one program in this.
     if (method === "l2") return;
-    test("F13: with the program's event loop blocked for 10 s, old flows and new ones are served as ever", async () => {
+    test("with the program's event loop blocked for 10 s, old flows and new ones are served as ever", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const { stats: _, ...config } = parse(scene.configuration()) as Record<string, unknown>;
       const program = join(import.meta.dirname, "lab/blocked-balancer.ts");

@@ -46,7 +46,7 @@ for (const method of METHODS) {
       product = undefined;
     });
 
-    test("F3: one source port used over and over never stalls on a resting tuple, whoever ends first", async () => {
+    test("one source port used over and over never stalls on a resting tuple, whoever ends first", async () => {
       product = await scene.balance({ ports: "40000-40015", workers: 1 });
       for (const [localPort, closer] of [
         [3600, "server"],
@@ -59,7 +59,7 @@ for (const method of METHODS) {
     });
 
     if (nat) {
-      test("defect 1: with 16 ports a server no client ever gets another's bytes, and the one too many is refused and counted", async () => {
+      test("with 16 ports a server no client ever gets another's bytes, and the one too many is refused and counted", async () => {
         product = await scene.balance({ ports: "40000-40015", workers: 1 });
         expect((await talker.ask({ do: "churn", count: 300, concurrency: 12, seed: 5 }, 60_000)).ok).toBe(
           300,
@@ -82,7 +82,7 @@ for (const method of METHODS) {
       });
     }
 
-    test("F4, defect 4: a full flow table costs new flows, or the memory of idle ones, but never a conversation", async () => {
+    test("a full flow table costs new flows, or the memory of idle ones, but never a conversation", async () => {
       product = await scene.balance({ capacity: 64, workers: 1 });
       const first = await talker.ask({ do: "open", count: 40 });
       expect(first.ok).toBe(40);
@@ -101,7 +101,7 @@ for (const method of METHODS) {
       await crowd.ask({ do: "reset" });
     });
 
-    test("F5, defect 20: beside a SYN flood 99 % of real clients are served, open flows stand, memory stays flat", async () => {
+    test("beside a SYN flood 99 % of real clients are served, open flows stand, memory stays flat", async () => {
       product = await scene.balance({ capacity: 4096 });
       expect((await talker.ask({ do: "open", count: 50 })).ok).toBe(50);
       const pid = product.process.pid;

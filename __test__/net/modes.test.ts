@@ -51,7 +51,7 @@ for (const { method, arms } of SETTINGS) {
     });
 
     for (const family of FAMILIES) {
-      test(`C1: 50 MiB each way over ${family} arrive unchanged and are counted exactly; defect 11: whole super-frames, defect 25: live counters`, async () => {
+      test(`50 MiB each way over ${family} arrive unchanged and are counted exactly; whole super-frames; live counters`, async () => {
         const before = await product.stats();
         const again = await retransmitted(lab);
         await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
@@ -73,7 +73,7 @@ for (const { method, arms } of SETTINGS) {
       });
     }
 
-    test("C2: the server speaks first, and 300 connections of random length and end leave no gauge above zero; defect 25: counters after resets", async () => {
+    test("the server speaks first, and 300 connections of random length and end leave no gauge above zero; counters after resets", async () => {
       const begun = (await product.stats()).frontends.talk_v4?.total_connections ?? 0;
       const done = await talker.ask({ do: "churn", count: 300, concurrency: 50, seed: 7 }, 60_000);
       expect({ ok: done.ok, names: done.names }).toEqual({ ok: 300, names: [...SERVERS] });
@@ -88,7 +88,7 @@ for (const { method, arms } of SETTINGS) {
       }
     });
 
-    test("C3: half-close from either side: the other direction still carries data", async () => {
+    test("half-close from either side: the other direction still carries data", async () => {
       const done = await talker.ask({ do: "half", bytes: 300_000 });
       expect(done.ok).toBe(1);
       const heard = () => SERVERS.some((s) => scene.talkers.on[s].stdout.includes("half-closed 300000"));
@@ -96,7 +96,7 @@ for (const { method, arms } of SETTINGS) {
       // The client's FIN first: `sink` answers with a digest after it, which C1 compares.
     });
 
-    test("C8: connections are spread by weight; zero gets none and comes back; defect 24: not at random", async () => {
+    test("connections are spread by weight; zero gets none and comes back; not at random", async () => {
       await reconfigure(product, scene.configuration({ weights: { server1: 1, server2: 2, server3: 0 } }));
       const { talks } = await talker.ask({ do: "open", count: 150 });
       expect(talks).toHaveLength(150);
@@ -110,7 +110,7 @@ for (const { method, arms } of SETTINGS) {
       expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
     });
 
-    test("C10: flows stay with their server across reload, add and removal; defect 21: nothing is reset; defect 9: no other server's flows move", async () => {
+    test("flows stay with their server across reload, add and removal; nothing is reset; no other server's flows move", async () => {
       await reconfigure(product, scene.configuration({ weights: { server3: null } }));
       const opened = await talker.ask({ do: "open", count: 60 });
       expect(opened.ok).toBe(60);
@@ -132,7 +132,7 @@ for (const { method, arms } of SETTINGS) {
 
     // What a second interface cannot change is asked of one lab only.
     if (arms === "one-arm") {
-      test("defect 5: a bad address in a changed file is refused and the old configuration serves on", async () => {
+      test("a bad address in a changed file is refused and the old configuration serves on", async () => {
         product.replace(scene.configuration().replace(lab.server("server1"), "10.78.2.999"));
         const status = await until(async () => {
           const { last_reload } = await product.stats();
@@ -147,7 +147,7 @@ for (const { method, arms } of SETTINGS) {
         );
       });
 
-      test("C7: with no server to give it to a connection is reset, a datagram dropped, and both are counted", async () => {
+      test("with no server to give it to a connection is reset, a datagram dropped, and both are counted", async () => {
         await reconfigure(product, scene.configuration({ weights: { server1: 0, server2: 0, server3: 0 } }));
         const begun = performance.now();
         const refused = await talker.ask({ do: "open", count: 5 });
@@ -163,7 +163,7 @@ for (const { method, arms } of SETTINGS) {
       });
 
       for (const family of FAMILIES) {
-        test(`C20: UDP over ${family}: an empty datagram, 0, 1 and 20 answers, DNS-like queries; defect 2: each answer comes once; defect 19: UDP and IPv6`, async () => {
+        test(`UDP over ${family}: an empty datagram, 0, 1 and 20 answers, DNS-like queries; each answer comes once`, async () => {
           const client = family === "v4" ? talker : talker6;
           const ask = async (...texts: string[]) =>
             (await client.ask({ do: "datagrams", texts, waitMs: 250 })).answers?.sort();
@@ -177,7 +177,7 @@ for (const { method, arms } of SETTINGS) {
         });
       }
 
-      test("C15: a datagram in fragments is not delivered by halves: its first fragment is dropped, both are counted", async () => {
+      test("a datagram in fragments is not delivered by halves: its first fragment is dropped, both are counted", async () => {
         for (const family of FAMILIES) {
           const client = family === "v4" ? talker : talker6;
           const before = await product.stats();
@@ -189,7 +189,7 @@ for (const { method, arms } of SETTINGS) {
         }
       });
 
-      test("defect 15: 400 datagrams of one flow arrive in order, and no new connection waits for a lost SYN-ACK", async () => {
+      test("400 datagrams of one flow arrive in order, and no new connection waits for a lost SYN-ACK", async () => {
         const texts = Array.from({ length: 400 }, (_, i) => `seq:${i}`);
         await using pinned = await Talker.start(lab, lab.vip(), "client", ["taskset", "-c", "0"]);
         const done = await pinned.ask({ do: "datagrams", texts: [...texts, "inversions"], waitMs: 500 });
@@ -199,7 +199,7 @@ for (const { method, arms } of SETTINGS) {
         expect(quick.slowestMs).toBeLessThan(900);
       });
 
-      test("C17: a packet whose TTL ends here is answered with Time Exceeded, unless only its MACs change", async () => {
+      test("a packet whose TTL ends here is answered with Time Exceeded, unless only its MACs change", async () => {
         const before = await product.stats();
         // The router takes one.
         await lab.sh("client", `echo late | socat -t0.3 - UDP4:${lab.vip()}:${TALK},ttl=2 || true`);
@@ -213,7 +213,7 @@ for (const { method, arms } of SETTINGS) {
         );
       });
 
-      test("C19: what the servers see of the client, and what the balancer sees of the servers", async () => {
+      test("what the servers see of the client, and what the balancer sees of the servers", async () => {
         const { talks } = await talker.ask({ do: "open", count: 3 });
         for (const talk of talks) {
           expect(talk.from).toBe(nat ? lab.vip() : lab.client());
@@ -228,7 +228,7 @@ for (const { method, arms } of SETTINGS) {
         else expect(stats.total_bytes_rx).toBeGreaterThan(150_000);
       });
 
-      test("C16: the host stays itself: ping, a port of its own, connections of its own", async () => {
+      test("the host stays itself: ping, a port of its own, connections of its own", async () => {
         for (const family of FAMILIES) expect(await pings(lab, "client", lab.vip(family))).toBe(true);
         const own =
           "socat -T5 TCP-LISTEN:22,fork,reuseaddr SYSTEM:'echo SSH-2.0-host' & p=$!; trap 'kill $p' EXIT; sleep 0.2";
@@ -245,7 +245,7 @@ for (const { method, arms } of SETTINGS) {
         expect(nobody.code, "curl's code for a refused connection").toBe(7);
       });
 
-      test("F8: a server that is killed ends its flows within a second, one that goes silent loses only its own", async () => {
+      test("a server that is killed ends its flows within a second, one that goes silent loses only its own", async () => {
         const opened = await talker.ask({ do: "open", count: 30 });
         expect(opened.ok).toBe(30);
         const of = (name: string) => opened.talks.filter((t) => t.name === name).length;
@@ -280,7 +280,7 @@ for (const { method, arms } of SETTINGS) {
       }, 40_000);
     }
 
-    test("defect 6: health checks were answered all along, and the balancer's kernel has reset nothing", async () => {
+    test("health checks were answered all along, and the balancer's kernel has reset nothing", async () => {
       const stats = await product.stats();
       for (const backend of Object.values(stats.backends)) {
         for (const { up, last_check } of Object.values(backend.server_details)) {
@@ -291,13 +291,13 @@ for (const { method, arms } of SETTINGS) {
     });
 
     // From here on the lab is changed for good.
-    test("C1: 50 MiB each way when the balancer's kernel completes checksums itself; defect 14: sums are adjusted, not made up", async () => {
+    test("50 MiB each way when the balancer's kernel completes checksums itself; sums are adjusted, not made up", async () => {
       await lab.offload("balancer", "tx off");
       for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
       expect((await talker.ask({ do: "churn", count: 100, concurrency: 20, seed: 3 })).ok).toBe(100);
     });
 
-    test("C14: 50 MiB each way through a path MTU of 1280 behind the router; defect 17: servers are told of it", async () => {
+    test("50 MiB each way through a path MTU of 1280 behind the router; servers are told of it", async () => {
       await lab.pathMtu(1280);
       for (const family of FAMILIES) {
         await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
@@ -307,7 +307,7 @@ for (const { method, arms } of SETTINGS) {
       }
     });
 
-    test("C1: 50 MiB each way with every offload off", async () => {
+    test("50 MiB each way with every offload off", async () => {
       await lab.offloadsOff();
       for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
     });

@@ -163,13 +163,15 @@ export class Client {
 
 export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
-/** A listener whose accept queue is full: further connects are never answered. */
-export async function blackHole(): Promise<Closable & { addr: string }> {
+/**
+ * A listener whose accept queue is full: further connects are never answered, on any address of 127.0.0.0/8.
+ */
+export async function blackHole(): Promise<Closable & { addr: string; port: number }> {
   const child = spawn(
     process.execPath,
     [
       "-e",
-      `const server = require("node:net").createServer().listen({ port: 0, host: "127.0.0.1", backlog: 1 }, () => {
+      `const server = require("node:net").createServer().listen({ port: 0, host: "0.0.0.0", backlog: 1 }, () => {
          process.stdout.write(server.address().port + "\\n", () => process.kill(process.pid, "SIGSTOP"));
        });`,
     ],
@@ -182,6 +184,7 @@ export async function blackHole(): Promise<Closable & { addr: string }> {
   await pause(100);
   return {
     addr: `127.0.0.1:${port}`,
+    port,
     close: async () => {
       for (const filler of fillers) filler.destroy();
       child.kill("SIGKILL");

@@ -18,6 +18,10 @@ export interface LoadResult {
   latency_us: { p50: number; p90: number; p99: number; p999: number; max: number } | null;
   /** CPU of the watched processes in the window. */
   cpu_s: number;
+  /** CPU of the generator and of the processes beside it. */
+  beside_s: number;
+  /** Busy time of the watched core; 0 without one. */
+  core_s: number;
   steal_share: number;
 }
 

@@ -6,6 +6,8 @@ import { closeSync, openSync } from "node:fs";
 import { createBalancer } from "../../ts/index.ts";
 
 const lb = await createBalancer({
+  // As many as fit, or the low limit itself is worth a warning.
+  limits: { max_connections: 10 },
   frontends: { web: { listen_addr: "127.0.0.1:0", backend: "pool" } },
   backends: {
     pool: {

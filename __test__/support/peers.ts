@@ -69,8 +69,12 @@ export function nginxStream(relay: Relay, buffer: string): string[] {
   return nginxCommand(home, lines);
 }
 
-/** nginx as an HTTP server of the files under `root`; PUT stores one. */
-export function nginxFiles(listen: string, root: string): string[] {
+/** nginx as an HTTP server of the files under `root`; PUT stores one. `http` are lines of its http block. */
+export function nginxFiles(
+  listen: string,
+  root: string,
+  http: readonly string[] = ["client_max_body_size 0;"],
+): string[] {
   const home = folder("nginx-files");
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
   const lines = [
@@ -78,7 +82,7 @@ export function nginxFiles(listen: string, root: string): string[] {
     "http {",
     "  access_log off;",
     ...temporary.map((kind) => `  ${kind}_temp_path ${home}/${kind};`),
-    "  client_max_body_size 0;",
+    ...http.map((line) => `  ${line}`),
     `  server { listen ${listen}; root ${root}; dav_methods PUT; }`,
     "}",
     "",
@@ -106,6 +110,11 @@ function nginxCommand(home: string, lines: string[]): string[] {
 
 /** Our command line, as an operator runs it. */
 export function convey(relay: Relay): string[] {
+  return [process.execPath, CONVEY, "run", "-c", conveyConfig(relay)];
+}
+
+/** Path of a configuration file for it. */
+export function conveyConfig(relay: Relay): string {
   const file = join(folder("bench"), "convey.toml");
   const lines = [
     "[proxy]",
@@ -120,5 +129,5 @@ export function convey(relay: Relay): string[] {
     "",
   ];
   writeFileSync(file, lines.join("\n"));
-  return [process.execPath, CONVEY, "run", "-c", file];
+  return file;
 }

@@ -9,6 +9,7 @@ interface Completion {
   name: string;
   description: string;
   options: readonly Option[];
+  operands: readonly Argument[];
 }
 
 export function completionCommand(program: Command): Command {
@@ -44,17 +45,21 @@ function completionsOf(program: Command): Completion[] {
     name: command.name(),
     description: command.description(),
     options: help.visibleOptions(command),
+    operands: command.registeredArguments,
   });
   const runOptions = run ? help.visibleOptions(run).filter((option) => option.long !== "--help") : [];
   return [
-    { name: "", description: program.description(), options: [...own, ...runOptions] },
+    { name: "", description: program.description(), options: [...own, ...runOptions], operands: [] },
     ...commands.map(entry),
   ];
 }
 
 const flagsOf = (option: Option): string[] =>
   [option.short, option.long].filter((flag) => flag !== undefined);
-const takesFile = (option: Option): boolean => /<file>|\[file\]/.test(option.flags);
+const takesFile = (option: Option): boolean => option.flags.endsWith("<file>");
+const isFile = (operand: Argument): boolean => operand.name() === "file";
+const choicesOf = (operands: readonly Argument[]): string[] =>
+  operands.flatMap((operand) => operand.argChoices ?? []);
 
 function bash(tree: Completion[]): string {
   const commands = tree.filter(({ name }) => name !== "");
@@ -68,12 +73,11 @@ function bash(tree: Completion[]): string {
           : "COMPREPLY=()";
       return `    ${flagsOf(option).join("|")}) ${words}; return ;;`;
     });
-  const optionCases = tree.map(({ name, options }) => {
-    const words = options.flatMap(flagsOf);
-    const all = name === "" ? [...commands.map((command) => command.name), ...words] : words;
-    const extra = name === "completion" ? [...SHELLS, ...all] : all;
-    return `    ${name === "" ? "''" : name}) words='${extra.join(" ")}' ;;`;
+  const optionCases = tree.map(({ name, options, operands }) => {
+    const first = name === "" ? commands.map((command) => command.name) : choicesOf(operands);
+    return `    ${name === "" ? "''" : name}) words='${[...first, ...options.flatMap(flagsOf)].join(" ")}' ;;`;
   });
+  const files = commands.filter(({ operands }) => operands.some(isFile)).map(({ name }) => name);
   return `# bash completion for convey
 _convey() {
   local current=\${COMP_WORDS[COMP_CWORD]} previous=\${COMP_WORDS[COMP_CWORD-1]} command='' word words=''
@@ -88,9 +92,9 @@ ${valueCases.join("\n")}
   case $command in
 ${optionCases.join("\n")}
   esac
-  if [[ $command == validate || $command == config ]] && [[ $current != -* ]]; then
-    COMPREPLY=($(compgen -f -- "$current")); return
-  fi
+  case $command in ${files.join("|")})
+    if [[ $current != -* ]]; then COMPREPLY=($(compgen -f -- "$current")); return; fi ;;
+  esac
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }
 complete -o filenames -F _convey convey
@@ -111,9 +115,16 @@ function zsh(tree: Completion[]): string {
   };
   const commands = tree.filter(({ name }) => name !== "");
   const root = tree.find(({ name }) => name === "");
-  const cases = commands.map(({ name, options }) => {
-    const operand = name === "completion" ? [`'1:shell:(${SHELLS.join(" ")})'`] : ["'*:file:_files'"];
-    return `    ${name}) _arguments ${[...options.flatMap(argument), ...operand].join(" ")} ;;`;
+  const operand = (own: Argument, at: number) =>
+    `'${at + 1}:${describe(own.name())}:${own.argChoices ? `(${own.argChoices.join(" ")})` : isFile(own) ? "_files" : ""}'`;
+  const cases = commands.map(({ name, options, operands }) => {
+    // The command's own name is the first word that _arguments sees.
+    const words = [
+      ...options.flatMap(argument),
+      "'1: :'",
+      ...operands.map((own, at) => operand(own, at + 1)),
+    ];
+    return `    ${name}) _arguments ${words.join(" ")} ;;`;
   });
   return `#compdef convey
 _convey() {
@@ -136,7 +147,7 @@ function fish(tree: Completion[]): string {
   const quote = (text: string) => `'${text.replace(/[\\']/g, "\\$&")}'`;
   const names = tree.map(({ name }) => name).filter((name) => name !== "");
   const lines = ["# fish completion for convey", "complete -c convey -f"];
-  for (const { name, description, options } of tree) {
+  for (const { name, description, options, operands } of tree) {
     const when =
       name === ""
         ? quote(`not __fish_seen_subcommand_from ${names.join(" ")}`)
@@ -154,8 +165,9 @@ function fish(tree: Completion[]): string {
         `complete -c convey -n ${when} ${flags.join(" ")}${value}${choices} -d ${quote(option.description)}`,
       );
     }
-    if (name === "completion") lines.push(`complete -c convey -n ${when} -a ${quote(SHELLS.join(" "))}`);
-    if (name === "validate" || name === "config") lines.push(`complete -c convey -n ${when} -F`);
+    const choices = choicesOf(operands);
+    if (choices.length > 0) lines.push(`complete -c convey -n ${when} -a ${quote(choices.join(" "))}`);
+    if (operands.some(isFile)) lines.push(`complete -c convey -n ${when} -F`);
   }
   return `${lines.join("\n")}\n`;
 }

@@ -1,8 +1,7 @@
 /** `convey config`: what a configuration means once defaults, environment and flags are applied. */
 import type { Command } from "commander";
-import { fileOf } from "./config-file.ts";
 import { EXIT } from "./exit-codes.ts";
-import { addConfigOptions, type ConfigOptions, modeOf, overridesOf } from "./options.ts";
+import { addConfigOptions, type ConfigOptions, fileOf, modeOf, overridesOf } from "./options.ts";
 
 interface ShowOptions extends ConfigOptions {
   json?: true;
@@ -18,7 +17,8 @@ export function configCommand(program: Command): void {
     .action(async (operand: string | undefined, options: ShowOptions) => {
       const file = fileOf(command, operand, options);
       const { loadOrExplain } = await import("./load.ts");
-      const loaded = await loadOrExplain(file, overridesOf(options, modeOf(command, options)));
+      const overrides = overridesOf(options, modeOf(command, options));
+      const loaded = await loadOrExplain(file, overrides);
       if (loaded === undefined) {
         process.exitCode = EXIT.failure;
         return;

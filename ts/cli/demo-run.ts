@@ -9,15 +9,14 @@ import { DemoLines } from "./demo-lines.ts";
 import { DemoServer } from "./demo-servers.ts";
 import { EXIT } from "./exit-codes.ts";
 import { openOutput } from "./output.ts";
-import { untilSignal } from "./signals.ts";
+import { endProcess, signals } from "./signals.ts";
 
 const NAMES = ["one", "two", "three"] as const;
 const CHAOS_EVERY_MS = 10_000;
 const CHAOS_FOR_MS = 5_000;
 
-/** Runs until Ctrl-C or SIGTERM; returns the exit code. */
-export async function runDemo(options: DemoOptions): Promise<number> {
-  const signal = untilSignal();
+/** Runs until Ctrl-C or SIGTERM, and ends the process. */
+export async function runDemo(options: DemoOptions): Promise<never> {
   const servers = await Promise.all(NAMES.map((name) => DemoServer.start(name)));
   const port = await freePort(options.port);
   const statsPort = await freePort(options.statsPort, port);
@@ -61,7 +60,9 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     ...(options.chaos ? [startChaos(servers, stop.signal)] : []),
   ];
 
-  await signal;
+  void signals().second.then(() => endProcess(EXIT.ok));
+  const hungUp = new Promise<void>((resolve) => signals().onReload(resolve));
+  await Promise.race([signals().first, hungUp]);
   for (const timer of timers) clearInterval(timer);
   stop.abort();
   keys?.();
@@ -70,10 +71,13 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   await Promise.all(servers.map((server) => server.switchOff()));
   say("all stopped\n");
   await output.flush(500);
-  return EXIT.ok;
+  return endProcess(EXIT.ok);
 }
 
-const output = openOutput(1);
+const output = openOutput(
+  1,
+  (count) => `          (${count} lines were lost: they could not be written in time)\n`,
+);
 
 function say(text: string): void {
   output.write(text);

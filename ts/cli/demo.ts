@@ -33,7 +33,7 @@ export function demoCommand(program: Command): Command {
     .action(async (options: DemoOptions) => {
       refuseOperands(command);
       const { runDemo } = await import("./demo-run.ts");
-      process.exit(await runDemo(options));
+      await runDemo(options);
     });
 }
 

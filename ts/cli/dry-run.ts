@@ -7,7 +7,7 @@ import { loadOrExplain } from "./load.ts";
 
 /** Prints the lines and returns the exit code; changes nothing and needs no privilege. */
 export async function dryRun(file: string, overrides: readonly Override[]): Promise<number> {
-  const loaded = await loadOrExplain(file, overrides);
+  const loaded = await loadOrExplain(file, overrides, { host: true });
   if (loaded === undefined) return EXIT.failure;
   const { hostDryRun } = await loadDataplane();
   process.stdout.write(`${hostDryRun(lower(loaded.config)).join("\n")}\n`);

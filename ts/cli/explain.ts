@@ -1,7 +1,6 @@
 /** `convey explain`: what would become of a packet, by a configuration or by the running balancer. */
-import { get } from "node:http";
 import type { Command } from "commander";
-import type { Config } from "../config/schema.ts";
+import type { Override } from "../config/overrides.ts";
 import type { Explanation } from "../control/explain.ts";
 import { EXIT } from "./exit-codes.ts";
 import { addConfigOptions, type ConfigOptions, modeOf, overridesOf } from "./options.ts";
@@ -30,23 +29,22 @@ export function explainCommand(program: Command): void {
     .addHelpText(
       "after",
       "\nWithout --running: an empty flow table, every server as the file has it.\n" +
-        "With it: the HTTP server that [stats] names is asked, with its token file or CONVEY_STATS_TOKEN.\n\n" +
+        "With it: the process that runs the file is asked by its socket; where there is none for this user, or with\n" +
+        "--stats-port, the HTTP server of [stats], with its token file or CONVEY_STATS_TOKEN.\n\n" +
         "Example: convey explain tcp 192.0.2.7:40000 198.51.100.1:80",
     )
     .action(async (protocol: string, source: string, destination: string, options: ExplainOptions) => {
       const { parseFlow } = await import("../control/explain.ts");
       const flow = parseFlow(protocol, source, destination);
       if (!flow.ok) return command.error(`error: ${flow.message}`);
-      const { loadOrExplain } = await import("./load.ts");
       const overrides = overridesOf(options, modeOf(command, options));
-      const loaded = await loadOrExplain(options.config, overrides, { warnings: options.running !== true });
-      if (loaded === undefined) {
+      const explanation = options.running
+        ? await explainRunning(options, overrides, flow.value)
+        : await explainFile(options.config, overrides, flow.value);
+      if (explanation === undefined) {
         process.exitCode = EXIT.failure;
         return;
       }
-      const explanation = options.running
-        ? await askRunning(loaded.config, options.config, flow.value)
-        : await explainConfig(loaded.config, flow.value);
       process.stdout.write(
         options.json ? `${JSON.stringify(explanation, undefined, 2)}\n` : sentences(explanation),
       );
@@ -64,7 +62,14 @@ export function sentences(explanation: Explanation): string {
   return `${[`${protocol} ${source} -> ${destination}`, ...numbered, `verdict: ${verdict}`].join("\n")}\n`;
 }
 
-async function explainConfig(config: Config, flow: Question): Promise<Explanation> {
+async function explainFile(
+  file: string,
+  overrides: readonly Override[],
+  flow: Question,
+): Promise<Explanation | undefined> {
+  const { loadOrExplain } = await import("./load.ts");
+  const loaded = await loadOrExplain(file, overrides);
+  if (loaded === undefined) return undefined;
   const [{ lower }, { loadDataplane }, { toExplanation }] = await Promise.all([
     import("../config/lower.ts"),
     import("../native/index.ts"),
@@ -72,52 +77,27 @@ async function explainConfig(config: Config, flow: Question): Promise<Explanatio
   ]);
   const addon = await loadDataplane();
   const { protocol, source, destination } = flow;
-  return toExplanation(flow, addon.explainConfig(lower(config), protocol, source, destination));
+  return toExplanation(flow, addon.explainConfig(lower(loaded.config), protocol, source, destination));
 }
 
-async function askRunning(config: Config, file: string, flow: Question): Promise<Explanation> {
-  const [{ adminSettings }, { ConveyError }] = await Promise.all([
-    import("../http/access.ts"),
+async function explainRunning(
+  options: ExplainOptions,
+  overrides: readonly Override[],
+  flow: Question,
+): Promise<Explanation> {
+  const [{ askRunning }, { ConveyError }] = await Promise.all([
+    import("./client.ts"),
     import("../native/index.ts"),
   ]);
-  const { stats } = config;
-  if (stats === undefined || stats.port === 0) {
-    throw new ConveyError(
-      "CONFIG_INVALID",
-      `${file} names no HTTP server to ask: add [stats] with a port, or give --stats-port`,
-    );
-  }
-  const { host, port, token } = await adminSettings(stats, process.env);
-  const { reachable } = await import("./healthcheck.ts");
-  const query = new URLSearchParams({ ...flow }).toString();
-  const name = reachable(host);
-  const url = `http://${name.includes(":") ? `[${name}]` : name}:${port}/api/v1/explain?${query}`;
-  const { status, body } = await fetchText(url, token);
-  const answer = parsed(body);
-  if (status === 200 && answer !== undefined) return answer as Explanation;
-  const cause = (answer as { error?: string } | undefined)?.error ?? `HTTP status ${status}`;
-  throw new ConveyError("INTERNAL", `${name}:${port} does not explain: ${cause}`);
-}
-
-function fetchText(url: string, token: string | undefined): Promise<{ status: number; body: string }> {
-  const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
-  return new Promise((resolve, reject) => {
-    const failed = async (cause: string) => {
-      const { ConveyError } = await import("../native/index.ts");
-      reject(new ConveyError("NOT_FOUND", `cannot ask the running convey at ${new URL(url).host}: ${cause}`));
-    };
-    const request = get(url, { agent: false, headers, timeout: TIMEOUT_MS }, (response) => {
-      let body = "";
-      response.setEncoding("utf8").on("data", (text: string) => {
-        body += text;
-      });
-      response.once("end", () => resolve({ status: response.statusCode ?? 0, body }));
-    });
-    request.once("timeout", () => request.destroy(new Error(`no answer within ${TIMEOUT_MS} ms`)));
-    request.once("error", (error: NodeJS.ErrnoException) => {
-      void failed(error.code === "ECONNREFUSED" ? "connection refused: nothing runs there" : error.message);
-    });
-  });
+  const path = `/api/v1/explain?${new URLSearchParams(flow)}`;
+  const named = options.statsPort !== undefined;
+  const question = { path, timeoutMs: TIMEOUT_MS, token: true };
+  const reply = await askRunning(options.config, overrides, question, { named });
+  if (!reply.ok) throw new ConveyError("UNREACHABLE", `cannot ask the running convey: ${reply.text}`);
+  const answer = parsed(reply.body);
+  if (reply.status === 200 && answer !== undefined) return answer as Explanation;
+  const cause = (answer as { error?: string } | undefined)?.error ?? `HTTP status ${reply.status}`;
+  throw new ConveyError("INTERNAL", `${reply.by} does not explain: ${cause}`);
 }
 
 function parsed(body: string): unknown {

@@ -13,24 +13,33 @@ export interface ProgramLog {
 
 /** Opens the log on a descriptor. */
 export function openLog(level: string, descriptor = 2): ProgramLog {
-  const output = openOutput(descriptor);
   const people = isatty(descriptor);
   const format = people
     ? pretty.prettyFactory({
         colorize: useColor(people),
         translateTime: "SYS:HH:MM:ss.l",
         ignore: "pid,hostname",
-        singleLine: true,
+        // The message says it all; the fields are for programs.
+        hideObject: true,
       })
-    : undefined;
-  const logger = pino(
-    {
-      level,
-      base: null,
-      timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
-    },
-    { write: (line: string) => output.write(format ? format(line) : line) },
-  );
-  return { logger, flush: (deadlineMs) => output.flush(deadlineMs) };
+    : (line: string) => line;
+  const lines = (write: (line: string) => void) =>
+    pino(
+      {
+        level,
+        base: null,
+        timestamp: pino.stdTimeFunctions.isoTime,
+        formatters: { level: (label) => ({ level: label }) },
+      },
+      { write: (line: string) => write(format(line)) },
+    );
+  const output = openOutput(descriptor, (count) => {
+    let line = "";
+    const [were, it] = count === 1 ? ["line was", "it"] : ["lines were", "they"];
+    lines((text) => {
+      line = text;
+    }).warn({ lost: count }, `${count} log ${were} lost: ${it} could not be written in time`);
+    return line;
+  });
+  return { logger: lines((line) => output.write(line)), flush: (deadlineMs) => output.flush(deadlineMs) };
 }

@@ -1,10 +1,7 @@
 /** The options that say which configuration to use and what to change in it. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { environmentOverrides, flagOverrides, type Override } from "../config/overrides.ts";
-
-export const MODES = ["proxy", "passthrough", "dsr"] as const;
-export const ENGINES = ["auto", "tc", "xdp", "af_xdp", "af_packet"] as const;
-export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "silent"] as const;
+import { ENGINES, LOG_LEVELS, MODES } from "../config/words.ts";
 
 type Mode = (typeof MODES)[number];
 
@@ -24,7 +21,11 @@ export interface ConfigOptions {
 /** Adds the options shared by the commands that read a configuration. */
 export function addConfigOptions(command: Command): Command {
   return command
-    .addOption(new Option("-c, --config <file>", "configuration file").default("./config.toml"))
+    .addOption(
+      new Option("-c, --config <file>", "configuration file, or CONVEY_CONFIG").default(
+        process.env.CONVEY_CONFIG || "./config.toml",
+      ),
+    )
     .addOption(
       new Option("--mode <mode>", "how traffic is forwarded; proxy unless the file says otherwise")
         .choices([...MODES])
@@ -57,6 +58,15 @@ export function modeOf(command: Command, options: ConfigOptions): Mode | undefin
   return first?.mode;
 }
 
+/** The file of a command that takes it as an operand too; the operand and --config naming two is a usage error. */
+export function fileOf(command: Command, operand: string | undefined, options: ConfigOptions): string {
+  if (operand === undefined) return options.config;
+  if (command.getOptionValueSource("config") === "cli" && options.config !== operand) {
+    command.error(`error: "${operand}" and --config="${options.config}" were both given; name one file`);
+  }
+  return operand;
+}
+
 /** What the environment and the flags change in the file, in that order. */
 export function overridesOf(options: ConfigOptions, mode: Mode | undefined): Override[] {
   const { engine, statsPort, statsBind, logLevel, drainTimeoutMs } = options;
@@ -64,12 +74,6 @@ export function overridesOf(options: ConfigOptions, mode: Mode | undefined): Ove
     ...environmentOverrides(process.env),
     ...flagOverrides({ mode, engine, statsPort, statsBind, logLevel, drainTimeoutMs }),
   ];
-}
-
-/** Refuses operands that the command does not take; the likely cause is a mistyped command. */
-export function refuseOperands(command: Command): void {
-  const [operand] = command.args;
-  if (operand !== undefined) command.error(`error: unknown command "${operand}"`);
 }
 
 /** An argument parser for whole numbers from 0 to `most`. */
@@ -84,3 +88,5 @@ function oneOf<T extends string>(allowed: readonly T[], value: string): T {
   if (found === undefined) throw new InvalidArgumentError(`Allowed choices are ${allowed.join(", ")}.`);
   return found;
 }
+
+export { refuseOperands } from "./operands.ts";

@@ -12,9 +12,14 @@ import { dsrServerCommand } from "./dsr-server.ts";
 import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
 import { explainCommand } from "./explain.ts";
 import { healthcheckCommand } from "./healthcheck.ts";
+import { commandFirst } from "./operands.ts";
 import { runCommand } from "./run.ts";
 import { schemaCommand } from "./schema.ts";
+import { endProcess, signals } from "./signals.ts";
 import { validateCommand } from "./validate.ts";
+
+/** Commands that run until a signal ends them, and see to signals themselves. */
+const SERVING = ["run", "demo"];
 
 /** The whole tree, also read by `completion`. Nothing is run and nothing printed. */
 export function buildProgram(): Command {
@@ -37,6 +42,10 @@ export function buildProgram(): Command {
   dsrServerCommand(program);
   cleanupCommand(program);
   completionCommand(program);
+
+  program.hook("preAction", (_, command) => {
+    if (!SERVING.includes(command.name())) signals().release();
+  });
 
   program.addHelpText("after", () => {
     const help = run.createHelp();
@@ -64,7 +73,8 @@ export async function main(argv: readonly string[]): Promise<void> {
   // A reader that goes away (`convey --help | head -1`) is not an error.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
   try {
-    await buildProgram().parseAsync([...argv]);
+    const program = buildProgram();
+    await program.parseAsync([...argv.slice(0, 2), ...commandFirst(program, argv.slice(2))]);
   } catch (error) {
     if (error instanceof CommanderError) {
       process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
@@ -73,6 +83,6 @@ export async function main(argv: readonly string[]): Promise<void> {
     const { failureText } = await import("./failure.ts");
     process.stderr.write(failureText(error));
     // Not exitCode: what the command had started must not keep the process.
-    process.exit(EXIT.failure);
+    endProcess(EXIT.failure);
   }
 }

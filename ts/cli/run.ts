@@ -9,6 +9,7 @@ import {
   overridesOf,
   refuseOperands,
 } from "./options.ts";
+import { signals } from "./signals.ts";
 
 export function runCommand(program: Command): Command {
   const command = program
@@ -24,8 +25,8 @@ export function runCommand(program: Command): Command {
     .addHelpText(
       "after",
       "\nSignals: SIGTERM and SIGINT take no new connections and wait for the open ones; a second one cuts them.\n" +
-        "SIGHUP reads the configuration again; so does saving the file.\n\n" +
-        `Environment: ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
+        "SIGHUP reads the configuration again; so does saving the file. Closing the terminal is as SIGTERM.\n\n" +
+        `Environment: CONVEY_CONFIG, ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
         "They win over the file; flags win over them.\n" +
         "CONVEY_STATE_DIR names where passthrough and dsr remember what to undo, instead of /run/convey.",
     )
@@ -34,11 +35,12 @@ export function runCommand(program: Command): Command {
       refuseOperands(command);
       const overrides = overridesOf(options, modeOf(command, options));
       if (options.dryRun) {
+        signals().release();
         const { dryRun } = await import("./dry-run.ts");
         process.exitCode = await dryRun(options.config, overrides);
         return;
       }
       const { serve } = await import("./serve.ts");
-      process.exit(await serve(options.config, overrides));
+      await serve(options.config, overrides);
     });
 }

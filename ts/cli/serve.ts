@@ -1,28 +1,77 @@
 /** What `convey run` does: one balancer from a file, steered by signals, until it is told to stop. */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Override } from "../config/overrides.ts";
+import { inert } from "../config/problem.ts";
+import { readsEnded } from "../config/read.ts";
 import { Balancer } from "../control/balancer.ts";
 import { VERSION } from "../control/version.ts";
 import { EXIT } from "./exit-codes.ts";
 import { failureText } from "./failure.ts";
-import { loadOrExplain } from "./load.ts";
+import { type Loaded, loadOrExplain } from "./load.ts";
 import { openLog, type ProgramLog } from "./logger.ts";
+import { endProcess, type Signals, signals } from "./signals.ts";
 
 /** How long the last log lines may take on their way out. */
 const FLUSH_MS = 500;
+/** How long freeing everything may take once a second signal has cut the connections. */
+const CUT_MS = 1000;
+/** A read that takes longer hangs. */
+const HUNG_MS = 500;
+/** After so long, reading the configuration is worth a word. */
+const PATIENCE_MS = 3000;
 
-/** Runs until a signal or the loss of the data plane ends it; returns the exit code. */
-export async function serve(file: string, overrides: readonly Override[]): Promise<number> {
-  const signals = new Signals();
-  const loaded = await loadOrExplain(file, overrides, { warnings: false });
-  if (loaded === undefined) return EXIT.failure;
+/** Runs until a signal or the loss of the data plane ends it, and ends the process. */
+export async function serve(file: string, overrides: readonly Override[]): Promise<never> {
+  const steering = signals();
+  const loaded = await loadUnlessEnded(file, overrides, steering);
+  if (loaded === "ended") return await end(EXIT.ok);
+  if (loaded === undefined) return await end(EXIT.failure);
   const log = openLog(loaded.config.log.level);
+  const code = await balance(file, overrides, loaded, log, steering);
+  await log.flush(FLUSH_MS);
+  return await end(code);
+}
+
+/** Ends the process, even when a file system hangs: Node's own exit would wait for the thread that reads. */
+async function end(code: number): Promise<never> {
+  const free = await Promise.race([readsEnded().then(() => true), sleep(HUNG_MS, false)]);
+  if (!free) {
+    process.emit("exit", code);
+    const { loadDataplane } = await import("../native/index.ts");
+    (await loadDataplane()).exitNow(code);
+  }
+  return endProcess(code);
+}
+
+/** Waits for ever for a pipe that nobody writes to, but not longer than until a signal. */
+async function loadUnlessEnded(
+  file: string,
+  overrides: readonly Override[],
+  steering: Signals,
+): Promise<Loaded | undefined | "ended"> {
+  const patience = setTimeout(() => {
+    process.stderr.write(`convey: still reading ${inert(file)}, which does not end\n`);
+  }, PATIENCE_MS);
+  const loading = loadOrExplain(file, overrides, { warnings: false, host: true, timeoutMs: 0 });
+  const loaded = await Promise.race([loading, steering.first.then(() => "ended" as const)]);
+  clearTimeout(patience);
+  return loaded;
+}
+
+async function balance(
+  file: string,
+  overrides: readonly Override[],
+  loaded: Loaded,
+  log: ProgramLog,
+  steering: Signals,
+): Promise<number> {
   let balancer: Balancer | undefined;
   try {
     balancer = await Balancer.start(
-      { configFile: file, overrides },
-      { logger: log.logger, keepAlive: true, dropPrivileges: true },
+      { configFile: file, overrides, loaded },
+      { logger: log.logger, keepAlive: true, dropPrivileges: true, adminSocket: true },
     );
-    tellReady(balancer, log);
+    if (!steering.ending) tellReady(balancer, file, loaded, log);
   } catch (error) {
     await balancer?.close();
     await log.flush(FLUSH_MS);
@@ -30,47 +79,32 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
     return EXIT.failure;
   }
   const lost = followEvents(balancer, log);
-  signals.onReload = () => {
+  steering.onReload(() => {
     log.logger.info({ signal: "SIGHUP" }, "SIGHUP: reading the configuration again");
     // The outcome is logged by the balancer.
     balancer.reload().catch(() => {});
-  };
+  });
 
   const code = await Promise.race([
     lost.then(() => EXIT.failure),
-    signals.first.then((signal) => {
+    steering.first.then((signal) => {
       tellDraining(balancer, log, signal);
       return EXIT.ok;
     }),
   ]);
-  signals.onReload = () => {};
-  void signals.second.then((signal) => {
+  steering.onReload(() => {});
+  const cut = steering.second.then(async (signal) => {
     log.logger.warn({ signal }, `${signal} again: cutting the open connections`);
-    void balancer.close({ drainMs: 0 });
+    // Something that hangs, such as a reload's file, does not keep the process; its end frees the rest.
+    await Promise.race([balancer.close({ drainMs: 0 }), sleep(CUT_MS)]);
   });
-  await balancer.close({ drainMs: code === EXIT.ok ? balancer.config.shutdown.drain_timeout_ms : 0 });
+  const drainMs = code === EXIT.ok ? balancer.config.shutdown.drain_timeout_ms : 0;
+  await Promise.race([balancer.close({ drainMs }), cut]);
   log.logger.info({}, "stopped");
-  await log.flush(FLUSH_MS);
   return code;
 }
 
-/** Listens from the start, so that a signal during start-up is not lost and does not kill half-way. */
-class Signals {
-  readonly first: Promise<NodeJS.Signals>;
-  readonly second: Promise<NodeJS.Signals>;
-  onReload: () => void = () => {};
-
-  constructor() {
-    const waiting: ((signal: NodeJS.Signals) => void)[] = [];
-    const next = () => new Promise<NodeJS.Signals>((resolve) => waiting.push(resolve));
-    this.first = next();
-    this.second = next();
-    for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => waiting.shift()?.(name));
-    process.on("SIGHUP", () => this.onReload());
-  }
-}
-
-function tellReady(balancer: Balancer, { logger }: ProgramLog): void {
+function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logger }: ProgramLog): void {
   const { config } = balancer;
   for (const [name, { backend }] of Object.entries(config.frontends)) {
     const address = text(balancer.address(name));
@@ -83,6 +117,9 @@ function tellReady(balancer: Balancer, { logger }: ProgramLog): void {
   }
   const stats = balancer.statsAddress;
   if (stats) logger.info({ address: text(stats) }, `statistics on http://${text(stats)}/stats`);
+  if (!source.regular) {
+    logger.info({ file }, `${inert(file)} is no regular file and is not watched; SIGHUP reads it again`);
+  }
   logger.info(
     { version: VERSION, mode: config.mode, pid: process.pid },
     `convey ${VERSION} is ready (${config.mode} mode)`,
@@ -92,10 +129,11 @@ function tellReady(balancer: Balancer, { logger }: ProgramLog): void {
 function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string): void {
   const open = balancer.stats().current_connections;
   const deadline = balancer.config.shutdown.drain_timeout_ms;
-  logger.info(
-    { signal, connections: open },
-    `${signal}: no new connections; ${open} open ones have ${deadline} ms to end, a second signal cuts them`,
-  );
+  const wait =
+    open === 0
+      ? "none is open"
+      : `${open} open ${open === 1 ? "one has" : "ones have"} ${deadline} ms to end, a second signal cuts ${open === 1 ? "it" : "them"}`;
+  logger.info({ signal, connections: open }, `${signal}: no new connections; ${wait}`);
 }
 
 /** Keeps the log level as configured; resolves when part of the data plane is gone for good. */

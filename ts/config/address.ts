@@ -46,8 +46,28 @@ export function parseSocketAddress(text: string, options: { wildcard: boolean })
   }
   const port = parsePort(portText);
   if (port === undefined) return refuse("has a port that is not a number from 0 to 65535");
-  const family = bracketed ? 6 : 4;
-  return { ok: true, value: { family, host: family === 6 ? canonicalIPv6(host) : host, port } };
+  const { family, host: canonical } = canonicalHost(host);
+  return { ok: true, value: { family, host: canonical, port } };
+}
+
+/** The one way of writing an address. An IPv4 address written as IPv6 (::ffff:a.b.c.d) is the IPv4 address. */
+export function canonicalHost(host: string): { family: 4 | 6; host: string } {
+  if (isIPv4(host)) return { family: 4, host };
+  const canonical = new URL(`http://[${host}]/`).hostname.slice(1, -1);
+  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(canonical);
+  if (!mapped) return { family: 6, host: canonical };
+  const [high = 0, low = 0] = mapped.slice(1).map((word) => Number.parseInt(word, 16));
+  return { family: 4, host: [high >> 8, high & 255, low >> 8, low & 255].join(".") };
+}
+
+/** What an address is for that neither listens nor serves; undefined for any other. */
+export function notUnicast(host: string): string | undefined {
+  if (host === "255.255.255.255") return "is the broadcast address";
+  const first = isIPv4(host) ? Number(host.split(".")[0]) : undefined;
+  if (first === undefined ? host.startsWith("ff") && /^ff[0-9a-f]{2}:/.test(host) : first >> 4 === 14) {
+    return "is a multicast address";
+  }
+  return undefined;
 }
 
 /** A decimal port number, or undefined. */
@@ -59,7 +79,12 @@ export function parsePort(text: string): number | undefined {
 
 /** `host:port`, IPv6 in brackets. */
 export function formatSocketAddress(address: SocketAddress): string {
-  return address.family === 6 ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+  return hostPort(address);
+}
+
+/** `host:port`, IPv6 in brackets, also for a host that is a name. */
+export function hostPort({ host, port }: { host: string; port: number }): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 /** Whether the host stands for every address of its family. */
@@ -72,6 +97,11 @@ export function isLoopback(host: string): boolean {
   return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
+/** Whether the host means another machine on every link: IPv6, fe80::/10. */
+export function isLinkLocal(host: string): boolean {
+  return /^fe[89ab][0-9a-f]:/i.test(host);
+}
+
 /** The inclusive range of a `"from-to"` text. */
 export function parsePortRange(text: string): Parsed<{ from: number; to: number }> {
   const match = /^(\d{1,5})\s*-\s*(\d{1,5})$/.exec(text);
@@ -81,8 +111,4 @@ export function parsePortRange(text: string): Parsed<{ from: number; to: number 
   if (from < 1024) return refuse("starts below 1024, among the ports of services");
   if (to < from) return refuse("ends before it starts");
   return { ok: true, value: { from, to } };
-}
-
-function canonicalIPv6(host: string): string {
-  return new URL(`http://[${host}]/`).hostname.slice(1, -1);
 }

@@ -1,4 +1,5 @@
 /** Judges a configuration given as an object: schema, defaults and rules, all problems at once. */
+import { type HostFacts, hereFacts } from "./host.ts";
 import { findingsOf } from "./issues.ts";
 import { applyOverrides, type Overrides, originOf } from "./overrides.ts";
 import { type Finding, formatPath, type Problem } from "./problem.ts";
@@ -10,9 +11,12 @@ export type CheckResult =
   /** Errors and warnings, errors first. */
   | { ok: false; problems: Problem[] };
 
-/** Checks what a program hands over; nothing it passes in makes this throw. */
+/**
+ * Checks what a program hands over, against this host's addresses too; nothing it passes in makes this throw.
+ * The token of the HTTP server is not looked for.
+ */
 export function checkConfig(input: unknown, overrides: Overrides = []): CheckResult {
-  const judged = judge(input, overrides);
+  const judged = judge(input, overrides, hereFacts());
   const problems = judged.findings.map((finding) => problemOf(finding, originOf(finding, overrides, input)));
   return judged.config ? { ok: true, config: judged.config, warnings: problems } : { ok: false, problems };
 }
@@ -24,10 +28,14 @@ export function problemOf(finding: Finding, origin?: string): Problem {
 }
 
 /** The verdict with findings still to be placed; `config` is there when none of them is an error. */
-export function judge(input: unknown, overrides: Overrides): { config?: Config; findings: Finding[] } {
+export function judge(
+  input: unknown,
+  overrides: Overrides,
+  host: HostFacts,
+): { config?: Config; findings: Finding[] } {
   const plain = applyOverrides(plainCopy(input, 0), overrides);
   const result = configSchema.safeParse(plain);
-  const rules = checkRules(plain);
+  const rules = checkRules(plain, host);
   const findings = [...(result.success ? [] : findingsOf(result.error.issues, plain)), ...rules];
   findings.sort((a, b) => Number(a.severity === "warning") - Number(b.severity === "warning"));
   if (!result.success || rules.some(({ severity }) => severity === "error")) return { findings };

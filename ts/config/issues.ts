@@ -5,12 +5,19 @@ import { describeValue, type Finding, type KeyPath } from "./problem.ts";
 import { expectedAt, keysOf, schemaAt, tables } from "./shape.ts";
 
 export function findingsOf(issues: readonly z.core.$ZodIssue[], input: unknown): Finding[] {
-  return issues.flatMap((issue) => {
+  const findings = issues.flatMap((issue) => {
     const at = issue.path as KeyPath;
     if (issue.code === "unrecognized_keys") return issue.keys.map((key) => unknownKey([...at, key]));
     if (issue.code === "invalid_key") return [badName(at, issue.issues[0]?.message)];
     return [badValue(issue, at, input)];
   });
+  // A key that is missing because it is misspelt is one mistake, told where it was written.
+  const meant = new Set(
+    findings.flatMap(({ at, suggestion }) =>
+      suggestion === undefined ? [] : [[...at.slice(0, -1), suggestion].join("\0")],
+    ),
+  );
+  return findings.filter(({ at, point }) => point !== "table" || !meant.has(at.join("\0")));
 }
 
 function unknownKey(at: KeyPath): Finding {

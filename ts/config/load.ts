@@ -4,18 +4,21 @@
  */
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
-import { type FileHandle, open } from "node:fs/promises";
 import { parse, TomlError } from "smol-toml";
 import { judge, problemOf } from "./check.ts";
-import { type Overrides, originOf } from "./overrides.ts";
+import { ELSEWHERE, type HostFacts, hostFacts } from "./host.ts";
+import { applyOverrides, type Overrides, originOf } from "./overrides.ts";
 import { locator } from "./positions.ts";
 import { inert, type Problem } from "./problem.ts";
+import { readSmallFile, type SmallFile } from "./read.ts";
 import type { Config } from "./schema.ts";
 
 export interface Source {
   file?: string;
   /** SHA-256 of the content, hexadecimal. */
   hash: string;
+  /** Whether it can be read again and watched: a pipe gives its content once. */
+  regular: boolean;
 }
 
 export type LoadResult =
@@ -26,11 +29,22 @@ export type LoadResult =
 /** Larger files are refused: a configuration of 100,000 servers has a tenth of this. */
 export const MAX_FILE_BYTES = 16 * 1024 * 1024;
 
+export interface LoadOptions {
+  /** Judge it for this host, as a start would: its own addresses, the token. On by default. */
+  host?: boolean;
+  /** How long reading may take, 0 for ever; ten seconds unless given. */
+  timeoutMs?: number;
+}
+
 /** Loads a file. Never rejects: a file that cannot be read is a problem. */
-export async function loadConfigFile(file: string, overrides: Overrides = []): Promise<LoadResult> {
-  let content: { bytes: Buffer; mode: number; regular: boolean };
+export async function loadConfigFile(
+  file: string,
+  overrides: Overrides = [],
+  { host = true, timeoutMs }: LoadOptions = {},
+): Promise<LoadResult> {
+  let content: SmallFile;
   try {
-    content = await readBounded(file);
+    content = await readSmallFile(file, MAX_FILE_BYTES, { timeoutMs, anything: true });
   } catch (cause) {
     return refuse(unreadable(file, cause));
   }
@@ -39,7 +53,9 @@ export async function loadConfigFile(file: string, overrides: Overrides = []): P
       whole(file, `is larger than ${MAX_FILE_BYTES / 1024 / 1024} MiB, the most a configuration may have`),
     );
   }
-  const result = await loadBytes(content.bytes, file, overrides);
+  const result = isUtf8(content.bytes)
+    ? await judgeText(content.bytes.toString("utf8"), content, file, overrides, host)
+    : refuse(notUtf8(content.bytes, file));
   if (!content.regular || (content.mode & 0o022) === 0) return result;
   const warning = writable(file, content.mode);
   return result.ok
@@ -52,19 +68,21 @@ export async function loadConfigText(
   text: string,
   options: { file?: string; overrides?: Overrides } = {},
 ): Promise<LoadResult> {
-  return judgeText(text, Buffer.from(text), options.file, options.overrides ?? []);
-}
-
-async function loadBytes(bytes: Buffer, file: string, overrides: Overrides): Promise<LoadResult> {
-  if (!isUtf8(bytes)) return refuse(notUtf8(bytes, file));
-  return judgeText(bytes.toString("utf8"), bytes, file, overrides);
+  return judgeText(
+    text,
+    { bytes: Buffer.from(text), regular: false },
+    options.file,
+    options.overrides ?? [],
+    false,
+  );
 }
 
 async function judgeText(
   raw: string,
-  bytes: Buffer,
+  { bytes, regular }: Pick<SmallFile, "bytes" | "regular">,
   file: string | undefined,
   overrides: Overrides,
+  host: boolean,
 ): Promise<LoadResult> {
   const text = raw.startsWith("\ufeff") ? raw.slice(1) : raw;
   let input: Record<string, unknown>;
@@ -78,7 +96,8 @@ async function judgeText(
     const expected = "at least [frontends.<name>] and [backends.<name>]; see samples/minimal.toml";
     return { ok: false, problems: [{ ...whole(file, message), expected }], text };
   }
-  const { config, findings } = judge(input, overrides);
+  const facts: HostFacts = host ? await hostFacts(applyOverrides(input, overrides)) : ELSEWHERE;
+  const { config, findings } = judge(input, overrides, facts);
   const problems = findings.length === 0 ? [] : placed(findings, text, file, input, overrides);
   if (config === undefined) return { ok: false, problems, text };
   const hash = createHash("sha256").update(bytes).digest("hex");
@@ -86,7 +105,7 @@ async function judgeText(
     ok: true,
     config,
     warnings: problems,
-    source: { ...(file === undefined ? {} : { file }), hash },
+    source: { ...(file === undefined ? {} : { file }), hash, regular },
     text,
   };
 }
@@ -118,30 +137,6 @@ function syntaxProblem(cause: unknown, file: string | undefined): Problem {
   const [first = ""] = cause.message.split("\n");
   const message = inert(first.replace(/^Invalid TOML document: /, ""));
   return { ...whole(file, `not valid TOML: ${message}`), line: cause.line, column: cause.column };
-}
-
-async function readBounded(file: string): Promise<{ bytes: Buffer; mode: number; regular: boolean }> {
-  const handle = await open(file, "r");
-  try {
-    const stat = await handle.stat();
-    if (stat.isDirectory()) throw Object.assign(new Error("a directory"), { code: "EISDIR" });
-    return { bytes: await readUpTo(handle, MAX_FILE_BYTES + 1), mode: stat.mode, regular: stat.isFile() };
-  } finally {
-    await handle.close();
-  }
-}
-
-async function readUpTo(handle: FileHandle, limit: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let total = 0;
-  while (total < limit) {
-    const buffer = Buffer.allocUnsafe(Math.min(256 * 1024, limit - total));
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, null);
-    if (bytesRead === 0) break;
-    chunks.push(buffer.subarray(0, bytesRead));
-    total += bytesRead;
-  }
-  return Buffer.concat(chunks, total);
 }
 
 function unreadable(file: string, cause: unknown): Problem {

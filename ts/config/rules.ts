@@ -2,42 +2,27 @@
  * What the schema cannot say: rules between keys. They read the input as it was written, so that they speak
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
-import { isLoopback, isWildcard, parseSocketAddress, type SocketAddress } from "./address.ts";
+
+import { availableParallelism } from "node:os";
+import { isLinkLocal, isLoopback, isWildcard, parsePortRange, type SocketAddress } from "./address.ts";
+import { ELSEWHERE, type HostFacts, tokenRules } from "./host.ts";
+import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
+import {
+  type Backend,
+  error,
+  type Frontend,
+  isTable,
+  sameAddress,
+  type Table,
+  type View,
+  viewOf,
+  warning,
+} from "./view.ts";
 
-type Table = Readonly<Record<string, unknown>>;
-
-interface Frontend {
-  name: string;
-  table: Table;
-  listen: SocketAddress | undefined;
-  protocol: unknown;
-  backend: string | undefined;
-}
-
-interface Server {
-  name: string;
-  table: Table;
-  addr: SocketAddress | undefined;
-}
-
-interface Backend {
-  name: string;
-  table: Table;
-  servers: Server[];
-}
-
-interface View {
-  root: Table;
-  /** Undefined when it is not one of the modes. */
-  mode: "proxy" | "packet" | "dsr" | undefined;
-  frontends: Frontend[];
-  backends: Map<string, Backend>;
-}
-
-/** All findings about relations between keys, errors and warnings. */
-export function checkRules(input: unknown): Finding[] {
+/** All findings about relations between keys, errors and warnings; `host` is what is known of the machine. */
+export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding[] {
   if (!isTable(input)) return [];
   const view = viewOf(input);
   return [
@@ -46,40 +31,11 @@ export function checkRules(input: unknown): Finding[] {
     ...references(view),
     ...listeners(view),
     ...pools(view),
-    ...loops(view),
+    ...loops(view, host.addresses),
     ...modeRules(view),
-    ...exposure(view),
+    ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...deprecated(view),
   ];
-}
-
-function viewOf(root: Table): View {
-  const mode = root.mode ?? "proxy";
-  return {
-    root,
-    mode: mode === "proxy" ? "proxy" : mode === "passthrough" ? "packet" : mode === "dsr" ? "dsr" : undefined,
-    frontends: entries(root.frontends).map(([name, table]) => ({
-      name,
-      table,
-      listen: address(table.listen_addr, true),
-      protocol: table.protocol ?? "tcp",
-      backend: typeof table.backend === "string" ? table.backend : undefined,
-    })),
-    backends: new Map(
-      entries(root.backends).map(([name, table]) => [
-        name,
-        {
-          name,
-          table,
-          servers: entries(table.servers).map(([server, own]) => ({
-            name: server,
-            table: own,
-            addr: address(own.addr, false),
-          })),
-        },
-      ]),
-    ),
-  };
 }
 
 function names({ root, backends }: View): Finding[] {
@@ -129,9 +85,16 @@ function references({ root, frontends, backends }: View): Finding[] {
   return findings;
 }
 
-function listeners({ root, frontends, mode }: View): Finding[] {
+interface Taken {
+  address: SocketAddress;
+  protocol: unknown;
+  owner: string;
+}
+
+function listeners(view: View): Finding[] {
+  const { frontends, mode } = view;
   const findings: Finding[] = [];
-  const taken: { address: SocketAddress; protocol: unknown; owner: string }[] = [];
+  const taken: Taken[] = [];
   for (const { name, listen, protocol, table } of frontends) {
     if (!listen || listen.port === 0) continue;
     const at = ["frontends", name, "listen_addr"];
@@ -157,23 +120,21 @@ function listeners({ root, frontends, mode }: View): Finding[] {
     }
     taken.push({ address: listen, protocol, owner: name });
   }
-  return [...findings, ...statsListener(root, taken)];
+  return [...findings, ...statsListener(view, taken)];
 }
 
-function statsListener(
-  root: Table,
-  taken: readonly { address: SocketAddress; protocol: unknown; owner: string }[],
-): Finding[] {
-  if (!isTable(root.stats)) return [];
-  const { port, bind = "127.0.0.1" } = root.stats;
-  if (typeof bind !== "string" || (typeof port !== "string" && typeof port !== "number")) return [];
-  const own = address(bind.includes(":") ? `[${bind}]:${port}` : `${bind}:${port}`, true);
-  if (!own || own.port === 0) return [];
-  const other = taken.find((t) => t.protocol === "tcp" && overlaps(t.address, own));
+function statsListener({ root, stats }: View, taken: readonly Taken[]): Finding[] {
+  if (!stats || stats.port === 0) return [];
+  // Node's [::] takes IPv4 too.
+  const everything = stats.host === "::";
+  const other = taken.find(
+    (t) =>
+      t.protocol === "tcp" && (overlaps(t.address, stats) || (everything && t.address.port === stats.port)),
+  );
   if (!other) return [];
   return [
     error(["stats", "port"], "value", `is taken by frontend ${quote(other.owner)}`, {
-      found: describeValue(port),
+      found: describeValue((root.stats as Table).port),
       expected: "a port of its own",
     }),
   ];
@@ -218,32 +179,13 @@ function pools({ backends }: View): Finding[] {
   return findings;
 }
 
-/** A frontend that would connect to itself. */
-function loops({ frontends, backends, mode }: View): Finding[] {
-  if (mode !== "proxy") return [];
-  return frontends.flatMap(({ name, listen, backend }) => {
-    if (!listen || listen.port === 0 || backend === undefined) return [];
-    const servers = backends.get(backend)?.servers ?? [];
-    return servers
-      .filter(({ addr }) => addr !== undefined && sameAddress(addr, listen))
-      .map((server) =>
-        error(
-          ["backends", backend, "servers", server.name, "addr"],
-          "value",
-          `is where frontend ${quote(name)} itself listens: connections would go in a circle`,
-          { found: describeValue(server.table.addr) },
-        ),
-      );
-  });
-}
-
 function modeRules(view: View): Finding[] {
   if (view.mode === undefined) return [];
   return view.mode === "proxy" ? proxyRules(view) : packetRules(view);
 }
 
-function proxyRules({ frontends }: View): Finding[] {
-  return frontends
+function proxyRules({ frontends, backends }: View): Finding[] {
+  const udp = frontends
     .filter(({ protocol }) => protocol === "udp")
     .map(({ name }) =>
       error(["frontends", name, "protocol"], "value", "UDP is not available in proxy mode", {
@@ -251,10 +193,45 @@ function proxyRules({ frontends }: View): Finding[] {
         expected: '"tcp", or mode = "passthrough" or "dsr"',
       }),
     );
+  // The kernel wants to know the link, which only a zone could say.
+  const linkLocal = (at: KeyPath, address: SocketAddress | undefined, written: unknown): Finding[] =>
+    address && isLinkLocal(address.host)
+      ? [
+          error(at, "value", "is a link-local address, which needs a zone, and zones are not supported", {
+            found: describeValue(written),
+            expected: "another address of that machine",
+          }),
+        ]
+      : [];
+  return [
+    ...udp,
+    ...frontends.flatMap(({ name, listen, table }) =>
+      linkLocal(["frontends", name, "listen_addr"], listen, table.listen_addr),
+    ),
+    ...[...backends.values()].flatMap((backend) =>
+      backend.servers.flatMap(({ name, addr, table }) =>
+        linkLocal(["backends", backend.name, "servers", name, "addr"], addr, table.addr),
+      ),
+    ),
+  ];
 }
 
-function packetRules({ root, frontends, backends, mode }: View): Finding[] {
-  const modeName = mode === "dsr" ? "dsr" : "passthrough";
+/** What `engine` can be in this version; the others are known words, refused where packets are forwarded. */
+const ENGINES_BUILT = ["auto", "af_packet"];
+
+function engineRule({ root, mode }: View): Finding[] {
+  const { engine } = root;
+  if (typeof engine !== "string" || ENGINES_BUILT.includes(engine)) return [];
+  return [
+    error(["engine"], "value", `is not in this version, and ${mode} mode needs an engine`, {
+      found: describeValue(engine),
+      expected: oneOf(ENGINES_BUILT),
+    }),
+  ];
+}
+
+function packetRules(view: View): Finding[] {
+  const { root, frontends, backends, mode } = view;
   const findings: Finding[] = [];
   for (const { name, listen, table, backend } of frontends) {
     if (!listen) continue;
@@ -268,6 +245,14 @@ function packetRules({ root, frontends, backends, mode }: View): Finding[] {
       );
       continue;
     }
+    if (isLoopback(listen.host)) {
+      findings.push(
+        error(at, "value", `is a loopback address, for which no packet comes over a network`, {
+          found: describeValue(table.listen_addr),
+          expected: `an address that clients can reach in ${mode} mode`,
+        }),
+      );
+    }
     for (const server of (backend === undefined ? undefined : backends.get(backend))?.servers ?? []) {
       if (!server.addr || backend === undefined) continue;
       const place = ["backends", backend, "servers", server.name, "addr"];
@@ -276,7 +261,7 @@ function packetRules({ root, frontends, backends, mode }: View): Finding[] {
         findings.push(
           error(place, "value", `is not of the address family of frontend ${quote(name)}`, {
             found,
-            expected: `an IPv${listen.family} address in ${modeName} mode`,
+            expected: `an IPv${listen.family} address in ${mode} mode`,
           }),
         );
       } else if (mode === "dsr" && server.addr.port !== listen.port) {
@@ -294,7 +279,38 @@ function packetRules({ root, frontends, backends, mode }: View): Finding[] {
       }
     }
   }
-  return [...findings, ...withoutEffect(root, frontends, backends, modeName)];
+  return [
+    ...findings,
+    ...engineRule(view),
+    ...packetLimits(view),
+    ...withoutEffect(root, frontends, backends, mode ?? ""),
+  ];
+}
+
+/** What the packet path itself refuses. */
+function packetLimits({ root, mode }: View): Finding[] {
+  const findings: Finding[] = [];
+  const perClient = isTable(root.limits) ? root.limits.max_connections_per_client : undefined;
+  if (typeof perClient === "number" && perClient > 0) {
+    findings.push(
+      error(["limits", "max_connections_per_client"], "value", `is not available in ${mode} mode`, {
+        found: describeValue(perClient),
+        expected: "0",
+      }),
+    );
+  }
+  const { workers, port_range } = isTable(root.passthrough) ? root.passthrough : {};
+  const range = typeof port_range === "string" ? parsePortRange(port_range) : undefined;
+  const threads = typeof workers === "number" && workers > 0 ? workers : availableParallelism();
+  if (range?.ok && range.value.to - range.value.from + 1 < threads) {
+    findings.push(
+      error(["passthrough", "port_range"], "value", `has fewer ports than there are workers, ${threads}`, {
+        found: describeValue(port_range),
+        expected: "a port for each worker at least",
+      }),
+    );
+  }
+  return findings;
 }
 
 const PROXY_BACKEND_KEYS = ["connect_timeout_ms", "retries", "idle_timeout_ms", "max_duration_ms"] as const;
@@ -310,75 +326,53 @@ function withoutEffect(
     if (isTable(table)) for (const key of keys) if (table[key] !== undefined) written.push([...at, key]);
   };
   note(["proxy"], root.proxy, ["workers"]);
-  note(["limits"], root.limits, ["max_connections", "max_connections_per_client"]);
+  note(["limits"], root.limits, ["max_connections"]);
   for (const { name, table } of frontends) note(["frontends", name], table, ["max_connections"]);
   for (const { name, table, servers } of backends.values()) {
     note(["backends", name], table, PROXY_BACKEND_KEYS);
     for (const s of servers) note(["backends", name, "servers", s.name], s.table, ["max_connections"]);
   }
-  return written.map((at) => warning(at, "key", `has no effect in ${mode} mode`));
+  return oncePerKind(written, `has no effect in ${mode} mode`);
 }
 
-function exposure({ root }: View): Finding[] {
-  if (!isTable(root.stats)) return [];
+/** One warning for each kind of key, at the first place where it stands. */
+function oncePerKind(places: readonly KeyPath[], message: string): Finding[] {
+  const kinds = new Map<string, KeyPath[]>();
+  for (const at of places) {
+    // The same key of another frontend, backend or server is the same kind.
+    const kind = `${at[0]} ${at.length} ${at.at(-1)}`;
+    kinds.set(kind, [...(kinds.get(kind) ?? []), at]);
+  }
+  return [...kinds.values()].map((same) => {
+    const more = same.length - 1;
+    const others = more === 0 ? "" : `, here and at ${more} other ${more === 1 ? "place" : "places"}`;
+    return warning(same[0] as KeyPath, "key", `${message}${others}`);
+  });
+}
+
+/** Said where nobody has looked for a token. */
+function exposure({ root, stats }: View): Finding[] {
+  if (!stats || !isTable(root.stats)) return [];
   const { bind, token_file } = root.stats;
-  if (
-    typeof bind !== "string" ||
-    address(bind.includes(":") ? `[${bind}]:1` : `${bind}:1`, true) === undefined
-  )
-    return [];
-  if (isLoopback(bind) || token_file !== undefined) return [];
+  if (typeof bind !== "string" || isLoopback(stats.host) || token_file !== undefined) return [];
   return [
-    warning(["stats", "bind"], "value", "other machines can read the statistics", {
+    warning(["stats", "bind"], "value", "can be reached from other machines, which needs a token", {
       found: describeValue(bind),
-      expected: "a loopback address, or stats.token_file",
+      expected: "a loopback address, or a token in stats.token_file or CONVEY_STATS_TOKEN",
     }),
   ];
 }
 
 function deprecated({ frontends }: View): Finding[] {
-  return frontends
-    .filter(({ table }) => table.xdp !== undefined)
-    .map(({ name }) =>
-      warning(
-        ["frontends", name, "xdp"],
-        "key",
-        "is deprecated and has no effect: the built-in program is used",
-      ),
-    );
+  const places = frontends.filter(({ table }) => table.xdp !== undefined);
+  return oncePerKind(
+    places.map(({ name }) => ["frontends", name, "xdp"]),
+    "is deprecated and has no effect: the built-in program is used",
+  );
 }
 
 /** Whether two listeners cannot both have their address: equal, or one the wildcard of the other's family. */
 function overlaps(a: SocketAddress, b: SocketAddress): boolean {
   if (a.port !== b.port || a.family !== b.family) return false;
   return a.host === b.host || isWildcard(a) || isWildcard(b);
-}
-
-function sameAddress(a: SocketAddress, b: SocketAddress): boolean {
-  return a.port === b.port && a.family === b.family && a.host === b.host;
-}
-
-type Details = Pick<Finding, "found" | "expected" | "suggestion">;
-
-function error(at: KeyPath, point: Finding["point"], message: string, details: Details = {}): Finding {
-  return { severity: "error", at, point, message, ...details };
-}
-
-function warning(at: KeyPath, point: Finding["point"], message: string, details: Details = {}): Finding {
-  return { severity: "warning", at, point, message, ...details };
-}
-
-function address(value: unknown, wildcard: boolean): SocketAddress | undefined {
-  if (typeof value !== "string") return undefined;
-  const parsed = parseSocketAddress(value, { wildcard });
-  return parsed.ok ? parsed.value : undefined;
-}
-
-function entries(value: unknown): [string, Table][] {
-  if (!isTable(value)) return [];
-  return Object.entries(value).filter((entry): entry is [string, Table] => isTable(entry[1]));
-}
-
-function isTable(value: unknown): value is Table {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

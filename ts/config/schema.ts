@@ -7,7 +7,15 @@
  */
 import { isIP } from "node:net";
 import { z } from "zod";
-import { formatSocketAddress, parsePort, parsePortRange, parseSocketAddress } from "./address.ts";
+import {
+  canonicalHost,
+  formatSocketAddress,
+  notUnicast,
+  parsePort,
+  parsePortRange,
+  parseSocketAddress,
+} from "./address.ts";
+import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
 /**
  * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
@@ -31,7 +39,10 @@ function readString(parse: (text: string) => { ok: true; value: string } | { ok:
 
 const listenAddress = readString((text) => {
   const parsed = parseSocketAddress(text, { wildcard: true });
-  return parsed.ok ? { ok: true, value: formatSocketAddress(parsed.value) } : parsed;
+  if (!parsed.ok) return parsed;
+  const message = notUnicast(parsed.value.host);
+  if (message !== undefined) return { ok: false, message: `${message}, where nothing can listen` };
+  return { ok: true, value: formatSocketAddress(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
@@ -45,6 +56,8 @@ const serverAddress = readString((text) => {
   if (parsed.value.host === "0.0.0.0" || parsed.value.host === "::") {
     return { ok: false, message: "is the wildcard address, where no server can be" };
   }
+  const message = notUnicast(parsed.value.host);
+  if (message !== undefined) return { ok: false, message: `${message}, where no server can be` };
   return { ok: true, value: formatSocketAddress(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
@@ -52,11 +65,24 @@ const serverAddress = readString((text) => {
   pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$`,
 });
 
-const ipAddress = readString((text) =>
-  isIP(text) && !text.includes("%")
+const ipAddress = readString((text) => {
+  if (!isIP(text) || text.includes("%")) return { ok: false, message: "is not an IP address" };
+  const { host } = canonicalHost(text);
+  const message = notUnicast(host);
+  return message === undefined
+    ? { ok: true, value: host }
+    : { ok: false, message: `${message}, where nothing can listen` };
+}).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
+
+const hostName = readString((text) =>
+  isIP(text) !== 0 || text === "*" || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?$/i.test(text)
     ? { ok: true, value: text }
-    : { ok: false, message: "is not an IP address" },
-).register(wording, { type: "IP address", expected: 'an IP address, such as "127.0.0.1" or "::1"' });
+    : { ok: false, message: "is not a host name or IP address" },
+).register(wording, {
+  type: "host name or IP address",
+  expected: 'a host name or IP address without a port, such as "lb.example.com", or "*"',
+  pattern: "^[0-9A-Za-z._:*-]+$",
+});
 
 const portRange = readString((text) => {
   const parsed = parsePortRange(text);
@@ -87,16 +113,16 @@ const name = z
 const path = z.string().min(1).register(wording, { type: "path", expected: "a path" });
 
 export const modeSchema = z
-  .enum(["proxy", "passthrough", "dsr"])
+  .enum(MODES)
   .describe(
     "How traffic is forwarded: proxy ends TCP and opens connections of its own, passthrough rewrites packets both ways, dsr rewrites packets to the server, which answers the client directly.",
   );
 export const engineSchema = z
-  .enum(["auto", "tc", "xdp", "af_xdp", "af_packet"])
+  .enum(ENGINES)
   .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
 export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
-export const logLevelSchema = z.enum(["trace", "debug", "info", "warn", "error", "silent"]);
+export const logLevelSchema = z.enum(LOG_LEVELS);
 
 export const serverSchema = z
   .strictObject({
@@ -262,7 +288,19 @@ export const configSchema = z
         bind: ipAddress.default("127.0.0.1").describe("Address of the HTTP server."),
         token_file: path
           .optional()
-          .describe("File with the token that requests which change something must carry."),
+          .describe(
+            "File with the token that requests must carry which change something or, where other machines reach the server, read.",
+          ),
+        hosts: z
+          .array(hostName)
+          .register(wording, {
+            type: "list of names",
+            expected: 'a list of names, such as ["lb.example.com"]',
+          })
+          .default([])
+          .describe(
+            'Further names and addresses that the Host of a request may name, such as a DNS name; "*" is any.',
+          ),
       })
       .optional()
       .describe("The HTTP server; without this table there is none."),

@@ -3,6 +3,8 @@
  * of readers. A reader that does not keep up loses the oldest events and is told how many.
  */
 
+import type { Change } from "./diff.ts";
+
 /** A server went up or down. */
 export type ServerEvent = {
   type: "server";
@@ -12,6 +14,8 @@ export type ServerEvent = {
   state: "up" | "down";
   /** Why, for people: "3 failed checks, last: connection refused". */
   cause: string;
+  /** Servers of its backend that are up now. */
+  left: number;
   at: Date;
 };
 
@@ -24,6 +28,10 @@ export type ReloadEvent = {
   source: "file" | "update";
   /** Why it was rejected, or what was applied, for people. */
   message: string;
+  /** What was applied. */
+  changes: Change[];
+  /** Of the configuration in service now; counts from 1. */
+  config_version: number;
   at: Date;
 };
 

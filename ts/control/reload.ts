@@ -6,6 +6,7 @@ import { formatProblem, formatProblems } from "../config/diagnostics.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 import { ConveyError } from "../native/index.ts";
+import { type Change, describeChanges } from "./diff.ts";
 
 /** Where a configuration came from. */
 export type ReloadSource = "file" | "update";
@@ -26,18 +27,22 @@ export type Candidate =
   | { ok: true; config: Config; warnings: Problem[] }
   | { ok: false; problems: Problem[] };
 
-/** Puts a configuration in service or throws and leaves the old one; returns what it could not apply. */
-export type Apply = (config: Config) => Promise<{ result: "applied" | "unchanged"; warnings: Problem[] }>;
+/** Puts a configuration in service or throws and leaves the old one; tells what it changed and could not. */
+export type Apply = (config: Config) => Promise<Applied>;
+export type Applied = ReloadResult & { changes: Change[] };
+
+/** Told of every reload that has ended. */
+export type OnReload = (status: ReloadStatus, changes: Change[], warnings: Problem[]) => void;
 
 /** See the module's head. */
 export class Reloader {
   readonly #apply: Apply;
-  readonly #onStatus: (status: ReloadStatus, warnings: Problem[]) => void;
+  readonly #onStatus: OnReload;
   #tail: Promise<unknown> = Promise.resolve();
   #nextFileReload: Promise<ReloadResult> | undefined;
   #last: ReloadStatus | undefined;
 
-  constructor(apply: Apply, onStatus: (status: ReloadStatus, warnings: Problem[]) => void) {
+  constructor(apply: Apply, onStatus: OnReload) {
     this.#apply = apply;
     this.#onStatus = onStatus;
   }
@@ -68,7 +73,7 @@ export class Reloader {
 
   /** Notes a reload that failed before there was anything to read. */
   reject(source: ReloadSource, message: string): void {
-    this.#record({ at: new Date(), result: "rejected", source, message }, []);
+    this.#record({ at: new Date(), result: "rejected", source, message }, [], []);
   }
 
   #enqueue(source: ReloadSource, read: () => Promise<Candidate>): Promise<ReloadResult> {
@@ -81,22 +86,27 @@ export class Reloader {
     try {
       const candidate = await read();
       if (!candidate.ok) throw invalidConfig(candidate.problems);
-      const { result, warnings: leftOut } = await this.#apply(candidate.config);
+      const { result, changes, warnings: leftOut } = await this.#apply(candidate.config);
       const warnings = [...candidate.warnings, ...leftOut];
-      const message = result === "applied" ? "the new configuration is in service" : "nothing has changed";
-      this.#record({ at: new Date(), result, source, message }, warnings);
+      this.#record({ at: new Date(), result, source, message: told(result, changes) }, changes, warnings);
       return { result, warnings };
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      this.#record({ at: new Date(), result: "rejected", source, message }, []);
+      this.#record({ at: new Date(), result: "rejected", source, message }, [], []);
       throw error;
     }
   }
 
-  #record(status: ReloadStatus, warnings: Problem[]): void {
+  #record(status: ReloadStatus, changes: Change[], warnings: Problem[]): void {
     this.#last = status;
-    this.#onStatus(status, warnings);
+    this.#onStatus(status, changes, warnings);
   }
+}
+
+function told(result: ReloadResult["result"], changes: readonly Change[]): string {
+  if (result === "unchanged") return "nothing has changed";
+  const text = describeChanges(changes);
+  return text === "" ? "the new configuration is in service" : `the new configuration is in service: ${text}`;
 }
 
 /** One error for everything wrong with a configuration; its message tells the first and how many more. */

@@ -9,7 +9,7 @@ import { parseSocketAddress } from "../config/address.ts";
 import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
-import type { CheckTarget } from "./health.ts";
+import type { CheckTarget } from "./health/monitor.ts";
 
 /** One server of one backend. */
 export type ServerRecord = {

@@ -11,7 +11,7 @@ import type {
   NativeServerStats,
   NativeStats,
 } from "../native/index.ts";
-import type { LastCheck } from "./health.ts";
+import type { LastCheck } from "./health/monitor.ts";
 import type { ReloadStatus } from "./reload.ts";
 import type { ServerRecord, ServerRecords } from "./states.ts";
 import { weightOf } from "./states.ts";

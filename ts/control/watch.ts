@@ -5,15 +5,21 @@
  * comes: the target of a link elsewhere was edited, the directory was replaced, inotify ran out.
  */
 import { createHash } from "node:crypto";
-import { readFile, stat } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type FSWatcher, watch } from "chokidar";
+import { MAX_FILE_BYTES } from "../config/load.ts";
 
 /** What became of the file. */
 export type FileChange = "changed" | "missing";
 
-/** Called once for each new content, and once when the file is gone. */
-export type FileListener = (change: FileChange) => void;
+/**
+ * Called once for each new content, and once when the file is gone; resolves with whether the content is in
+ * service. One that was refused is offered again when it is saved again: the reason may be gone by then.
+ */
+export type FileListener = (change: FileChange) => Promise<boolean>;
 
 /** Quiet this long, a file counts as written. */
 const DEBOUNCE_MS = 100;
@@ -36,6 +42,8 @@ export class ConfigWatcher {
   #directoryId = "";
   #fileId = "";
   #seen: string;
+  /** The file, by inode and time, whose content was refused. */
+  #refused: string | undefined;
   #debounce: NodeJS.Timeout | undefined;
   #firstEventAt = 0;
   #poll: NodeJS.Timeout | undefined;
@@ -71,6 +79,8 @@ export class ConfigWatcher {
     const directory = dirname(this.#file);
     this.#directoryId = await identify(directory);
     await this.#watcher?.close();
+    // Closed meanwhile: nobody would close another one.
+    if (this.#closed) return;
     const relevant = new Set([directory, this.#file, join(directory, "..data")]);
     const watcher = watch(directory, {
       depth: 0,
@@ -127,24 +137,34 @@ export class ConfigWatcher {
     try {
       do {
         this.#lookAgain = false;
+        let id = await identify(this.#file, true);
         let hash = await hashFile(this.#file);
         for (
           let waited = 0;
           (hash === MISSING || hash === EMPTY) && waited < GRACE_MS;
           waited += DEBOUNCE_MS
         ) {
-          await pause(DEBOUNCE_MS);
+          await sleep(DEBOUNCE_MS, undefined, { ref: false });
+          id = await identify(this.#file, true);
           hash = await hashFile(this.#file);
         }
-        // Not the file's fault: the next poll tries again.
+        // For a reason of this process: the next poll tries again.
         if (hash === UNKNOWN) this.#fileId = "";
-        if (this.#closed || hash === UNKNOWN || hash === this.#seen) continue;
+        if (this.#closed || hash === UNKNOWN) continue;
+        const again = this.#refused !== undefined && this.#refused !== id;
+        if (hash === this.#seen && !again) continue;
         this.#seen = hash;
-        this.#listener(hash === MISSING ? "missing" : "changed");
+        this.#refused = undefined;
+        void this.#offer(hash === MISSING ? "missing" : "changed", id);
       } while (this.#lookAgain && !this.#closed);
     } finally {
       this.#looking = false;
     }
+  }
+
+  async #offer(change: FileChange, id: string): Promise<void> {
+    const served = await this.#listener(change).catch(() => false);
+    if (!served && change === "changed") this.#refused = id;
   }
 }
 
@@ -153,12 +173,28 @@ async function hashFile(file: string): Promise<string> {
   try {
     // A pipe or a device can be read once; it is no file to watch.
     if (!(await stat(file)).isFile()) return "not a regular file";
-    return digest(await readFile(file));
+    // Should it have become a pipe since, opening must not wait for a writer.
+    const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      return await digestOf(handle);
+    } finally {
+      await handle.close();
+    }
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "";
     if (OUR_FAULT.has(code)) return UNKNOWN;
     return code === "ENOENT" || code === "ENOTDIR" ? MISSING : code;
   }
+}
+
+/** Of a file that is too large to be a configuration, its size says enough. */
+async function digestOf(handle: FileHandle): Promise<string> {
+  const { size } = await handle.stat();
+  if (size > MAX_FILE_BYTES) return `${size} bytes`;
+  const hash = createHash("sha256");
+  for await (const chunk of handle.createReadStream({ end: MAX_FILE_BYTES, autoClose: false }))
+    hash.update(chunk);
+  return hash.digest("hex");
 }
 
 function digest(content: Buffer): string {
@@ -173,5 +209,3 @@ async function identify(path: string, content = false): Promise<string> {
     return "";
   }
 }
-
-const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms).unref());

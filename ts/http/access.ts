@@ -1,16 +1,17 @@
-/** Who may ask: the bearer token and the `Host` a request may carry. */
+/** Where the HTTP server of `[stats]` listens, and the bearer token. */
 import { createHash, timingSafeEqual } from "node:crypto";
-import { open } from "node:fs/promises";
-import { isIP } from "node:net";
 import { isLoopback } from "../config/address.ts";
 import type { Config } from "../config/schema.ts";
+import { readToken } from "../config/token.ts";
 import { ConveyError } from "../native/index.ts";
 
-/** Where the HTTP server listens and the token it wants, if any. */
-export type AdminSettings = { host: string; port: number; token: string | undefined };
-
-/** Longer token files are something else. */
-const MAX_TOKEN_BYTES = 4096;
+/** Where the HTTP server listens, the token it wants, if any, and further names it has. */
+export type AdminSettings = {
+  host: string;
+  port: number;
+  token: string | undefined;
+  hosts: readonly string[];
+};
 
 /**
  * Settings from the configuration and `CONVEY_STATS_TOKEN`; the file wins.
@@ -22,9 +23,12 @@ export async function adminSettings(
   stats: NonNullable<Config["stats"]>,
   env: NodeJS.ProcessEnv,
 ): Promise<AdminSettings> {
-  const token =
-    stats.token_file === undefined ? env.CONVEY_STATS_TOKEN || undefined : await readToken(stats.token_file);
-  if (token !== undefined) checkToken(token, stats.token_file ?? "CONVEY_STATS_TOKEN");
+  const read = await readToken(stats.token_file, env);
+  if (!read.ok) {
+    const where = stats.token_file === undefined ? "" : `stats.token_file: ${stats.token_file} `;
+    throw new ConveyError("CONFIG_INVALID", `${where}${read.message}`, { field: "stats.token_file" });
+  }
+  const { token } = read;
   if (token === undefined && !isLoopback(stats.bind)) {
     throw new ConveyError(
       "CONFIG_INVALID",
@@ -33,7 +37,7 @@ export async function adminSettings(
       { field: "stats.bind" },
     );
   }
-  return { host: stats.bind, port: stats.port, token };
+  return { host: stats.bind, port: stats.port, token, hosts: stats.hosts };
 }
 
 /** Whether an `Authorization` header carries the token; takes the same time whatever differs. */
@@ -42,54 +46,4 @@ export function isAuthorized(header: string | undefined, token: string): boolean
   return timingSafeEqual(digest(given), digest(token));
 }
 
-/**
- * Whether a `Host` names this server: a loopback name or address, the address it is bound to, or the
- * address the connection came in on. A page that made its own name resolve to us (DNS rebinding) shows that
- * name here and is refused. Ports are not compared: tunnels change them.
- */
-export function isOwnHost(header: string | undefined, bound: string, local: string | undefined): boolean {
-  if (header === undefined) return false;
-  const match = /^(?:\[([^\]]+)\]|([^:]+))(?::\d{1,5})?$/.exec(header);
-  const host = (match?.[1] ?? match?.[2])?.toLowerCase();
-  if (host === undefined) return false;
-  if (isLoopback(host)) return true;
-  return isIP(host) !== 0 && (host === bound.toLowerCase() || host === unmapped(local));
-}
-
-/** An IPv4 client of a dual-stack listener shows as ::ffff:a.b.c.d. */
-const unmapped = (address: string | undefined): string | undefined => address?.replace(/^::ffff:/i, "");
-
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
-
-async function readToken(file: string): Promise<string> {
-  const unfit = (what: string, cause?: unknown): ConveyError =>
-    new ConveyError("CONFIG_INVALID", `stats.token_file: ${file} ${what}`, {
-      field: "stats.token_file",
-      cause,
-    });
-  const handle = await open(file, "r").catch((cause: NodeJS.ErrnoException) => {
-    throw unfit(`cannot be read: ${cause.message}`, cause);
-  });
-  try {
-    const stat = await handle.stat();
-    if (!stat.isFile()) throw unfit("is not a regular file");
-    if ((stat.mode & 0o077) !== 0) {
-      const mode = (stat.mode & 0o777).toString(8).padStart(4, "0");
-      throw unfit(`can be read or written by others (mode ${mode}); run chmod 0600 on it`);
-    }
-    if (stat.size > MAX_TOKEN_BYTES) throw unfit(`is larger than ${MAX_TOKEN_BYTES} bytes`);
-    return (await handle.readFile("utf8")).trim();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** The message names the source, never the token. */
-function checkToken(token: string, source: string): void {
-  if (/^[\x21-\x7e]+$/.test(token)) return;
-  throw new ConveyError(
-    "CONFIG_INVALID",
-    `${source} holds no usable token; a token is one word of printable ASCII, such as the output of "openssl rand -hex 32"`,
-    { field: "stats.token_file" },
-  );
-}

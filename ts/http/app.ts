@@ -1,58 +1,39 @@
-/**
- * What the HTTP server answers. Every route refuses a foreign `Host`; with a token configured every route
- * but the two probes wants it.
- */
+/** What the HTTP server answers, on whichever listener; `Access` says what that one lets its clients do. */
 import { randomBytes } from "node:crypto";
-import type { HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import type { Explanation } from "../control/explain.ts";
+import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
 import { ConveyError } from "../native/index.ts";
-import { isAuthorized, isOwnHost } from "./access.ts";
+import { type Env, fail, guard } from "./guard.ts";
 import { renderPage } from "./page.ts";
+import type { Access } from "./policy.ts";
 
 /** What the routes need of the balancer. */
 export type AdminSource = {
   stats: () => Stats;
+  readiness: () => Readiness;
   /** What would become of a packet; rejects with a ConveyError. */
   explain: (protocol: string, source: string, destination: string) => Promise<Explanation>;
   /** Reads the configuration again; absent when it came from no file. */
   reload?: () => Promise<{ result: string }>;
 };
 
-/** Whether new traffic should be sent here, and why not. */
-export type Readiness = { ready: boolean; reason: string };
-
 /** Bodies larger than this are refused; no route reads one. */
 const MAX_BODY_BYTES = 64 * 1024;
 
-type Env = { Bindings: HttpBindings };
-
-/** Makes the application for a server bound to `bound`. */
-export function createAdminApp(
-  source: AdminSource,
-  access: { bound: string; token: string | undefined },
-): Hono<Env> {
+/** Makes the application for one listener. */
+export function createAdminApp(source: AdminSource, access: Access): Hono<Env> {
   const app = new Hono<Env>();
-  const fail = (status: number, error: string, headers: Record<string, string> = {}): Response =>
-    Response.json({ error }, { status, headers });
 
+  app.use(guard(access));
   app.use(async (c, next) => {
-    const { headers, socket } = c.env.incoming;
-    if (!isOwnHost(headers.host, access.bound, socket.localAddress)) {
-      return fail(421, "the Host of this request is not an address of this server");
-    }
-    const probe = c.req.path === "/healthz" || c.req.path === "/readyz";
-    if (!probe && access.token !== undefined && !isAuthorized(headers.authorization, access.token)) {
-      return fail(401, "a bearer token is needed", { "www-authenticate": 'Bearer realm="convey"' });
-    }
+    const { headers } = c.env.incoming;
+    if (headers["transfer-encoding"] !== undefined) return fail(411, "a body needs a Content-Length");
+    if (Number(headers["content-length"] ?? 0) > MAX_BODY_BYTES) return fail(413, "the body is too large");
     await next();
-    c.res.headers.set("cache-control", "no-store");
-    c.res.headers.set("x-content-type-options", "nosniff");
     return undefined;
   });
-  app.use(bodyLimit({ maxSize: MAX_BODY_BYTES, onError: () => fail(413, "the body is too large") }));
 
   app.get("/", (c) => {
     const nonce = randomBytes(16).toString("base64");
@@ -63,8 +44,14 @@ export function createAdminApp(
   app.get("/stats", (c) => c.json(source.stats()));
   app.get("/healthz", (c) => c.json({ status: "ok" }));
   app.get("/readyz", (c) => {
-    const { ready, reason } = readiness(source.stats());
-    return c.json({ status: ready ? "ready" : "not ready", reason }, ready ? 200 : 503);
+    const { ready, reason, frontends } = source.readiness();
+    const name = c.req.query("frontend");
+    if (name === undefined) {
+      return c.json({ status: ready ? "ready" : "not ready", reason, frontends }, ready ? 200 : 503);
+    }
+    const one = Object.hasOwn(frontends, name) ? frontends[name] : undefined;
+    if (one === undefined) return fail(404, `no frontend is named ${JSON.stringify(name)}`);
+    return c.json({ status: one ? "ready" : "not ready", reason: one ? "" : reason }, one ? 200 : 503);
   });
   app.get("/api/v1/explain", async (c) => {
     const [protocol, from, to] = ["protocol", "source", "destination"].map((name) => c.req.query(name));
@@ -82,10 +69,14 @@ export function createAdminApp(
     }
   });
   app.post("/api/v1/reload", async (c) => {
-    // Nothing changes without a token, even where reading needs none.
-    if (access.token === undefined) return fail(403, "this server has no token, so it takes no changes");
+    if (access.write === "off") return fail(403, "this server has no token, so it takes no changes");
     const { origin } = c.env.incoming.headers;
-    if (origin !== undefined && !isOwnOrigin(origin, c.env.incoming.headers.host)) {
+    // Other sites' pages cannot reach a listener that is open to changes.
+    if (
+      access.write === "token" &&
+      origin !== undefined &&
+      !isOwnOrigin(origin, c.env.incoming.headers.host)
+    ) {
       return fail(403, "the Origin of this request is another site");
     }
     if (source.reload === undefined) return fail(409, "the configuration came from no file");
@@ -101,19 +92,11 @@ export function createAdminApp(
     app.all(path, () => fail(405, "only GET and HEAD", { allow: "GET, HEAD" }));
   }
   app.all("/api/v1/reload", () => fail(405, "only POST", { allow: "POST" }));
-  app.notFound(() => fail(404, "no such page; there are /, /stats, /healthz and /readyz"));
+  app.notFound(() =>
+    fail(404, "no such page; there are /, /stats, /healthz, /readyz, /api/v1/explain and /api/v1/reload"),
+  );
   app.onError(() => fail(500, "internal error"));
   return app;
-}
-
-/** Ready: not closing, and at least one frontend has a server that would be given a connection. */
-export function readiness(stats: Stats): Readiness {
-  if (stats.draining) return { ready: false, reason: "draining" };
-  for (const frontend of Object.values(stats.frontends)) {
-    const servers = Object.values(stats.backends[frontend.backend]?.server_details ?? {});
-    if (servers.some((s) => s.up && !s.draining && s.weight > 0)) return { ready: true, reason: "" };
-  }
-  return { ready: false, reason: "no frontend has a server that is up" };
 }
 
 function isOwnOrigin(origin: string, host: string | undefined): boolean {

@@ -2,9 +2,13 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { getRequestListener } from "@hono/node-server";
+import type { Hono } from "hono";
+import { hostPort } from "../config/address.ts";
 import { ConveyError } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import { type AdminSource, createAdminApp } from "./app.ts";
+import type { Env } from "./guard.ts";
+import { accessOf } from "./policy.ts";
 
 /** An open HTTP server. */
 export type AdminServer = {
@@ -26,15 +30,25 @@ const IDLE_TIMEOUT_MS = 30_000;
 const CLOSE_GRACE_MS = 500;
 
 /**
- * Opens the server. It keeps no process alive.
+ * Opens the server of `[stats]`. It keeps no process alive.
  *
  * @throws ConveyError `BIND_FAILED` or `PERMISSION_DENIED`.
  */
 export async function openAdmin(settings: AdminSettings, source: AdminSource): Promise<AdminServer> {
-  const app = createAdminApp(source, { bound: settings.host, token: settings.token });
+  const server = httpServer(createAdminApp(source, accessOf(settings)));
+  await listen(server, settings);
+  server.unref();
+  const { address, port } = server.address() as AddressInfo;
+  return { settings, address: { host: address, port }, close: () => closeServer(server) };
+}
+
+/** A server that does not listen yet, with limits on what a client may cost. */
+export function httpServer(app: Hono<Env>): Server {
   const listener = getRequestListener((request, env) => app.fetch(request, env), {
     // A library does not replace the globals of the program that uses it.
     overrideGlobalObjects: false,
+    // What stands in for the Host that HTTP/1.0 may leave out.
+    hostname: "localhost",
   });
   const server = createServer(
     {
@@ -49,10 +63,7 @@ export async function openAdmin(settings: AdminSettings, source: AdminSource): P
   server.maxConnections = MAX_CONNECTIONS;
   server.setTimeout(IDLE_TIMEOUT_MS);
   server.on("connection", (socket) => socket.unref());
-  await listen(server, settings);
-  server.unref();
-  const { address, port } = server.address() as AddressInfo;
-  return { settings, address: { host: address, port }, close: () => close(server) };
+  return server;
 }
 
 function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
@@ -67,7 +78,7 @@ function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
       reject(
         new ConveyError(
           denied ? "PERMISSION_DENIED" : "BIND_FAILED",
-          `cannot serve stats on ${host.includes(":") ? `[${host}]` : host}:${port}: ${cause.code ?? cause.message}; ${remedy}`,
+          `cannot serve stats on ${hostPort({ host, port })}: ${cause.code ?? cause.message}; ${remedy}`,
           { field: "stats.port", cause },
         ),
       );
@@ -76,7 +87,8 @@ function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
   });
 }
 
-function close(server: Server): Promise<void> {
+/** Stops listening at once; answers under way get half a second. Resolves when all connections are gone. */
+export function closeServer(server: Server): Promise<void> {
   return new Promise((resolve) => {
     const cut = setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS);
     server.close(() => {

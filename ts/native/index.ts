@@ -5,6 +5,7 @@
 import type { Problem } from "../config/problem.ts";
 import type {
   ErrorCode,
+  NativeAddress,
   NativeConfig,
   Dataplane as NativeDataplane,
   NativeDropReport,
@@ -20,6 +21,7 @@ import type {
 
 export type {
   ErrorCode,
+  NativeAddress,
   NativeConfig,
   NativeCounters,
   NativeDropReport,
@@ -36,9 +38,10 @@ export type {
 
 /**
  * Codes an error may carry: those of the data plane, `ADDON_MISSING` (none for this platform), `NOT_FOUND` (no
- * frontend or server of that name). They are stable; messages are not.
+ * frontend or server of that name), `UNREACHABLE` (a command found no running balancer). They are stable; messages
+ * are not.
  */
-export type ConveyErrorCode = ErrorCode | "ADDON_MISSING" | "NOT_FOUND";
+export type ConveyErrorCode = ErrorCode | "ADDON_MISSING" | "NOT_FOUND" | "UNREACHABLE";
 
 /** Everything this library throws on purpose. Go by `code`; `message` is for people. */
 export class ConveyError extends Error {
@@ -62,6 +65,11 @@ export class ConveyError extends Error {
   }
 }
 
+/** Connections of one server. */
+export interface ServerGauge {
+  open(): number;
+}
+
 /** A running data plane; every method throws `ConveyError`. */
 export interface Dataplane {
   /** Replaces the configuration and returns the snapshot's version; when it throws, the old one serves on. */
@@ -70,8 +78,16 @@ export interface Dataplane {
   setServers(updates: NativeServerUpdate[]): number;
   /** Reads every counter; works after `close()` too. */
   stats(): NativeStats;
+  /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
+  addresses(): NativeAddress[];
+  /** Connections open now, over all frontends; works after `close()` too. */
+  openConnections(): number;
+  /** The open connections of a server in service; the gauge outlives the server's leaving. */
+  serverGauge(backend: string, server: string): ServerGauge | null;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
+  /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
+  settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
   /** Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. */
@@ -97,6 +113,8 @@ export interface DataplaneModule {
   dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): string[];
   /** Every thread of this process keeps only the capabilities that a balancer of this mode needs, for good. */
   dropPrivileges(mode: NativeMode): NativeDropReport;
+  /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
+  exitNow(code: number): void;
 }
 
 /**
@@ -120,6 +138,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),
+    exitNow: (code) => addon.exitNow(code),
   };
 }
 
@@ -128,7 +147,11 @@ function wrap(native: NativeDataplane): Dataplane {
     install: (config) => unwrap(() => native.install(config)),
     setServers: (updates) => unwrap(() => native.setServers(updates)),
     stats: () => unwrap(() => native.stats()),
+    addresses: () => unwrap(() => native.addresses()),
+    openConnections: () => unwrap(() => native.openConnections()),
+    serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
+    settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),
   };

@@ -2,10 +2,12 @@
  * The network of the packet bench: client – balancer – server, three namespaces and two wires without a switch, so
  * that little else than the balancer costs time. Bulk transfers cross both wires. Floods of small packets come and
  * go by the client's wire, as the one-call forwarder knows it; their server is a link-layer address that nobody
- * has, so that what arrives is counted by the interface and dropped as early as the kernel can.
+ * has: what arrives is counted by the interface and dropped by a rule at its ingress, before anything of the kernel
+ * that could fill up. A third wire lets servers answer clients past the balancer, as DSR wants it.
  */
 import { randomBytes } from "node:crypto";
-import { finish, succeed } from "../../support/processes.ts";
+import { finish, succeed, until } from "../../support/processes.ts";
+import { goOn, guard } from "../interruption.ts";
 
 export type Place = "client" | "balancer" | "server";
 
@@ -20,8 +22,11 @@ export const net = {
   sink: "10.79.1.3",
   sinkMac: "02:00:00:00:00:03",
   back: "10.79.2.1",
-  /** The server of bulk transfers. */
+  /** The server of bulk transfers and of new connections. */
   server: "10.79.2.2",
+  /** The server and the client on the wire past the balancer. */
+  aroundServer: "10.79.3.1",
+  aroundClient: "10.79.3.2",
   udpPort: 9009,
   tcpPort: 8080,
 } as const;
@@ -29,8 +34,11 @@ export const net = {
 /** A standing lab. `await using` removes it. */
 export class WireLab implements AsyncDisposable {
   readonly #id = randomBytes(3).toString("hex");
+  readonly #macs = new Map<string, string>();
+  readonly #guard = guard(PLACES.map((place) => this.namespace(place)));
 
   static async create(): Promise<WireLab> {
+    goOn();
     const lab = new WireLab();
     try {
       await lab.#build();
@@ -56,7 +64,11 @@ export class WireLab implements AsyncDisposable {
   }
 
   async mac(place: Place, device: string): Promise<string> {
-    return (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+    const key = `${place} ${device}`;
+    const known =
+      this.#macs.get(key) ?? (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+    this.#macs.set(key, known);
+    return known;
   }
 
   /** Segmentation and checksums by the "hardware" of every wire, or in software. */
@@ -66,6 +78,44 @@ export class WireLab implements AsyncDisposable {
     await this.sh("client", set("front"));
     await this.sh("balancer", `${set("front")}; ${set("back")}`);
     await this.sh("server", set("back"));
+  }
+
+  /** Floods end at the client's interface, after it has counted them. */
+  async dropFloods(): Promise<void> {
+    await this.sh("client", ingress("sink", `ip daddr ${net.sink} drop`));
+  }
+
+  /** Waits for a packet as it has to arrive; looked at apart from measurements, as looking costs. */
+  async proveArrival(send: () => Promise<unknown>, detail: () => string): Promise<void> {
+    const right = `ether daddr ${net.sinkMac} ip daddr ${net.sink} udp dport ${net.udpPort} counter`;
+    await this.sh("client", ingress("proof", right));
+    await send();
+    await until(
+      async () => /packets [1-9]/.test(await this.sh("client", "nft list table netdev proof")),
+      `packet for ${net.sink}`,
+      5_000,
+      detail,
+    );
+    await this.sh("client", "nft delete table netdev proof");
+  }
+
+  /** DSR's way back: the server answers past the balancer, in the name of the VIP. */
+  async answerAround(): Promise<void> {
+    const [client, server] = [this.namespace("client"), this.namespace("server")];
+    const lines = [
+      `ip -n ${client} link add around type veth peer name around netns ${server}`,
+      `ip -n ${client} address add ${net.aroundClient}/24 dev around`,
+      `ip -n ${server} address add ${net.aroundServer}/24 dev around`,
+      `ip -n ${client} link set around up`,
+      `ip -n ${server} link set around up`,
+      `ip -n ${server} route add ${net.client}/32 via ${net.aroundClient} dev around`,
+    ];
+    await succeed(["sh", "-ec", lines.join("\n")]);
+    const rule = `oifname "around" ip saddr ${net.server} ip saddr set ${net.vip}`;
+    await this.sh(
+      "server",
+      `nft 'table inet dsr { chain out { type filter hook postrouting priority 0; ${rule}; }; }'`,
+    );
   }
 
   /** Which core the kernel's own forwarding runs on; by default the one that sent the packet. */
@@ -79,6 +129,7 @@ export class WireLab implements AsyncDisposable {
 
   async remove(): Promise<void> {
     for (const place of PLACES) await finish(["ip", "netns", "del", this.namespace(place)]);
+    this.#guard[Symbol.dispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -114,4 +165,8 @@ export class WireLab implements AsyncDisposable {
       "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.front.send_redirects=0",
     );
   }
+}
+
+function ingress(table: string, rule: string): string {
+  return `nft 'table netdev ${table} { chain in { type filter hook ingress device front priority 0; ${rule}; }; }'`;
 }

@@ -4,10 +4,13 @@ import { cpus, release } from "node:os";
 import { dirname } from "node:path";
 import { finish, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
+import { attempt } from "../attempt.ts";
+import { Progress } from "../progress.ts";
+import { QUICK } from "../report.ts";
 import { HELP, type PacketOptions, parsePacketOptions } from "./options.ts";
-import { BALANCER_CORE, FORWARDERS, type Forwarder } from "./peers.ts";
-import { judgePackets, type PacketRound, packetMarkdown } from "./report.ts";
-import { type PacketVisit, visit } from "./visit.ts";
+import { BALANCER_CORE } from "./peers.ts";
+import { compare, type PacketRound, packetMarkdown } from "./report.ts";
+import { type Guesses, type PacketVisit, visit } from "./visit.ts";
 
 /** Runs it with the arguments given. */
 export async function benchPackets(argv: string[]): Promise<void> {
@@ -19,20 +22,20 @@ export async function benchPackets(argv: string[]): Promise<void> {
   const reason = lacking({ root: true, tools: ["ip", "taskset", "ethtool", "nft", "cargo"] });
   if (reason !== undefined) throw new Error(`the packet bench ${reason}`);
   if (cpus().length < 2) throw new Error("the packet bench needs two cores, one for the balancer alone");
-  const forwarders = FORWARDERS.filter((forwarder) => options.peers.includes(forwarder.name));
   const tables = options.works.includes("tables") ? await flowTables() : [];
-  // Without a handler the process would end and its namespaces and servers would stay.
-  const interrupted = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => interrupted.abort());
+  const guesses: Guesses = new Map();
   const rounds: PacketRound[] = [];
+  if (options.quick) console.error(QUICK);
   if (options.works.some((work) => work !== "tables")) {
+    const progress = new Progress(options.rounds);
     for (let n = 1; n <= options.rounds; n++) {
-      rounds.push(await round(forwarders, options, `${n}/${options.rounds}`, interrupted.signal));
+      rounds.push(await round(options, guesses, n));
       // Written after every round: a bench cut short still leaves what it has.
       await save(rounds, tables, options);
+      progress.ended(n);
     }
   } else await save(rounds, tables, options);
-  console.log(packetMarkdown(rounds, options.peers, tables));
+  console.log(packetMarkdown(rounds, options, tables));
   console.error(`\nfigures: ${options.out}`);
 }
 
@@ -48,20 +51,18 @@ async function flowTables(): Promise<string[]> {
 }
 
 /** There and back, with plain routing once in the middle. */
-async function round(
-  forwarders: readonly Forwarder[],
-  options: PacketOptions,
-  label: string,
-  interrupted: AbortSignal,
-): Promise<PacketVisit[]> {
-  const reference = forwarders.filter((forwarder) => forwarder.name === "routing");
-  const others = forwarders.filter((forwarder) => forwarder.name !== "routing");
+async function round(options: PacketOptions, guesses: Guesses, n: number): Promise<PacketVisit[]> {
+  const reference = options.peers.filter((forwarder) => forwarder.name === "routing");
+  const others = options.peers.filter((forwarder) => forwarder.name !== "routing");
   const visits: PacketVisit[] = [];
   for (const forwarder of [...others, ...reference, ...others.toReversed()]) {
-    if (interrupted.aborted)
-      throw new Error("the packet bench was interrupted; rounds before are in its file");
-    console.error(`${label}: ${forwarder.name}`);
-    visits.push(await visit(forwarder, options));
+    console.error(`${n}/${options.rounds}: ${forwarder.name}`);
+    const seen = await attempt(
+      n,
+      () => visit(forwarder, options, guesses),
+      (missing) => ({ peer: forwarder.name, figures: {}, missing, atCeiling: [], failures: 0 }),
+    );
+    visits.push(seen);
   }
   return visits;
 }
@@ -79,11 +80,9 @@ async function save(
     node: process.version,
   };
   const versions = { nft: (await finish(["nft", "--version"])).stdout.trim() };
-  const verdicts = judgePackets(rounds, options.peers);
-  const figures = { machine, versions, options, verdicts, tables, rounds };
+  const names = options.peers.map(({ name }) => name);
+  const comparisons = compare(rounds, names);
+  const figures = { machine, versions, options: { ...options, peers: names }, comparisons, tables, rounds };
   writeFileSync(options.out, `${JSON.stringify(figures, null, 1)}\n`);
-  writeFileSync(
-    options.out.replace(/(\.json)?$/, ".md"),
-    `${packetMarkdown(rounds, options.peers, tables)}\n`,
-  );
+  writeFileSync(options.out.replace(/(\.json)?$/, ".md"), `${packetMarkdown(rounds, options, tables)}\n`);
 }

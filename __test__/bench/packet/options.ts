@@ -1,32 +1,45 @@
 /** What `npm run bench -- --mode packet` can be told. */
 import { parseArgs } from "node:util";
-import { FORWARDERS } from "./peers.ts";
+import { type Forwarder, forwarders, type Work } from "./peers.ts";
 
-export type PacketWork = "small" | "scattered" | "bulk" | "tables";
+export type PacketWork = Work | "tables";
 
-const WORKS: readonly PacketWork[] = ["small", "scattered", "bulk", "tables"];
+const WORKS: readonly PacketWork[] = ["small", "scattered", "connect", "bulk", "tables"];
+
+/** What is done unless asked otherwise: the flow table's own bench takes minutes and needs no network. */
+const USUAL: readonly PacketWork[] = ["small", "scattered", "connect", "bulk"];
 
 export interface PacketOptions {
   works: readonly PacketWork[];
-  peers: readonly string[];
+  peers: readonly Forwarder[];
+  quick: boolean;
   rounds: number;
   seconds: number;
   warmupSeconds: number;
+  /** Of one run of a search. */
+  probeSeconds: number;
   /** Flows of a flood, taken in turn. */
   flows: number;
+  /** Share of a flood that may be lost for a rate to count as reached. */
+  loss: number;
+  /** How closely a rate is searched, as a share. */
+  precision: number;
   out: string;
 }
 
-const NAMES = FORWARDERS.map((forwarder) => forwarder.name);
-
 export const HELP = `npm run bench -- --mode packet [options]
-  --quick           0.8 s a run, 2 rounds (a look, not a claim)
-  --only a,b        of ${WORKS.join(", ")}
-  --peers a,b       of ${NAMES.join(", ")}
-  --rounds n        each visits every peer twice, there and back (7)
-  --seconds n       a run (1.5)
+  --quick           2 rounds of short runs: shows that it works, decides nothing, not to be quoted
+  --only a,b        of ${WORKS.join(", ")} (all but tables)
+  --peers a,b       of ${forwarders(undefined)
+    .map(({ name }) => name)
+    .join(", ")} and those of CONVEY_BENCH_PEERS
+  --rounds n        each visits every peer twice, there and back (5)
+  --seconds n       a run (1)
   --flows n         of a flood of small packets (64)
-  --out file        the figures as JSON (target/bench/packet.json; the table goes beside it as .md)`;
+  --loss n          per cent of a flood that may be lost (0.5)
+  --out file        the figures as JSON (target/bench/packet.json; the table goes beside it as .md)
+  CONVEY_BENCH_PEERS="name=command,…" adds another build of convey, in passthrough and, as name-dsr, in DSR;
+                    {config} is replaced by the path of a configuration file`;
 
 /** Parses the arguments; undefined when help was asked for. */
 export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
@@ -40,18 +53,29 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
       rounds: { type: "string" },
       seconds: { type: "string" },
       flows: { type: "string" },
+      loss: { type: "string" },
       out: { type: "string", default: "target/bench/packet.json" },
       help: { type: "boolean", short: "h", default: false },
     },
   });
   if (values.help) return undefined;
+  const known = forwarders(process.env.CONVEY_BENCH_PEERS);
+  const names = list(
+    "peers",
+    values.peers,
+    known.map(({ name }) => name),
+  );
   return {
-    works: list("only", values.only, WORKS),
-    peers: list("peers", values.peers, NAMES),
-    rounds: number("rounds", values.rounds, values.quick ? 2 : 7),
-    seconds: number("seconds", values.seconds, values.quick ? 0.8 : 1.5),
-    warmupSeconds: 0.4,
+    works: values.only === undefined ? USUAL : list("only", values.only, WORKS),
+    peers: known.filter(({ name }) => names.includes(name)),
+    quick: values.quick,
+    rounds: number("rounds", values.rounds, values.quick ? 2 : 5),
+    seconds: number("seconds", values.seconds, values.quick ? 0.6 : 1),
+    warmupSeconds: 0.3,
+    probeSeconds: values.quick ? 0.2 : 0.3,
     flows: number("flows", values.flows, 64),
+    loss: number("loss", values.loss, 0.5) / 100,
+    precision: values.quick ? 0.1 : 0.03,
     out: values.out,
   };
 }

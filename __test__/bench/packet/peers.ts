@@ -4,17 +4,19 @@ import { join } from "node:path";
 import { example } from "../../net/lab/balancer.ts";
 import { CONVEY, folder } from "../../support/peers.ts";
 import { type Running, start } from "../../support/processes.ts";
+import { type Added, fill, parseAdded } from "../added.ts";
 import { net, type WireLab } from "./lab.ts";
 
-export type Work = "small" | "scattered" | "bulk";
+export type Work = "small" | "scattered" | "connect" | "bulk";
 
 export interface Forwarder {
   name: string;
-  works: readonly Work[];
+  /** Works it is not measured in, and why. */
+  without: Partial<Record<Work, string>>;
   /** Where clients of the flood send to. */
   floodTo: string;
-  /** Where clients of the bulk transfer connect. */
-  bulkTo: string;
+  /** Where clients of TCP connect. */
+  connectTo: string;
   /** Sets it up, and returns its process where it has one. */
   begin(lab: WireLab): Promise<Running | undefined>;
 }
@@ -25,43 +27,38 @@ export const BALANCER_CORE = 1;
 /** Everybody else: generator, client and server. */
 export const OTHER_CORE = 0;
 
-export const FORWARDERS: readonly Forwarder[] = [
-  {
-    name: "convey",
-    works: ["small", "scattered", "bulk"],
-    floodTo: net.vip,
-    bulkTo: net.vip,
-    begin: (lab) => convey(lab, "passthrough"),
-  },
-  {
-    name: "convey-dsr",
-    works: ["small"],
-    floodTo: net.vip,
-    bulkTo: net.vip,
-    begin: (lab) => convey(lab, "dsr"),
-  },
-  { name: "one-call", works: ["small", "scattered"], floodTo: net.vip, bulkTo: net.vip, begin: oneCall },
-  {
-    name: "nft-dnat",
-    works: ["small", "scattered", "bulk"],
-    floodTo: net.vip,
-    bulkTo: net.vip,
-    begin: nftDnat,
-  },
-  {
-    name: "routing",
-    works: ["small", "scattered", "bulk"],
-    floodTo: net.sink,
-    bulkTo: net.server,
-    begin: routing,
-  },
-];
+const THROUGH = { floodTo: net.vip, connectTo: net.vip };
+const UDP_ONLY = "it forwards UDP alone";
+const PAST = "answers do not pass through it";
+
+/** The built-in forwarders and, twice, every build of convey that the reader added. */
+export function forwarders(added: string | undefined): Forwarder[] {
+  return [
+    ...builds({ name: "convey", command: `'${process.execPath}' '${CONVEY}' run -c {config}` }),
+    ...parseAdded(added ?? "").flatMap(builds),
+    { name: "one-call", ...THROUGH, without: { connect: UDP_ONLY, bulk: UDP_ONLY }, begin: oneCall },
+    { name: "nft-dnat", ...THROUGH, without: {}, begin: nftDnat },
+    { name: "routing", floodTo: net.sink, connectTo: net.server, without: {}, begin: routing },
+  ];
+}
+
+function builds(build: Added): Forwarder[] {
+  return [
+    { name: build.name, ...THROUGH, without: {}, begin: (lab) => convey(lab, build, "passthrough") },
+    { name: `${build.name}-dsr`, ...THROUGH, without: { bulk: PAST }, begin: (lab) => dsr(lab, build) },
+  ];
+}
+
+async function dsr(lab: WireLab, build: Added): Promise<Running> {
+  await lab.answerAround();
+  return convey(lab, build, "dsr");
+}
 
 function pinned(lab: WireLab, ...command: string[]): string[] {
   return lab.at("balancer", "taskset", "-c", String(BALANCER_CORE), ...command);
 }
 
-async function convey(lab: WireLab, mode: "passthrough" | "dsr"): Promise<Running> {
+async function convey(lab: WireLab, build: Added, mode: "passthrough" | "dsr"): Promise<Running> {
   const frontend = (name: string, protocol: string, port: number, server: string) => [
     `[frontends.${name}]`,
     `listen_addr = "${net.vip}:${port}"`,
@@ -88,7 +85,7 @@ async function convey(lab: WireLab, mode: "passthrough" | "dsr"): Promise<Runnin
   ];
   const file = join(folder("bench"), "convey.toml");
   writeFileSync(file, lines.join("\n"));
-  const running = start(pinned(lab, process.execPath, CONVEY, "run", "-c", file));
+  const running = start(pinned(lab, ...fill(build, { config: file })));
   await ready(running, /is ready/);
   return running;
 }

@@ -1,44 +1,36 @@
 /** One visit: a fresh lab, one forwarder in it, every kind of work once. */
-import { setTimeout as sleep } from "node:timers/promises";
-import { example } from "../../net/lab/balancer.ts";
-import { failed, load, loadgenPath, startServer } from "../../support/loadgen.ts";
-import { finish, type Running, start, succeed, until } from "../../support/processes.ts";
+import { failed, type LoadResult, load, loadgenPath, startServer } from "../../support/loadgen.ts";
+import { finish, type Running, until } from "../../support/processes.ts";
+import { goOn } from "../interruption.ts";
+import { STOLEN, unstolen } from "../steal.ts";
+import { FLOODS, type Flood, flood, proveRewrite } from "./flood.ts";
 import { net, WireLab } from "./lab.ts";
 import type { PacketOptions } from "./options.ts";
-import { type Forwarder, OTHER_CORE } from "./peers.ts";
-
-/**
- * Floods of small packets: "small" has runs of a flow, which an engine may take together; in "scattered" no two of
- * a flow are behind each other, and the generator, which sends them one by one, may be the limit.
- */
-export type Flood = "small" | "scattered";
-
-const RUN: Readonly<Record<Flood, number>> = { small: 64, scattered: 1 };
+import { BALANCER_CORE, type Forwarder, OTHER_CORE, type Work } from "./peers.ts";
 
 /** Names of figures; the unit is part of the name. */
 export type PacketFigure =
-  | `${Flood}_${"kpps" | "offered_kpps" | "cpu_ns_per_packet" | "cores_used"}`
-  | "bulk_gbit_per_s"
-  | "bulk_cpu_s_per_gb"
-  | "bulk_offloads_off_gbit_per_s"
-  | "bulk_offloads_off_cpu_s_per_gb";
+  | `${Flood}_${"kpps" | "core_ns_per_packet" | "core_used" | "generator_kpps"}`
+  | "connect_connections_per_s"
+  | "connect_core_us_per_connection"
+  | `${"bulk" | "bulk_offloads_off"}_${"gbit_per_s" | "core_s_per_gb"}`
+  | `${"connect" | "bulk" | "bulk_offloads_off"}_core_used`;
 
 export interface PacketVisit {
   peer: string;
   figures: Partial<Record<PacketFigure, number>>;
-  /** Runs during which more than 1 % of the machine was stolen: their figures are left out. */
-  stolen: string[];
-  /** Connections of the bulk runs that broke. */
+  /** Works without figures, and why. */
+  missing: string[];
+  /** Floods in which the generator was the limit. */
+  atCeiling: string[];
+  /** Connections that broke. */
   failures: number;
 }
 
-/** Share of a run's machine time that may be stolen. */
-const MAX_STEAL = 0.01;
+/** Where searches of earlier visits ended, by peer and flood: they begin there. */
+export type Guesses = Map<string, number>;
 
-/** Connections of a bulk run. */
-const CONNECTIONS = "4";
-
-export async function visit(peer: Forwarder, options: PacketOptions): Promise<PacketVisit> {
+export async function visit(peer: Forwarder, options: PacketOptions, guesses: Guesses): Promise<PacketVisit> {
   await using lab = await WireLab.create();
   const aside = ["taskset", "-c", String(OTHER_CORE)];
   const server = await startServer({
@@ -47,19 +39,27 @@ export async function visit(peer: Forwarder, options: PacketOptions): Promise<Pa
   });
   await using _server = server.process;
   await using forwarder = new Ending(await peer.begin(lab));
-  const result: PacketVisit = { peer: peer.name, figures: {}, stolen: [], failures: 0 };
-  const floods = (["small", "scattered"] as const).filter(
-    (flood) => peer.works.includes(flood) && options.works.includes(flood),
-  );
+  const result: PacketVisit = { peer: peer.name, figures: {}, missing: [], atCeiling: [], failures: 0 };
+  const wanted = (work: Work) => options.works.includes(work) && peer.without[work] === undefined;
+  const floods = FLOODS.filter(wanted);
   if (floods.length > 0) {
     await lab.offloads("off");
     await proveRewrite(lab, peer, forwarder.running);
-    for (const flood of floods) await flooded(lab, peer, forwarder.running, options, result, flood);
+    await lab.dropFloods();
+    for (const kind of floods) {
+      goOn();
+      await flood(lab, peer, kind, options, guesses, result);
+    }
   }
-  if (peer.works.includes("bulk") && options.works.includes("bulk")) {
+  const connections = new Connections(lab, peer, forwarder.running, options, result);
+  if (wanted("connect")) {
+    await lab.offloads("on");
+    await connections.fresh();
+  }
+  if (wanted("bulk")) {
     for (const state of ["on", "off"] as const) {
       await lab.offloads(state);
-      await bulk(lab, peer, forwarder.running, options, result, state);
+      await connections.bulk(state === "on" ? "bulk" : "bulk_offloads_off");
     }
   }
   return result;
@@ -78,139 +78,71 @@ class Ending implements AsyncDisposable {
   }
 }
 
-async function flooded(
-  lab: WireLab,
-  peer: Forwarder,
-  running: Running | undefined,
-  options: PacketOptions,
-  result: PacketVisit,
-  kind: Flood,
-): Promise<void> {
-  const total = options.warmupSeconds + options.seconds + 0.5;
-  await using flood = start(await inject(lab, peer, options.flows, RUN[kind], total));
-  await sleep(options.warmupSeconds * 1000);
-  const script = snapshots(running?.pid, options.seconds);
-  const [before, after] = parseSnapshots(await succeed(lab.at("client", "sh", "-ec", script)));
-  const { code } = await flood.exited;
-  if (code !== 0) throw new Error(`the flood through ${peer.name} ended early\n${flood.output()}`);
-  const sent = Number(/sent (\d+)/.exec(flood.stdout)?.[1]);
-  if ((after.steal - before.steal) / (after.machine - before.machine) > MAX_STEAL) {
-    result.stolen.push(kind);
-    return;
+/** Works over TCP. */
+class Connections {
+  readonly #lab: WireLab;
+  readonly #peer: Forwarder;
+  readonly #running: Running | undefined;
+  readonly #options: PacketOptions;
+  readonly #result: PacketVisit;
+
+  constructor(
+    lab: WireLab,
+    peer: Forwarder,
+    running: Running | undefined,
+    options: PacketOptions,
+    result: PacketVisit,
+  ) {
+    this.#lab = lab;
+    this.#peer = peer;
+    this.#running = running;
+    this.#options = options;
+    this.#result = result;
   }
-  const packets = after.packets - before.packets;
-  result.figures[`${kind}_kpps`] = packets / ((after.ns - before.ns) / 1e6);
-  result.figures[`${kind}_offered_kpps`] = sent / total / 1000;
-  if (running !== undefined) {
-    const cpu = after.cpu - before.cpu;
-    result.figures[`${kind}_cpu_ns_per_packet`] = cpu / packets;
-    result.figures[`${kind}_cores_used`] = cpu / (after.ns - before.ns);
+
+  /** A connection a request, 64 at a time. */
+  async fresh(): Promise<void> {
+    const run = await this.#load("connect", ["requests", "--fresh", "--connections", "64"]);
+    if (run === undefined || run.requests === 0) return;
+    const { figures } = this.#result;
+    figures.connect_connections_per_s = run.requests / run.window_s;
+    figures.connect_core_us_per_connection = (run.core_s / run.requests) * 1e6;
+    figures.connect_core_used = run.core_s / run.window_s;
   }
-}
 
-async function inject(
-  lab: WireLab,
-  peer: Forwarder,
-  flows: number,
-  run: number,
-  seconds: number,
-): Promise<string[]> {
-  return lab.at(
-    "client",
-    ...["taskset", "-c", String(OTHER_CORE), await example("inject"), "front"],
-    ...["--flood", String(seconds), "--flows", String(flows), "--segments", String(run)],
-    ...["--to", `${await lab.mac("balancer", "front")}/${peer.floodTo}:${net.udpPort}`, "--from", net.client],
-  );
-}
-
-/** What the interface counts is worth something only when it is the right packet: looked at apart, as looking costs. */
-async function proveRewrite(lab: WireLab, peer: Forwarder, running: Running | undefined): Promise<void> {
-  const rule = `ether daddr ${net.sinkMac} ip daddr ${net.sink} udp dport ${net.udpPort} counter name right`;
-  await lab.sh(
-    "client",
-    `nft 'table netdev proof { counter right { }; chain in { type filter hook ingress device front priority 0; ${rule}; }; }'`,
-  );
-  await succeed(await inject(lab, peer, 4, 1, 0.05));
-  await until(
-    async () => /packets [1-9]/.test(await lab.sh("client", "nft list counter netdev proof right")),
-    `packet for ${net.sink} through ${peer.name}`,
-    5_000,
-    () => running?.output() ?? "",
-  );
-  await lab.sh("client", "nft delete table netdev proof");
-}
-
-interface Snapshot {
-  ns: number;
-  packets: number;
-  steal: number;
-  machine: number;
-  /** CPU of the forwarder's threads in ns; 0 without a process. */
-  cpu: number;
-}
-
-/** A script that prints two snapshots, by one shell so that they are taken when they say. */
-function snapshots(pid: number | undefined, seconds: number): string {
-  const once = [
-    "date +%s%N",
-    "cat /sys/class/net/front/statistics/rx_packets",
-    "head -n1 /proc/stat",
-    pid === undefined ? "echo 0" : `cat /proc/${pid}/task/*/schedstat`,
-    "echo end",
-  ].join("\n");
-  return `${once}\nsleep ${seconds}\n${once}`;
-}
-
-function parseSnapshots(text: string): [Snapshot, Snapshot] {
-  const [before, after] = text.split("end\n").map((part) => part.trim().split("\n"));
-  if (before === undefined || after === undefined) throw new Error(`no counters in: ${text}`);
-  return [parseSnapshot(before), parseSnapshot(after)];
-}
-
-function parseSnapshot([ns, packets, stat, ...threads]: string[]): Snapshot {
-  // user nice system idle iowait irq softirq steal
-  const ticks = (stat ?? "").split(/\s+/).slice(1, 9).map(Number);
-  return {
-    ns: Number(ns),
-    packets: Number(packets),
-    steal: ticks[7] ?? 0,
-    machine: ticks.reduce((sum, n) => sum + n, 0),
-    cpu: threads.reduce((sum, line) => sum + Number(line.split(" ")[0]), 0),
-  };
-}
-
-async function bulk(
-  lab: WireLab,
-  peer: Forwarder,
-  running: Running | undefined,
-  options: PacketOptions,
-  result: PacketVisit,
-  offloads: "on" | "off",
-): Promise<void> {
-  const prefix = lab.at("client", "taskset", "-c", String(OTHER_CORE));
-  const target = `${peer.bulkTo}:${net.tcpPort}`;
-  const hold = [...prefix, await loadgenPath(), "hold", "--connect", target, "--connections", "1"];
-  await until(
-    async () => (await finish(hold, { timeoutMs: 2_000 })).code === 0,
-    `connection through ${peer.name}`,
-    10_000,
-    () => running?.output() ?? "",
-  );
-  const run = await load(
-    [
-      ...["bulk", "--connections", CONNECTIONS, "--connect", target],
-      ...["--duration", String(options.seconds), "--warmup", String(options.warmupSeconds)],
-      ...(running === undefined ? [] : ["--watch", String(running.pid)]),
-    ],
-    { prefix },
-  );
-  result.failures += failed(run);
-  const name = offloads === "on" ? "bulk" : "bulk_offloads_off";
-  if (run.steal_share > MAX_STEAL) {
-    result.stolen.push(name);
-    return;
+  /** Four connections, download. */
+  async bulk(name: "bulk" | "bulk_offloads_off"): Promise<void> {
+    const run = await this.#load(name, ["bulk", "--connections", "4"]);
+    if (run === undefined || run.bytes === 0) return;
+    const { figures } = this.#result;
+    figures[`${name}_gbit_per_s`] = (run.bytes * 8) / 1e9 / run.window_s;
+    figures[`${name}_core_s_per_gb`] = run.core_s / (run.bytes / 1e9);
+    figures[`${name}_core_used`] = run.core_s / run.window_s;
   }
-  result.figures[`${name}_gbit_per_s`] = (run.bytes * 8) / 1e9 / run.window_s;
-  if (running !== undefined && run.bytes > 0)
-    result.figures[`${name}_cpu_s_per_gb`] = run.cpu_s / (run.bytes / 1e9);
+
+  async #load(name: string, args: readonly string[]): Promise<LoadResult | undefined> {
+    goOn();
+    const prefix = this.#lab.at("client", "taskset", "-c", String(OTHER_CORE));
+    const target = `${this.#peer.connectTo}:${net.tcpPort}`;
+    const hold = [...prefix, await loadgenPath(), "hold", "--connect", target, "--connections", "1"];
+    await until(
+      async () => (await finish(hold, { timeoutMs: 2_000 })).code === 0,
+      `connection through ${this.#peer.name}`,
+      10_000,
+      () => this.#running?.output() ?? "",
+    );
+    const run = await unstolen(async () => {
+      const seen = await load(
+        [
+          ...[...args, "--connect", target, "--core", String(BALANCER_CORE)],
+          ...["--duration", String(this.#options.seconds), "--warmup", String(this.#options.warmupSeconds)],
+        ],
+        { prefix },
+      );
+      this.#result.failures += failed(seen);
+      return seen;
+    });
+    if (run === undefined) this.#result.missing.push(`${name}: ${STOLEN}`);
+    return run;
+  }
 }

@@ -1,6 +1,6 @@
 /** Runs the built command line, as a user would, for the tests in this folder. */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer, type Server, type Socket } from "node:net";
+import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -78,4 +78,13 @@ export async function echoServer(): Promise<AsyncDisposable & { port: number; so
 export async function freePort(): Promise<number> {
   await using server = await echoServer();
   return server.port;
+}
+
+/** Sends a text, ends, and returns what comes back. */
+export async function exchange(port: number, text: string): Promise<string> {
+  const socket = connect(port, "127.0.0.1");
+  socket.end(text);
+  let got = "";
+  for await (const bytes of socket) got += bytes;
+  return got;
 }

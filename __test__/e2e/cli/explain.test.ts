@@ -26,44 +26,48 @@ describe("convey explain", () => {
     );
   });
 
-  it("asks the running one with its token", async () => {
+  it("asks the running one by its socket, which needs no HTTP server and no valid file", async () => {
+    await using directory = await folder();
+    await using server = await echoServer();
+    const port = await freePort();
+    const file = join(directory.path, "config.toml");
+    await writeFile(file, minimal(server.port, "", port));
+    const question = ["--running", "--json", "tcp", "127.0.0.9:4000", `127.0.0.1:${port}`];
+
+    const before = await convey(["explain", "-c", file, ...question]);
+    expect(before.code).toBe(1);
+    expect(before.stderr).toMatch(/cannot ask the running convey: no socket .*add \[stats\] with a port/);
+
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    await writeFile(file, "not = [toml");
+    const { code, stdout } = await convey(["explain", "-c", file, ...question]);
+    expect(code).toBe(0);
+    const told = JSON.parse(stdout) as Explanation;
+    expect(told).toMatchObject({ frontend: "web", verdict: "connect" });
+    expect(told.server).toEqual({ backend: "pool", name: "s1", addr: `127.0.0.1:${server.port}` });
+  });
+
+  it("asks the HTTP server that --stats-port names, beyond loopback with its token", async () => {
     await using directory = await folder();
     await using server = await echoServer();
     const [port, stats] = [await freePort(), await freePort()];
     const token = join(directory.path, "token");
     await writeFile(token, "a-secret", { mode: 0o600 });
     const file = join(directory.path, "config.toml");
-    const table = `[stats]\nport = ${stats}\ntoken_file = "${token}"\n`;
-    await writeFile(file, minimal(server.port, table, port));
-    const question = ["--running", "--json", "tcp", "127.0.0.9:4000", `127.0.0.1:${port}`];
-
-    const before = await convey(["explain", "-c", file, ...question]);
-    expect(before.code).toBe(1);
-    expect(before.stderr).toContain(
-      `cannot ask the running convey at 127.0.0.1:${stats}: connection refused`,
-    );
-
+    const table = `[stats]\nport = ${stats}\nbind = "0.0.0.0"\n`;
+    await writeFile(file, minimal(server.port, `${table}token_file = "${token}"\n`, port));
     await using running = serving(["-c", file]);
     await running.waitFor(/is ready/);
-    const { code, stdout } = await convey(["explain", "-c", file, ...question]);
-    expect(code).toBe(0);
-    const told = JSON.parse(stdout) as Explanation;
-    expect(told).toMatchObject({ frontend: "web", verdict: "connect" });
-    expect(told.server).toEqual({ backend: "pool", name: "s1", addr: `127.0.0.1:${server.port}` });
+    const question = ["--running", `--stats-port=${stats}`, "tcp", "127.0.0.9:4000", `127.0.0.1:${port}`];
+    expect((await convey(["explain", "-c", file, ...question])).stdout).toContain("verdict: connect");
 
-    const other = join(directory.path, "without-token.toml");
-    await writeFile(other, minimal(server.port, `[stats]\nport = ${stats}\n`, port));
+    const other = join(directory.path, "another-token.toml");
+    await writeFile(join(directory.path, "other"), "another", { mode: 0o600 });
+    await writeFile(other, minimal(server.port, `${table}token_file = "${directory.path}/other"\n`, port));
     const stranger = await convey(["explain", "-c", other, ...question]);
     expect(stranger.code).toBe(1);
     expect(stranger.stderr).toContain("a bearer token is needed");
-  });
-
-  it("a configuration without an HTTP server has nobody to ask", async () => {
-    await using directory = await folder();
-    const file = await configuration(directory.path, 81);
-    const said = await convey(["explain", "-c", file, "--running", "tcp", "127.0.0.9:4000", "127.0.0.1:80"]);
-    expect(said.code).toBe(1);
-    expect(said.stderr).toContain("names no HTTP server to ask: add [stats] with a port");
   });
 });
 

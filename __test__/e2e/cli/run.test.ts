@@ -10,6 +10,7 @@ import {
   configuration,
   convey,
   echoServer,
+  exchange,
   folder,
   freePort,
   minimal,
@@ -63,7 +64,8 @@ describe("start-up", () => {
     const { code, stderr } = await convey(["-c", file]);
     expect(stderr).toMatch(new RegExp(`127\\.0\\.0\\.1:${holder.port}`));
     expect(stderr).toMatch(/in use/i);
-    expect(stderr).toContain(`ss -ltnp 'sport = :${holder.port}'`);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+    expect(stderr).toContain("stop it or choose another address or port");
     expect(code).toBe(1);
   });
 
@@ -92,8 +94,8 @@ describe("start-up", () => {
   ])("%s chooses the mode %s", async (flag, mode) => {
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
-    // Not the same address: that would be a loop.
-    await writeFile(file, minimal(80, "", 80).replace('\naddr = "127.0.0.1', '\naddr = "127.0.0.2'));
+    const text = minimal(80, "", 80).replace('listen_addr = "127.0.0.1', 'listen_addr = "192.0.2.1');
+    await writeFile(file, text.replace('\naddr = "127.0.0.1', '\naddr = "198.51.100.1'));
     const { code, stdout } = await convey(["config", "--json", "-c", file, flag]);
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ mode });
@@ -206,6 +208,34 @@ describe("signals", () => {
   });
 });
 
+describe("circles", () => {
+  it("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
+    await using server = await echoServer();
+    await using directory = await folder();
+    const listen = await freePort();
+    const file = join(directory.path, "config.toml");
+    await writeFile(file, minimal(server.port, "", listen));
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    const circle = minimal(listen, "", listen).replace('listen_addr = "127.0.0.1', 'listen_addr = "0.0.0.0');
+    await writeFile(file, circle);
+    await running.waitFor(/reload rejected.*itself listens.*connections would go in a circle/);
+    expect(await exchange(listen, "still")).toBe("still");
+  });
+
+  it("a frontend may have another frontend as its server, where that is no circle", async () => {
+    await using server = await echoServer();
+    await using directory = await folder();
+    const [outer, inner] = [await freePort(), await freePort()];
+    const file = join(directory.path, "config.toml");
+    const second = `[frontends.inner]\nlisten_addr = "127.0.0.1:${inner}"\nbackend = "inner"\n[backends.inner.servers.s1]\naddr = "127.0.0.1:${server.port}"\n`;
+    await writeFile(file, `${minimal(inner, "", outer)}${second}`);
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    expect(await exchange(outer, "through both")).toBe("through both");
+  });
+});
+
 describe("readers of the log", () => {
   it("a closed standard error and output do not end it", async () => {
     await using server = await echoServer();
@@ -278,14 +308,6 @@ async function echo(socket: Socket, text: string): Promise<string> {
   socket.write(text);
   const [bytes] = (await once(socket, "data")) as [Buffer];
   return bytes.toString();
-}
-
-async function exchange(port: number, text: string): Promise<string> {
-  const socket = connect(port, "127.0.0.1");
-  socket.end(text);
-  let got = "";
-  for await (const bytes of socket) got += bytes;
-  return got;
 }
 
 const refused = async (port: number): Promise<boolean> => !(await reachable(port));

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { finish } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
-import { convey, folder, ROOT } from "./convey.ts";
+import { convey, folder, minimal, ROOT } from "./convey.ts";
 
 const version = (JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { version: string }).version;
 
@@ -17,12 +17,11 @@ describe("usage", () => {
   it.each(["-h", "--help"])("%s names every command, the flags of run and the exit codes", async (flag) => {
     const { code, stdout } = await convey([flag]);
     expect(code).toBe(0);
-    for (const word of [
-      "run demo validate config schema explain healthcheck dsr-server cleanup completion",
-      "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms",
-    ].flatMap((line) => line.split(" "))) {
-      expect(stdout).toContain(word);
-    }
+    const commands = "run demo validate config schema explain healthcheck dsr-server cleanup completion";
+    for (const name of commands.split(" ")) expect(stdout).toMatch(new RegExp(`^  ${name} .*\\S`, "m"));
+    const flags = "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms";
+    for (const flag of flags.split(" "))
+      expect(stdout).toMatch(new RegExp(`^  (-\\w, )?${flag}[ ,].*\\S`, "m"));
     expect(stdout).toMatch(/Exit codes:\n +0 .*\n +1 .*\n +2 /);
   });
 
@@ -45,7 +44,11 @@ describe("usage", () => {
     ["--mode twice", ["--mode=proxy", "--mode", "dsr"], /--mode=proxy and --mode=dsr were both given/],
     ["an unknown mode", ["--mode=nat"], /Allowed choices are proxy, passthrough, dsr/],
     ["an unknown flag", ["--confg=x"], /unknown option '--confg=x'[\s\S]*--config/],
-    ["an unknown command", ["srve"], /unknown command "srve"/],
+    ["an unknown command", ["nonsense"], /unknown command "nonsense"\n/],
+    ["a mistyped command", ["valdate"], /unknown command "valdate"; did you mean "validate"\?/],
+    ["a command by another's name", ["serve"], /unknown command "serve"; did you mean "run"\?/],
+    ["that name mistyped", ["srve"], /unknown command "srve"; did you mean "run"\?/],
+    ["a mistyped command behind options", ["-c", "x", "helthcheck"], /did you mean "healthcheck"\?/],
     ["a port that is none", ["--stats-port=70000"], /whole number from 0 to 65535/],
   ])("%s is a usage error: exit code 2, one message, nothing started", async (_name, args, message) => {
     const { code, stdout, stderr } = await convey(args);
@@ -53,6 +56,45 @@ describe("usage", () => {
     expect(stderr).toMatch(/^convey: /);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
   });
+
+  it.each([
+    [["-c", "FILE", "validate"]],
+    [["--config=FILE", "validate"]],
+    [["--stats-port", "7000", "-c", "FILE", "--mode=proxy", "validate", "--json"]],
+    [["-pc", "FILE", "validate", "--mode=passthrough"]],
+    [["validate", "-c", "FILE"]],
+  ])("options may stand before the command: %j", async (args) => {
+    await using directory = await folder();
+    const file = join(directory.path, "other.toml");
+    await writeFile(
+      file,
+      minimal(81, "", 80).replaceAll("127.0.0.1:8", "192.0.2.1:8").replace("192.0.2.1:81", "198.51.100.1:81"),
+    );
+    const { code, stdout, stderr } = await convey(args.map((word) => word.replace("FILE", file)));
+    expect(stderr).toBe("");
+    expect(stdout).toMatch(/: valid: |"ok": true/);
+    expect(code).toBe(0);
+  });
+
+  it("a value that reads like a command is a value", async () => {
+    const { code, stderr } = await convey(["-c", "validate"]);
+    expect(stderr).toContain("validate: error: no such file");
+    expect(code).toBe(1);
+  });
+
+  it.each(["validate", "config", "run", "healthcheck"])(
+    "CONVEY_CONFIG names the file of %s where no flag or operand does",
+    async (command) => {
+      const env = { ...process.env, CONVEY_CONFIG: "/does/not/exist-1" };
+      const named = await convey([command], { env });
+      expect(named.stderr).toContain("/does/not/exist-1");
+      const flag = await convey([command, "--config=/does/not/exist-2"], { env });
+      expect(flag.stderr).toContain("/does/not/exist-2");
+      const empty = await convey([command], { env: { ...env, CONVEY_CONFIG: "" }, cwd: "/proc/self" });
+      expect(empty.stderr).toContain("./config.toml");
+      expect([named.code, flag.code, empty.code]).toEqual([1, 1, 1]);
+    },
+  );
 
   it("the same mode said twice is no contradiction", async () => {
     const { code, stderr } = await convey(["-p", "--mode=passthrough", "--config=/does/not/exist"]);
@@ -97,6 +139,9 @@ describe("completion", () => {
     ["convey --mode pa", "passthrough"],
     ["convey completion fi", "fish"],
     ["convey schema --ma", "--markdown"],
+    ["convey validate /etc/host.conf", "/etc/host.conf"],
+    ["convey -c /etc/host.conf", "/etc/host.conf"],
+    ["convey cleanup --js", "--json"],
   ])("bash completes %j to %j", async (line, expected) => {
     const { stdout } = await convey(["completion", "bash"]);
     const words = line.split(" ");

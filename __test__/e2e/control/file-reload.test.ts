@@ -157,6 +157,34 @@ test("the same content again does nothing at all; comments alone change nothing"
   expect(lb.stats().config_version).toBe(1);
 });
 
+test("the same content saved again after a refusal is tried again, and taken once the reason is gone", async () => {
+  await start(toml({ s: a }));
+  const occupier = await echoServer("occupier");
+  const wanted = toml({ s: a }).replace("127.0.0.1:0", `127.0.0.1:${occupier.port}`);
+  await replace(wanted);
+  await settlesOn(["rejected"]);
+  await replace(wanted);
+  await settlesOn(["rejected", "rejected"]);
+  await occupier.close();
+  await writeFile(file(), wanted);
+  await settlesOn(["rejected", "rejected", "applied"]);
+  expect(lb.address("web").port).toBe(occupier.port);
+});
+
+test("a reload tells what it changed, in words and as data", async () => {
+  await start(toml({ s: a }));
+  await replace(toml({ s: a, t: b }, "[limits]\nmax_connections = 100\n"));
+  await settlesOn(["applied"]);
+  expect(reloads()[0]).toMatchObject({
+    message: "the new configuration is in service: +1 server pool/t, limits.max_connections 0→100",
+    changes: [
+      { kind: "added", what: "server", name: "pool/t" },
+      { kind: "changed", path: "limits.max_connections", from: 0, to: 100 },
+    ],
+    config_version: 2,
+  });
+});
+
 test("a directory or unreadable bytes in its place are errors that end with the next good file", async () => {
   await start(toml({ s: a }));
   await unlink(file());

@@ -79,8 +79,41 @@ describe("what it serves", () => {
     await lb?.drain("pool/s1", { deadlineMs: 0 });
     const answer = await ask(address, "/readyz");
     expect(answer.status).toBe(503);
-    expect(JSON.parse(answer.body).reason).toBe("no frontend has a server that is up");
+    expect(JSON.parse(answer.body)).toEqual({
+      status: "not ready",
+      reason: "no server is up for frontend web",
+      frontends: { web: false },
+    });
     expect((await ask(address, "/healthz")).status).toBe(200);
+  });
+
+  test("/readyz is 503 when one of two frontends has no server, names it, and answers for one frontend alone", async () => {
+    lb = await createBalancer({
+      frontends: {
+        good: { listen_addr: "127.0.0.1:0", backend: "good" },
+        bare: { listen_addr: "127.0.0.1:0", backend: "bare" },
+      },
+      backends: {
+        good: { servers: { s1: { addr: server.addr } } },
+        bare: { servers: { s1: { addr: server.addr } } },
+      },
+      stats: { port: 0 },
+    });
+    const address = lb.statsAddress as { host: string; port: number };
+    expect((await ask(address, "/readyz")).status).toBe(200);
+    lb.setWeight("bare/s1", 0);
+    const answer = await ask(address, "/readyz");
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([
+      503,
+      {
+        status: "not ready",
+        reason: "no server is up for frontend bare",
+        frontends: { good: true, bare: false },
+      },
+    ]);
+    expect((await ask(address, "/readyz?frontend=good")).status).toBe(200);
+    expect((await ask(address, "/readyz?frontend=bare")).status).toBe(503);
+    expect((await ask(address, "/readyz?frontend=none")).status).toBe(404);
   });
 
   test("HEAD answers like GET, without a body", async () => {
@@ -139,7 +172,7 @@ describe("who may ask", () => {
     }
   });
 
-  test("with a token another address works, and every route but the probes wants the token", async () => {
+  test("beyond loopback every route but the probes wants the token", async () => {
     const address = await start({ port: 0, bind: "0.0.0.0", token_file: await tokenFile("s3cret-token\n") });
     const local = { host: "127.0.0.1", port: address.port };
     const bearer = (token: string) => ({ headers: { authorization: `Bearer ${token}` } });
@@ -152,6 +185,14 @@ describe("who may ask", () => {
     expect((await ask(local, "/stats")).headers["www-authenticate"]).toContain("Bearer");
     expect((await ask(local, "/healthz")).status).toBe(200);
     expect((await ask(local, "/readyz")).status).toBe(200);
+  });
+
+  test("on loopback a token is for changes alone: a browser reads the page and the statistics without it", async () => {
+    const address = await start({ port: 0, token_file: await tokenFile("s3cret-token\n") });
+    for (const path of ["/", "/stats", "/healthz", "/readyz"]) {
+      expect((await ask(address, path)).status, path).toBe(200);
+    }
+    expect((await ask(address, "/api/v1/reload", { method: "POST" })).status).toBe(401);
   });
 
   test("the token may come from the environment", async () => {
@@ -176,15 +217,49 @@ describe("who may ask", () => {
     expect(await refused(join(directory, "none"))).toContain("ENOENT");
   });
 
-  test("a foreign Host is refused on every route, names of this machine are not", async () => {
+  test("a foreign Host is refused on every route but the probes, with the key that would allow it", async () => {
     const address = await start();
-    for (const path of ["/", "/stats", "/healthz", "/readyz", "/nope", "/api/v1/reload"]) {
-      for (const host of ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.9.8.7", "[::2]"]) {
-        expect((await ask(address, path, { headers: { host } })).status, `${host}${path}`).toBe(421);
+    for (const host of ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.9.8.7", "[::2]"]) {
+      for (const path of ["/", "/stats", "/nope", "/api/v1/reload"]) {
+        const answer = await ask(address, path, { headers: { host } });
+        expect(answer.status, `${host}${path}`).toBe(421);
+        expect(JSON.parse(answer.body).error).toBe(
+          `the Host "${host}" is no address of this server; stats.hosts lists further names it has`,
+        );
+      }
+      for (const path of ["/healthz", "/readyz"]) {
+        expect((await ask(address, path, { headers: { host } })).status, `${host}${path}`).toBe(200);
       }
     }
     for (const host of ["localhost", `localhost:${address.port}`, "LOCALHOST", "127.0.0.1:1", "[::1]"]) {
       expect((await ask(address, "/stats", { headers: { host } })).status, host).toBe(200);
+    }
+  });
+
+  test("names and translated addresses in stats.hosts are the server's own, from the next reload on", async () => {
+    const config = (hosts: string[]) =>
+      poolConfig({ s1: { addr: server.addr } }, { stats: { port: 0, hosts } });
+    lb = await createBalancer(config(["lb.example.com", "192.0.2.7"]));
+    const asked = async (host: string) =>
+      (await ask(lb?.statsAddress as { host: string; port: number }, "/stats", { headers: { host } })).status;
+    for (const host of ["lb.example.com", "LB.example.com:7000", "192.0.2.7:80"])
+      expect(await asked(host)).toBe(200);
+    expect(await asked("lb.example.org")).toBe(421);
+    await lb.update(config(["*"]));
+    expect(await asked("lb.example.org")).toBe(200);
+    for (const bad of ["lb.example.com:80", "http://lb", "a b", ""]) {
+      await expect(lb.update(config([bad])), bad).rejects.toMatchObject({ code: "CONFIG_INVALID" });
+    }
+  });
+
+  test("HTTP/1.0 without a Host is answered, by the probes and on loopback", async () => {
+    const address = await start();
+    for (const path of ["/healthz", "/readyz", "/stats"]) {
+      const socket = connect(address).on("error", () => undefined);
+      socket.write(`GET ${path} HTTP/1.0\r\n\r\n`);
+      let text = "";
+      for await (const chunk of socket) text += chunk;
+      expect(text, path).toMatch(/^HTTP\/1\.[01] 200 /);
     }
   });
 
@@ -199,6 +274,20 @@ describe("who may ask", () => {
     const authorization = "Bearer t0ken";
     expect((await post({ authorization, origin: "http://evil.example" })).status).toBe(403);
     expect((await post({ authorization })).status).toBe(409);
+    // curl sends no Content-Length.
+    const url = `http://127.0.0.1:${address.port}/api/v1/reload`;
+    const curl = [
+      "-s",
+      "-o",
+      "/dev/null",
+      "-w",
+      "%{http_code}",
+      "-X",
+      "POST",
+      "-H",
+      `authorization: ${authorization}`,
+    ];
+    expect((await promisify(execFile)("curl", [...curl, url])).stdout).toBe("409");
     expect((await ask(address, "/api/v1/reload", { headers: { authorization } })).status).toBe(405);
   });
 });

@@ -1,9 +1,15 @@
+import { execFileSync } from "node:child_process";
+import { constants } from "node:fs";
+import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, expect, test, vi } from "vitest";
 import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
 import {
   answers,
   Client,
   closedPort,
+  collect,
   harness,
   httpServer,
   pause,
@@ -50,11 +56,78 @@ test("close drains up to its deadline: no new connections, the open one goes on,
   expect(await client.echo("draining")).toBe("draining");
   await expect(Client.open(web).then((c) => c.greeting)).resolves.toBe("");
   const ready = await fetch(`http://${host}:${port}/readyz`);
-  expect([ready.status, await ready.json()]).toEqual([503, { status: "not ready", reason: "draining" }]);
+  const body = { status: "not ready", reason: "draining", frontends: { web: false } };
+  expect([ready.status, await ready.json()]).toEqual([503, body]);
   await closed;
   expect(performance.now() - startedAt).toBeGreaterThanOrEqual(590);
   await vi.waitFor(() => expect(client.ended).toBe(true));
   expect(lb.stats()).toMatchObject({ current_connections: 0, draining: true });
+});
+
+test("of a thousand frontends each tells where it listens, in no time that grows with their square", async () => {
+  const a = await echo("a");
+  const names = Array.from({ length: 1000 }, (_, i) => `f${i}`);
+  const lb = await balance({
+    ...poolConfig({ a: { addr: a.addr } }),
+    frontends: Object.fromEntries(
+      names.map((name) => [name, { listen_addr: "127.0.0.1:0", backend: "pool" }]),
+    ),
+    proxy: { workers: 1 },
+  });
+  const startedAt = performance.now();
+  const ports = new Set(names.map((name) => lb.address(name).port));
+  expect(performance.now() - startedAt).toBeLessThan(1000);
+  expect(ports.size).toBe(1000);
+  const config = lb.config;
+  await lb.update({
+    ...config,
+    frontends: { f0: config.frontends.f0 as { listen_addr: string; backend: string } },
+  });
+  expect(() => lb.address("f1")).toThrow(/no frontend named "f1" is listening/);
+  expect(ports).toContain(lb.address("f0").port);
+});
+
+test("a health change during the drain opens nothing again", async () => {
+  const [a, b] = [await echo("a"), await echo("b", await closedPort())];
+  const lb = await balance(
+    poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }, { pool: { health_check_fall: 1 } }),
+  );
+  const web = lb.address("web");
+  const seen = collect(lb);
+  const client = await Client.open(web);
+  const closed = lb.close({ drainMs: 60_000 });
+  await b.close();
+  await vi.waitFor(
+    () => expect(seen).toContainEqual(expect.objectContaining({ server: "b", state: "down" })),
+    {
+      timeout: 10_000,
+    },
+  );
+  await expect(Client.open(web).then((c) => c.greeting)).resolves.toBe("");
+  expect(await client.echo("still")).toBe("still");
+  client.close();
+  await closed;
+});
+
+test("close ends by its deadline while a reload hangs on its file, which then has no effect", async () => {
+  const a = await echo("a");
+  const directory = await mkdtemp(join(tmpdir(), "convey-hung-"));
+  const file = join(directory, "config.toml");
+  const text = `[frontends.web]\nlisten_addr = "127.0.0.1:0"\nbackend = "pool"\n[backends.pool.servers]\na = { addr = "${a.addr}" }\n`;
+  await writeFile(file, text);
+  const lb = await createBalancer({ configFile: file }, { watch: false });
+  await rm(file);
+  execFileSync("mkfifo", [file]);
+  const writer = await open(file, constants.O_RDWR);
+  const reload = lb.reload().catch((error: { code: string }) => error.code);
+  await pause(100);
+  const startedAt = performance.now();
+  await lb.close();
+  expect(performance.now() - startedAt).toBeLessThan(5000);
+  await writer.write(text);
+  await writer.close();
+  expect(["CLOSED", "CONFIG_INVALID"]).toContain(await reload);
+  await rm(directory, { recursive: true });
 });
 
 test("close ends as soon as the last connection has, and a second close can only hurry it", async () => {

@@ -82,6 +82,30 @@ describe("drain", () => {
     client.close();
   });
 
+  test("a server that a reload removes is drained when its own connections have ended, not before", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    const clients = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
+    const onB = clients.find((c) => c.greeting === "b") as Client;
+    const drained = lb.drain("pool/b", { deadlineMs: 60_000 });
+    const impatient = lb.drain("pool/b", { deadlineMs: 200 });
+    await lb.update(poolConfig({ a: { addr: a.addr } }));
+    expect(await impatient).toEqual({ drained: false, connections: 1 });
+    expect(await onB.echo("still here")).toBe("still here");
+    for (const client of clients) client.close();
+    expect(await drained).toEqual({ drained: true, connections: 0 });
+  });
+
+  test("a server whose address a reload changes is another one, and the drain is over", async () => {
+    const [a, b] = [await echo("a"), await echo("b")];
+    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    const client = await Client.open(lb.address("web"));
+    const drained = lb.drain("pool/a", { deadlineMs: 60_000 });
+    await lb.update(poolConfig({ a: { addr: b.addr } }));
+    expect(await drained).toEqual({ drained: false, connections: 1 });
+    client.close();
+  });
+
   test("drain and weight survive a health change and a reload that leaves the server alone", async () => {
     const [a, b] = [await echo("a"), await echo("b")];
     const config = poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } });

@@ -3,7 +3,6 @@ import type { ConfigInput } from "../../../ts/index.ts";
 import {
   answers,
   Client,
-  closedPort,
   collect,
   harness,
   poolConfig,
@@ -83,13 +82,12 @@ test("a changed mode is rejected with the remedy, a changed number of workers is
   const a = await echo("a");
   const config = poolConfig({ a: { addr: a.addr } });
   const lb = await balance(config);
-  const port = await closedPort();
   await expect(
     lb.update({
       ...config,
       mode: "dsr",
-      frontends: { web: { listen_addr: `127.0.0.1:${port}`, backend: "pool" } },
-      backends: { pool: { servers: { a: { addr: `127.0.0.1:${port}` } } } },
+      frontends: { web: { listen_addr: "192.0.2.1:80", backend: "pool" } },
+      backends: { pool: { servers: { a: { addr: "198.51.100.1:80" } } } },
     }),
   ).rejects.toMatchObject({
     code: "CONFIG_INVALID",

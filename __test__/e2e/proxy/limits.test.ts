@@ -1,4 +1,4 @@
-/** C25: limits are held and counted; nothing waits for ever. */
+/** Limits are held and counted; nothing waits for ever. */
 import { afterEach, expect, test } from "vitest";
 import type { ConfigInput } from "../../../ts/index.ts";
 import { Client, harness, poolConfig } from "../../support/control.ts";
@@ -26,7 +26,7 @@ test.each([
     }),
   ],
 ] as const)(
-  "C25: the limit %s is held, counted as %s, and a place that is freed is given again",
+  "the limit %s is held, counted as %s, and a place that is freed is given again",
   async (_, reason, limit) => {
     const server = await echo("s1");
     const lb = await balance(limit(base(server.addr)));
@@ -41,7 +41,7 @@ test.each([
   },
 );
 
-test("C25: an idle connection ends at the idle timeout, a busy one lives on", async () => {
+test("an idle connection ends at the idle timeout, a busy one lives on", async () => {
   const server = await echo("s1");
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 500 } }));
   const idle = await Client.open(lb.address("web"));
@@ -56,7 +56,7 @@ test("C25: an idle connection ends at the idle timeout, a busy one lives on", as
   expect(lb.stats().reasons).toEqual({ idle_timeout: 1 });
 });
 
-test("C25: a busy connection ends at its maximum duration", async () => {
+test("a busy connection ends at its maximum duration", async () => {
   const server = await echo("s1");
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { max_duration_ms: 700 } }));
   const begun = performance.now();

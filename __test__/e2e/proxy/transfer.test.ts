@@ -1,11 +1,14 @@
-/** Bytes through proxy mode: C1 to C5, and the ancestor's defects 7, 23 and 25. */
+/** Bytes through proxy mode, whole and counted, to the end of each direction. */
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
-import { harness, poolConfig } from "../../support/control.ts";
+import { closedPort, harness, poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
-import { until } from "../../support/processes.ts";
+import { folder, nginxFiles } from "../../support/peers.ts";
+import { finish, start, until } from "../../support/processes.ts";
+import { needs } from "../../support/requirements.ts";
 import {
   dial,
   echo,
@@ -23,7 +26,7 @@ afterEach(closeAll);
 
 const MIB = 1024 * 1024;
 
-test("C1: 50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
+test("50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
   let atServer: Promise<[string, Received]> | undefined;
   await using server = await listening(
     spokenTo((socket) => {
@@ -47,7 +50,7 @@ test("C1: 50 MiB each way in random chunks arrive unchanged, and the counters ar
   expect(lb.stats().backends.pool?.server_details.s1).toMatchObject(exact);
 });
 
-test("C2: a server that speaks first is heard before the client says a word", async () => {
+test("a server that speaks first is heard before the client says a word", async () => {
   await using server = await listening((socket) => socket.write("220 ready\r\n"));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -56,7 +59,7 @@ test("C2: a server that speaks first is heard before the client says a word", as
   client.destroy();
 });
 
-test("C2, defect 25, the ancestor's drifting counters: 50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
+test("50 connections at a time open, write, close and reset at random; nothing is lost, every gauge returns to 0", async () => {
   let bytes = 0;
   await using server = await listening((socket) => {
     socket.on("data", (piece: Buffer) => {
@@ -101,7 +104,7 @@ test("C2, defect 25, the ancestor's drifting counters: 50 connections at a time 
   expect(stats.backends.pool?.bytes_rx).toBe(stats.total_bytes_rx);
 });
 
-test("C3: after the client's FIN the server's answer still arrives, whole", async () => {
+test("after the client's FIN the server's answer still arrives, whole", async () => {
   await using server = await listening(
     spokenTo((socket) => {
       socket.resume().once("end", () => void sleep(100).then(() => pour(socket, 3 * MIB, random(5))));
@@ -114,7 +117,7 @@ test("C3: after the client's FIN the server's answer still arrives, whole", asyn
   expect(await got).toMatchObject({ bytes: 3 * MIB, end: "fin" });
 });
 
-test("C3: after the server's FIN the client can still send", async () => {
+test("after the server's FIN the client can still send", async () => {
   let arrived: Promise<Received> | undefined;
   await using server = await listening(
     spokenTo((socket) => {
@@ -130,7 +133,7 @@ test("C3: after the server's FIN the client can still send", async () => {
   expect(await arrived).toMatchObject({ bytes: 3 * MIB + 1, end: "fin" });
 });
 
-test("defect 7, the ancestor's lost EOF: a server that closes first ends the client at once", async () => {
+test("a server that closes first ends the client at once", async () => {
   await using server = await listening(spokenTo((socket) => void socket.resume().end("bye")));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -141,7 +144,7 @@ test("defect 7, the ancestor's lost EOF: a server that closes first ends the cli
   client.destroy();
 });
 
-test("C3: a reset from either side reaches the other as a reset", async () => {
+test("a reset from either side reaches the other as a reset", async () => {
   await using server = await listening((socket) => void socket.once("data", () => socket.resetAndDestroy()));
   const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
@@ -161,7 +164,7 @@ test("C3: a reset from either side reaches the other as a reset", async () => {
   await until(() => lb.stats().reasons.client_reset === 1, "the reason to be counted");
 });
 
-test("C4: a slow reader gets everything before the FIN, while the process holds no more than its buffers", async () => {
+test("a slow reader gets everything before the FIN, while the process holds no more than its buffers", async () => {
   const total = 64 * MIB;
   let sent: Promise<string> | undefined;
   await using server = await listening((socket) => {
@@ -184,7 +187,7 @@ test("C4: a slow reader gets everything before the FIN, while the process holds 
   client.end();
 });
 
-test("C5: a peer that never reads is ended by the idle timeout, on both sides, with the reason counted", async () => {
+test("a peer that never reads is ended by the idle timeout, on both sides, with the reason counted", async () => {
   const ended: Promise<void>[] = [];
   await using server = await listening((socket) => {
     socket.once("data", () => {
@@ -202,7 +205,63 @@ test("C5: a peer that never reads is ended by the idle timeout, on both sides, w
   client.destroy();
 });
 
-test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
+test("a server's early answer to an upload arrives as often as without a balancer, however nginx closes", async (context) => {
+  needs(context, { tools: ["nginx", "curl"] });
+  const body = join(folder("upload"), "body");
+  writeFileSync(body, Buffer.alloc(8 * MIB, "u"));
+  for (const closing of ["lingering_close off", "lingering_timeout 100ms"]) {
+    const listen = `127.0.0.1:${await closedPort()}`;
+    await using _nginx = start(
+      nginxFiles(listen, folder("root"), ["client_max_body_size 1k;", `${closing};`]),
+    );
+    await until(() => answered(listen), "nginx to answer", 10_000);
+    const lb = await balance(poolConfig({ s1: { addr: listen } }));
+    const { host, port } = lb.address("web");
+    for (const target of [listen, `${host}:${port}`]) {
+      const seen: string[] = [];
+      for (let n = 0; n < 30; n++) {
+        const args = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", "-H", "Expect:"];
+        // curl may add that it could not send the rest.
+        const { stdout } = await finish(["curl", ...args, "-T", body, `http://${target}/body`]);
+        seen.push(stdout);
+      }
+      expect(seen, `${closing}, ${target}`).toEqual(Array(30).fill("413"));
+    }
+  }
+});
+
+test("a process that was stopped for longer than the idle timeout loses nothing that waited for it", async () => {
+  await using server = await listening(echo);
+  await using product = await startConvey(
+    pool({ s1: server.addr }, { backend: ["idle_timeout_ms = 600", "health_check_interval = 3600"] }),
+  );
+  // Some have spoken before, some have not; some say their last word meanwhile, some have it said already.
+  const clients = await Promise.all(Array.from({ length: 40 }, () => dial(product.front)));
+  await until(async () => (await product.stats()).current_connections === 40, "all to stand");
+  const answers = clients.map(receive);
+  clients.forEach((client, n) => {
+    if (n % 2 === 0) client.write("before ");
+  });
+  await until(async () => (await product.stats()).total_bytes_rx === 20 * 7, "the first answers");
+  process.kill(product.process.pid, "SIGSTOP");
+  try {
+    clients.forEach((client, n) => {
+      if (n % 4 < 2) client.end("meanwhile");
+      else client.write("meanwhile");
+    });
+    await sleep(2500);
+  } finally {
+    process.kill(product.process.pid, "SIGCONT");
+  }
+  clients.forEach((client, n) => {
+    if (n % 4 >= 2) client.end();
+  });
+  const expected = clients.map((_, n) => ({ bytes: n % 2 === 0 ? 16 : 9, end: "fin" }));
+  expect(await Promise.all(answers)).toMatchObject(expected);
+  expect((await product.stats()).reasons.idle_timeout).toBeUndefined();
+});
+
+test("the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces take no 40 ms", async () => {
   await using server = await listening((socket) => {
     socket.on("data", () => {
       for (let piece = 0; piece < 5; piece++) socket.write(Buffer.alloc(2048, "a"));
@@ -235,6 +294,11 @@ test("defect 23, the ancestor's missing TCP_NODELAY: 10 KB answers written in sm
   // One delayed ACK is 40 ms; with Nagle's algorithm on, most of the fifty would wait for one.
   expect(times[40]).toBeLessThan(25);
 });
+
+/** Whether an HTTP server answers there. */
+async function answered(listen: string): Promise<boolean> {
+  return (await finish(["curl", "-s", "-o", "/dev/null", "--max-time", "2", `http://${listen}/`])).code === 0;
+}
 
 function residentBytes(pid: number): number {
   const kb = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];

@@ -65,6 +65,7 @@ test("the packet modes take their own number of workers", () => {
     mode: "passthrough",
     proxy: { workers: 3 },
     passthrough: { workers: 2 },
+    limits: {},
     frontends: { web: { listen_addr: ":80", backend: "pool" } },
     backends: { pool: { servers: { a: { addr: "10.0.0.1:80" } } } },
   });

@@ -4,8 +4,8 @@ import { environmentOverrides, flagOverrides } from "../../../ts/config/override
 import { LEAST, linesOf } from "./support.ts";
 
 const input = {
-  frontends: { web: { listen_addr: "127.0.0.1:3000", backend: "pool" } },
-  backends: { pool: { servers: { s1: { addr: "127.0.0.1:8081" } } } },
+  frontends: { web: { listen_addr: "192.0.2.1:3000", backend: "pool" } },
+  backends: { pool: { servers: { s1: { addr: "198.51.100.1:8081" } } } },
 };
 
 function configOf(extra: object, ...overrides: Parameters<typeof checkConfig>[1][]) {
@@ -29,7 +29,7 @@ test("the order is defaults, file, environment, flags", () => {
 test("every variable reaches its key", () => {
   const env = environmentOverrides({
     CONVEY_MODE: "passthrough",
-    CONVEY_ENGINE: "tc",
+    CONVEY_ENGINE: "af_packet",
     CONVEY_STATS_PORT: "7001",
     CONVEY_STATS_BIND: "::1",
     CONVEY_LOG_LEVEL: "trace",
@@ -37,7 +37,7 @@ test("every variable reaches its key", () => {
   });
   expect(configOf({}, env)).toMatchObject({
     mode: "passthrough",
-    engine: "tc",
+    engine: "af_packet",
     stats: { port: 7001, bind: "::1" },
     log: { level: "trace" },
     shutdown: { drain_timeout_ms: 125 },
@@ -67,6 +67,7 @@ test("an override keeps the other keys of its table", () => {
   expect(configOf({ stats }, flagOverrides({ statsPort: "1" })).stats).toEqual({
     port: 1,
     bind: "127.0.0.9",
+    hosts: [],
   });
 });
 

@@ -1,10 +1,10 @@
 import { expect, test } from "vitest";
 import { checkConfig } from "../../../ts/config/check.ts";
-import { LEAST, linesOf } from "./support.ts";
+import { LEAST, LEAST_PACKETS, linesOf } from "./support.ts";
 
 /** A second frontend on the given address, as lines 6 to 8. */
-const also = (address: string, extra = ""): string =>
-  `${LEAST}[frontends.other]\nlisten_addr = "${address}"\nbackend = "pool"\n${extra}`;
+const also = (address: string, extra = "", least = LEAST): string =>
+  `${least}[frontends.other]\nlisten_addr = "${address}"\nbackend = "pool"\n${extra}`;
 
 test("two frontends on one address are refused", async () => {
   expect(await linesOf(also("127.0.0.1:3000"))).toEqual([
@@ -26,7 +26,7 @@ test("a wildcard address and an address it covers are refused in proxy mode", as
 });
 
 test("a wildcard address and an address it covers are a warning in the packet modes", async () => {
-  const [line] = await linesOf(`mode = "passthrough"\n${also(":3000")}`);
+  const [line] = await linesOf(`mode = "passthrough"\n${also(":3000", "", LEAST_PACKETS)}`);
   expect(line).toContain('t.toml:8:15: warning: frontends.other.listen_addr: overlaps with frontend "web"');
 });
 
@@ -42,7 +42,7 @@ test("several frontends may leave the port to the kernel", async () => {
 });
 
 test("TCP and UDP on one address do not meet", async () => {
-  const text = `mode = "passthrough"\n${also("127.0.0.1:3000", 'protocol = "udp"\n')}`;
+  const text = `mode = "passthrough"\n${also("192.0.2.1:3000", 'protocol = "udp"\n', LEAST_PACKETS)}`;
   expect(await linesOf(text)).toEqual([]);
 });
 
@@ -97,7 +97,7 @@ test("two servers on one address are a warning", async () => {
 
 test("a frontend that would connect to itself is refused", async () => {
   expect(await linesOf(LEAST.replace(":8081", ":3000"))).toEqual([
-    't.toml:5:8: error: backends.pool.servers.s1.addr: is where frontend "web" itself listens: connections would go in a circle (found "127.0.0.1:3000")',
+    't.toml:5:8: error: backends.pool.servers.s1.addr: is where frontend "web" itself listens: connections would go in a circle (found "127.0.0.1:3000", expected a server elsewhere)',
   ]);
 });
 
@@ -107,10 +107,10 @@ test("UDP in proxy mode is refused", async () => {
   ]);
 });
 
-test("statistics that other machines can read are a warning without a token", async () => {
+test("statistics that other machines can reach are a warning where nobody looks for a token", async () => {
   const text = `${LEAST}[stats]\nport = 7000\nbind = "0.0.0.0"\n`;
   expect(await linesOf(text)).toEqual([
-    't.toml:8:8: warning: stats.bind: other machines can read the statistics (found "0.0.0.0", expected a loopback address, or stats.token_file)',
+    't.toml:8:8: warning: stats.bind: can be reached from other machines, which needs a token (found "0.0.0.0", expected a loopback address, or a token in stats.token_file or CONVEY_STATS_TOKEN)',
   ]);
   expect(await linesOf(`${text}token_file = "/run/convey/token"\n`)).toEqual([]);
 });
@@ -123,21 +123,23 @@ test("the keys of the old XDP experiment are accepted with a warning", async () 
 });
 
 test("in dsr mode a server on another port than its frontend is refused", async () => {
-  expect(await linesOf(`mode = "dsr"\n${LEAST}`)).toEqual([
-    't.toml:6:8: error: backends.pool.servers.s1.addr: has another port than frontend "web", and dsr mode leaves ports as they are (found "127.0.0.1:8081", expected port 3000)',
+  expect(await linesOf(`mode = "dsr"\n${LEAST_PACKETS}`)).toEqual([
+    't.toml:6:8: error: backends.pool.servers.s1.addr: has another port than frontend "web", and dsr mode leaves ports as they are (found "198.51.100.1:8081", expected port 3000)',
   ]);
-  expect(await linesOf(`mode = "dsr"\n${LEAST.replace("8081", "3000")}`)).toEqual([]);
+  expect(await linesOf(`mode = "dsr"\n${LEAST_PACKETS.replace("8081", "3000")}`)).toEqual([]);
 });
 
 test("in passthrough mode ports may differ", async () => {
-  expect(await linesOf(`mode = "passthrough"\n${LEAST}`)).toEqual([]);
+  expect(await linesOf(`mode = "passthrough"\n${LEAST_PACKETS}`)).toEqual([]);
 });
 
 test.each(["passthrough", "dsr"])(
   "in %s mode a server of the other address family is refused",
   async (mode) => {
-    expect(await linesOf(`mode = "${mode}"\n${LEAST.replace("127.0.0.1:8081", "[::1]:3000")}`)).toEqual([
-      `t.toml:6:8: error: backends.pool.servers.s1.addr: is not of the address family of frontend "web" (found "[::1]:3000", expected an IPv4 address in ${mode} mode)`,
+    expect(
+      await linesOf(`mode = "${mode}"\n${LEAST_PACKETS.replace("198.51.100.1:8081", "[2001:db8::1]:3000")}`),
+    ).toEqual([
+      `t.toml:6:8: error: backends.pool.servers.s1.addr: is not of the address family of frontend "web" (found "[2001:db8::1]:3000", expected an IPv4 address in ${mode} mode)`,
     ]);
   },
 );
@@ -147,14 +149,14 @@ test("in proxy mode a server of the other address family is accepted", async () 
 });
 
 test("in the packet modes port 0 is refused", async () => {
-  expect(await linesOf(`mode = "passthrough"\n${LEAST.replace(":3000", ":0")}`)).toEqual([
-    't.toml:3:15: error: frontends.web.listen_addr: has port 0, which only proxy mode can let the kernel choose (found "127.0.0.1:0", expected a port from 1 to 65535)',
+  expect(await linesOf(`mode = "passthrough"\n${LEAST_PACKETS.replace(":3000", ":0")}`)).toEqual([
+    't.toml:3:15: error: frontends.web.listen_addr: has port 0, which only proxy mode can let the kernel choose (found "192.0.2.1:0", expected a port from 1 to 65535)',
   ]);
 });
 
 test("keys that only proxy mode reads are warnings in the packet modes", async () => {
   const text = `mode = "passthrough"
-${LEAST}max_connections = 9
+${LEAST_PACKETS}max_connections = 9
 [backends.pool]
 retries = 1
 connect_timeout_ms = 1
@@ -180,4 +182,73 @@ test("keys of the packet modes are no warning in proxy mode, since flags change 
   expect(await linesOf(`engine = "tc"\n${LEAST}[passthrough]\nworkers = 4\n[dsr]\nmethod = "l2"\n`)).toEqual(
     [],
   );
+});
+
+test.each(["tc", "xdp", "af_xdp"])(
+  "the engine %s, which this version lacks, is refused where packets are forwarded",
+  async (engine) => {
+    expect(await linesOf(`engine = "${engine}"\n${LEAST}`)).toEqual([]);
+    expect(
+      await linesOf(`mode = "dsr"\nengine = "${engine}"\n${LEAST_PACKETS.replace("8081", "3000")}`),
+    ).toEqual([
+      `t.toml:2:10: error: engine: is not in this version, and dsr mode needs an engine (found "${engine}", expected one of "auto", "af_packet")`,
+    ]);
+  },
+);
+
+test("a loopback listener is refused in the packet modes, which see only what comes over a network", async () => {
+  const [line] = await linesOf(`mode = "passthrough"\n${LEAST_PACKETS.replace("192.0.2.1", "127.0.0.9")}`);
+  expect(line).toBe(
+    't.toml:3:15: error: frontends.web.listen_addr: is a loopback address, for which no packet comes over a network (found "127.0.0.9:3000", expected an address that clients can reach in passthrough mode)',
+  );
+});
+
+test.each([
+  ["224.0.0.1:80", "is a multicast address"],
+  ["239.255.255.255:80", "is a multicast address"],
+  ["[ff02::1]:80", "is a multicast address"],
+  ["255.255.255.255:80", "is the broadcast address"],
+  ["[fe80::1]:80", "is a link-local address, which needs a zone"],
+])("%s can neither listen nor serve: it %s", async (address, message) => {
+  const [listener] = await linesOf(LEAST.replace("127.0.0.1:3000", address));
+  expect(listener).toMatch(/^t\.toml:2:15: error: frontends\.web\.listen_addr: /);
+  expect(listener).toContain(message);
+  const [server] = await linesOf(LEAST.replace("127.0.0.1:8081", address));
+  expect(server).toMatch(/^t\.toml:5:8: error: backends\.pool\.servers\.s1\.addr: /);
+  expect(server).toContain(message);
+});
+
+test("the HTTP server cannot have a multicast address, and on [::] it takes the IPv4 port too", async () => {
+  const [line] = await linesOf(`${LEAST}[stats]\nport = 7000\nbind = "224.0.0.1"\n`);
+  expect(line).toContain("stats.bind: is a multicast address, where nothing can listen");
+  const both = await linesOf(`${LEAST}[stats]\nport = 3000\nbind = "::"\n`);
+  expect(both[0]).toContain('stats.port: is taken by frontend "web"');
+});
+
+test("an IPv4 address written as IPv6 is that IPv4 address, as a listener, a server and for the HTTP server", () => {
+  const result = checkConfig({
+    frontends: { web: { listen_addr: "[::ffff:127.0.0.1]:3000", backend: "pool" } },
+    backends: { pool: { servers: { s1: { addr: "[::FFFF:7f00:2]:8081" } } } },
+    stats: { port: 7000, bind: "::ffff:127.0.0.1" },
+  });
+  expect(result).toMatchObject({
+    ok: true,
+    config: {
+      frontends: { web: { listen_addr: "127.0.0.1:3000" } },
+      backends: { pool: { servers: { s1: { addr: "127.0.0.2:8081" } } } },
+      stats: { bind: "127.0.0.1" },
+    },
+  });
+});
+
+test("a key without effect is told once, with how often it stands there", async () => {
+  const more = Array.from({ length: 3 }, (_, i) => `[backends.b${i}]\nretries = 1\n`).join("");
+  const used = Array.from(
+    { length: 3 },
+    (_, i) => `[frontends.f${i}]\nlisten_addr = "192.0.2.1:${i + 1}"\nbackend = "b${i}"\n`,
+  ).join("");
+  const lines = await linesOf(`mode = "passthrough"\n${LEAST_PACKETS}${more}${used}`);
+  expect(lines.filter((line) => line.includes("has no effect"))).toEqual([
+    "t.toml:8:1: warning: backends.b0.retries: has no effect in passthrough mode, here and at 2 other places",
+  ]);
 });

@@ -10,6 +10,12 @@ backend = "pool"
 addr = "127.0.0.1:8081"
 `;
 
+/** The same with addresses that the packet modes can use. */
+export const LEAST_PACKETS = LEAST.replace("127.0.0.1:3000", "192.0.2.1:3000").replace(
+  "127.0.0.1:8081",
+  "198.51.100.1:8081",
+);
+
 /** Every problem and warning of a text, one line each, as a terminal without colours shows them. */
 export async function linesOf(text: string, overrides: Overrides = []): Promise<string[]> {
   return lines(await loadConfigText(text, { file: "t.toml", overrides }));

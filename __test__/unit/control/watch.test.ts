@@ -24,8 +24,13 @@ const hash = (content: string): string => createHash("sha256").update(content).d
 const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
 async function watch(content: string): Promise<void> {
-  watcher = await ConfigWatcher.start(file(), hash(content), (change) => changes.push(change));
+  watcher = await ConfigWatcher.start(file(), hash(content), async (change) => {
+    changes.push(change);
+    return accepted;
+  });
 }
+
+let accepted = true;
 
 /** Waits for exactly these changes so far, then makes sure that no more follow. */
 async function settlesOn(expected: string[], withinMs = 1500): Promise<void> {
@@ -146,4 +151,25 @@ test("a directory that is removed and made again is watched again", async () => 
   await settlesOn(["missing", "changed"], 8000);
   await writeFile(file(), "c");
   await settlesOn(["missing", "changed", "changed"], 8000);
+});
+
+test("content that was refused is told again when it is saved again, and only then", async () => {
+  accepted = false;
+  try {
+    await watch("good");
+    await writeFile(file(), "bad");
+    await settlesOn(["changed"]);
+    // The poll and a look without a change of the file say nothing new.
+    await pause(3200);
+    expect(changes).toEqual(["changed"]);
+    await writeFile(file(), "bad");
+    await settlesOn(["changed", "changed"]);
+    accepted = true;
+    await writeFile(file(), "bad");
+    await settlesOn(["changed", "changed", "changed"]);
+    await writeFile(file(), "bad");
+    await settlesOn(["changed", "changed", "changed"]);
+  } finally {
+    accepted = true;
+  }
 });

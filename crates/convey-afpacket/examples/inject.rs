@@ -1,10 +1,11 @@
 //! Puts raw frames on a link: for tests of malformed packets, and for floods of small ones.
 //!
 //! `inject <interface>` sends each line of its input, a frame in hexadecimal, and prints `sent N`.
-//! `inject <interface> --flood <seconds> --flows <n> --to <mac>/<ip>:<port> --from <ip> [--segments <n>]` sends UDP
-//! packets of 60 bytes from `n` source ports in turn, as fast as it can, and prints `sent N`. With `--segments` the
-//! kernel cuts that many packets of a flow out of each frame it is handed, which is several times faster; turn
-//! `tx-udp-segmentation` of the interface off, or the frame arrives uncut.
+//! `inject <interface> --flood <seconds> --flows <n> --to <mac>/<ip>:<port> --from <ip> [--segments <n>]
+//! [--rate <packets per second>]` sends UDP packets of 60 bytes from `n` source ports in turn, and prints
+//! `sent N in S s`: as fast as it can, or evenly at the rate. With `--segments` the kernel cuts that many packets of
+//! a flow out of each frame it is handed, which is several times faster; turn `tx-udp-segmentation` of the interface
+//! off, or the frame arrives uncut.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -16,6 +17,7 @@ use convey_afpacket::raw::{Outgoing, PacketSocket, VNET_HEADER_BYTES};
 use pnet_datalink::MacAddr;
 
 const BATCH: usize = 32;
+const PACED_BATCH: usize = 8;
 const PAYLOAD_BYTES: u16 = 18;
 /// Where the UDP header begins in a frame.
 const UDP_AT: u16 = 34;
@@ -33,13 +35,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .find(|i| i.name == device)
         .ok_or_else(|| format!("there is no interface {device}"))?;
     let socket = PacketSocket::open(1 << 20)?;
-    let mut flood = Flood { seconds: 0.0, flows: 1, segments: 1, to: None, from: Ipv4Addr::UNSPECIFIED };
+    let mut flood =
+        Flood { seconds: 0.0, flows: 1, segments: 1, rate: None, to: None, from: Ipv4Addr::UNSPECIFIED };
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
         match arg.as_str() {
             "--flood" => flood.seconds = value.parse()?,
             "--flows" => flood.flows = value.parse()?,
             "--segments" => flood.segments = value.parse()?,
+            "--rate" => flood.rate = Some(value.parse()?),
             "--to" => {
                 let (mac, address) = value.split_once('/').ok_or("--to takes mac/ip:port")?;
                 flood.to = Some((mac.parse()?, address.parse()?));
@@ -49,11 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let mac = interface.mac.unwrap_or_default();
-    let sent = match flood.to {
-        Some(to) => flood.run(&socket, interface.index, mac, to)?,
-        None => send_lines(&socket, interface.index)?,
-    };
-    println!("sent {sent}");
+    match flood.to {
+        Some(to) => {
+            let begin = Instant::now();
+            let sent = flood.run(&socket, interface.index, mac, to)?;
+            println!("sent {sent} in {:.6} s", begin.elapsed().as_secs_f64());
+        }
+        None => println!("sent {}", send_lines(&socket, interface.index)?),
+    }
     Ok(())
 }
 
@@ -77,6 +84,8 @@ struct Flood {
     seconds: f64,
     flows: u16,
     segments: u16,
+    /// Packets a second; `None`: as fast as it goes.
+    rate: Option<f64>,
     to: Option<(MacAddr, SocketAddrV4)>,
     from: Ipv4Addr,
 }
@@ -94,20 +103,39 @@ impl Flood {
             .map(|flow| udp(own, mac, SocketAddrV4::new(self.from, 10_000 + flow), to, segments))
             .map(|frame| if segments == 1 { plain(&frame) } else { cut(&frame) })
             .collect();
+        // At a rate a batch is one frame of segments or a few single ones: a longer burst overflows queues by itself.
+        let batch = match self.rate {
+            None => BATCH,
+            Some(_) if segments > 1 => 1,
+            Some(_) => PACED_BATCH,
+        };
         let batches: Vec<Vec<Outgoing<'_>>> = (0..frames.len())
-            .step_by(BATCH.min(frames.len()))
+            .step_by(batch.min(frames.len()))
             .map(|at| {
-                (0..BATCH).map(|i| Outgoing { ifindex, bytes: &frames[(at + i) % frames.len()] }).collect()
+                (0..batch).map(|i| Outgoing { ifindex, bytes: &frames[(at + i) % frames.len()] }).collect()
             })
             .collect();
-        let end = Instant::now() + Duration::from_secs_f64(self.seconds);
+        let begin = Instant::now();
+        let end = begin + Duration::from_secs_f64(self.seconds);
+        let gap = self.rate.map(|rate| batch as f64 * f64::from(segments) / rate);
+        let gap = gap.map(Duration::try_from_secs_f64).transpose()?;
+        let mut due = begin;
         let mut sent = 0;
         for batch in batches.iter().cycle() {
-            // A full queue is no failure: the flood goes as fast as the link takes it.
-            sent += socket.send(batch).unwrap_or(0) as u64 * u64::from(segments);
+            if let Some(gap) = gap {
+                let mut now = Instant::now();
+                while now < due && now < end {
+                    std::hint::spin_loop();
+                    now = Instant::now();
+                }
+                // Time lost to a pause is not made up for by a burst: what was sent counts, not what was asked for.
+                due = due.max(now - gap.min(now - begin)) + gap;
+            }
             if Instant::now() >= end {
                 break;
             }
+            // A full queue is no failure: the flood goes as fast as the link takes it.
+            sent += socket.send(batch).unwrap_or(0) as u64 * u64::from(segments);
         }
         Ok(sent)
     }

@@ -1,4 +1,4 @@
-//! What the ancestor, convey 0.3.5, did wrong on the packet path. Numbers are those of the list of its defects.
+//! What the ancestor, convey 0.3.5, did wrong on the packet path.
 
 mod common;
 
@@ -43,7 +43,7 @@ fn connect(lab: &mut Lab, client: &str, vip: &str) -> String {
 }
 
 #[test]
-fn defect_01_a_port_in_use_is_never_given_to_another_client_however_often_the_range_goes_round() {
+fn a_port_in_use_is_never_given_to_another_client_however_often_the_range_goes_round() {
     let mut lab = Lab::passthrough((40000, 40015), 1);
     let held = connect(&mut lab, CLIENT, VIP);
     for n in 0..200 {
@@ -55,7 +55,7 @@ fn defect_01_a_port_in_use_is_never_given_to_another_client_however_often_the_ra
 }
 
 #[test]
-fn defect_02_two_frontends_on_one_address_never_share_a_port_towards_one_server_and_relay_each_answer_once() {
+fn two_frontends_on_one_address_never_share_a_port_towards_one_server_and_relay_each_answer_once() {
     let mut world = common::world("passthrough");
     world.nat_ports = (40000, 40099);
     let mut spec = common::spec(&world);
@@ -76,7 +76,7 @@ fn defect_02_two_frontends_on_one_address_never_share_a_port_towards_one_server_
 }
 
 #[test]
-fn defect_03_an_answer_from_another_host_or_port_than_the_chosen_servers_never_reaches_the_client() {
+fn an_answer_from_another_host_or_port_than_the_chosen_servers_never_reaches_the_client() {
     let mut lab = Lab::passthrough((40000, 40000), 2);
     let out = send(&mut lab, P::syn(CLIENT, VIP)).frame();
     let chosen = format!("10.0.0.{}", out[33]);
@@ -87,7 +87,7 @@ fn defect_03_an_answer_from_another_host_or_port_than_the_chosen_servers_never_r
 }
 
 #[test]
-fn defect_04_a_busy_old_flow_outlives_idle_ones_in_a_full_table() {
+fn a_busy_old_flow_outlives_idle_ones_in_a_full_table() {
     let mut lab = Lab::dsr(3);
     send(&mut lab, P::syn(CLIENT, VIP));
     send(&mut lab, P::tcp(CLIENT, VIP));
@@ -105,7 +105,7 @@ fn defect_04_a_busy_old_flow_outlives_idle_ones_in_a_full_table() {
 }
 
 #[test]
-fn defect_06_answers_to_the_hosts_own_health_checks_are_left_to_it() {
+fn answers_to_the_hosts_own_health_checks_are_left_to_it() {
     let mut lab = Lab::passthrough((33768, 61000), 1);
     connect(&mut lab, CLIENT, VIP);
     for port in [1024, 32768, 33767, 61001] {
@@ -116,7 +116,7 @@ fn defect_06_answers_to_the_hosts_own_health_checks_are_left_to_it() {
 }
 
 #[test]
-fn defect_10_a_packet_with_ip_options_is_forwarded_and_panics_nobody() {
+fn a_packet_with_ip_options_is_forwarded_and_panics_nobody() {
     for len in (0..=40).step_by(4) {
         let mut lab = Lab::passthrough((40000, 40000), 1);
         let out = send(&mut lab, P::syn(CLIENT, VIP).ip_options(&vec![1; len])).frame();
@@ -125,7 +125,7 @@ fn defect_10_a_packet_with_ip_options_is_forwarded_and_panics_nobody() {
 }
 
 #[test]
-fn defect_11_a_coalesced_frame_of_64_kilobytes_goes_on_whole() {
+fn a_coalesced_frame_of_64_kilobytes_goes_on_whole() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     connect(&mut lab, CLIENT, VIP);
     let packet = P::tcp(CLIENT, VIP).payload(&[3; 65_000]).partial();
@@ -140,7 +140,7 @@ fn defect_11_a_coalesced_frame_of_64_kilobytes_goes_on_whole() {
 }
 
 #[test]
-fn defect_12_ethernet_padding_does_not_become_payload() {
+fn ethernet_padding_does_not_become_payload() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     connect(&mut lab, CLIENT, VIP);
     let out = send(&mut lab, P::tcp(CLIENT, VIP).trailer(6)).frame();
@@ -149,7 +149,7 @@ fn defect_12_ethernet_padding_does_not_become_payload() {
 }
 
 #[test]
-fn defect_13_a_protocol_other_than_the_frontends_is_not_taken_for_it() {
+fn a_protocol_other_than_the_frontends_is_not_taken_for_it() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     assert_eq!(send(&mut lab, P::udp(CLIENT, VIP)).reason.unwrap(), "not_vip");
     for protocol in [2, 47, 50, 132] {
@@ -161,7 +161,7 @@ fn defect_13_a_protocol_other_than_the_frontends_is_not_taken_for_it() {
 }
 
 #[test]
-fn defect_14_a_corrupted_packet_does_not_leave_with_a_valid_checksum() {
+fn a_corrupted_packet_does_not_leave_with_a_valid_checksum() {
     for flip in [1u16, 0x80, 0x5555, 0xaaaa] {
         let mut lab = Lab::passthrough((40000, 40000), 1);
         let nat = connect(&mut lab, CLIENT, VIP);
@@ -172,7 +172,7 @@ fn defect_14_a_corrupted_packet_does_not_leave_with_a_valid_checksum() {
 }
 
 #[test]
-fn defect_15_the_flow_is_there_before_the_syn_leaves() {
+fn the_flow_is_there_before_the_syn_leaves() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     let syn = send(&mut lab, P::syn(CLIENT, VIP));
     let nat = format!("192.0.2.10:{}", source_port(&syn));
@@ -180,7 +180,7 @@ fn defect_15_the_flow_is_there_before_the_syn_leaves() {
 }
 
 #[test]
-fn defect_16_ttl_goes_down_by_one_so_that_loops_die() {
+fn ttl_goes_down_by_one_so_that_loops_die() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     for ttl in [255, 225, 64, 2] {
         assert_eq!(send(&mut lab, P::syn(CLIENT, VIP).ttl(ttl)).frame()[22], ttl - 1);
@@ -190,7 +190,7 @@ fn defect_16_ttl_goes_down_by_one_so_that_loops_die() {
 }
 
 #[test]
-fn defect_17_fragmentation_needed_reaches_the_server_with_its_own_packet_quoted() {
+fn fragmentation_needed_reaches_the_server_with_its_own_packet_quoted() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     let nat = connect(&mut lab, CLIENT, VIP);
     let quoted = P::tcp(VIP, CLIENT).seq(5001, 1001).payload(&[1; 1400]).quoted(28);
@@ -201,14 +201,14 @@ fn defect_17_fragmentation_needed_reaches_the_server_with_its_own_packet_quoted(
 }
 
 #[test]
-fn defect_19_ipv6_udp_and_two_interfaces_are_served() {
+fn ipv6_udp_and_two_interfaces_are_served() {
     let mut lab = Lab::new(&common::world("passthrough"));
     let out = send(&mut lab, P::udp("[2001:db8:99::7]:40001", "[2001:db8:1::10]:53").payload(b"q"));
     assert_eq!((out.verdict.as_str(), out.egress), ("forward", Some(2)));
 }
 
 #[test]
-fn defect_20_capacity_0_works_and_a_syn_flood_does_not_lock_clients_out() {
+fn capacity_0_works_and_a_syn_flood_does_not_lock_clients_out() {
     let mut world = common::world("passthrough");
     world.nat_ports = (40000, 40099);
     let options = PacketOptions { capacity: 0, ..common::options(&world) };
@@ -221,7 +221,7 @@ fn defect_20_capacity_0_works_and_a_syn_flood_does_not_lock_clients_out() {
 }
 
 #[test]
-fn defect_21_a_flow_goes_on_when_its_server_fails_its_check_drains_or_is_removed() {
+fn a_flow_goes_on_when_its_server_fails_its_check_drains_or_is_removed() {
     let mut lab = Lab::passthrough((40000, 40000), 1);
     connect(&mut lab, CLIENT, VIP);
     lab.reload(|s| s.backends[0].servers[0].up = false);
@@ -233,7 +233,7 @@ fn defect_21_a_flow_goes_on_when_its_server_fails_its_check_drains_or_is_removed
 }
 
 #[test]
-fn defect_25_counters_end_at_zero_after_fin_push_ack_reset_and_repetition_and_hold_more_than_31_bits() {
+fn counters_end_at_zero_after_fin_push_ack_reset_and_repetition_and_hold_more_than_31_bits() {
     let mut lab = Lab::passthrough((40000, 40009), 1);
     let nat = connect(&mut lab, CLIENT, VIP);
     for _ in 0..3 {

@@ -10,7 +10,7 @@ use crate::Failure;
 use crate::args::Args;
 use crate::poll::{Poll, Ready};
 use crate::report::{Failures, Report};
-use crate::usage::Usage;
+use crate::usage::{Usage, Watch};
 
 const CHUNK: usize = 1024 * 1024;
 
@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let address = args.address("connect")?;
     let connections: usize = args.get("connections", 4)?;
     let upload = args.flag("upload");
-    let pids = args.pids("watch")?;
+    let watch = Watch::parse(args)?;
     let warmup = args.seconds("warmup", 1.0)?;
     let duration = args.seconds("duration", 10.0)?;
 
@@ -46,10 +46,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         match window {
             None if now >= begin => {
                 bytes = 0;
-                window = Some((now, Usage::now(&pids)));
+                window = Some((now, Usage::now(&watch)));
             }
             Some((since, before)) if now - since >= duration => {
-                let usage = Usage::now(&pids).since(before);
+                let usage = Usage::now(&watch).since(before);
                 Report { window: since.elapsed(), requests: 0, bytes, failures, latencies: None, usage }
                     .print();
                 return Ok(());

@@ -26,12 +26,16 @@ usage: convey-loadgen <command> [--key value]…
             GET / answers `body` bytes (1024), GET /bulk streams without end, POST /sink swallows without end;
             --close: closes after one answer; prints {\"event\":\"ready\",\"address\":…}
   requests  --connect ip:port [--connections 64] [--duration s] [--warmup s] [--rate per-second] [--fresh]
-            [--timeout s] [--watch pid,…]
+            [--timeout s] [--watch pid,…] [--beside pid,…] [--core n]
             keep-alive requests, one outstanding a connection; --fresh: a new connection for each request;
             --rate: open loop, latencies counted from the moment a request was due
-  bulk      --connect ip:port [--connections 4] [--duration s] [--warmup s] [--upload] [--watch pid,…]
+  bulk      --connect ip:port [--connections 4] [--duration s] [--warmup s] [--upload]
+            [--watch pid,…] [--beside pid,…] [--core n]
   hold      --connect ip:port --connections n
             opens them, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
+
+  The report's cpu_s is what the processes of --watch used in the window, beside_s what the generator itself and
+  those of --beside used, core_s the busy time of one core, whoever had it.
 ";
 
 /// What ends a command early.

@@ -15,7 +15,7 @@ use crate::args::Args;
 use crate::http::{Answer, Progress};
 use crate::poll::{Poll, Ready};
 use crate::report::{Failures, Report};
-use crate::usage::Usage;
+use crate::usage::{Usage, Watch};
 
 /// What every client here sends.
 pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let timeout = args.seconds("timeout", 5.0)?;
     let warmup = args.seconds("warmup", 1.0)?;
     let duration = args.seconds("duration", 10.0)?;
-    let pids = args.pids("watch")?;
+    let watch = Watch::parse(args)?;
     // The default slack of 50 µs would be most of the latency measured.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))
         .map_err(|e| Failure::io("set the timer slack")(e.into()))?;
@@ -86,10 +86,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 client.latencies.reset();
                 client.requests = 0;
                 client.bytes = 0;
-                window = Some((now, Usage::now(&pids)));
+                window = Some((now, Usage::now(&watch)));
             }
             Some((since, before)) if now - since >= duration => {
-                let usage = Usage::now(&pids).since(before);
+                let usage = Usage::now(&watch).since(before);
                 let window = since.elapsed();
                 client.finish(start, issued, rate, timeout);
                 Report {

@@ -2,14 +2,44 @@
 
 use std::fs;
 
+use crate::Failure;
+use crate::args::Args;
+
 /// The kernel reports in units of 1/100 s to user space on every architecture we run on.
 const TICKS_A_SECOND: f64 = 100.0;
+
+/// Whose time is to be read.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// The processes measured.
+    pub pids: Vec<u32>,
+    /// Those that load them or are loaded by them; the generator itself always counts among them.
+    pub beside: Vec<u32>,
+    /// The core whose busy time counts, whoever has it.
+    pub core: Option<usize>,
+}
+
+impl Watch {
+    /// Reads `--watch pid,…`, `--beside pid,…` and `--core n`.
+    ///
+    /// # Errors
+    /// A value does not parse.
+    pub fn parse(args: &Args) -> Result<Self, Failure> {
+        let mut beside = args.pids("beside")?;
+        beside.push(std::process::id());
+        Ok(Self { pids: args.pids("watch")?, beside, core: args.optional("core")? })
+    }
+}
 
 /// CPU used up to one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// User and system seconds of the watched processes, all threads, dead ones included.
     pub cpu_s: f64,
+    /// The same of the generator and the processes beside it.
+    pub beside_s: f64,
+    /// Seconds the watched core was not idle, interrupts included; 0 when none is watched.
+    pub core_s: f64,
     /// Seconds over all CPUs that the hypervisor gave to somebody else.
     pub steal_s: f64,
     /// All seconds of all CPUs.
@@ -18,20 +48,30 @@ pub struct Usage {
 
 impl Usage {
     /// Reads /proc now; a process that is gone counts as 0.
-    pub fn now(pids: &[u32]) -> Self {
-        let cpu_s = pids
-            .iter()
-            .filter_map(|pid| process_seconds(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
-            .sum();
-        let (steal_s, machine_s) =
-            fs::read_to_string("/proc/stat").ok().and_then(|text| machine_seconds(&text)).unwrap_or_default();
-        Self { cpu_s, steal_s, machine_s }
+    pub fn now(watch: &Watch) -> Self {
+        let of = |pids: &[u32]| {
+            pids.iter()
+                .filter_map(|pid| process_seconds(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
+                .sum()
+        };
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let all = core_seconds(&stat, "cpu").unwrap_or_default();
+        let core = watch.core.and_then(|n| core_seconds(&stat, &format!("cpu{n}"))).unwrap_or_default();
+        Self {
+            cpu_s: of(&watch.pids),
+            beside_s: of(&watch.beside),
+            core_s: core.busy,
+            steal_s: all.steal,
+            machine_s: all.all,
+        }
     }
 
     /// What was used since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             cpu_s: self.cpu_s - earlier.cpu_s,
+            beside_s: self.beside_s - earlier.beside_s,
+            core_s: self.core_s - earlier.core_s,
             steal_s: self.steal_s - earlier.steal_s,
             machine_s: self.machine_s - earlier.machine_s,
         }
@@ -47,12 +87,22 @@ fn process_seconds(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_A_SECOND)
 }
 
-fn machine_seconds(stat: &str) -> Option<(f64, f64)> {
-    let ticks: Vec<f64> =
-        stat.lines().next()?.split_ascii_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+struct CoreSeconds {
+    busy: f64,
+    steal: f64,
+    all: f64,
+}
+
+/// The line `name` of /proc/stat: "cpu" is all of them together.
+fn core_seconds(stat: &str, name: &str) -> Option<CoreSeconds> {
+    let line = stat.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
+    let ticks: Vec<f64> = line.split_ascii_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guest time is already in user.
     let all: f64 = ticks.iter().take(8).sum();
-    Some((ticks.get(7)? / TICKS_A_SECOND, all / TICKS_A_SECOND))
+    let (idle, steal) = (ticks.get(3)? + ticks.get(4)?, *ticks.get(7)?);
+    let seconds = |ticks: f64| ticks / TICKS_A_SECOND;
+    Some(CoreSeconds { busy: seconds(all - idle - steal), steal: seconds(steal), all: seconds(all) })
 }
 
 #[cfg(test)]
@@ -66,7 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn steal_is_the_eighth_figure_of_the_first_line() {
-        assert_eq!(machine_seconds("cpu  100 0 100 700 0 0 50 50 9 9\ncpu0 1"), Some((0.5, 10.0)));
+    fn a_core_is_busy_when_it_is_neither_idle_nor_waiting_nor_stolen() {
+        let stat =
+            "cpu  100 0 100 700 0 0 50 50 9 9\ncpu1 10 20 30 500 40 1 9 5 7 7\ncpu10 1 1 1 1 1 1 1 1 1 1";
+        assert_eq!(core_seconds(stat, "cpu"), Some(CoreSeconds { busy: 2.5, steal: 0.5, all: 10.0 }));
+        assert_eq!(core_seconds(stat, "cpu1"), Some(CoreSeconds { busy: 0.7, steal: 0.05, all: 6.15 }));
+        assert_eq!(core_seconds(stat, "cpu2"), None);
     }
 }

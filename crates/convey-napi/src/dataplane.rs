@@ -4,16 +4,33 @@ use std::sync::Arc;
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Runtime, ServerUpdate};
-use napi::Env;
 use napi::bindgen_prelude::{AsyncTask, Function};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
+use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
 use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
-use crate::stats::{self, NativeStats};
+use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
+
+/// Waits on a thread of Node's pool.
+pub struct SettleTask(Arc<Runtime>);
+
+impl Task for SettleTask {
+    type Output = ();
+    type JsValue = ();
+
+    fn compute(&mut self) -> napi::Result<()> {
+        self.0.settle();
+        Ok(())
+    }
+
+    fn resolve(&mut self, _: Env, (): ()) -> napi::Result<()> {
+        Ok(())
+    }
+}
 
 /// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
 const EVENT_QUEUE: usize = 1024;
@@ -89,10 +106,36 @@ impl Dataplane {
         stats::read(&self.runtime)
     }
 
-    /// Takes no new connections from now on; open ones go on.
+    /// Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on.
+    #[napi(catch_unwind)]
+    pub fn addresses(&self) -> Vec<NativeAddress> {
+        stats::addresses(&self.runtime)
+    }
+
+    /// Connections open now, over all frontends. Works after `close()` too.
+    #[napi(catch_unwind)]
+    pub fn open_connections(&self) -> f64 {
+        self.runtime.snapshot().totals.open() as f64
+    }
+
+    /// The gauge of a server in service; `null` for one that is not.
+    #[napi(catch_unwind)]
+    pub fn server_gauge(&self, backend: String, server: String) -> Option<ServerGauge> {
+        stats::server_gauge(&self.runtime, &backend, &server)
+    }
+
+    /// Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`.
     #[napi(catch_unwind)]
     pub fn stop_accepting(&self) -> Result<()> {
         self.runtime.stop_accepting().map_err(|e| from_runtime(&e))
+    }
+
+    /// Resolves when what `install()` and `stopAccepting()` took out of service is closed: its addresses are free
+    /// then, and everybody who was connected to it is counted as open. Milliseconds as a rule, two seconds when
+    /// clients do not end their handshakes.
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
+    pub fn settle(&self) -> AsyncTask<SettleTask> {
+        AsyncTask::new(SettleTask(self.runtime.clone()))
     }
 
     /// What would become of the next packet of a flow; `null` when the worker that has it does not answer, or

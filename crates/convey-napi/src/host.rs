@@ -31,6 +31,13 @@ pub fn host_cleanup() -> Result<Vec<String>> {
     convey_runtime::cleanup().map_err(|e| from_runtime(&e))
 }
 
+/// Ends the process with this code, now: for when a thread of Node's hangs in the kernel, for which an ordinary exit
+/// would wait. What was started must have been closed before.
+#[napi]
+pub fn exit_now(code: i32) {
+    convey_runtime::host::exit_now(code)
+}
+
 /// What to do about a server.
 #[napi(string_enum = "lowercase")]
 pub enum NativeDsrServerAction {

@@ -1,4 +1,6 @@
-//! One reading of all counters.
+//! One reading of all counters, and the few that are asked for often.
+
+use std::sync::Arc;
 
 use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, Runtime};
@@ -84,6 +86,47 @@ pub struct NativeStats {
     pub backends: Vec<NativeBackendStats>,
     /// Only in the packet modes.
     pub packet: Option<NativePacketStats>,
+}
+
+/// Where a frontend listens.
+#[napi(object)]
+pub struct NativeAddress {
+    pub frontend: String,
+    /// `ip:port`, with the port the kernel chose.
+    pub address: String,
+}
+
+/// The connections of one server, also after it has left the configuration.
+#[napi]
+pub struct ServerGauge {
+    counters: Arc<ConnCounters>,
+}
+
+#[napi]
+impl ServerGauge {
+    /// Connections open now.
+    #[napi(catch_unwind)]
+    pub fn open(&self) -> f64 {
+        self.counters.open() as f64
+    }
+}
+
+pub fn addresses(runtime: &Runtime) -> Vec<NativeAddress> {
+    runtime
+        .addresses()
+        .into_iter()
+        .map(|(frontend, address)| NativeAddress {
+            frontend: frontend.to_string(),
+            address: address.to_string(),
+        })
+        .collect()
+}
+
+pub fn server_gauge(runtime: &Runtime, backend: &str, server: &str) -> Option<ServerGauge> {
+    let snapshot = runtime.snapshot();
+    let backend = snapshot.backends.iter().find(|b| &*b.name == backend)?;
+    let server = backend.servers.iter().find(|s| &*s.name == server)?;
+    Some(ServerGauge { counters: server.counters.clone() })
 }
 
 pub fn read(runtime: &Runtime) -> NativeStats {

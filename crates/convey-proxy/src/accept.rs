@@ -8,60 +8,71 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use convey_core::{Event, Reason};
+use convey_core::Event;
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::connect;
+use crate::events::Subject;
 use crate::limits::ClientPlace;
 use crate::listener::ListenGroup;
-use crate::shared::Published;
+use crate::published::Published;
+use crate::shortage::{BACKOFF, is_shortage};
 use crate::worker::{Worker, panic_message};
 
 /// Connections taken in a row before others on this thread get their turn.
 const BATCH: usize = 64;
-/// How long accepting pauses when a resource has run out.
-pub(crate) const BACKOFF: Duration = Duration::from_millis(100);
-/// A shortage not seen for this long is over.
-const EPISODE_GAP: Duration = Duration::from_secs(5);
+/// How long a listener that closes waits for descriptors for those in its queue.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether file descriptors or memory are short on this worker. One episode is one event and one count,
-/// however often it shows before it is over.
-#[derive(Debug, Default)]
-pub(crate) struct Shortage {
-    pause: AtomicBool,
-    last_seen: Mutex<Option<Instant>>,
+/// What an error of accept(2) says.
+enum Trouble {
+    /// Nobody waits.
+    Empty,
+    /// The peer was gone before it was accepted, or its network error is passed on; the next one may be fine.
+    Peer,
+    /// This host is short of something.
+    Shortage,
+    /// The socket does not listen any more: closed from outside (`ss -K`).
+    Closed,
+    /// Nothing that accept(2) knows.
+    Unknown,
 }
 
-impl Shortage {
-    /// Notes that something ran out, so that accepting pauses; true when an episode begins.
-    pub fn note(&self) -> bool {
-        self.pause.store(true, Relaxed);
-        let mut last_seen = self.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        last_seen.replace(Instant::now()).is_none_or(|at| at.elapsed() > EPISODE_GAP)
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            _ if is_shortage(error) => Self::Shortage,
+            Some(Errno::AGAIN) => Self::Empty,
+            Some(Errno::INVAL) => Self::Closed,
+            Some(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::PERM,
+            ) => Self::Peer,
+            _ => Self::Unknown,
+        }
     }
-
-    fn take_pause(&self) -> bool {
-        self.pause.load(Relaxed) && self.pause.swap(false, Relaxed)
-    }
-}
-
-/// Whether `error` says that this host is short of something, not that anything is wrong with the peer.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Accepts until told to stop, then takes what still waits in the queue.
 pub(crate) async fn run(
     worker: Arc<Worker>,
     group: Arc<ListenGroup>,
-    listener: TcpListener,
+    mut listener: TcpListener,
     stop: Arc<Notify>,
 ) {
     let mut stop = pin!(stop.notified());
@@ -79,9 +90,19 @@ pub(crate) async fn run(
                 admit(&worker, &group, client, peer);
                 batch += 1;
             }
-            Some(Err(error)) if is_shortage(&error) => report_shortage(&worker, &group, &error),
-            // The peer was gone before it was accepted, or a network error that accept passes on (accept(2)).
-            Some(Err(_)) => batch += 1,
+            Some(Err(error)) => match Trouble::of(&error) {
+                Trouble::Empty | Trouble::Peer => batch += 1,
+                Trouble::Shortage => report_shortage(&worker, &group, &error),
+                Trouble::Closed => {
+                    if let Some(revived) = revive(&worker, &group) {
+                        listener = revived;
+                    }
+                }
+                Trouble::Unknown => {
+                    warn(&worker, &group, &format!("accept: {error}; it tries again"));
+                    worker.fds_short.pause();
+                }
+            },
         }
         if worker.fds_short.take_pause() {
             tokio::time::sleep(BACKOFF).await;
@@ -91,38 +112,62 @@ pub(crate) async fn run(
             tokio::task::yield_now().await;
         }
     }
-    drain(&worker, &group, listener);
+    drop(listener);
+    drain(&worker, &group).await;
 }
 
 /// The reactor may not have heard yet of connections that wait, so the socket itself is asked.
-fn drain(worker: &Arc<Worker>, group: &ListenGroup, listener: TcpListener) {
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((client, peer)) = listener.accept() {
-        if client.set_nonblocking(true).is_ok()
-            && let Ok(client) = TcpStream::from_std(client)
+async fn drain(worker: &Arc<Worker>, group: &ListenGroup) {
+    let give_up = Instant::now() + DRAIN_PATIENCE;
+    while !worker.shared.is_closing() && Instant::now() < give_up {
+        match group.accept(worker.number).and_then(|(client, peer)| Ok((TcpStream::from_std(client)?, peer)))
         {
-            admit(worker, group, client, peer);
+            Ok((client, peer)) => admit(worker, group, client, peer),
+            Err(error) => match Trouble::of(&error) {
+                Trouble::Peer => {}
+                Trouble::Shortage => {
+                    report_shortage(worker, group, &error);
+                    tokio::time::sleep(BACKOFF).await;
+                }
+                Trouble::Empty | Trouble::Closed | Trouble::Unknown => return,
+            },
         }
     }
+}
+
+/// Listens anew in place of a socket that was closed from outside.
+fn revive(worker: &Worker, group: &ListenGroup) -> Option<TcpListener> {
+    let revived = group.revive(worker.number).and_then(TcpListener::from_std);
+    let outcome = match &revived {
+        Ok(_) => "it listens again".to_owned(),
+        Err(error) => format!("it cannot listen again: {error}; it tries on"),
+    };
+    warn(worker, group, &format!("its socket was closed from outside; {outcome}"));
+    worker.fds_short.pause();
+    revived.ok()
+}
+
+fn warn(worker: &Worker, group: &ListenGroup, what: &str) {
+    let subject = Subject("listener", group.frontend.clone(), group.local.to_string().into());
+    worker.shared.events.send_thinned(subject, || Event::Warning {
+        message: format!("listener {} of frontend {}: {what}", group.local, group.frontend),
+    });
 }
 
 fn report_shortage(worker: &Worker, group: &ListenGroup, error: &io::Error) {
     let published = worker.shared.published.load_full();
     if worker.fds_short.note() {
-        worker.shared.reasons.count(Reason::FdsExhausted);
-        let mut frontend = group.frontend.clone();
-        if let Some(f) = published.frontend_of(group.id).map(|f| &published.snapshot.frontends[f]) {
-            f.reasons.count(Reason::FdsExhausted);
-            frontend = f.name.clone();
-        }
+        let frontend = published.frontend_of(group.id).map(|f| published.snapshot.frontends[f].name.clone());
+        let frontend = frontend.unwrap_or_else(|| group.frontend.clone());
         worker.shared.events.send(Event::AcceptBackoff { frontend, cause: error.to_string() });
     }
 }
 
 fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: SocketAddr) {
     let Some((published, index)) = route(worker, group) else { return };
+    group.make_ordinary(&client);
     let frontend = &published.snapshot.frontends[index];
-    match ClientPlace::take(&worker.shared, published.snapshot.limits, frontend, peer.ip()) {
+    match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
             tokio::spawn(serve(worker.clone(), published, index, client, place));
         }

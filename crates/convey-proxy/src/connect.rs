@@ -2,6 +2,9 @@
 //!
 //! Invariants: no byte is read from the client before a server is connected, so trying another server can
 //! never lose or repeat one; a server's place is held from before the connect, so its limit holds throughout.
+//!
+//! A client that resets its connection meanwhile gives its places back at once. One that only sent its FIN may
+//! have closed or may wait for an answer to what it has sent; nothing tells which before a write to it.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -18,12 +21,12 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::accept::{BACKOFF, is_shortage};
 use crate::events::Subject;
 use crate::limits::{ClientPlace, ServerPlace};
 use crate::meters::Meters;
+use crate::published::Published;
 use crate::relay::{self, Limits};
-use crate::shared::Published;
+use crate::shortage::{BACKOFF, is_shortage};
 use crate::worker::Worker;
 
 /// Longer connect timeouts are cut to this; the kernel gives up long before.
@@ -41,7 +44,15 @@ pub(crate) async fn serve(
     place: ClientPlace,
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
-    let connected = Attempt::new(&worker, &published, frontend).run(timer.as_mut()).await;
+    let connected = {
+        let mut attempt = pin!(Attempt::new(&worker, &published, frontend).run(timer.as_mut()));
+        let mut left = pin!(left(&client));
+        poll_fn(|cx| match attempt.as_mut().poll(cx) {
+            Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
+            connected => connected,
+        })
+        .await
+    };
     let (server, meters, limits) = match connected {
         Ok(connected) => connected,
         Err(reason) => {
@@ -55,6 +66,14 @@ pub(crate) async fn serve(
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
     drop(place);
+}
+
+/// Waits until `client` has reset its connection.
+async fn left(client: &TcpStream) {
+    // Most clients say nothing until they are connected through: this registers what the relay needs anyway,
+    // where waiting for an error costs something.
+    let _ = poll_fn(|cx| client.poll_read_ready(cx)).await;
+    let _ = client.ready(Interest::ERROR).await;
 }
 
 /// One client's search for a server.
@@ -135,7 +154,6 @@ impl<'a> Attempt<'a> {
             match begin(addr) {
                 Err(error) if is_shortage(&error) => {
                     if self.worker.fds_short.note() {
-                        self.count(Reason::FdsExhausted);
                         let frontend = self.frontend.name.clone();
                         let event = Event::AcceptBackoff { frontend, cause: error.to_string() };
                         self.worker.shared.events.send(event);
@@ -162,6 +180,11 @@ impl<'a> Attempt<'a> {
         // A connect that failed hangs up, so the success path needs no getsockopt.
         if readiness.is_write_closed() {
             return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+        }
+        if is_connected_to_itself(&stream, addr) {
+            // With a FIN the port would stay in TIME_WAIT. That this fails costs no more than that.
+            let _ = stream.set_zero_linger();
+            return Err(Errno::CONNREFUSED.into());
         }
         Ok(stream)
     }
@@ -224,4 +247,13 @@ fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
         _ => {}
     }
     TcpStream::from_std(socket.into())
+}
+
+/// Whether the kernel chose the port of `addr` as the source port, on the same address: where nobody listens, the
+/// two ends of one socket shake hands (RFC 9293, simultaneous open), and the client would hear its own words.
+fn is_connected_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
+    // The ports differ but for that, so the usual connection costs one system call.
+    stream.local_addr().is_ok_and(|local| {
+        local.port() == addr.port() && stream.peer_addr().is_ok_and(|peer| peer.ip() == local.ip())
+    })
 }

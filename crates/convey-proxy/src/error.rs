@@ -3,19 +3,27 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::descriptors::{self, Descriptors};
+use crate::shortage::is_shortage;
+
 /// Why the proxy could not start or take a new snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// A frontend's address could not be bound.
-    #[error("cannot listen on {addr} for frontend \"{frontend}\": {source}{}", remedy(.source))]
+    #[error("cannot listen on {addr} for frontend \"{frontend}\": {source}; {}", remedy(.source, .holder.as_deref()))]
     Bind {
         /// Frontend name.
         frontend: String,
         /// The configured address.
         addr: SocketAddr,
+        /// The frontend of the same configuration that holds the address, if one does.
+        holder: Option<String>,
         /// The cause.
         source: io::Error,
     },
+    /// The limit on open files leaves too little.
+    #[error("{0}")]
+    Descriptors(Descriptors),
     /// A thread or its runtime could not be made.
     #[error("cannot start proxy worker {worker}: {source}")]
     Worker {
@@ -26,16 +34,31 @@ pub enum ProxyError {
     },
 }
 
-fn remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process or frontend listens there: stop it or choose another address or port"
+fn remedy(source: &io::Error, holder: Option<&str>) -> String {
+    match (source.kind(), holder) {
+        (io::ErrorKind::AddrInUse, Some(frontend)) => {
+            format!("frontend \"{frontend}\" of this convey listens there: choose another address or port")
         }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: grant it or choose \
-             a higher port"
+        (io::ErrorKind::AddrInUse, None) => {
+            "another process listens there: stop it or choose another address or port".to_owned()
         }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
-        _ => "",
+        (io::ErrorKind::PermissionDenied, _) => {
+            "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE: grant it or choose a \
+             higher port"
+                .to_owned()
+        }
+        _ if is_shortage(source) => format!("file descriptors or memory ran out: {}", descriptors::REMEDY),
+        (io::ErrorKind::AddrNotAvailable, _) => "no interface of this host has that address".to_owned(),
+        _ => "see the cause; nothing was changed".to_owned(),
+    }
+}
+
+impl ProxyError {
+    /// Whether the host is short of descriptors or memory, and nothing is wrong with what was asked for.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Bind { source, .. } | Self::Worker { source, .. } => is_shortage(source),
+            Self::Descriptors(_) => true,
+        }
     }
 }

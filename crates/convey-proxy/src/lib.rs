@@ -8,19 +8,26 @@
 //! Invariants: every gauge goes back when its guard is dropped, whatever ended the connection; a FIN is
 //! passed on only when all bytes before it were delivered; a connection that is cut short ends in a RST
 //! towards whoever would otherwise take it for complete.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod accept;
 mod connect;
+mod descriptors;
 mod error;
 mod events;
+mod handshakes;
 mod limits;
 mod listener;
+mod listeners;
 mod meters;
 mod proxy;
+mod published;
 mod relay;
 mod shared;
+mod shortage;
+mod thread;
 mod worker;
 
+pub use descriptors::Descriptors;
 pub use error::ProxyError;
 pub use proxy::Proxy;

@@ -10,22 +10,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use convey_core::{ConnCounters, Frontend, Limits, Reason};
 
-use crate::shared::Shared;
-
 const SHARDS: usize = 64;
 /// A shard this much emptier than its table gives memory back.
 const SHRINK_BELOW: usize = 8;
 
 /// Open connections by client address.
 #[derive(Debug)]
-pub(crate) struct ClientTable {
+struct ClientTable {
     // One keyed hash chooses the shard and, inside, the slot: clients cannot aim at either.
     hasher: RandomState,
     shards: Box<[Mutex<HashMap<IpAddr, u64, RandomState>>]>,
 }
 
 impl ClientTable {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let hasher = RandomState::new();
         let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::with_hasher(hasher.clone()))).collect();
         Self { hasher, shards }
@@ -63,10 +61,23 @@ impl ClientTable {
     }
 }
 
+/// What clients of all frontends share: the count in total and the table of addresses.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    totals: Arc<ConnCounters>,
+    clients: ClientTable,
+}
+
+impl Admission {
+    pub fn new(totals: Arc<ConnCounters>) -> Self {
+        Self { totals, clients: ClientTable::new() }
+    }
+}
+
 /// A client connection's places. Dropping it gives them back.
 #[derive(Debug)]
 pub(crate) struct ClientPlace {
-    shared: Arc<Shared>,
+    admission: Arc<Admission>,
     frontend: Arc<ConnCounters>,
     client: IpAddr,
 }
@@ -74,35 +85,35 @@ pub(crate) struct ClientPlace {
 impl ClientPlace {
     /// Takes all three places and counts the connection, or takes none and names the limit that was met.
     pub fn take(
-        shared: &Arc<Shared>,
+        admission: &Arc<Admission>,
         limits: Limits,
         frontend: &Frontend,
         client: IpAddr,
     ) -> Result<Self, Reason> {
         let client = client.to_canonical();
-        if !shared.totals.try_reserve(limits.max_connections) {
+        if !admission.totals.try_reserve(limits.max_connections) {
             return Err(Reason::LimitTotal);
         }
         if !frontend.counters.try_reserve(frontend.max_connections) {
-            shared.totals.closed();
+            admission.totals.closed();
             return Err(Reason::LimitFrontend);
         }
-        if !shared.clients.try_enter(client, limits.max_connections_per_client) {
+        if !admission.clients.try_enter(client, limits.max_connections_per_client) {
             frontend.counters.closed();
-            shared.totals.closed();
+            admission.totals.closed();
             return Err(Reason::LimitClient);
         }
-        shared.totals.admit();
+        admission.totals.admit();
         frontend.counters.admit();
-        Ok(Self { shared: shared.clone(), frontend: frontend.counters.clone(), client })
+        Ok(Self { admission: admission.clone(), frontend: frontend.counters.clone(), client })
     }
 }
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        self.shared.clients.leave(self.client);
+        self.admission.clients.leave(self.client);
         self.frontend.closed();
-        self.shared.totals.closed();
+        self.admission.totals.closed();
     }
 }
 

@@ -14,16 +14,25 @@
 //! Where no such address is left (both wildcards of a port are taken) all workers share the first socket.
 //! Only while the door is open, some microseconds at start, could another SO_REUSEPORT program of the same
 //! user slip in; another Convey never can, since it begins with the exclusive step.
+//!
+//! An address that overlaps with one of our own groups that is about to go (127.0.0.1:80 and 0.0.0.0:80) is
+//! claimed beside it, through the old group's door: nothing is closed before the new group listens, and a
+//! claim that fails leaves the old group as it was.
+//!
+//! A group that goes takes no new handshakes ([`ListenGroup::refuse_handshakes`]) before its sockets close:
+//! closing one resets what is half open on it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::shared::Published;
+use crate::published::Published;
 
 /// Asked for; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -34,8 +43,18 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// Drops segments with SYN and without ACK: `ldb [13]; and #0x12; jne #0x02, pass; ret #0; pass: ret #-1`. The
+/// filter of a listening socket sees SYNs before a request is made of them, and the ACKs that complete one.
+const NO_SYN: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+
 /// The sockets of one frontend address. They outlive a worker that panics, so that nothing in their accept
-/// queues is lost.
+/// queues is lost; they close with the last handle to the group.
 #[derive(Debug)]
 pub(crate) struct ListenGroup {
     pub id: u64,
@@ -47,8 +66,12 @@ pub(crate) struct ListenGroup {
     pub local: SocketAddr,
     /// What routed its connections when it was removed, for those still in the accept queue.
     pub retired: OnceLock<Arc<Published>>,
-    sockets: Vec<TcpListener>,
-    _door: Option<Socket>,
+    sockets: Vec<Mutex<Socket>>,
+    /// The workers' handles, until they take them: made with the sockets, so that a group that is bound lacks
+    /// no descriptor.
+    handles: Vec<Mutex<Option<TcpListener>>>,
+    door: Option<Socket>,
+    refuses_handshakes: AtomicBool,
 }
 
 impl ListenGroup {
@@ -57,30 +80,99 @@ impl ListenGroup {
     /// # Errors
     /// `AddrInUse` when anything else listens there.
     pub fn bind(frontend: Arc<str>, configured: SocketAddr, workers: usize) -> io::Result<Self> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let first = open(configured.ip())?;
         first.bind(&configured.into())?;
         first.listen(BACKLOG)?;
         let local = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        let (sockets, door) = if workers == 1 {
-            (vec![first.into()], None)
-        } else if let Some(neutral) = NEUTRAL.into_iter().find(|ip| bind_neutral(*ip, local.port()).is_ok()) {
-            let (sockets, door) = multiply(first, local, workers, neutral)?;
-            (sockets, Some(door))
-        } else {
-            let first: TcpListener = first.into();
-            let copies: io::Result<Vec<_>> = (1..workers).map(|_| first.try_clone()).collect();
-            (std::iter::once(first).chain(copies?).collect(), None)
+        if workers == 1 || !NEUTRAL.into_iter().any(|ip| bind_neutral(ip, local.port()).is_ok()) {
+            return Self::new(frontend, configured, local, workers, vec![first], None);
+        }
+        first.set_reuse_port(true)?;
+        let door = join(local)?;
+        let mut sockets = vec![first];
+        for _ in 1..workers {
+            let socket = join(local)?;
+            socket.listen(BACKLOG)?;
+            sockets.push(socket);
+        }
+        let group = Self::new(frontend, configured, local, workers, sockets, Some(door))?;
+        group.close_door()?;
+        Ok(group)
+    }
+
+    /// Claims `configured` beside `old`, groups of ours that overlap with it and are about to go. It does not
+    /// listen yet: see [`ListenGroup::listen`].
+    ///
+    /// # Errors
+    /// `AddrInUse` when anything but `old` listens there; `old` is as before.
+    pub fn bind_beside(
+        frontend: Arc<str>,
+        configured: SocketAddr,
+        workers: usize,
+        old: &[Arc<Self>],
+    ) -> io::Result<Self> {
+        let claim = || {
+            old.iter().try_for_each(|group| group.open_door())?;
+            let sockets = (0..workers).map(|_| join(configured)).collect::<io::Result<Vec<_>>>()?;
+            let door = join(configured)?;
+            Self::new(frontend, configured, configured, workers, sockets, Some(door))
         };
+        let claimed: io::Result<_> = claim();
+        if claimed.is_err() {
+            for group in old {
+                // As it was before; there is nobody to tell if the kernel refuses that.
+                let _ = group.close_door();
+            }
+        }
+        claimed
+    }
+
+    /// Begins to listen after [`ListenGroup::bind_beside`] and shuts the doors, its own and those of `old`.
+    ///
+    /// # Errors
+    /// The kernel is out of memory.
+    pub fn listen(&self, old: &[Arc<Self>]) -> io::Result<()> {
+        self.sockets.iter().try_for_each(|socket| lock(socket).listen(BACKLOG))?;
+        for group in old {
+            group.close_door()?;
+        }
+        self.close_door()
+    }
+
+    fn new(
+        frontend: Arc<str>,
+        configured: SocketAddr,
+        local: SocketAddr,
+        workers: usize,
+        sockets: Vec<Socket>,
+        door: Option<Socket>,
+    ) -> io::Result<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let mut handles = Vec::with_capacity(workers);
+        for worker in 0..workers {
+            let handle = sockets[worker % sockets.len()].try_clone()?;
+            handles.push(Mutex::new(Some(handle.into())));
+        }
         Ok(Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             frontend,
             configured,
             local,
             retired: OnceLock::new(),
-            sockets,
-            _door: door,
+            sockets: sockets.into_iter().map(Mutex::new).collect(),
+            handles,
+            door,
+            refuses_handshakes: AtomicBool::new(false),
         })
+    }
+
+    /// A handle to the socket of `worker`: the one made for it or, after a panic, another.
+    ///
+    /// # Errors
+    /// The process is out of file descriptors.
+    pub fn handle(&self, worker: usize) -> io::Result<TcpListener> {
+        let made = lock(&self.handles[worker]).take();
+        made.map_or_else(|| Ok(self.socket(worker).try_clone()?.into()), Ok)
     }
 
     /// Whether a frontend called `name` that is to listen on `listen` can take this group over.
@@ -88,40 +180,107 @@ impl ListenGroup {
         self.local == listen || self.configured == listen && *self.frontend == *name
     }
 
-    /// A handle to the socket of `worker`.
+    /// Whether the kernel cannot tell the listeners of both addresses apart.
+    pub fn overlaps(&self, other: SocketAddr) -> bool {
+        let (a, b) = (self.local.ip(), other.ip());
+        self.local.port() == other.port()
+            && a.is_ipv4() == b.is_ipv4()
+            && (a == b || a.is_unspecified() || b.is_unspecified())
+    }
+
+    /// Accepts a connection that waits for `worker`; it does not block.
     ///
     /// # Errors
-    /// The process is out of file descriptors.
-    pub fn socket(&self, worker: usize) -> io::Result<TcpListener> {
-        self.sockets[worker % self.sockets.len()].try_clone()
+    /// As accept(2).
+    pub fn accept(&self, worker: usize) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (fd, peer) = rustix::net::acceptfrom_with(&*self.socket(worker), flags)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::Unsupported)?;
+        Ok((fd.into(), peer))
+    }
+
+    /// Undoes what an accepted connection inherited from a listener that goes.
+    pub fn make_ordinary(&self, client: impl AsFd) {
+        if self.refuses_handshakes.load(Relaxed) {
+            // The filter does no harm to a connection but costs a little for each segment.
+            let _ = SockRef::from(&client).detach_filter();
+        }
+    }
+
+    /// Takes no new handshakes from now on: SYNs get no answer, so that their clients try again (a second
+    /// later) and find the next listener or none. Handshakes that have begun complete.
+    pub fn refuse_handshakes(&self) {
+        self.refuses_handshakes.store(true, Relaxed);
+        for socket in &self.sockets {
+            // Without it closing is as it would be anyhow.
+            let _ = lock(socket).attach_filter(&NO_SYN);
+        }
+    }
+
+    /// Another handle for `worker`, whose socket an administrator closed from outside (`ss -K`). It is a new
+    /// socket: the old one could listen again, but what it accepted would be half shut from birth.
+    ///
+    /// # Errors
+    /// Someone else took the address meanwhile, descriptors ran out, or the group goes anyhow.
+    pub fn revive(&self, worker: usize) -> io::Result<TcpListener> {
+        if self.refuses_handshakes.load(Relaxed) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        // Another worker that shares the socket may have been faster.
+        let listens = self.socket(worker).is_listener()?;
+        if !listens {
+            let socket = if self.door.is_some() {
+                self.open_door()?;
+                let joined = join(self.local).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+                self.close_door()?;
+                joined?
+            } else {
+                let socket = open(self.local.ip())?;
+                socket.bind(&self.local.into())?;
+                socket.listen(BACKLOG)?;
+                socket
+            };
+            *self.socket(worker) = socket;
+        }
+        self.handle(worker)
+    }
+
+    fn socket(&self, worker: usize) -> MutexGuard<'_, Socket> {
+        lock(&self.sockets[worker % self.sockets.len()])
+    }
+
+    /// Lets sockets with SO_REUSEPORT bind the address. Someone else's could, too, until it is shut again.
+    fn open_door(&self) -> io::Result<()> {
+        self.door.iter().try_for_each(|door| door.set_reuse_port(true))?;
+        self.sockets.iter().try_for_each(|socket| lock(socket).set_reuse_port(true))
+    }
+
+    /// See the module's head.
+    fn close_door(&self) -> io::Result<()> {
+        match &self.door {
+            Some(door) => {
+                door.set_reuse_port(false)?;
+                door.set_reuse_address(false)?;
+            }
+            None => self.sockets.iter().try_for_each(|socket| lock(socket).set_reuse_port(false))?,
+        }
+        // No neutral address is left where both wildcards of the port are taken.
+        NEUTRAL.into_iter().any(|ip| bind_neutral(ip, self.local.port()).is_ok());
+        Ok(())
     }
 }
 
-/// Opens the door, binds the other workers' sockets, closes it. See the module's head.
-fn multiply(
-    first: Socket,
-    local: SocketAddr,
-    workers: usize,
-    neutral: IpAddr,
-) -> io::Result<(Vec<TcpListener>, Socket)> {
-    let join = || {
-        let socket = open(local.ip())?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&local.into())?;
-        Ok::<_, io::Error>(socket)
-    };
-    first.set_reuse_port(true)?;
-    let door = join()?;
-    let mut sockets: Vec<TcpListener> = vec![first.into()];
-    for _ in 1..workers {
-        let socket = join()?;
-        socket.listen(BACKLOG)?;
-        sockets.push(socket.into());
-    }
-    door.set_reuse_port(false)?;
-    door.set_reuse_address(false)?;
-    bind_neutral(neutral, local.port())?;
-    Ok((sockets, door))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Sockets and handles are replaced whole, so they are valid even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A further socket on an address whose door is open.
+fn join(local: SocketAddr) -> io::Result<Socket> {
+    let socket = open(local.ip())?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&local.into())?;
+    Ok(socket)
 }
 
 /// What accepted sockets inherit is set here, once, and not on each of them.

@@ -7,30 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use convey_core::{ConnCounters, ReasonCounters, Snapshot};
+use convey_core::{ConnCounters, ReasonCounters};
 use tokio::sync::Notify;
 
 use crate::events::Events;
-use crate::limits::ClientTable;
+use crate::limits::Admission;
 use crate::listener::ListenGroup;
+use crate::published::Published;
 
 /// How long a caller waits for workers to take over a change before it goes on without them.
 const APPLY_WAIT: Duration = Duration::from_secs(2);
-
-/// A snapshot with the frontend of each listener.
-#[derive(Debug)]
-pub(crate) struct Published {
-    pub snapshot: Arc<Snapshot>,
-    /// Listener id and index into the snapshot's frontends.
-    pub routes: Vec<(u64, usize)>,
-}
-
-impl Published {
-    /// The frontend that listens through `group`.
-    pub fn frontend_of(&self, group: u64) -> Option<usize> {
-        self.routes.iter().find(|(id, _)| *id == group).map(|(_, frontend)| *frontend)
-    }
-}
 
 /// The listeners to be served, and which workers do so already.
 #[derive(Debug, Default)]
@@ -44,7 +30,7 @@ pub(crate) struct Shared {
     pub published: ArcSwap<Published>,
     pub totals: Arc<ConnCounters>,
     pub reasons: Arc<ReasonCounters>,
-    pub clients: ClientTable,
+    pub admission: Arc<Admission>,
     pub events: Events,
     listening: Mutex<Listening>,
     applied: Condvar,
@@ -63,8 +49,8 @@ impl Shared {
         Self {
             totals: published.snapshot.totals.clone(),
             reasons: published.snapshot.reasons.clone(),
+            admission: Arc::new(Admission::new(published.snapshot.totals.clone())),
             published: ArcSwap::from_pointee(published),
-            clients: ClientTable::new(),
             events,
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
             applied: Condvar::new(),
@@ -79,8 +65,8 @@ impl Shared {
         (listening.version, listening.groups.clone())
     }
 
-    /// Tells every worker to serve `groups` and waits until they do (or a while at most).
-    pub fn set_groups(&self, groups: Vec<Arc<ListenGroup>>) {
+    /// Tells every worker to serve `groups`; returns the version to wait for.
+    pub fn set_groups(&self, groups: Vec<Arc<ListenGroup>>) -> u64 {
         let version = {
             let mut listening = self.listening();
             listening.version += 1;
@@ -88,6 +74,11 @@ impl Shared {
             listening.version
         };
         self.wake_all();
+        version
+    }
+
+    /// Waits until every worker serves the listeners of `version` (a while at most, or until the end).
+    pub fn wait_applied(&self, version: u64) {
         let deadline = Instant::now() + APPLY_WAIT;
         let mut listening = self.listening();
         while listening.applied.iter().any(|v| *v < version) && !self.is_closing() {

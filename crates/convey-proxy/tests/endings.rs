@@ -5,19 +5,12 @@
 mod lab;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::mpsc;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use convey_core::Reason;
-use lab::{Lab, echo, expect_reset, read_all, reset, serve, spec, wait_until};
-
-/// A server that hands each connection to the test.
-fn handing_over() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
-    let (hand, taken) = mpsc::channel();
-    (serve(move |stream| hand.send(stream).unwrap()), taken)
-}
+use lab::{Lab, echo, expect_reset, handing_over, read_all, reset, serve, spec, wait_until};
 
 /// A proxied connection: lab, client's side, server's side.
 fn pair_with(change: impl FnOnce(&mut convey_core::SnapshotSpec)) -> (Lab, TcpStream, TcpStream) {
@@ -181,6 +174,35 @@ fn traffic_in_one_direction_keeps_a_connection_from_being_idle() {
     }
     assert_eq!(lab.count(Reason::IdleTimeout), 0);
     assert_eq!(lab.gauges(), [1; 4]);
+}
+
+#[test]
+fn a_slow_but_steady_reader_is_not_idle() {
+    const TOTAL: usize = 6 * 1024 * 1024;
+    let idle = Duration::from_millis(300);
+    let server = serve(|mut stream| {
+        stream.write_all(&vec![5; TOTAL]).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let mut spec = spec(&[server]);
+    spec.backends[0].idle_timeout = idle;
+    let lab = Lab::start(spec);
+    let mut client = lab::connect_with_room(lab.addr(), 64 * 1024);
+    let mut buffer = vec![0; 48 * 1024];
+    let mut got = 0;
+    // The proxy's socket takes megabytes at once and says that there is room again once a third is gone, which
+    // is later than the timeout.
+    while got < TOTAL {
+        match client.read(&mut buffer) {
+            Ok(n @ 1..) => got += n,
+            end => panic!("{end:?} after {got} bytes"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Then nothing moves any more.
+    assert_eq!(client.read(&mut buffer).unwrap(), 0);
+    lab.wait_idle();
+    lab.wait_count(Reason::IdleTimeout, 1);
 }
 
 #[test]

@@ -16,22 +16,10 @@ use std::time::{Duration, Instant};
 
 use convey_core::{Event, Reason, Snapshot};
 use convey_proxy::Proxy;
-use lab::{Lab, echo, named, read_all, refusing, serve, spec, wait_until};
+use lab::{Lab, echo, named, read_all, refusing, run_in_child, serve, spec, wait_until};
 
 /// Environment variable that tells a child process where the server is.
 const SERVER: &str = "CONVEY_TEST_SERVER";
-
-/// Runs the ignored test `name` of this binary in a process of its own, under `wrapper`.
-fn run_in_child(wrapper: &[&str], name: &str) {
-    let binary = std::env::current_exe().unwrap();
-    let mut line: Vec<&str> = vec!["timeout", "60"];
-    line.extend(wrapper);
-    line.push(binary.to_str().unwrap());
-    line.extend(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
-    let output = Command::new(line[0]).args(&line[1..]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{name} in a child process:\n{text}");
-}
 
 /// CPU time of this process; opened early, for when no descriptor is left.
 struct CpuTime(std::fs::File);
@@ -74,13 +62,17 @@ fn child_with_few_file_descriptors() {
         }
         clients.push(client.into());
     }
-    wait_until("the shortage is noticed", || lab.count(Reason::FdsExhausted) > 0);
+    let backoffs =
+        || lab.events.lock().unwrap().iter().filter(|e| matches!(e, Event::AcceptBackoff { .. })).count();
+    wait_until("the shortage is noticed", || backoffs() > 0);
     let before = cpu.used();
     std::thread::sleep(Duration::from_secs(2));
     let used = cpu.used() - before;
     assert!(used < Duration::from_millis(100), "{used:?} of CPU in 2 s of shortage");
-    let events = lab.events.lock().unwrap().len();
-    assert!((1..=3).contains(&events), "{events} events");
+    assert!((1..=3).contains(&backoffs()), "{} events", backoffs());
+    // A start with so little room is worth a word.
+    let first = lab.events.lock().unwrap()[0].clone();
+    assert!(matches!(&first, Event::Warning { message } if message.contains("ulimit -n")), "{first:?}");
 
     clients.truncate(4);
     wait_until("descriptors are free again", || lab.gauges()[0] <= 4);
@@ -93,15 +85,18 @@ fn child_with_few_file_descriptors() {
     lab.wait_idle();
 }
 
+/// Runs `name` as [`run_in_child`] does, in a network of its own with the source ports `range`.
+fn run_with_source_ports(range: &str, name: &str) {
+    let script = format!(
+        "ip link set lo up && echo '{range}' > /proc/sys/net/ipv4/ip_local_port_range && exec \"$@\""
+    );
+    run_in_child(&["unshare", "--user", "--map-root-user", "--net", "sh", "-c", &script, "sh"], name);
+}
+
 #[test]
 #[ignore = "needs user-namespaces, ip: makes a namespace of its own"]
 fn without_source_ports_the_client_is_closed_and_counted_and_recovers() {
-    let script =
-        "ip link set lo up && echo '40000 40009' > /proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"";
-    run_in_child(
-        &["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script, "sh"],
-        "child_with_ten_source_ports",
-    );
+    run_with_source_ports("40000 40009", "child_with_ten_source_ports");
 }
 
 #[test]
@@ -114,13 +109,7 @@ fn child_with_ten_source_ports() {
     spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
     let lab = Lab::start(spec);
     // Clients bind ports outside the range, so that all ten are left for the balancer.
-    let connect = |port: u16| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
-        socket.connect(&lab.addr().into()).unwrap();
-        TcpStream::from(socket)
-    };
+    let connect = |port| connect_from(port, &lab);
     let inside: Vec<TcpStream> = (0..10).map(|n| connect(6000 + n)).collect();
     wait_until("ten connections stand", || lab.gauges() == [10; 4]);
     let before = cpu.used();
@@ -142,6 +131,56 @@ fn child_with_ten_source_ports() {
     let mut client = connect(6200);
     client.write_all(b"back").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
+}
+
+/// Connects to the first frontend from `port`.
+fn connect_from(port: u16, lab: &Lab) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    socket.connect(&lab.addr().into()).unwrap();
+    TcpStream::from(socket)
+}
+
+#[test]
+fn a_server_port_that_the_kernel_chooses_as_source_port_counts_as_refused() {
+    run_with_source_ports("40000 40000", "child_that_would_connect_to_itself");
+}
+
+#[test]
+#[ignore = "run in a namespace by a_server_port_that_the_kernel_chooses_as_source_port_counts_as_refused"]
+fn child_that_would_connect_to_itself() {
+    let dead = std::net::SocketAddr::from(([127, 0, 0, 1], 40000));
+    // The one source port there is leads back to its own socket: without a proxy too.
+    let itself = TcpStream::connect(dead).unwrap();
+    assert_eq!(itself.local_addr().unwrap(), itself.peer_addr().unwrap());
+    lab::reset(itself);
+
+    let mut spec = spec(&[dead]);
+    spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
+    let lab = Lab::start(spec.clone());
+    for n in 0..3 {
+        let mut client = connect_from(6000 + n, &lab);
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+        lab.wait_count(Reason::ConnectRefused, u64::from(n) + 1);
+    }
+    assert_eq!(lab.snapshot().backends[0].servers[0].reasons.get(Reason::ConnectRefused), 3);
+    assert_eq!(lab.count(Reason::RetriesExhausted), 3);
+    lab.wait_idle();
+
+    // Another server is tried; nothing is left of the attempt, so that the one source port is free for it.
+    let server = std::net::TcpListener::bind("127.0.0.1:5000").unwrap();
+    spec.backends[0].servers.push(lab::server(1, lab::serve_on(server, echo)));
+    lab.install(spec);
+    for n in 0..4 {
+        let mut client = connect_from(6100 + n, &lab);
+        client.write_all(b"me?").unwrap();
+        client.read_exact(&mut [0; 3]).unwrap();
+        // A reset frees the port at once.
+        lab::reset(client);
+        lab.wait_idle();
+    }
+    assert_eq!(lab.count(Reason::PortsExhausted), 0);
 }
 
 /// A sink that panics for every event of the data path once `armed`, and keeps the others.
@@ -229,5 +268,35 @@ fn threads_carry_their_name() {
         .collect();
     for name in ["convey-proxy-0\n", "convey-proxy-1\n"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_is_closed_from_outside_listens_again_and_says_so() {
+    for workers in [1, 3] {
+        let lab = Lab::start_with(spec(&[serve(named("served"))]), workers);
+        let addr = lab.addr();
+        assert_eq!(read_all(&mut lab::connect(addr)), b"served");
+        for _ in 0..3 {
+            lab.events.lock().unwrap().clear();
+            let port = format!("sport = :{}", addr.port());
+            let ss = Command::new("ss").args(["-K", "-t", "state", "listening", &port]).output().unwrap();
+            assert!(String::from_utf8_lossy(&ss.stdout).contains(&addr.to_string()), "{ss:?}");
+            wait_until("it is told", || {
+                lab.events.lock().unwrap().iter().any(
+                    |e| matches!(e, Event::Warning { message } if message.contains("closed from outside; it listens again")),
+                )
+            });
+            let mut cpu = CpuTime::open();
+            let before = cpu.used();
+            for _ in 0..20 {
+                wait_until("it serves", || std::net::TcpStream::connect(addr).is_ok());
+                assert_eq!(read_all(&mut lab::connect(addr)), b"served", "{workers} workers");
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            let used = cpu.used() - before;
+            assert!(used < Duration::from_millis(300), "{used:?} of CPU");
+        }
+        lab.wait_idle();
     }
 }

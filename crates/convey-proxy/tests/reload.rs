@@ -99,7 +99,7 @@ fn clients_that_wait_in_the_queue_are_served_when_listening_stops() {
 
 fn bind_error(result: Result<impl Sized, ProxyError>, name: &str, address: SocketAddr) {
     let Err(error) = result else { panic!("{address} was bound twice") };
-    let ProxyError::Bind { frontend, addr, source } = &error else { panic!("{error}") };
+    let ProxyError::Bind { frontend, addr, source, .. } = &error else { panic!("{error}") };
     assert_eq!((&**frontend, *addr), (name, address));
     assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("stop it or choose another"), "{error}");

@@ -97,6 +97,29 @@ fn a_server_that_does_not_answer_in_time_is_given_up_for_another_and_no_byte_is_
 }
 
 #[test]
+fn a_client_that_leaves_during_a_connect_frees_its_places_at_once_and_no_server_is_blamed() {
+    let hole = black_hole();
+    let mut spec = spec(&[hole.addr]);
+    spec.backends[0].connect_timeout = lab::PATIENCE * 2;
+    spec.backends[0].servers[0].max_connections = 1;
+    let lab = Lab::start(spec);
+    for round in 1..=3 {
+        let mut client = lab.connect();
+        client.write_all(b"sent before any server was connected").unwrap();
+        wait_until("the connect is under way", || {
+            lab.gauges()[0] == 1 && lab.snapshot().backends[0].servers[0].counters.open() == 1
+        });
+        lab::reset(client);
+        lab.wait_idle();
+        lab.wait_count(Reason::ClientReset, round);
+    }
+    assert_eq!(lab.snapshot().frontends[0].reasons.get(Reason::ClientReset), 3);
+    let server = &lab.snapshot().backends[0].servers[0];
+    assert!(Reason::ALL.iter().all(|reason| server.reasons.get(*reason) == 0));
+    assert!(lab.events.lock().unwrap().is_empty());
+}
+
+#[test]
 fn no_more_servers_are_tried_than_allowed_and_none_twice() {
     let mut spec = spec(&[refusing(), refusing(), refusing(), refusing()]);
     spec.backends[0].retries = 2;

@@ -75,13 +75,14 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Spec(_) => ErrorKind::Config,
+            Self::Proxy(error) if error.is_shortage() => ErrorKind::Internal,
             Self::Proxy(ProxyError::Bind { source, .. })
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
             {
                 ErrorKind::Permission
             }
             Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
-            Self::Proxy(ProxyError::Worker { .. }) => ErrorKind::Internal,
+            Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
             Self::AfPacket(AfPacketError::Permission(_)) => ErrorKind::Permission,
             Self::AfPacket(AfPacketError::NoInterface { .. }) => ErrorKind::Bind,
             Self::AfPacket(_) => ErrorKind::Internal,
@@ -207,7 +208,8 @@ impl Runtime {
         Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })
     }
 
-    /// Replaces the whole configuration; on an error the old one serves on. Returns the new version.
+    /// Replaces the whole configuration; on an error the old one serves on. Returns the new version. What leaves
+    /// service closes in the background, see [`Runtime::settle`].
     ///
     /// # Errors
     /// [`RuntimeError`] names the offending field or address.
@@ -299,6 +301,15 @@ impl Runtime {
             Engine::Packet(packet) => packet.stop_accepting()?,
         }
         Ok(())
+    }
+
+    /// Waits until what [`Runtime::install`] and [`Runtime::stop_accepting`] took out of service is closed: its
+    /// addresses are free then, and everybody who was connected to it is counted as open.
+    pub fn settle(&self) {
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.settle(),
+            Engine::Packet(_) => {}
+        }
     }
 
     /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns

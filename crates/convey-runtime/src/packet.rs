@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Interfaces, look};
-use convey_core::{Event, EventSink, Mode, Protocol, Snapshot};
+use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
 use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
@@ -118,7 +118,9 @@ impl PacketPath {
             })?,
             None => installed.options.clone(),
         };
-        let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, Some(&installed.packet))?);
+        // Once new flows are refused no change may admit them again.
+        let forwarded = if installed.accepting { snapshot.clone() } else { refusing_new_flows(&snapshot)? };
+        let packet = Arc::new(PacketSnapshot::build(&forwarded, &options, Some(&installed.packet))?);
         let wanted = rules(&packet);
         let changes = wanted != installed.rules;
         if changes {
@@ -174,10 +176,8 @@ impl PacketPath {
     /// Refuses new flows, as with every server draining; known flows go on.
     pub(crate) fn stop_accepting(&self) -> Result<(), RuntimeError> {
         let mut installed = lock(&self.installed);
-        let mut spec = installed.snapshot.spec().clone();
-        spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
-        let draining = installed.snapshot.next(spec)?;
-        let packet = Arc::new(PacketSnapshot::build(&draining, &installed.options, Some(&installed.packet))?);
+        let refusing = refusing_new_flows(&installed.snapshot)?;
+        let packet = Arc::new(PacketSnapshot::build(&refusing, &installed.options, Some(&installed.packet))?);
         self.engine.install(packet.clone());
         installed.packet = packet;
         installed.accepting = false;
@@ -189,6 +189,13 @@ impl PacketPath {
         self.engine.close();
         self.watch.close()
     }
+}
+
+/// The snapshot with every server draining: flows go on, none begins.
+fn refusing_new_flows(snapshot: &Snapshot) -> Result<Arc<Snapshot>, SpecError> {
+    let mut spec = snapshot.spec().clone();
+    spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
+    Ok(Arc::new(snapshot.next(spec)?))
 }
 
 /// What a packet engine did so far.

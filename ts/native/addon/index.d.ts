@@ -24,8 +24,20 @@ export declare class Dataplane {
   setServers(updates: Array<NativeServerUpdate>): number
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
-  /** Takes no new connections from now on; open ones go on. */
+  /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
+  addresses(): Array<NativeAddress>
+  /** Connections open now, over all frontends. Works after `close()` too. */
+  openConnections(): number
+  /** The gauge of a server in service; `null` for one that is not. */
+  serverGauge(backend: string, server: string): ServerGauge | null
+  /** Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`. */
   stopAccepting(): void
+  /**
+   * Resolves when what `install()` and `stopAccepting()` took out of service is closed: its addresses are free
+   * then, and everybody who was connected to it is counted as open. Milliseconds as a rule, two seconds when
+   * clients do not end their handshakes.
+   */
+  settle(): Promise<void>
   /**
    * What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
@@ -36,6 +48,12 @@ export declare class Dataplane {
    * was taken back, and what was not and why, in words.
    */
   close(): Array<string>
+}
+
+/** The connections of one server, also after it has left the configuration. */
+export declare class ServerGauge {
+  /** Connections open now. */
+  open(): number
 }
 
 /**
@@ -58,6 +76,12 @@ export declare function dsrServer(server: NativeDsrServer, action: NativeDsrServ
 export type ErrorCode = 'CONFIG_INVALID' | 'BIND_FAILED' | 'PERMISSION_DENIED' | 'ENGINE_UNSUPPORTED' | 'CLOSED' | 'INTERNAL'
 
 /**
+ * Ends the process with this code, now: for when a thread of Node's hangs in the kernel, for which an ordinary exit
+ * would wait. What was started must have been closed before.
+ */
+export declare function exitNow(code: number): void
+
+/**
  * What would become of the first packet of a flow if a balancer started now with `config`. Changes nothing and
  * needs no privilege.
  *
@@ -78,6 +102,13 @@ export declare function hostCleanup(): Array<string>
  * Throws with `code` CONFIG_INVALID, BIND_FAILED (no interface), ENGINE_UNSUPPORTED or INTERNAL.
  */
 export declare function hostDryRun(config: NativeConfig): Array<string>
+
+/** Where a frontend listens. */
+export interface NativeAddress {
+  frontend: string
+  /** `ip:port`, with the port the kernel chose. */
+  address: string
+}
 
 /** A pool of servers. */
 export interface NativeBackend {

@@ -773,11 +773,13 @@ if (
   }
 }
 
-const { Dataplane, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
+export { ServerGauge }
 export { dropPrivileges }
 export { dsrServer }
 export { ErrorCode }
+export { exitNow }
 export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }

@@ -34,6 +34,21 @@ pub(super) fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     })
 }
 
+/// Throws away what is there, without copying it. Returns how much; 0 is the end.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn discard(from: &TcpStream) -> io::Result<usize> {
+    with_scratch(|scratch| {
+        once(from, Interest::READABLE, || {
+            // The buffer is only measured: with MSG_TRUNC, tcp(7) copies nothing.
+            let capacity = scratch.len();
+            let (_, read) = recv(from, &mut *scratch, RecvFlags::TRUNC)?;
+            Ok((read, read > 0 && read < capacity))
+        })
+    })
+}
+
 /// Writes what fits.
 ///
 /// # Errors
@@ -46,7 +61,7 @@ pub(super) fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Runs `call` when the socket is ready. When it reports that the socket is exhausted (a short read leaves it
-/// empty, a short write full), readiness is cleared as though it had blocked: the next edge brings it back,
+/// empty but for bytes after a TCP urgent mark, which wait for the next segment; a short write full), readiness is cleared as though it had blocked: the next edge brings it back,
 /// and the call that would only answer EAGAIN is saved.
 fn once(
     socket: &TcpStream,

@@ -3,12 +3,15 @@
 //! Invariants: nothing is read while something read before waits to be written, so a slow receiver holds up
 //! the sender and memory is bounded by one read; the FIN goes out after the last byte.
 
+use std::future::Future;
 use std::io;
 use std::net::Shutdown;
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 
 use super::copy::{self, LARGEST_READ, SMALLEST_READ};
 use super::pipe_pool::{self, Pipe};
@@ -26,7 +29,25 @@ const TURNS: usize = 8;
 #[derive(Debug)]
 pub(super) enum Failure {
     From,
-    To,
+    To(Break),
+}
+
+/// What the error of a socket says about the stream that its peer was sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// The peer's FIN had arrived before: what can be read is whole.
+    AfterFin,
+    /// There was no FIN. Whoever takes the error from the socket has to remember it, for reads then end like
+    /// after a FIN.
+    Midway,
+}
+
+impl Break {
+    /// Judges the error of a failed write, or the one that waits on a socket. The kernel says EPIPE instead of
+    /// ECONNRESET when the reset comes after the peer's FIN (`tcp_reset` in CLOSE_WAIT).
+    pub fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::AfterFin } else { Self::Midway }
+    }
 }
 
 /// What was read and not yet written.
@@ -46,6 +67,10 @@ pub(super) struct Direction {
     read_bytes: u32,
     eof: bool,
     finished: bool,
+    /// One of its sockets failed: nothing more goes this way, and no FIN.
+    failed: bool,
+    /// The source's error was taken from it: an end read from now on is a reset.
+    pub source_broken: bool,
     /// The source is waited for (and its reset would therefore be noticed).
     pub reading: bool,
     /// Whether anything was written before; a first small write needs no TCP_NODELAY.
@@ -69,6 +94,8 @@ impl Direction {
             read_bytes: SMALLEST_READ as u32,
             eof: false,
             finished: false,
+            failed: false,
+            source_broken: false,
             reading: false,
             wrote: false,
             nodelay,
@@ -80,12 +107,22 @@ impl Direction {
         self.finished
     }
 
+    /// Whether it is over: finished, or ended without a FIN.
+    pub fn ended(&self) -> bool {
+        self.finished || self.failed
+    }
+
+    /// Whether it ends, or will end, without a FIN.
+    pub fn is_cut(&self) -> bool {
+        self.failed || (self.source_broken && !self.finished)
+    }
+
     /// Whether bytes were read that the receiver has not got.
     pub fn holds_bytes(&self) -> bool {
         !matches!(self.held, Held::Nothing)
     }
 
-    /// Moves what can be moved. Returns the number of bytes delivered, even when it then fails.
+    /// Moves what can be moved; `delivered` counts it, even when it then fails. Fails once.
     /// `last`: the other direction has finished, so that closing replaces the FIN.
     pub fn poll(
         &mut self,
@@ -95,21 +132,27 @@ impl Direction {
         last: bool,
         delivered: &mut u64,
     ) -> Result<(), Failure> {
-        if self.finished {
+        if self.ended() {
             return Ok(());
         }
         self.reading = false;
         for _ in 0..TURNS {
-            match self.step(cx, from, to, last, delivered)? {
-                Step::Moved => {}
-                Step::Blocked => return Ok(()),
-                Step::Finished => {
+            match self.step(cx, from, to, last, delivered) {
+                Ok(Step::Moved) => {}
+                Ok(Step::Blocked) => return Ok(()),
+                Ok(Step::Finished) => {
                     self.finished = true;
                     return Ok(());
                 }
+                Err(failure) => {
+                    self.failed = true;
+                    self.held = Held::Nothing;
+                    return Err(failure);
+                }
             }
         }
-        cx.waker().wake_by_ref();
+        // Not only others that are ready go first, also those the reactor has yet to hear of.
+        let _ = pin!(yield_now()).poll(cx);
         Ok(())
     }
 
@@ -124,11 +167,14 @@ impl Direction {
         if self.holds_bytes() {
             return match to.poll_write_ready(cx) {
                 Poll::Pending => Ok(Step::Blocked),
-                Poll::Ready(Err(_)) => Err(Failure::To),
+                Poll::Ready(Err(error)) => Err(Failure::To(Break::of(&error))),
                 Poll::Ready(Ok(())) => self.write_held(to, delivered),
             };
         }
         if self.eof {
+            if self.source_broken {
+                return Err(Failure::From);
+            }
             // The receiver may have gone meanwhile; then its own direction tells.
             if !last {
                 let _ = SockRef::from(to).shutdown(Shutdown::Write);
@@ -167,7 +213,7 @@ impl Direction {
             self.set_nodelay(to, read);
             let written = match copy::write(to, &scratch[..read]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(_) => return Err(Failure::To),
+                Err(error) => return Err(Failure::To(Break::of(&error))),
                 Ok(written) => written,
             };
             *delivered += written as u64;
@@ -239,7 +285,7 @@ impl Direction {
         match outcome {
             Ok(written) => *delivered += written as u64,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Failure::To),
+            Err(error) => return Err(Failure::To(Break::of(&error))),
         }
         if left == 0
             && let Held::Pipe { pipe, .. } = std::mem::replace(&mut self.held, Held::Nothing)

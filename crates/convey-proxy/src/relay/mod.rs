@@ -1,12 +1,14 @@
 //! Two connected sockets, and everything between them until both have ended.
 //!
-//! How a connection ends: both FINs passed on; a reset from one side, passed on to the other as a reset; the
-//! idle timeout or the maximum duration, with a FIN, or with a RST where bytes are lost by it; the proxy's
-//! close, with a RST to both.
+//! How a connection ends: both FINs passed on; a reset from one side, passed on to the other as a reset once
+//! that one has what was accepted for it; the idle timeout or the maximum duration, with a FIN, or with a RST
+//! where bytes are lost by it; the proxy's close, with a RST to whoever was not sent a FIN.
 
 mod clock;
 mod copy;
 mod direction;
+mod kernel;
+mod linger;
 mod pipe_pool;
 mod splice;
 
@@ -23,7 +25,8 @@ use tokio::time::Sleep;
 
 use crate::meters::{Meters, Way};
 use clock::Clock;
-use direction::{Direction, Failure};
+use direction::{Break, Direction, Failure};
+use linger::{Ending, Survivor};
 
 /// How long a connection may be idle and last; zero: for ever.
 #[derive(Debug, Clone, Copy)]
@@ -38,29 +41,27 @@ impl Limits {
     }
 }
 
-/// Both sockets. Dropped before the end was reached (the proxy closes), both peers get a RST: a FIN would make
-/// what they have look complete.
+/// Both sockets and both directions. Dropped before the end was reached (the proxy closes), a peer whose
+/// direction has not finished gets a RST: a FIN would make what it has look complete. One that was sent its
+/// FIN keeps what the kernel still holds for it.
 struct Pair<'a> {
     client: TcpStream,
     server: TcpStream,
+    tx: Direction,
+    rx: Direction,
     meters: &'a Meters,
     ended: bool,
-}
-
-impl Pair<'_> {
-    fn end(&mut self, reason: Option<Reason>) {
-        self.ended = true;
-        if let Some(reason) = reason {
-            self.meters.ended(reason);
-        }
-    }
 }
 
 impl Drop for Pair<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            reset(&self.client);
-            reset(&self.server);
+            if !self.rx.finished() {
+                reset(&self.client);
+            }
+            if !self.tx.finished() {
+                reset(&self.server);
+            }
             if self.meters.shared.is_closing() {
                 self.meters.ended(Reason::DrainDeadline);
             }
@@ -94,6 +95,21 @@ impl<'a> ErrorWatch<'a> {
     }
 }
 
+/// Which side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// How relaying ended.
+enum Outcome {
+    /// Nothing is owed to anybody.
+    Over(Option<Reason>),
+    /// One side failed; the other may still be owed something.
+    Lost(Side),
+}
+
 /// Relays until both directions have ended. `timer` stands at the connect deadline.
 pub(crate) async fn run(
     client: TcpStream,
@@ -102,26 +118,42 @@ pub(crate) async fn run(
     limits: Limits,
     mut timer: Pin<&mut Sleep>,
 ) {
-    let mut pair = Pair { client, server, meters, ended: false };
-    let reason = relay(&pair.client, &pair.server, meters, Clock::begin(limits, timer.as_mut()), timer).await;
-    pair.end(reason);
+    // Accepted sockets inherit TCP_NODELAY from their listener.
+    let (tx, rx) = (Direction::new(false), Direction::new(true));
+    let mut pair = Pair { client, server, tx, rx, meters, ended: false };
+    let mut clock = Clock::begin(limits, timer.as_mut());
+    let reason = match relay(&mut pair, &mut clock, timer.as_mut()).await {
+        Outcome::Over(reason) => reason,
+        // Boxed, so that connections which end otherwise do not carry room for it.
+        Outcome::Lost(Side::Client) => {
+            Box::pin(linger(&mut pair, Side::Server, limits, &clock, timer)).await;
+            Some(Reason::ClientReset)
+        }
+        Outcome::Lost(Side::Server) => {
+            Box::pin(linger(&mut pair, Side::Client, limits, &clock, timer)).await;
+            Some(Reason::ServerReset)
+        }
+    };
+    pair.ended = true;
+    if let Some(reason) = reason {
+        meters.ended(reason);
+    }
 }
 
-async fn relay(
-    client: &TcpStream,
-    server: &TcpStream,
-    meters: &Meters,
-    mut clock: Clock,
-    mut timer: Pin<&mut Sleep>,
-) -> Option<Reason> {
-    let mut tx = Direction::new(false);
-    // Accepted sockets inherit TCP_NODELAY from their listener.
-    let mut rx = Direction::new(true);
+async fn relay(pair: &mut Pair<'_>, clock: &mut Clock, mut timer: Pin<&mut Sleep>) -> Outcome {
+    let Pair { client, server, tx, rx, meters, .. } = pair;
+    let (client, server) = (&*client, &*server);
     let (mut client_error, mut server_error) = (ErrorWatch::new(client), ErrorWatch::new(server));
     poll_fn(|cx| {
         let (mut sent, mut received) = (0, 0);
         let tx_failure = tx.poll(cx, client, server, rx.finished(), &mut sent).err();
+        if let Some(Failure::To(Break::Midway)) = tx_failure {
+            rx.source_broken = true;
+        }
         let rx_failure = rx.poll(cx, server, client, tx.finished(), &mut received).err();
+        if let Some(Failure::To(Break::Midway)) = rx_failure {
+            tx.source_broken = true;
+        }
         if sent > 0 {
             meters.delivered(Way::Tx, sent);
         }
@@ -131,27 +163,61 @@ async fn relay(
         if sent + received > 0 {
             clock.moved();
         }
-        let gone = match (tx_failure, rx_failure) {
-            (Some(Failure::From), _) | (_, Some(Failure::To)) => Some(Reason::ClientReset),
-            (Some(Failure::To), _) | (_, Some(Failure::From)) => Some(Reason::ServerReset),
-            (None, None) if tx.finished() && rx.finished() => return Poll::Ready(None),
-            // A socket that is not being read from would not tell of a reset otherwise.
-            _ if !tx.reading && client_error.fired(cx) => Some(Reason::ClientReset),
-            _ if !rx.reading && server_error.fired(cx) => Some(Reason::ServerReset),
-            _ => None,
-        };
-        if let Some(reason) = gone {
-            reset(if reason == Reason::ClientReset { server } else { client });
-            return Poll::Ready(Some(reason));
+        match (tx_failure, rx_failure) {
+            (None, None) if tx.finished() && rx.finished() => return Poll::Ready(Outcome::Over(None)),
+            (None, None) => {}
+            // Both sides are gone.
+            (Some(Failure::From), Some(Failure::From)) | (Some(Failure::To(_)), Some(Failure::To(_))) => {
+                return Poll::Ready(Outcome::Over(Some(Reason::ClientReset)));
+            }
+            (Some(Failure::From), _) | (_, Some(Failure::To(_))) => {
+                return Poll::Ready(Outcome::Lost(Side::Client));
+            }
+            (Some(Failure::To(_)), _) | (_, Some(Failure::From)) => {
+                return Poll::Ready(Outcome::Lost(Side::Server));
+            }
         }
-        let Some(reason) = clock.poll(cx, timer.as_mut(), server) else { return Poll::Pending };
+        // A socket that is not being read from would not tell of a reset otherwise.
+        if !tx.reading && client_error.fired(cx) {
+            tx.source_broken = waiting_error(client) == Break::Midway;
+            return Poll::Ready(Outcome::Lost(Side::Client));
+        }
+        if !rx.reading && server_error.fired(cx) {
+            rx.source_broken = waiting_error(server) == Break::Midway;
+            return Poll::Ready(Outcome::Lost(Side::Server));
+        }
+        let Some(reason) = clock.poll(cx, timer.as_mut(), client, server) else { return Poll::Pending };
         if tx.holds_bytes() {
             reset(server);
         }
         if rx.holds_bytes() {
             reset(client);
         }
-        Poll::Ready(Some(reason))
+        Poll::Ready(Outcome::Over(Some(reason)))
     })
     .await
+}
+
+/// Takes the error that waits on `socket`.
+fn waiting_error(socket: &TcpStream) -> Break {
+    match socket.take_error() {
+        Ok(Some(error)) => Break::of(&error),
+        _ => Break::Midway,
+    }
+}
+
+/// Gives `survivor` what is still owed to it, then ends it.
+async fn linger(pair: &mut Pair<'_>, survivor: Side, limits: Limits, clock: &Clock, timer: Pin<&mut Sleep>) {
+    let Pair { client, server, tx, rx, meters, .. } = pair;
+    let (client, server) = (&*client, &*server);
+    let end_of_life = clock.end_of_life();
+    let survivor = match survivor {
+        Side::Client => Survivor::client(rx, server, client, limits.idle_timeout, end_of_life),
+        Side::Server => Survivor::server(tx, client, server, limits.idle_timeout, end_of_life),
+    };
+    let socket = survivor.socket();
+    match survivor.linger(meters, timer).await {
+        Ending::Reset => reset(socket),
+        Ending::Close => {}
+    }
 }

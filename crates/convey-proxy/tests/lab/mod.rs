@@ -4,7 +4,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,7 @@ impl Lab {
         let mut snapshot = self.snapshot.lock().unwrap();
         let next = Arc::new(snapshot.next(spec).unwrap());
         self.proxy.install(next.clone()).unwrap();
+        self.proxy.settle();
         *snapshot = next;
     }
 
@@ -122,6 +124,18 @@ impl Lab {
     }
 }
 
+/// Runs the ignored test `name` of this binary in a process of its own, under `wrapper`.
+pub fn run_in_child(wrapper: &[&str], name: &str) {
+    let binary = std::env::current_exe().unwrap();
+    let mut line: Vec<&str> = vec!["timeout", "60"];
+    line.extend(wrapper);
+    line.push(binary.to_str().unwrap());
+    line.extend(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"]);
+    let output = Command::new(line[0]).args(&line[1..]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{name} in a child process:\n{text}");
+}
+
 /// Waits for `condition`; fails the test after [`PATIENCE`].
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -133,6 +147,18 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Connects with a receive buffer of about `bytes`.
+pub fn connect_with_room(addr: SocketAddr, bytes: usize) -> TcpStream {
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -158,6 +184,13 @@ pub fn serve_on(
         }
     });
     addr
+}
+
+/// A server that hands each connection to the test.
+pub fn handing_over() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+    let (hand, taken) = mpsc::channel();
+    // A test that has ended takes no more.
+    (serve(move |stream| drop(hand.send(stream))), taken)
 }
 
 /// Sends back what it gets, then its FIN.

@@ -42,6 +42,7 @@ pub use error::HostError;
 pub use journal::DEFAULT_STATE_DIR;
 pub use port_set::PortSet;
 pub use step::Step;
+pub use sys::exit_now;
 pub use undo::cleanup;
 
 /// Fewer ports than this for the host's own connections are worth a warning.

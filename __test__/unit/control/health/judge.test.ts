@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { inTransition, judge, unproven } from "../../../ts/control/judge.ts";
+import { inTransition, judge, unproven } from "../../../../ts/control/health/judge.ts";
 
 const thresholds = { rise: 2, fall: 3 };
 

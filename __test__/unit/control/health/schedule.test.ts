@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type Due, Schedule, UNSCHEDULED } from "../../../ts/control/schedule.ts";
+import { type Due, Schedule, UNSCHEDULED } from "../../../../ts/control/health/schedule.ts";
 
 type Item = Due & { name: number };
 

@@ -1,12 +1,13 @@
 /**
  * Health checks of any number of servers: one timer, a heap of due times, a bounded number of connects at
- * once. A check is a TCP connect within `timeoutMs`; `rise` and `fall` results in a row change a server's
+ * once, of which those that meet silence leave places to the others. A check is a TCP connect within `timeoutMs`; `rise` and `fall` results in a row change a server's
  * state; while results speak against the state, checks come at `fastIntervalMs`.
  *
  * Two things never speak against a server: what went wrong on our side (no file descriptors, no source
  * ports), and a timeout noticed by an event loop that was itself blocked.
  */
 import { type Health, inTransition, judge, unproven } from "./judge.ts";
+import { type Laned, Lanes, PROMPT_MS } from "./lanes.ts";
 import { type Outcome, probeTcp } from "./probe.ts";
 import { Schedule, UNSCHEDULED } from "./schedule.ts";
 
@@ -29,15 +30,16 @@ export type LastCheck = { at: Date; ok: boolean; durationMs: number; cause: stri
 export type HealthListener = {
   /** A server changed state. */
   onTransition: (key: string, up: boolean, cause: string) => void;
-  /** Checks cannot be made for a reason on this machine; said once until one can be made again. */
-  onSuspended: (cause: string) => void;
+  /**
+   * The checks of this server, and maybe of more, cannot be made for a reason on this machine; each reason is
+   * said once until every check it held up could be made again.
+   */
+  onSuspended: (cause: string, key: string) => void;
 };
 
 /** Starts one connect and returns how to give it up; `probeTcp`, or a test's. */
 export type ProbeFunction = (host: string, port: number, done: (outcome: Outcome) => void) => () => void;
 
-/** Connects open at once over all servers. */
-const MAX_IN_FLIGHT = 256;
 /** Checks due within this time of each other share one wake-up. */
 const QUANTUM_MS = 20;
 /** Fraction of the interval by which checks are spread, so that they do not march in step. */
@@ -49,21 +51,22 @@ const MAX_DISCARDED = 3;
 /** How often a monitor that is to keep no process alive looks whether it is what does. */
 const IDLE_LOOK_MS = 500;
 
-type Check = {
+type Check = Laned & {
   target: CheckTarget;
   health: Health;
   last: LastCheck | undefined;
   /** Gives up the connect under way. */
   cancel: (() => void) | undefined;
-  queued: boolean;
   removed: boolean;
+  /** Why it cannot be made, while it cannot. */
+  suspendedFor: string | undefined;
   startedAt: number;
   discarded: number;
   /** Whether it has left the common start. */
   spread: boolean;
   /** When a failure in the data plane last counted. */
   passiveAt: number;
-  // Of the schedule: when the check starts or, with a connect under way, when it has timed out.
+  // Of the schedule: when the check starts or, with a connect under way, when it is slow, then has timed out.
   due: number;
   position: number;
 };
@@ -72,15 +75,14 @@ type Check = {
 export class HealthMonitor {
   readonly #listener: HealthListener;
   readonly #probe: ProbeFunction;
-  readonly #maxInFlight: number;
+  readonly #lanes: Lanes<Check>;
   readonly #checks = new Map<string, Check>();
   readonly #schedule = new Schedule<Check>();
-  readonly #waiting: Check[] = [];
-  #inFlight = 0;
   #timer: NodeJS.Timeout | undefined;
   #wakeAt = Number.POSITIVE_INFINITY;
   #lastTick = Number.NEGATIVE_INFINITY;
-  #suspended = false;
+  /** Cause on this machine → checks it holds up. */
+  readonly #suspended = new Map<string, number>();
   #idleLook: NodeJS.Timeout | undefined;
 
   /** `keepAlive`: a check under way may keep the process alive until it ends. */
@@ -90,7 +92,7 @@ export class HealthMonitor {
   ) {
     this.#listener = listener;
     this.#probe = options.probe ?? probeTcp;
-    this.#maxInFlight = options.maxInFlight ?? MAX_IN_FLIGHT;
+    this.#lanes = new Lanes(options.maxInFlight);
     if (options.keepAlive !== true) {
       this.#idleLook = setInterval(() => this.#letProcessEnd(), IDLE_LOOK_MS);
       this.#idleLook.unref();
@@ -157,18 +159,16 @@ export class HealthMonitor {
   close(): void {
     clearTimeout(this.#timer);
     clearInterval(this.#idleLook);
-    this.#waiting.length = 0;
     for (const check of this.#checks.values()) this.#forget(check);
   }
 
   #forget(check: Check): void {
     check.removed = true;
     this.#schedule.remove(check);
-    if (check.cancel !== undefined) {
-      check.cancel();
-      check.cancel = undefined;
-      this.#inFlight -= 1;
-    }
+    check.cancel?.();
+    check.cancel = undefined;
+    this.#lanes.leave(check);
+    this.#resume(check);
     if (this.#checks.get(check.target.key) === check) this.#checks.delete(check.target.key);
   }
 
@@ -199,8 +199,13 @@ export class HealthMonitor {
       if (check === undefined || check.due > now + 1) break;
       this.#schedule.remove(check);
       if (check.cancel === undefined) this.#begin(check, now);
-      else expired.push(check);
+      else if (check.due + 1 >= check.startedAt + check.target.settings.timeoutMs) expired.push(check);
+      else {
+        this.#lanes.slowDown(check);
+        this.#schedule.set(check, check.startedAt + check.target.settings.timeoutMs);
+      }
     }
+    this.#pump();
     // A connect that stood before its time was up may be waiting behind this timer in the same turn of the
     // loop: sockets are heard first. (An unreferenced immediate would wait for the next socket or timer.)
     if (expired.length > 0) setImmediate(this.#expire, expired, lateMs);
@@ -218,6 +223,7 @@ export class HealthMonitor {
         this.#end(check);
         this.#schedule.set(check, performance.now());
       } else {
+        check.suspect = true;
         this.#finish(check, { kind: "failed", cause: `no answer within ${timeoutMs} ms` });
       }
     }
@@ -225,34 +231,32 @@ export class HealthMonitor {
   };
 
   #begin(check: Check, now: number): void {
-    if (this.#inFlight >= this.#maxInFlight) {
-      check.queued = true;
-      this.#waiting.push(check);
-      return;
-    }
+    if (this.#lanes.enter(check)) this.#connect(check, now);
+  }
+
+  /** It has a place. */
+  #connect(check: Check, now: number): void {
     const { host, port, settings } = check.target;
-    this.#inFlight += 1;
     check.startedAt = now;
     check.cancel = this.#probe(host, port, (outcome) => {
-      if (check.cancel !== undefined) this.#finish(check, outcome);
+      if (check.cancel === undefined) return;
+      check.suspect = false;
+      this.#finish(check, outcome);
     });
-    this.#schedule.set(check, now + settings.timeoutMs);
+    this.#schedule.set(check, now + Math.min(settings.timeoutMs, PROMPT_MS));
   }
 
   /** The connect is over, whatever came of it. */
   #end(check: Check): void {
     check.cancel = undefined;
-    this.#inFlight -= 1;
+    this.#lanes.leave(check);
     this.#schedule.remove(check);
     this.#pump();
   }
 
   #pump(): void {
-    while (this.#inFlight < this.#maxInFlight) {
-      const next = this.#waiting.shift();
-      if (next === undefined) return;
-      next.queued = false;
-      if (!next.removed) this.#begin(next, performance.now());
+    for (let next = this.#lanes.next(); next !== undefined; next = this.#lanes.next()) {
+      this.#connect(next, performance.now());
     }
   }
 
@@ -261,10 +265,9 @@ export class HealthMonitor {
     const durationMs = now - check.startedAt;
     this.#end(check);
     if (outcome.kind === "local") {
-      if (!this.#suspended) this.#listener.onSuspended(outcome.cause);
-      this.#suspended = true;
+      this.#suspend(check, outcome.cause);
     } else {
-      this.#suspended = false;
+      this.#resume(check);
       check.discarded = 0;
       const ok = outcome.kind === "ok";
       const cause = outcome.kind === "ok" ? "connected" : outcome.cause;
@@ -273,6 +276,24 @@ export class HealthMonitor {
     // The listener may have removed the server.
     if (!check.removed) this.#plan(check, now);
     this.#arm();
+  }
+
+  #suspend(check: Check, cause: string): void {
+    if (check.suspendedFor === cause) return;
+    this.#resume(check);
+    check.suspendedFor = cause;
+    const others = this.#suspended.get(cause) ?? 0;
+    this.#suspended.set(cause, others + 1);
+    if (others === 0) this.#listener.onSuspended(cause, check.target.key);
+  }
+
+  #resume(check: Check): void {
+    const cause = check.suspendedFor;
+    if (cause === undefined) return;
+    check.suspendedFor = undefined;
+    const left = (this.#suspended.get(cause) ?? 0) - 1;
+    if (left > 0) this.#suspended.set(cause, left);
+    else this.#suspended.delete(cause);
   }
 
   #judge(check: Check, result: LastCheck): void {
@@ -288,7 +309,7 @@ export class HealthMonitor {
    * program has ended but for us: connects are given up, and where that was wrong they come again.
    */
   #letProcessEnd(): void {
-    if (this.#inFlight === 0 || !onlyConnectsKeepAlive()) return;
+    if (this.#lanes.open === 0 || !onlyConnectsKeepAlive()) return;
     const now = performance.now();
     for (const check of this.#checks.values()) {
       const flying = check.cancel !== undefined && now - check.startedAt > IDLE_LOOK_MS / 2;
@@ -323,8 +344,11 @@ function newCheck(target: CheckTarget): Check {
     health: unproven(),
     last: undefined,
     cancel: undefined,
+    lane: undefined,
     queued: false,
+    suspect: false,
     removed: false,
+    suspendedFor: undefined,
     startedAt: 0,
     discarded: 0,
     spread: false,

@@ -1,0 +1,44 @@
+import { afterEach, expect, test } from "vitest";
+import { blackHole, closedPort, collect, harness, pause } from "../../support/control.ts";
+import { until } from "../../support/processes.ts";
+
+const { balance, echo, toClose, closeAll } = harness();
+afterEach(closeAll);
+
+test.each([3000])(
+  "beside %i servers that do not answer, a server that dies is noticed within an interval or so",
+  async (holes) => {
+    const hole = await blackHole();
+    toClose.push(hole);
+    const neighbour = await echo("neighbour", await closedPort());
+    const lb = await balance({
+      frontends: { web: { listen_addr: "127.0.0.1:0", backend: "live" } },
+      backends: {
+        live: {
+          health_check_interval: 1,
+          health_check_fall: 1,
+          servers: { neighbour: { addr: neighbour.addr } },
+        },
+        holes: {
+          health_check_interval: 1,
+          servers: Object.fromEntries(
+            Array.from({ length: holes }, (_, i) => [
+              `s${i}`,
+              { addr: `127.9.${i >> 8}.${i & 255}:${hole.port}` },
+            ]),
+          ),
+        },
+      },
+      proxy: { workers: 1 },
+    });
+    const seen = collect(lb);
+    await pause(5000);
+    await neighbour.close();
+    const closedAt = performance.now();
+    await until(() => seen.some((e) => e.type === "server" && e.server === "neighbour"), "the event", 90_000);
+    const ms = performance.now() - closedAt;
+    // With every place taken by a connect that is not answered it took 17 seconds.
+    expect(ms).toBeLessThan(4000);
+  },
+  120_000,
+);

@@ -1,0 +1,158 @@
+/**
+ * Asks the running balancer of a configuration file: by its Unix socket, which is found from the file's path
+ * alone; where there is none, by the HTTP server that [stats] names, read as far as it can be.
+ */
+import { request } from "node:http";
+import { join } from "node:path";
+import { hostPort } from "../config/address.ts";
+import type { Override } from "../config/overrides.ts";
+import { distrust, socketFolders, socketName } from "../http/socket-path.ts";
+
+/** What came back, or why nothing did and which ways were tried. */
+export type Reply = { ok: true; status: number; body: string; by: string } | { ok: false; text: string };
+
+export type Question = {
+  /** Path and query. */
+  path: string;
+  /** Over all attempts. */
+  timeoutMs: number;
+  /** Whether the bearer token goes along to a TCP listener. */
+  token: boolean;
+};
+
+/** A listener to ask: a Unix socket, or `host` and `port`. */
+type Listener = { socketPath: string } | { host: string; port: number; token: string | undefined };
+type Answer = { ok: true; status: number; body: string } | { ok: false; code: string; text: string };
+
+/** Longer answers are none of ours. */
+const MAX_ANSWER = 16 * 1024 * 1024;
+
+/**
+ * Asks the balancer that runs `file`. `named` says that the options name the HTTP server to ask: then it is
+ * asked and nothing else.
+ */
+export async function askRunning(
+  file: string,
+  overrides: readonly Override[],
+  question: Question,
+  { named = false }: { named?: boolean } = {},
+): Promise<Reply> {
+  const deadline = performance.now() + question.timeoutMs;
+  const left = (): number => Math.max(1, Math.ceil(deadline - performance.now()));
+  const causeOf = ({ code, text }: { code: string; text: string }): string =>
+    code === "TIMEOUT" ? `no answer within ${question.timeoutMs} ms` : text;
+  const tried: string[] = [];
+  if (!named) {
+    const name = socketName(file);
+    const folders = socketFolders();
+    for (const folder of folders) {
+      const socketPath = join(folder, name);
+      const unfit = await distrust(folder).catch(
+        (error: NodeJS.ErrnoException) => error.code ?? error.message,
+      );
+      if (unfit === "ENOENT") continue;
+      if (unfit !== undefined) {
+        tried.push(`${folder}: ${unfit === "EACCES" ? "permission denied" : unfit}`);
+        continue;
+      }
+      const answer = await ask({ socketPath }, question.path, left());
+      if (answer.ok) return { ...answer, by: socketPath };
+      if (answer.code === "ENOENT") continue;
+      tried.push(`${socketPath}: ${causeOf(answer)}`);
+      // A process is there and does not answer: nobody else can speak for it.
+      if (answer.code === "TIMEOUT") return { ok: false, text: tried.join("; ") };
+    }
+    if (tried.length === 0) tried.push(`no socket ${name} in ${folders.join(", ")}`);
+  }
+  const server = await httpServerOf(file, overrides, question.token);
+  if (!server.ok) return { ok: false, text: [...tried, server.text].join("; ") };
+  const url = `http://${hostPort(server)}${question.path.replace(/\?.*/s, "")}`;
+  const answer = await ask(server, question.path, left());
+  if (answer.ok) return { ...answer, by: url };
+  return { ok: false, text: [...tried, `${url}: ${causeOf(answer)}`].join("; ") };
+}
+
+/** One GET on a connection of its own. Never rejects. */
+export function ask(listener: Listener, path: string, timeoutMs: number): Promise<Answer> {
+  return new Promise((resolve) => {
+    const failed = (code: string, text: string): void => resolve({ ok: false, code, text });
+    const { token, ...where } = "token" in listener ? listener : { ...listener, token: undefined };
+    const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    const outgoing = request({ ...where, path, agent: false, headers }, (incoming) => {
+      let body = "";
+      incoming.setEncoding("utf8").on("data", (text: string) => {
+        body += text;
+        if (body.length > MAX_ANSWER) outgoing.destroy(new Error("the answer is too long"));
+      });
+      incoming.once("end", () => resolve({ ok: true, status: incoming.statusCode ?? 0, body }));
+      incoming.once("error", (error: NodeJS.ErrnoException) => failed(error.code ?? "", error.message));
+    });
+    const timer = setTimeout(() => {
+      failed("TIMEOUT", `no answer within ${timeoutMs} ms`);
+      outgoing.destroy();
+    }, timeoutMs);
+    outgoing.once("error", (error: NodeJS.ErrnoException) => failed(error.code ?? "", wording(error)));
+    outgoing.once("close", () => clearTimeout(timer));
+    outgoing.end();
+  });
+}
+
+function wording(error: NodeJS.ErrnoException): string {
+  switch (error.code) {
+    case "ECONNREFUSED":
+      return "connection refused: nothing runs there";
+    case "EACCES":
+      return "permission denied: it belongs to another user";
+    default:
+      return error.message;
+  }
+}
+
+type HttpServer =
+  | { ok: true; host: string; port: number; token: string | undefined }
+  | { ok: false; text: string };
+
+/** The HTTP server a file names, even when the rest of the file is wrong. */
+async function httpServerOf(
+  file: string,
+  overrides: readonly Override[],
+  withToken: boolean,
+): Promise<HttpServer> {
+  const [{ loadConfigFile }, { configSchema }, { applyOverrides }, { parse }] = await Promise.all([
+    import("../config/load.ts"),
+    import("../config/schema.ts"),
+    import("../config/overrides.ts"),
+    import("smol-toml"),
+  ]);
+  const loaded = await loadConfigFile(file, overrides);
+  let input: unknown;
+  try {
+    input = loaded.ok ? loaded.config : parse(loaded.text ?? "");
+  } catch {
+    input = {};
+  }
+  const table = (applyOverrides(input, overrides) as { stats?: unknown }).stats;
+  const stats = configSchema.shape.stats.safeParse(table).data;
+  if (stats === undefined || stats.port === 0) {
+    const first = loaded.ok ? undefined : loaded.problems[0];
+    const why = first === undefined ? "" : ` (${first.message})`;
+    return {
+      ok: false,
+      text: `${file}${why} names no HTTP server to ask: add [stats] with a port, or give --stats-port`,
+    };
+  }
+  const where = { ok: true as const, host: reachable(stats.bind), port: stats.port };
+  if (!withToken) return { ...where, token: undefined };
+  try {
+    const { adminSettings } = await import("../http/access.ts");
+    return { ...where, token: (await adminSettings(stats, process.env)).token };
+  } catch (error) {
+    return { ok: false, text: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** A wildcard address is no destination; the same machine reaches it over loopback. */
+function reachable(bind: string): string {
+  if (bind === "0.0.0.0") return "127.0.0.1";
+  return bind === "::" ? "::1" : bind;
+}

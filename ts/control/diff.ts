@@ -1,0 +1,118 @@
+/** What lies between two configurations, and how a reload tells it. */
+import { isDeepStrictEqual } from "node:util";
+import { serverKey } from "../config/lower.ts";
+import type { Config } from "../config/schema.ts";
+
+/** One difference. `name` of a server is `backend/server`; `path` is the key path in the configuration. */
+export type Change =
+  | { kind: "added" | "removed"; what: "frontend" | "backend" | "server"; name: string }
+  | { kind: "changed"; path: string; server?: string; from: unknown; to: unknown };
+
+/** Names told of one kind, and changed settings told, before "and n more". */
+const NAMES = 3;
+const SETTINGS = 6;
+
+type Table = Readonly<Record<string, unknown>>;
+
+/** Every difference: what came, what went, then settings in the order of the file. */
+export function diffConfig(before: Config, after: Config): Change[] {
+  const { frontends: oldFrontends, backends: oldBackends, ...oldRest } = before;
+  const { frontends, backends, ...rest } = after;
+  return [
+    ...members("frontend", oldFrontends, frontends),
+    ...members("backend", oldBackends, backends),
+    ...members("server", serversOf(before), serversOf(after)),
+    ...common(oldFrontends, frontends).flatMap((name) =>
+      settings(`frontends.${name}`, oldFrontends[name], frontends[name]),
+    ),
+    ...common(oldBackends, backends).flatMap((name) => {
+      const [{ servers: _, ...old }, { servers: __, ...now }] = [
+        oldBackends[name] as Config["backends"][string],
+        backends[name] as Config["backends"][string],
+      ];
+      return settings(`backends.${name}`, old, now);
+    }),
+    ...changedServers(before, after),
+    ...settings("", oldRest, rest),
+  ];
+}
+
+/** "+1 server app/three, weight app/one 2→3"; "" for no changes. */
+export function describeChanges(changes: readonly Change[]): string {
+  const clauses: string[] = [];
+  for (const [kind, sign] of [
+    ["added", "+"],
+    ["removed", "−"],
+  ] as const) {
+    for (const what of ["frontend", "backend", "server"] as const) {
+      const names = changes.flatMap((c) => (c.kind === kind && c.what === what ? [c.name] : []));
+      if (names.length > 0)
+        clauses.push(`${sign}${names.length} ${plural(what, names.length)} ${some(names)}`);
+    }
+  }
+  const changed = changes.flatMap((c) => (c.kind === "changed" ? [told(c)] : []));
+  clauses.push(...changed.slice(0, SETTINGS));
+  if (changed.length > SETTINGS) clauses.push(`and ${changed.length - SETTINGS} more changes`);
+  return clauses.join(", ");
+}
+
+function told({ path, server, from, to }: Extract<Change, { kind: "changed" }>): string {
+  const setting = server === undefined ? path : `${path.slice(path.lastIndexOf(".") + 1)} ${server}`;
+  return `${setting} ${text(from)}→${text(to)}`;
+}
+
+const text = (value: unknown): string =>
+  value === undefined ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value);
+
+const plural = (what: string, n: number): string => (n === 1 ? what : `${what}s`);
+
+function some(names: readonly string[]): string {
+  const shown = names.slice(0, NAMES).join(", ");
+  return names.length > NAMES ? `${shown} and ${names.length - NAMES} more` : shown;
+}
+
+function members(what: "frontend" | "backend" | "server", before: Table, after: Table): Change[] {
+  const missing = (from: Table, other: Table) => Object.keys(from).filter((n) => !Object.hasOwn(other, n));
+  return [
+    ...missing(after, before).map((name): Change => ({ kind: "added", what, name })),
+    ...missing(before, after).map((name): Change => ({ kind: "removed", what, name })),
+  ];
+}
+
+const common = (before: Table, after: Table): string[] =>
+  Object.keys(after).filter((name) => Object.hasOwn(before, name));
+
+type Server = { backend: string; name: string; settings: Table };
+
+function serversOf({ backends }: Config): Record<string, Server> {
+  return Object.fromEntries(
+    Object.entries(backends).flatMap(([backend, { servers }]) =>
+      Object.entries(servers).map(([name, it]) => [
+        serverKey(backend, name),
+        { backend, name, settings: it },
+      ]),
+    ),
+  );
+}
+
+function changedServers(before: Config, after: Config): Change[] {
+  const [old, now] = [serversOf(before), serversOf(after)];
+  return common(old, now).flatMap((key) => {
+    const { backend, name, settings: to } = now[key] as Server;
+    return settings(`backends.${backend}.servers.${name}`, old[key]?.settings, to).map((c) =>
+      c.kind === "changed" ? { ...c, server: key } : c,
+    );
+  });
+}
+
+/** Settings that differ, tables from the inside. */
+function settings(path: string, from: unknown, to: unknown): Change[] {
+  if (isDeepStrictEqual(from, to)) return [];
+  if (!isTable(from) || !isTable(to)) return [{ kind: "changed", path, from, to }];
+  return [...new Set([...Object.keys(from), ...Object.keys(to)])].flatMap((key) =>
+    settings(path === "" ? key : `${path}.${key}`, from[key], to[key]),
+  );
+}
+
+const isTable = (value: unknown): value is Table =>
+  typeof value === "object" && value !== null && !Array.isArray(value);

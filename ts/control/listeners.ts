@@ -1,0 +1,36 @@
+/** Where frontends and the HTTP server listen, so that a reload can move them over each other's addresses. */
+import { formatSocketAddress, parseSocketAddress } from "../config/address.ts";
+import type { Config } from "../config/schema.ts";
+import type { FrontendListener } from "../http/slot.ts";
+import { ConveyError } from "../native/index.ts";
+import type { ListenAddress } from "./options.ts";
+
+/** Where a configuration has frontends listen; in the packet modes nothing does. */
+export function configuredListeners({ mode, frontends }: Config): FrontendListener[] {
+  if (mode !== "proxy") return [];
+  return Object.entries(frontends).flatMap(([name, { listen_addr }]) => {
+    const parsed = parseSocketAddress(listen_addr, { wildcard: true });
+    return parsed.ok ? [{ name, ...parsed.value }] : [];
+  });
+}
+
+/**
+ * The data plane would take the HTTP server for another process.
+ *
+ * @throws ConveyError `BIND_FAILED` when one of `frontends` is to listen where `own` does.
+ */
+export function refuseOwnAddress(
+  own: ListenAddress | undefined,
+  frontends: readonly FrontendListener[],
+): void {
+  const clash = own && frontends.find((f) => f.port === own.port && isSameOrAny(f.host, own.host));
+  if (clash === undefined) return;
+  throw new ConveyError(
+    "BIND_FAILED",
+    `cannot listen on ${formatSocketAddress(clash)} for frontend "${clash.name}": the statistics server of this convey listens there; choose another address or port`,
+    { field: `frontends.${clash.name}.listen_addr` },
+  );
+}
+
+const isSameOrAny = (a: string, b: string): boolean =>
+  a === b || [a, b].some((h) => h === "0.0.0.0" || h === "::");

@@ -1,0 +1,112 @@
+/**
+ * The one place that puts what happens into words: an event becomes log lines with a level, fields and a
+ * sentence. The log, the demo and whoever shows events to people use these.
+ */
+import { formatProblem } from "../config/diagnostics.ts";
+import type { Problem } from "../config/problem.ts";
+import type { NativePacketStats } from "../native/index.ts";
+import type { BalancerEvent, EventHub } from "./events.ts";
+import type { Logger } from "./logger.ts";
+
+/** One line of the log. */
+export type Line = { level: "info" | "warn" | "error"; fields: object; message: string };
+
+/** What an event says; most say one line. */
+export function narrate(event: BalancerEvent): Line[] {
+  switch (event.type) {
+    case "server": {
+      const { backend, server, addr, state, cause, left } = event;
+      const message = `server ${backend}/${server} is ${state}: ${cause}`;
+      const fields = { backend, server, addr, state };
+      if (state === "up") return [{ level: "info", fields, message }];
+      const none: Line = {
+        level: "error",
+        fields: { backend },
+        message: `backend ${backend} has no server left`,
+      };
+      return [{ level: "warn", fields, message }, ...(left === 0 ? [none] : [])];
+    }
+    case "reload": {
+      const { result, source, message, config_version } = event;
+      if (result !== "rejected") {
+        return [{ level: "info", fields: { source, config_version }, message: `reload: ${message}` }];
+      }
+      const kept = `reload rejected, the old configuration serves on: ${message}`;
+      return [{ level: "error", fields: { source }, message: kept }];
+    }
+    case "drain": {
+      const { backend, server, connections, state } = event;
+      const fields = { backend, server, connections };
+      return [{ level: "info", fields, message: `drain of ${backend}/${server}: ${state}` }];
+    }
+    case "engine": {
+      const { kind, frontend, worker, message } = event;
+      const level = kind === "worker-panicked" ? "error" : "warn";
+      return [{ level, fields: { kind, frontend, worker }, message }];
+    }
+    case "fatal":
+      return [{ level: "error", fields: {}, message: event.message }];
+    case "dropped":
+      return [{ level: "warn", fields: { count: event.count }, message: `${event.count} events were lost` }];
+  }
+}
+
+/** What a configuration warns of. */
+export const narrateWarnings = (warnings: readonly Problem[]): Line[] =>
+  warnings.map((warning) => ({
+    level: "warn",
+    fields: { path: warning.path },
+    message: formatProblem(warning),
+  }));
+
+/** Where packets are forwarded, and what an operator should know about the host. */
+export function narratePacketPath({ engine, guard, interfaces, notes }: NativePacketStats): Line[] {
+  const method = guard === "tcx" ? "a kernel program (tcx)" : guard;
+  const message = `engine ${engine} forwards on ${interfaces.join(", ")}; ${method} keeps the kernel from answering`;
+  return [
+    { level: "info", fields: { engine, guard, interfaces }, message },
+    ...notes.map((note): Line => ({ level: "warn", fields: {}, message: note })),
+  ];
+}
+
+/** Tells events to their readers and to the log. */
+export class Reporter {
+  readonly #events: EventHub;
+  readonly #log: Logger;
+
+  constructor(events: EventHub, log: Logger) {
+    this.#events = events;
+    this.#log = log;
+  }
+
+  emit(event: BalancerEvent): void {
+    this.#events.emit(event);
+    this.write(narrate(event));
+  }
+
+  /** Lines that are no event. A logger that throws is no reason to stop balancing. */
+  write(lines: readonly Line[]): void {
+    for (const { level, fields, message } of lines) {
+      try {
+        this.#log[level](fields, message);
+      } catch {}
+    }
+  }
+
+  info(fields: object, message: string): void {
+    this.write([{ level: "info", fields, message }]);
+  }
+
+  /** The data plane or its surroundings deserve a look. */
+  engine(
+    kind: "worker-panicked" | "accept-backoff" | "health-check-suspended" | "warning",
+    message: string,
+    { frontend, worker }: { frontend: string; worker: string } = { frontend: "", worker: "" },
+  ): void {
+    this.emit({ type: "engine", kind, frontend, worker, message, at: new Date() });
+  }
+
+  fatal(message: string): void {
+    this.emit({ type: "fatal", message, at: new Date() });
+  }
+}

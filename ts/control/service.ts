@@ -1,0 +1,282 @@
+/**
+ * What serves one configuration after another: data plane, servers, health checks and HTTP server, and the
+ * order in which a new configuration reaches them. When it cannot be put in service, nothing has changed.
+ */
+import { isDeepStrictEqual } from "node:util";
+import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import { lower } from "../config/lower.ts";
+import type { Config } from "../config/schema.ts";
+import { type AdminSettings, adminSettings } from "../http/access.ts";
+import type { AdminSource } from "../http/app.ts";
+import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
+import { AdminSocket } from "../http/socket.ts";
+import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
+import { diffConfig } from "./diff.ts";
+import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
+import { HealthMonitor } from "./health/monitor.ts";
+import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
+import { narratePacketPath, type Reporter } from "./narrate.ts";
+import type { ListenAddress } from "./options.ts";
+import { type Readiness, readiness } from "./readiness.ts";
+import type { Applied, ReloadStatus } from "./reload.ts";
+import { needsRestart } from "./restart.ts";
+import { ServerTable } from "./servers.ts";
+import { carryOver, checkTargets, toStates } from "./states.ts";
+import { buildStats, type Stats } from "./stats.ts";
+import { Turns } from "./turns.ts";
+
+/** Questions about packets under way and waiting; each may hold a thread of Node's pool for two seconds. */
+const MAX_QUESTIONS = 16;
+
+/** See the module's head. */
+export class Service {
+  readonly dataplane: Dataplane;
+  readonly servers: ServerTable;
+  readonly #reporter: Reporter;
+  readonly #health: HealthMonitor;
+  readonly #adminSource: AdminSource;
+  readonly #admin: AdminSlot;
+  #socket: AdminSocket | undefined;
+  readonly #questions = new Turns(MAX_QUESTIONS);
+  readonly #startedAt = performance.now();
+  /** Asked for once after each change: programs ask frontend by frontend. */
+  #addresses: ReadonlyMap<string, SocketAddress> | undefined;
+  #config: Config;
+  #version = 1;
+  /** When the latest configuration was put in service, or could not be. */
+  #applied: Promise<unknown> = Promise.resolve();
+
+  /** Starts the data plane; `open()` is to follow. Throws ConveyError and leaves nothing running. */
+  constructor(
+    config: Config,
+    parts: {
+      start: DataplaneModule["start"];
+      reporter: Reporter;
+      admin: AdminSource;
+      keepAlive: boolean;
+    },
+  ) {
+    this.#config = config;
+    this.#reporter = parts.reporter;
+    this.#adminSource = parts.admin;
+    this.#admin = new AdminSlot(parts.admin);
+    const records = carryOver(config, new Map());
+    this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
+    this.servers = new ServerTable(records, this.dataplane, parts.reporter);
+    this.#health = new HealthMonitor(
+      {
+        onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
+        onSuspended: (cause, key) =>
+          parts.reporter.engine(
+            "health-check-suspended",
+            `health checks cannot be made, that of ${key} first: ${cause}`,
+          ),
+      },
+      { keepAlive: parts.keepAlive },
+    );
+    const { packet } = config.mode === "proxy" ? {} : this.dataplane.stats();
+    if (packet) parts.reporter.write(narratePacketPath(packet));
+  }
+
+  /** The configuration in service. */
+  get config(): Config {
+    return this.#config;
+  }
+
+  /** Counts configurations put in service, from 1. */
+  get version(): number {
+    return this.#version;
+  }
+
+  get adminAddress(): ListenAddress | undefined {
+    return this.#admin.address;
+  }
+
+  /** Opens the HTTP server. */
+  async open(settings: AdminSettings | undefined): Promise<void> {
+    const move = await this.#admin.move(settings, { before: [], after: this.#listeners() });
+    move.commit();
+  }
+
+  /** Opens the Unix socket by which commands find the balancer of `configFile`; without one they ask by TCP. */
+  async openSocket(configFile: string | undefined): Promise<void> {
+    if (configFile === undefined) return;
+    const opened = await AdminSocket.open(configFile, this.#adminSource);
+    this.#socket = opened.socket;
+    if (opened.socket !== undefined) return;
+    const message = `no socket for \`convey healthcheck\` and other commands: ${opened.why}`;
+    this.#reporter.write([{ level: "warn", fields: {}, message }]);
+  }
+
+  /** Checks the servers of the configuration in service from now on. */
+  startChecks(): void {
+    this.#health.setTargets(checkTargets(this.#config));
+  }
+
+  /** Where a frontend listens; undefined when it does not. */
+  address(frontend: string): ListenAddress | undefined {
+    const found = this.#listening().get(frontend);
+    return found && { host: found.host, port: found.port };
+  }
+
+  /** Takes no new connections from now on. */
+  stopAccepting(): void {
+    this.#addresses = undefined;
+    this.dataplane.stopAccepting();
+  }
+
+  stats(draining: boolean, lastReload: ReloadStatus | undefined): Stats {
+    const { mode, frontends } = this.#config;
+    return buildStats(this.dataplane.stats(), {
+      mode,
+      startedAt: this.#startedAt,
+      configVersion: this.#version,
+      draining,
+      records: this.servers.records,
+      routes: new Map(Object.entries(frontends).map(([name, f]) => [name, f.backend])),
+      lastCheck: (key) => this.#health.lastCheck(key),
+      lastReload,
+    });
+  }
+
+  readiness(draining: boolean): Readiness {
+    return readiness(this.#config, this.servers.records, draining);
+  }
+
+  /** See `Balancer.explain()`; `assertOpen` throws once nobody can answer. */
+  async explain(question: [string, string, string], assertOpen: () => void): Promise<Explanation> {
+    const flow = parseFlow(...question);
+    if (!flow.ok) throw new ConveyError("CONFIG_INVALID", flow.message);
+    assertOpen();
+    const { protocol, source, destination } = flow.value;
+    const native = await this.#questions.take(() => {
+      assertOpen();
+      return this.dataplane.explain(protocol, source, destination);
+    });
+    assertOpen();
+    if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
+    return toExplanation(flow.value, native);
+  }
+
+  /**
+   * Puts `next` in service. `assertOpen` throws when that is no longer wanted.
+   *
+   * @throws ConveyError and leaves the old configuration in service.
+   */
+  apply(next: Config, assertOpen: () => void): Promise<Applied> {
+    const applied = this.#apply(next, assertOpen);
+    this.#applied = applied.catch(() => undefined);
+    return applied;
+  }
+
+  async #apply(next: Config, assertOpen: () => void): Promise<Applied> {
+    assertOpen();
+    const before = this.#config;
+    if (next.mode !== before.mode) {
+      throw new ConveyError(
+        "CONFIG_INVALID",
+        `mode: cannot change from ${before.mode} to ${next.mode} while running; restart to change the mode`,
+        { field: "mode" },
+      );
+    }
+    const settings = next.stats && (await adminSettings(next.stats, process.env));
+    // A wildcard may stand for other addresses than before.
+    const changes = !isDeepStrictEqual(next, before) || (next.mode !== "proxy" && hasWildcard(next));
+    if (this.#admin.serves(settings) && !changes) return { result: "unchanged", changes: [], warnings: [] };
+    const neighbours = { before: this.#listeners(), after: configuredListeners(next) };
+    const move = await this.#admin.move(settings, neighbours);
+    let installed = false;
+    try {
+      assertOpen();
+      refuseOwnAddress(this.#admin.address, neighbours.after);
+      this.#install(next);
+      installed = true;
+      await this.dataplane.settle();
+      await move.finish(this.#listeners());
+    } catch (error) {
+      // The data plane first: it may hold the address that the old HTTP server goes back to.
+      return await undo(error, async () => {
+        if (installed) {
+          this.#install(before);
+          await this.dataplane.settle();
+        }
+        await move.rollBack();
+      });
+    }
+    move.commit();
+    this.#version += 1;
+    return { result: "applied", changes: diffConfig(before, next), warnings: needsRestart(before, next) };
+  }
+
+  /** Without a pause: health results and operators may change records in between. */
+  #install(next: Config): void {
+    const records = this.servers.under(next);
+    this.dataplane.install(lower(next, toStates(records)));
+    this.#addresses = undefined;
+    this.servers.replace(records);
+    this.#config = next;
+    this.startChecks();
+  }
+
+  #listening(): ReadonlyMap<string, SocketAddress> {
+    this.#addresses ??= addressesOf(this.dataplane);
+    return this.#addresses;
+  }
+
+  /** Where the frontends listen now; in the packet modes nothing does. */
+  #listeners(): FrontendListener[] {
+    if (this.#config.mode !== "proxy") return [];
+    return [...this.#listening()].map(([name, address]) => ({ name, ...address }));
+  }
+
+  /**
+   * Cuts what is open, joins every thread, gives the host back, then calls `stopped` and waits for the answers
+   * of the HTTP server that are under way.
+   */
+  async close(stopped: () => void): Promise<void> {
+    const socketClosed = this.#socket?.close();
+    this.#health.close();
+    for (const line of this.dataplane.close()) this.#reporter.info({}, `host: ${line}`);
+    stopped();
+    await Promise.all([socketClosed, this.#admin.close()]);
+    // One that is still being applied finds out that it is too late, and may bring a server back.
+    void this.#applied.then(() => this.#admin.close());
+  }
+
+  /** While the process exits. */
+  abandon(): void {
+    this.#socket?.abandon();
+    this.dataplane.close();
+  }
+
+  #onNativeEvent(event: NativeEvent): void {
+    switch (event.kind) {
+      case "server-connect-failed":
+        this.#health.passiveFailure(`${event.backend}/${event.server}`, `data plane: ${event.message}`);
+        return;
+      case "worker-panicked":
+        this.#reporter.engine("worker-panicked", event.message, event);
+        if (!event.restarted) this.#reporter.fatal(`worker ${event.worker} is gone: ${event.message}`);
+        return;
+      case "accept-backoff":
+      case "warning":
+        this.#reporter.engine(event.kind, event.message, event);
+        return;
+    }
+  }
+}
+
+const hasWildcard = (config: Config): boolean =>
+  Object.values(config.frontends).some(({ listen_addr }) => {
+    const address = parseSocketAddress(listen_addr, { wildcard: true });
+    return address.ok && isWildcard(address.value);
+  });
+
+function addressesOf(dataplane: Dataplane): Map<string, SocketAddress> {
+  const addresses = new Map<string, SocketAddress>();
+  for (const { frontend, address } of dataplane.addresses()) {
+    const parsed = parseSocketAddress(address, { wildcard: true });
+    if (parsed.ok) addresses.set(frontend, parsed.value);
+  }
+  return addresses;
+}

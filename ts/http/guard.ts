@@ -1,0 +1,43 @@
+/** Applies a listener's policy to every request, and sets the headers every answer has. */
+import type { HttpBindings } from "@hono/node-server";
+import type { MiddlewareHandler } from "hono";
+import { isAuthorized } from "./access.ts";
+import { type Access, isOwnHost } from "./policy.ts";
+
+export type Env = { Bindings: HttpBindings };
+
+/** Routes for load balancers and service managers, which send what `Host` they like and have no token. */
+const PROBES = new Set(["/healthz", "/readyz"]);
+
+/** What is shown of a foreign `Host`. */
+const MAX_SHOWN = 100;
+
+export function fail(status: number, error: string, headers: Record<string, string> = {}): Response {
+  return Response.json({ error }, { status, headers });
+}
+
+export function guard(access: Access): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    if (!PROBES.has(c.req.path)) {
+      const { headers, socket } = c.env.incoming;
+      const { host } = headers;
+      // HTTP/1.0 may leave it out; a browser never does.
+      if (host !== undefined && !isOwnHost(host, access.hosts, socket.localAddress)) {
+        const shown = JSON.stringify(host.slice(0, MAX_SHOWN));
+        return fail(
+          421,
+          `the Host ${shown} is no address of this server; stats.hosts lists further names it has`,
+        );
+      }
+      const reads = c.req.method === "GET" || c.req.method === "HEAD";
+      const wanted = access.read === "token" || (!reads && access.write === "token");
+      if (wanted && !(access.token !== undefined && isAuthorized(headers.authorization, access.token))) {
+        return fail(401, "a bearer token is needed", { "www-authenticate": 'Bearer realm="convey"' });
+      }
+    }
+    await next();
+    c.res.headers.set("cache-control", "no-store");
+    c.res.headers.set("x-content-type-options", "nosniff");
+    return undefined;
+  };
+}
