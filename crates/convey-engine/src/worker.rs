@@ -170,6 +170,10 @@ impl Worker {
         snapshot: &PacketSnapshot,
     ) -> Result<FlowId, DropReason> {
         let now = self.ticks();
+        // Its time is over and its port and place are free to be taken at once.
+        while let Some(expired) = self.flows.lookup_expired(&new.key, now) {
+            self.end_flow(expired, snapshot);
+        }
         let mut flow = Flow {
             client: new.key.client,
             client_port: new.key.client_port,

@@ -93,15 +93,15 @@ impl FlowTable {
         self.lifetimes = lifetimes;
     }
 
-    /// The live flow with this key.
+    /// The live flow with this key. One whose time is over counts as absent, swept or not.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
-        let hash = self.hash(key);
-        let id = match self.established.find(key, hash) {
-            Some(i) => FlowId(i as u32),
-            None => FlowId(self.half_open.find(key, hash)? as u32 | FlowId::HALF_OPEN),
-        };
-        self.get(id).filter(|f| !self.is_expired(f, now)).map(|_| id)
+        self.find(key, |f| !f.is_expired(&self.lifetimes, now))
+    }
+
+    /// A flow with this key whose time is over and that was not swept yet: to be ended before another begins.
+    pub fn lookup_expired(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
+        self.find(key, |f| f.is_expired(&self.lifetimes, now))
     }
 
     /// The flow at `id`, if there is one.
@@ -199,6 +199,15 @@ impl FlowTable {
     /// Memory of the table in bytes; all of it is taken at the start.
     pub fn memory_bytes(&self) -> usize {
         self.established.memory_bytes() + self.half_open.memory_bytes()
+    }
+
+    #[inline]
+    fn find(&self, key: &FlowKey, wanted: impl Fn(&Flow) -> bool + Copy) -> Option<FlowId> {
+        let hash = self.hash(key);
+        match self.established.find(key, hash, wanted) {
+            Some(i) => Some(FlowId(i as u32)),
+            None => Some(FlowId(self.half_open.find(key, hash, wanted)? as u32 | FlowId::HALF_OPEN)),
+        }
     }
 
     fn hash(&self, key: &FlowKey) -> u64 {

@@ -65,13 +65,15 @@ impl Space {
         (hash >> 32) as u16 | 1
     }
 
+    /// The first entry with this key for which `wanted` holds. A key may have several: an expired one stays
+    /// until it is swept, and its successor may lie before or behind it.
     #[inline]
-    pub(super) fn find(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+    pub(super) fn find(&self, key: &FlowKey, hash: u64, wanted: impl Fn(&Flow) -> bool) -> Option<usize> {
         let tag = Self::tag(hash);
         for set in self.sets(hash) {
             for (way, _) in self.tags[set].iter().enumerate().filter(|(_, t)| **t == tag) {
                 let at = set * WAYS + way;
-                if self.flows[at].is(key) {
+                if self.flows[at].is(key) && wanted(&self.flows[at]) {
                     return Some(at);
                 }
             }
