@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Protocol;
-use convey_core::conntrack::{Direction, FlowKey};
+use convey_core::conntrack::{Direction, Flow, FlowKey};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{NextHop, NextHops};
@@ -109,7 +109,12 @@ fn from_client(
         frontend: slot,
     };
     let transport = match protocol {
-        Protocol::Tcp => Transport::Tcp(Tcp { seq: 0, ack: 0, flags: tcp_flags::SYN, payload_len: 0 }),
+        // Of a known flow, its next packet; else its first.
+        Protocol::Tcp => {
+            let is_known = worker.lookup(&key).and_then(|id| worker.flow(id)).is_some_and(Flow::is_live);
+            let flags = if is_known { tcp_flags::ACK } else { tcp_flags::SYN };
+            Transport::Tcp(Tcp { seq: 0, ack: 0, flags, payload_len: 0, window: 0, window_scale: None })
+        }
         Protocol::Udp => Transport::Udp { payload_len: 0 },
     };
     let mut nat = (frontend.nat_source, 0);

@@ -3,9 +3,10 @@
 mod ports;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use convey_core::conntrack::tcp::{self, Change};
+use convey_core::conntrack::udp;
 use convey_core::conntrack::{
     Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Overflow, Ticks, flags,
 };
@@ -210,6 +211,7 @@ impl Worker {
         }
         self.note(Note::FlowBegun);
         tenures(&flow, snapshot, |t| {
+            // Published with the next generation this worker adopts.
             t.flows.fetch_add(1, Relaxed);
         });
         if matches!(transport, Transport::Udp { .. }) {
@@ -231,13 +233,22 @@ impl Worker {
         let sees_replies = snapshot.is_passthrough();
         let change = match transport {
             Transport::Tcp(segment) => tcp::advance(flow, from, segment, sees_replies, now.0),
-            Transport::Udp { .. } => tcp::advance_udp(flow, from, sees_replies, now.0),
+            Transport::Udp { .. } => udp::advance_udp(flow, from, sees_replies, now.0),
         };
         let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
         let (pool, port, has_port) = (flow.pool, flow.nat_port, flow.has(flags::HAS_PORT));
-        let Change { established, closed, out_of_window } = change;
+        let Change { established, closed, restarted, revived, out_of_window } = change;
         if out_of_window {
             self.note(Note::OutOfWindow);
+        }
+        if restarted {
+            self.count_closed(id, snapshot);
+        }
+        if revived {
+            self.count_reopened(id, snapshot);
+            if has_port {
+                self.ports.confirm(pool, port);
+            }
         }
         if established {
             self.count_open(id, snapshot);
@@ -314,13 +325,24 @@ impl Worker {
     }
 
     fn count_open(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        self.count_with(id, snapshot, convey_core::ConnCounters::opened);
+    }
+
+    /// As open, without another connection in the total.
+    fn count_reopened(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        self.count_with(id, snapshot, |c| {
+            c.try_reserve(0);
+        });
+    }
+
+    fn count_with(&mut self, id: FlowId, snapshot: &PacketSnapshot, open: fn(&convey_core::ConnCounters)) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.has(flags::COUNTED) {
             return;
         }
         flow.flags |= flags::COUNTED;
         let flow = *flow;
-        gauges(&flow, snapshot, convey_core::ConnCounters::opened);
+        gauges(&flow, snapshot, open);
     }
 
     fn count_closed(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
@@ -343,7 +365,7 @@ fn settle(flow: &Flow, snapshot: &PacketSnapshot, ports: &mut PortPools) {
         gauges(flow, snapshot, convey_core::ConnCounters::closed);
     }
     tenures(flow, snapshot, |t| {
-        t.flows.fetch_sub(1, Relaxed);
+        t.flows.fetch_sub(1, Release);
     });
 }
 

@@ -11,8 +11,11 @@
 //! Expiry is incremental: [`FlowTable::sweep`] does a bounded amount of work.
 
 mod flow;
+mod handshake;
 mod space;
 pub mod tcp;
+pub mod udp;
+mod window;
 
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
 
