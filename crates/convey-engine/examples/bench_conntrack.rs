@@ -92,7 +92,7 @@ fn whole_path(flows: u32) {
         ip: format!("10.0.0.{}", i + 11),
         mac: format!("0200000002{:02x}", i + 11),
     }));
-    let options = convey_engine::PacketOptions { capacity: flows as usize, ..common::options(&world) };
+    let options = convey_engine::PacketOptions { capacity: 2 * flows as usize, ..common::options(&world) };
     let mut lab = Lab::with(&world, common::spec(&world), options);
     let name = |n: u32| format!("198.51.{}.{}:{}", n >> 8 & 0xff, n & 0xff, 2000 + (n >> 16));
     let run = |lab: &mut Lab, packet: P| {

@@ -34,6 +34,6 @@ pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Route};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
 pub use process::{REPLY_HEADROOM, process};
-pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError};
+pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};
 pub use verdict::{DropReason, Forward, Note, PassReason, Reply, ReplyKind, Verdict};
 pub use worker::Worker;

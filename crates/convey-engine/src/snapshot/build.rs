@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 
 use convey_core::conntrack::{FlowState, Lifetimes, Ticks};
 use convey_core::selection::{MaglevTable, Member, member_seed};
@@ -11,8 +11,8 @@ use convey_core::{Backend, ConnCounters, Frontend, Mode, Protocol, Server, Snaps
 use convey_packet::{Addr, TCP, UDP};
 
 use super::{
-    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Tenure,
-    Vip,
+    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing,
+    Tenure, Vip,
 };
 use crate::options::{DsrMethod, PacketOptions, Timeouts};
 
@@ -33,9 +33,9 @@ impl PacketSnapshot {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
         let oldest_in_use =
-            previous.map_or(0, |p| p.adopted.iter().map(|g| g.load(Relaxed)).min().unwrap_or(0));
+            previous.map_or(0, |p| p.adopted.iter().map(|g| g.load(Acquire)).min().unwrap_or(0));
         let is_gone = |t: &Tenure| {
-            t.retired.is_some_and(|retired| retired <= oldest_in_use) && t.flows.load(Relaxed) == 0
+            t.retired.is_some_and(|retired| retired <= oldest_in_use) && t.flows.load(Acquire) == 0
         };
 
         let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.tenure));
@@ -174,6 +174,11 @@ fn packet_server(backend: &Backend, server: &Server, method: Method, tenure: Opt
         max_connections: server.max_connections,
         counters: server.counters.clone(),
         backend_counters: Arc::<ConnCounters>::clone(&backend.counters),
+        configured: match server.effective_weight() {
+            _ if !server.up => Standing::Down,
+            0 => Standing::Draining,
+            _ => Standing::Up,
+        },
         tenure: tenure.unwrap_or_default(),
     }
 }
