@@ -10,6 +10,7 @@ use convey_core::conntrack::udp;
 use convey_core::conntrack::{
     Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Overflow, Ticks, flags,
 };
+use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
 use crate::meta::Nanos;
@@ -186,7 +187,7 @@ impl Worker {
         };
         match transport {
             Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
-            Transport::Udp { .. } => flow.state = FlowState::UdpNew,
+            Transport::Udp { .. } => udp::begin_udp(&mut flow, now.0),
         }
         if let Some(path) = &new.nat {
             let (pool, port) = self.take_port(path, snapshot).ok_or(DropReason::PortsExhausted)?;
@@ -235,9 +236,17 @@ impl Worker {
             Transport::Tcp(segment) => tcp::advance(flow, from, segment, sees_replies, now.0),
             Transport::Udp { .. } => udp::advance_udp(flow, from, sees_replies, now.0),
         };
-        let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
-        let (pool, port, has_port) = (flow.pool, flow.nat_port, flow.has(flags::HAS_PORT));
         let Change { established, closed, restarted, revived, out_of_window } = change;
+        let port_use = match transport {
+            Transport::Udp { .. } => PortUse::after_datagram(flow, change, now),
+            Transport::Tcp(_) => PortUse::after_segment(change),
+        };
+        let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
+        if let Some(port_use) = port_use
+            && flow.has(flags::HAS_PORT)
+        {
+            self.ports.used_for(flow.pool, flow.nat_port, port_use);
+        }
         if out_of_window {
             self.note(Note::OutOfWindow);
         }
@@ -246,21 +255,12 @@ impl Worker {
         }
         if revived {
             self.count_reopened(id, snapshot);
-            if has_port {
-                self.ports.confirm(pool, port);
-            }
         }
         if established {
             self.count_open(id, snapshot);
-            if has_port {
-                self.ports.confirm(pool, port);
-            }
         }
         if closed {
             self.count_closed(id, snapshot);
-            if has_port {
-                self.ports.close(pool, port);
-            }
         }
         if waits && !closed { self.promote(id, snapshot) } else { id }
     }
@@ -318,9 +318,10 @@ impl Worker {
         if let Some(port) = self.ports.take(pool, snapshot) {
             return Some((pool, port));
         }
-        let id = FlowId::from_bits(self.ports.dispensable(pool)?);
+        let (flows, now) = (&self.flows, self.ticks());
+        let victim = self.ports.victim(pool, |holder| flows.idle(FlowId::from_bits(holder), now))?;
         self.note(Note::PortTakenOver);
-        self.end_flow(id, snapshot);
+        self.end_flow(FlowId::from_bits(victim.holder), snapshot);
         Some((pool, self.ports.take(pool, snapshot)?))
     }
 

@@ -31,7 +31,8 @@ fn take_out(how: &str, address: &str) -> impl FnOnce(&mut SnapshotSpec) {
     let (how, address) = (how.to_string(), address.to_string());
     move |spec| {
         let servers = &mut spec.backends[0].servers;
-        let at = servers.iter().position(|s| s.addr.to_string() == address).unwrap();
+        let at =
+            servers.iter().position(|s| s.addr.to_string() == address).expect("a server of that address");
         match how.as_str() {
             "down" => servers[at].up = false,
             "removed" => drop(servers.remove(at)),

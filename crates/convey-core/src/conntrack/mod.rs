@@ -125,6 +125,11 @@ impl FlowTable {
         flow.is_expired(&self.lifetimes, now)
     }
 
+    /// Ticks since the flow at `id` was used; `None` when there is none whose time is not over.
+    pub fn idle(&self, id: FlowId, now: Ticks) -> Option<u32> {
+        self.get(id).filter(|f| !self.is_expired(f, now)).map(|f| now.since(Ticks(f.last_seen)))
+    }
+
     /// Whether a new flow with this key could be promoted as things are.
     pub fn has_room(&self, key: &FlowKey, now: Ticks) -> bool {
         self.overflow == Overflow::EvictOldest
