@@ -8,7 +8,7 @@ use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{NextHop, NextHops};
 use crate::packet::{Transport, next_hop};
-use crate::process::{Course, Owner, course, owner};
+use crate::process::{Course, Owner, course, nat_paths, owner};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
@@ -117,13 +117,13 @@ fn from_client(
         }
         Protocol::Udp => Transport::Udp { payload_len: 0 },
     };
-    let mut nat = (frontend.nat_source, 0);
+    let mut nat = None;
     let server_slot = match course(&key, &transport, frontend, snapshot, worker) {
         Ok(Course::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
             e.step(format!("the flow table knows it ({})", flow.state.name()));
             if let Some(address) = worker.nat_address(&flow) {
-                nat = (Addr::from_bits(address), flow.nat_port);
+                nat = Some((Addr::from_bits(address), flow.nat_port));
             }
             flow.server
         }
@@ -142,7 +142,11 @@ fn from_client(
     let Some(server) = snapshot.server(server_slot) else { return };
     e.server(server);
     let (source, destination) = match server.method {
-        Method::Nat => (socket(nat.0, nat.1), socket(server.address, server.port)),
+        Method::Nat => {
+            let first = nat_paths(frontend, server, &key).next().map(|path| (Addr::from_bits(path.nat), 0));
+            let (address, port) = nat.or(first).unwrap_or((frontend.address, 0));
+            (socket(address, port), socket(server.address, server.port))
+        }
         Method::Rewrite => {
             (socket(tuple.source, tuple.source_port), socket(server.address, tuple.destination_port))
         }

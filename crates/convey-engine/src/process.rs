@@ -12,6 +12,7 @@ use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
 use crate::packet::{Packet, Transport, account, forward, next_hop};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
+use crate::steering::client_hash;
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::{NewFlow, Worker};
 
@@ -259,7 +260,7 @@ fn from_client(
             if let Some(old) = replaces {
                 worker.end_flow(old, snapshot);
             }
-            let nat = (server.method == Method::Nat).then(|| nat_path(frontend, server));
+            let nat = (server.method == Method::Nat).then(|| nat_paths(frontend, server, &key));
             let new = NewFlow { key, server: chosen, nat };
             match worker.begin_flow(&new, &packet.transport, snapshot) {
                 Ok(id) => {
@@ -325,14 +326,21 @@ fn from_server(
     Ok(forward(buffer, &packet.ip, Method::Nat, &hop))
 }
 
-/// Where answers of `server` to `frontend`'s flows come along.
-pub(crate) fn nat_path(frontend: &PacketFrontend, server: &PacketServer) -> NatPath {
-    NatPath {
-        nat: frontend.nat_source.bits(),
-        server: server.address.bits(),
-        port: server.port,
-        protocol: frontend.protocol,
-    }
+/// Where answers of `server` to a new flow may come along: the NAT address of the client first, then those to go
+/// to when it has no port left.
+pub(crate) fn nat_paths(
+    frontend: &PacketFrontend,
+    server: &PacketServer,
+    key: &FlowKey,
+) -> impl Iterator<Item = NatPath> + Clone + use<> {
+    let sources = frontend.nat_sources.clone();
+    let (server, port, protocol) = (server.address.bits(), server.port, frontend.protocol);
+    // A client keeps to one address: some services tie a session to it.
+    let first = client_hash(Addr::from_bits(key.client).into(), 0) as usize;
+    (0..sources.len()).map(move |i| {
+        let nat = sources[(first + i) % sources.len()].bits();
+        NatPath { nat, server, port, protocol }
+    })
 }
 
 /// The tuple of a client's packet once rewritten.

@@ -63,8 +63,8 @@ pub struct PacketFrontend {
     pub address: Addr,
     /// Its port; 0: every port that no other frontend has (DSR).
     pub port: u16,
-    /// Source address towards servers (passthrough).
-    pub nat_source: Addr,
+    /// Source addresses towards servers (passthrough); at least one.
+    pub nat_sources: Arc<[Addr]>,
     /// Connections open at once; 0: no limit.
     pub max_connections: u64,
     /// Connections and bytes.

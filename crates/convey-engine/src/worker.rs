@@ -39,11 +39,11 @@ pub struct Worker {
 }
 
 /// What a flow begins with.
-pub(crate) struct NewFlow {
+pub(crate) struct NewFlow<Paths> {
     pub(crate) key: FlowKey,
     pub(crate) server: u16,
-    /// Passthrough: the path its port is taken from.
-    pub(crate) nat: Option<NatPath>,
+    /// Passthrough: the paths its port may be taken from, the one to be preferred first.
+    pub(crate) nat: Option<Paths>,
 }
 
 impl Worker {
@@ -167,7 +167,7 @@ impl Worker {
     /// Begins a flow: takes a port if it needs one and stores it.
     pub(crate) fn begin_flow(
         &mut self,
-        new: &NewFlow,
+        new: &NewFlow<impl Iterator<Item = NatPath> + Clone>,
         transport: &Transport,
         snapshot: &PacketSnapshot,
     ) -> Result<FlowId, DropReason> {
@@ -189,8 +189,8 @@ impl Worker {
             Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
             Transport::Udp { .. } => udp::begin_udp(&mut flow, now.0),
         }
-        if let Some(path) = &new.nat {
-            let (pool, port) = self.take_port(path, snapshot).ok_or(DropReason::PortsExhausted)?;
+        if let Some(paths) = &new.nat {
+            let (pool, port) = self.take_port(paths, snapshot).ok_or(DropReason::PortsExhausted)?;
             flow.pool = pool;
             flow.nat_port = port;
             flow.flags |= flags::HAS_PORT;
@@ -313,13 +313,23 @@ impl Worker {
         stored.id
     }
 
-    fn take_port(&mut self, path: &NatPath, snapshot: &PacketSnapshot) -> Option<(u16, u16)> {
-        let pool = self.ports.pool(path)?;
-        if let Some(port) = self.ports.take(pool, snapshot) {
-            return Some((pool, port));
+    fn take_port(
+        &mut self,
+        paths: &(impl Iterator<Item = NatPath> + Clone),
+        snapshot: &PacketSnapshot,
+    ) -> Option<(u16, u16)> {
+        for path in paths.clone() {
+            let pool = self.ports.pool(&path)?;
+            if let Some(port) = self.ports.take(pool, snapshot) {
+                return Some((pool, port));
+            }
         }
         let (flows, now) = (&self.flows, self.ticks());
-        let victim = self.ports.victim(pool, |holder| flows.idle(FlowId::from_bits(holder), now))?;
+        let victims = paths.clone().filter_map(|path| {
+            let pool = self.ports.pool(&path)?;
+            self.ports.victim(pool, |holder| flows.idle(FlowId::from_bits(holder), now)).map(|v| (v, pool))
+        });
+        let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
         self.note(Note::PortTakenOver);
         self.end_flow(FlowId::from_bits(victim.holder), snapshot);
         Some((pool, self.ports.take(pool, snapshot)?))
