@@ -28,6 +28,7 @@ pub mod steering;
 pub mod verdict;
 pub mod worker;
 
+pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
 pub use explain::{Explanation, explain};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
