@@ -354,21 +354,20 @@ fn a_worker_that_stops_leaves_gauges_at_zero() {
 #[test]
 fn slots_of_removed_servers_are_used_anew_once_their_flows_are_gone() {
     let mut lab = Lab::dsr(1);
+    // Each round outlasts an established flow, so that no more than a few generations have flows.
+    const ROUND_MS: u64 = 8_000_000;
     for round in 0..200u64 {
-        connect_dsr(&mut lab, &client(round as u32), 1000 * round);
+        connect_dsr(&mut lab, &client(round as u32), ROUND_MS * round);
         let octet = 11 + (round % 2) as u8;
         lab.reload(|s| {
             s.backends[0].servers[0].name = format!("s{round}");
             s.backends[0].servers[0].addr.set_ip([10, 0, 0, octet].into());
         });
         let snapshot = lab.snapshot.clone();
-        for ms in 0..50 {
-            lab.worker.tick(&snapshot, Nanos::from_millis(1000 * round + 20 * ms));
-        }
+        lab.worker.tick(&snapshot, Nanos::from_millis(ROUND_MS * round + ROUND_MS / 2));
     }
-    // 30 s after their last packet the half-open ones have gone; established ones hold their slots.
-    let slots = (0..u16::MAX).take_while(|&s| lab.snapshot.server(s).is_some()).count();
-    assert!(slots <= 202, "{slots}");
+    let slots = (0..u16::MAX).filter(|&s| lab.snapshot.server(s).is_some()).count();
+    assert!((2..=4).contains(&slots), "{slots}");
     let snapshot = lab.snapshot.clone();
     lab.worker.end_all(&snapshot);
     for _ in 0..3 {

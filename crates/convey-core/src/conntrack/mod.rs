@@ -1,9 +1,10 @@
 //! The flows of one worker: a table of fixed capacity whose entries are a cache line each.
 //!
 //! Two spaces. A new flow starts in the **half-open** space, where the oldest gives way to the newest; when
-//! its conversation is confirmed it is promoted to the **established** space, where a live flow never gives
-//! way to another (passthrough) or only the least recently used one does (DSR, where the Maglev table
-//! still knows the server). So a flood of first packets costs other first packets, never a conversation.
+//! its conversation is confirmed it is promoted to the **established** space, where an open TCP connection and a
+//! busy UDP conversation never give way to another (passthrough) or only the least recently used flow does (DSR,
+//! where the Maglev table still knows the server). So a flood of first packets costs other first packets, never a
+//! conversation. A flow whose time is over counts as absent, swept or not.
 //!
 //! Each space is an array of sets of eight; a key may lie in either of two sets and goes to the emptier one,
 //! which keeps refusals away until about three quarters are full; a third more entries than asked for are
@@ -25,7 +26,8 @@ use space::{Space, Victims};
 /// What happens to a flow for which the established space has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// It is refused: live flows are never given up (passthrough, whose state cannot be recomputed).
+    /// It is refused: of the live flows only idle UDP conversations are given up (passthrough, whose state cannot
+    /// be recomputed).
     Refuse,
     /// The least recently used flow of the set is forgotten (DSR).
     EvictOldest,
