@@ -291,3 +291,114 @@ fn in_dsr_the_handshake_ends_with_what_follows_the_syn_exactly() {
         assert_eq!((change.established, change.out_of_window), (counts, !counts), "{seq}");
     }
 }
+
+/// One end of a conversation that keeps to the rules: it sends what the other allowed, again where it must.
+#[derive(Clone)]
+struct End {
+    unacked: u32,
+    next: u32,
+    received: u32,
+    /// Up to where the other side takes bytes.
+    allowed: u32,
+    /// The furthest it has allowed itself.
+    offered: u32,
+    scale: u8,
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (((self.0 >> 32) * u64::from(n)) >> 32) as u32
+    }
+}
+
+impl End {
+    fn emit(&mut self, random: &mut Random) -> Tcp {
+        let (seq, len) = match random.below(8) {
+            0..=3 => (self.next, self.allowed.wrapping_sub(self.next).min(random.below(20_000))),
+            4 => (self.unacked, self.next.wrapping_sub(self.unacked).min(1460)),
+            // A keep-alive, when nothing is under way.
+            5 if self.unacked == self.next => (self.next.wrapping_sub(1), random.below(2)),
+            _ => (self.next, 0),
+        };
+        if is_after(seq.wrapping_add(len), self.next) {
+            self.next = seq.wrapping_add(len);
+        }
+        // What was offered once is not taken back.
+        let room = self.offered.wrapping_sub(self.received).max(random.below(200_000));
+        let window = (room >> self.scale).min(u32::from(u16::MAX));
+        self.offered = self.received.wrapping_add(window << self.scale);
+        Tcp { window: window as u16, ..seg(ACK, seq, self.received, len) }
+    }
+
+    fn take(&mut self, segment: &Tcp, scale_of_other: u8) {
+        if !is_after(segment.seq, self.received) && is_after(segment.end_seq(), self.received) {
+            self.received = segment.end_seq();
+        }
+        if !is_after(self.unacked, segment.ack) {
+            self.unacked = segment.ack;
+            self.allowed = segment.ack.wrapping_add(u32::from(segment.window) << scale_of_other);
+            if is_after(self.next, self.allowed) {
+                self.allowed = self.next;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_segment_of_a_real_conversation_counts_whatever_is_lost_or_overtaken() {
+    for seed in 1..400u64 {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let (client_isn, server_isn) = (random.below(u32::MAX), random.below(u32::MAX));
+        let scales = [random.below(9) as u8, random.below(9) as u8];
+        let scaled = random.below(3) > 0;
+        let offer = |side: usize| scaled.then_some(scales[side]);
+        let mut flow = Flow::default();
+        begin(&mut flow, &Tcp { window: 65_000, window_scale: offer(0), ..seg(SYN, client_isn, 0, 0) });
+        let answer = seg(SYN | ACK, server_isn, client_isn.wrapping_add(1), 0);
+        let answer = Tcp { window: 60_000, window_scale: offer(1), ..answer };
+        advance(&mut flow, Direction::FromServer, &answer, true, 1);
+        let ack = seg(ACK, client_isn.wrapping_add(1), server_isn.wrapping_add(1), 0);
+        assert!(advance(&mut flow, Direction::FromClient, &Tcp { window: 1, ..ack }, true, 1).established);
+
+        let (c, s) = (client_isn.wrapping_add(1), server_isn.wrapping_add(1));
+        let end = |own: u32, other: u32, allowed: u32, offered: u32, scale: u8| End {
+            unacked: own,
+            next: own,
+            received: other,
+            allowed: own.wrapping_add(allowed),
+            offered: other.wrapping_add(offered),
+            scale: if scaled { scale } else { 0 },
+        };
+        let mut ends = [end(c, s, 60_000, 65_000, scales[0]), end(s, c, 65_000, 60_000, scales[1])];
+        let mut under_way: Vec<(usize, Tcp)> = Vec::new();
+        for step in 0..600 {
+            let me = random.below(2) as usize;
+            let segment = ends[me].emit(&mut random);
+            if random.below(10) > 0 {
+                under_way.push((me, segment));
+            }
+            while under_way.len() > random.below(6) as usize {
+                let at = random.below(under_way.len().min(3) as u32) as usize;
+                let (from, segment) = under_way.remove(at);
+                let direction = [Direction::FromClient, Direction::FromServer][from];
+                // Sent once more, overtaken, and acknowledged long since: nobody misses it.
+                let is_stale = is_after(flow.acked[from], segment.end_seq());
+                let change = advance(&mut flow, direction, &segment, true, step);
+                assert!(
+                    change == Change::default() || is_stale,
+                    "seed {seed}, step {step}: {segment:?} {flow:?}"
+                );
+                if random.below(10) > 0 {
+                    let scale = ends[from].scale;
+                    ends[1 - from].take(&segment, scale);
+                }
+            }
+        }
+        assert!(ends[0].unacked != c || ends[1].unacked != s, "seed {seed}: nothing moved");
+    }
+}

@@ -4,7 +4,7 @@ use convey_packet::{Tcp, tcp_flags};
 
 use super::flow::Flow;
 
-/// How far an acknowledgement may lie behind what the other side has sent, at least: one that was overtaken.
+/// How far an acknowledgement may lie behind the newest, at least: it was overtaken.
 const OLD_ACKNOWLEDGEMENT: u32 = 66_000;
 /// The scale of a SYN that offers none.
 pub(super) const NO_SCALE: u8 = u8::MAX;
@@ -34,7 +34,7 @@ pub(super) fn is_in_window(flow: &Flow, me: usize, tcp: &Tcp) -> bool {
     let not_behind = !is_after(flow.next[me].wrapping_sub(theirs), tcp.end_seq());
     // Every segment of a connection carries an acknowledgement; without one half of the check would be missing.
     tcp.has(tcp_flags::ACK) && not_beyond && not_behind && {
-        let oldest = flow.next[peer].wrapping_sub(mine.max(OLD_ACKNOWLEDGEMENT));
+        let oldest = flow.acked[peer].wrapping_sub(mine.max(OLD_ACKNOWLEDGEMENT));
         let newest = flow.acked[peer].wrapping_add(mine);
         // It may acknowledge bytes that never counted here, as far as its side would have taken them.
         !is_after(oldest, tcp.ack) && (!is_after(tcp.ack, flow.next[peer]) || !is_after(tcp.ack, newest))
