@@ -5,7 +5,7 @@
 //! Where both directions pass (passthrough):
 //! - The handshake ends with an acknowledgement of the server's SYN-ACK, exactly.
 //! - After it a segment counts when it lies in the window the other side advertised and acknowledges what lies in
-//!   its own: see [`super::window`].
+//!   its own.
 //! - A reset counts when its number lies between what the other side has acknowledged and what this side has
 //!   sent: for an idle flow that is exactly one number. When the side it seemed to come from goes on, it was
 //!   forged, and the flow is open again.
