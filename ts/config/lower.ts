@@ -65,7 +65,13 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
 
 function lowerPacketOptions({ engine, passthrough }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
-  return { engine, capacity: passthrough.connection_tracker_capacity, firstPort, lastPort };
+  return {
+    engine,
+    capacity: passthrough.connection_tracker_capacity,
+    firstPort,
+    lastPort,
+    natAddresses: passthrough.nat_addresses,
+  };
 }
 
 // The enums of the schema and of the boundary are the same sets: a word added on one side alone stops here.

@@ -326,11 +326,13 @@ function withoutEffect(
     if (isTable(table)) for (const key of keys) if (table[key] !== undefined) written.push([...at, key]);
   };
   note(["proxy"], root.proxy, ["workers"]);
-  note(["limits"], root.limits, ["max_connections"]);
-  for (const { name, table } of frontends) note(["frontends", name], table, ["max_connections"]);
+  // In dsr mode a connection may be two forged packets, and its end is not seen: a limit would shut clients out.
+  const limits = mode === "dsr" ? ["max_connections"] : [];
+  note(["limits"], root.limits, limits);
+  for (const { name, table } of frontends) note(["frontends", name], table, limits);
   for (const { name, table, servers } of backends.values()) {
     note(["backends", name], table, PROXY_BACKEND_KEYS);
-    for (const s of servers) note(["backends", name, "servers", s.name], s.table, ["max_connections"]);
+    for (const s of servers) note(["backends", name, "servers", s.name], s.table, limits);
   }
   return oncePerKind(written, `has no effect in ${mode} mode`);
 }

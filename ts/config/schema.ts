@@ -89,6 +89,20 @@ const portRange = readString((text) => {
   return parsed.ok ? { ok: true, value: `${parsed.value.from}-${parsed.value.to}` } : parsed;
 }).register(wording, { type: '"from-to"', expected: 'two ports from 1024 to 65535, such as "33768-61000"' });
 
+const natAddresses = z
+  .array(ipAddress)
+  .max(64)
+  .transform((addresses, context) => {
+    const twice = addresses.find((address, i) => addresses.indexOf(address) < i);
+    if (twice === undefined) return addresses;
+    context.issues.push({ code: "custom", message: `names ${twice} twice`, input: addresses });
+    return z.NEVER;
+  })
+  .register(wording, {
+    type: "list of IP addresses",
+    expected: 'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
+  });
+
 const statsPort = z
   .union([z.int().min(0).max(65535), z.string().regex(/^\d{1,5}$/)])
   .transform((value, context) => {
@@ -135,7 +149,7 @@ export const serverSchema = z
       .describe("Share of new connections relative to the other servers; 0 takes it out of rotation."),
     max_connections: count
       .default(0)
-      .describe("Connections open at once to this server, proxy mode; 0 is no limit."),
+      .describe("Connections open at once to this server, proxy and passthrough mode; 0 is no limit."),
   })
   .describe("A member of a backend.");
 
@@ -213,7 +227,7 @@ export const frontendSchema = z
     protocol: protocolSchema.default("tcp").describe("The protocol; udp in passthrough and dsr mode only."),
     max_connections: count
       .default(0)
-      .describe("Connections open at once on this frontend, proxy mode; 0 is no limit."),
+      .describe("Connections open at once on this frontend, proxy and passthrough mode; 0 is no limit."),
     xdp: xdpSchema.optional(),
   })
   .describe("A listening address.");
@@ -248,6 +262,11 @@ export const configSchema = z
         port_range: portRange
           .default("33768-61000")
           .describe("Source ports used towards the servers in passthrough mode, inclusive."),
+        nat_addresses: natAddresses
+          .default([])
+          .describe(
+            "Source addresses used towards the servers in passthrough mode, each with the whole port_range; addresses of this host. A frontend of whose family there is none uses its own.",
+          ),
       })
       .prefault({})
       .describe("Settings of passthrough and of dsr mode."),
@@ -265,7 +284,9 @@ export const configSchema = z
       .strictObject({
         max_connections: count
           .default(0)
-          .describe("Connections open at once over all frontends, proxy mode; 0 is no limit."),
+          .describe(
+            "Connections open at once over all frontends, proxy and passthrough mode; 0 is no limit.",
+          ),
         max_connections_per_client: count
           .default(0)
           .describe("Connections open at once from one client address, proxy mode; 0 is no limit."),

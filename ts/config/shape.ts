@@ -29,11 +29,19 @@ export function schemaAt(path: KeyPath): Schema | undefined {
       next = Object.hasOwn(schema.shape, key) ? schema.shape[key as string] : undefined;
     } else if (schema instanceof z.ZodRecord) {
       next = schema.valueType as Schema;
+    } else if (list(schema)) {
+      next = list(schema)?.element as Schema;
     }
     if (next === undefined) return undefined;
     schema = core(next);
   }
   return schema;
+}
+
+/** The list that `schema` is, with or without a check of the whole behind it. */
+function list(schema: Schema): z.ZodArray | undefined {
+  const inner = schema instanceof z.ZodPipe ? schema.def.in : schema;
+  return inner instanceof z.ZodArray ? inner : undefined;
 }
 
 /** The keys a table may have, or undefined for what is no table of known keys. */

@@ -1,4 +1,6 @@
 import { expect, test } from "vitest";
+import { loadConfigText } from "../../../ts/config/load.ts";
+import { lower } from "../../../ts/config/lower.ts";
 import { LEAST, linesOf } from "./support.ts";
 
 const ADDRESS = '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"';
@@ -182,6 +184,42 @@ test.each([
   expect(await linesOf(`${LEAST}[passthrough]\nport_range = "${range}"\n`)).toEqual([
     `t.toml:7:14: error: passthrough.port_range: ${message} (found "${range}", expected two ports from 1024 to 65535, such as "33768-61000")`,
   ]);
+});
+
+test.each([
+  [
+    '["10.0.0.2", "10.0.0"]',
+    ".1",
+    "is not an IP address",
+    '"10.0.0"',
+    'an IP address, such as "127.0.0.1" or "::1"',
+  ],
+  [
+    '["10.0.0.2", "10.0.0.2"]',
+    "",
+    "names 10.0.0.2 twice",
+    "an array",
+    'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
+  ],
+  [
+    '"10.0.0.2"',
+    "",
+    "has the wrong type",
+    '"10.0.0.2"',
+    'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
+  ],
+])("nat_addresses = %s is refused", async (list, at, message, found, expected) => {
+  const [line] = await linesOf(`${LEAST}[passthrough]\nnat_addresses = ${list}\n`);
+  expect(line).toContain(
+    `error: passthrough.nat_addresses${at}: ${message} (found ${found}, expected ${expected})`,
+  );
+});
+
+test("nat_addresses are handed over as they stand", async () => {
+  const text = `${LEAST}[passthrough]\nnat_addresses = ["10.0.0.2", "2001:db8::2"]\n`;
+  const result = await loadConfigText(text);
+  if (!result.ok) throw new Error("refused");
+  expect(lower(result.config).packet.natAddresses).toEqual(["10.0.0.2", "2001:db8::2"]);
 });
 
 test("a connection tracker without room is refused", async () => {

@@ -37,6 +37,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
         workers: 0,
         stats_update_frequency: 5,
         port_range: "33768-61000",
+        nat_addresses: [],
       },
       dsr: { method: "rewrite" },
       limits: { max_connections: 0, max_connections_per_client: 0 },

@@ -168,14 +168,23 @@ max_connections = 5
 workers = 2
 `;
   expect(await linesOf(text)).toEqual([
-    "t.toml:7:1: warning: backends.pool.servers.s1.max_connections: has no effect in passthrough mode",
     "t.toml:9:1: warning: backends.pool.retries: has no effect in passthrough mode",
     "t.toml:10:1: warning: backends.pool.connect_timeout_ms: has no effect in passthrough mode",
     "t.toml:11:1: warning: backends.pool.idle_timeout_ms: has no effect in passthrough mode",
     "t.toml:12:1: warning: backends.pool.max_duration_ms: has no effect in passthrough mode",
-    "t.toml:14:1: warning: limits.max_connections: has no effect in passthrough mode",
     "t.toml:16:1: warning: proxy.workers: has no effect in passthrough mode",
   ]);
+});
+
+test("limits are looked at in passthrough mode, and a warning in dsr mode", async () => {
+  const text = `${LEAST.replace("[frontends.web]", "[frontends.web]\nmax_connections = 3")}max_connections = 9
+[limits]
+max_connections = 5
+`;
+  expect(await linesOf(`mode = "passthrough"\n${text}`)).toEqual([]);
+  const warnings = (await linesOf(`mode = "dsr"\n${text}`)).filter((line) => line.includes("warning"));
+  expect(warnings).toHaveLength(3);
+  for (const line of warnings) expect(line).toContain("max_connections: has no effect in dsr mode");
 });
 
 test("keys of the packet modes are no warning in proxy mode, since flags change the mode", async () => {

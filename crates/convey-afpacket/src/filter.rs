@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use convey_engine::PortRange;
+use convey_engine::{MAX_EXTENSION_HEADERS, PortRange};
 
 use crate::bpf::{Assembler, Is, Label, MAX_INSTRUCTIONS, join};
 use crate::sys::Instruction;
@@ -19,11 +19,14 @@ const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const LOAD_BYTE_AT_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
 const LOAD_HALF_AT_X: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
 const LOAD_WORD_AT_X: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_IND;
+const LOAD_CONSTANT: u32 = libc::BPF_LD | libc::BPF_IMM;
 const LOAD_MEMORY: u32 = libc::BPF_LD | libc::BPF_MEM;
 const LOAD_X_MEMORY: u32 = libc::BPF_LDX | libc::BPF_MEM;
 const IPV4_HEADER_LEN_TO_X: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
 const STORE: u32 = libc::BPF_ST;
 const A_TO_X: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const X_TO_A: u32 = libc::BPF_MISC | libc::BPF_TXA;
+const ADD: u32 = libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
 const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
 const SHIFT_RIGHT: u32 = libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K;
@@ -46,6 +49,9 @@ const ICMP: u32 = 1;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
+/// IPv6 extension headers that say how long they are: hop-by-hop, routing, destination options.
+const EXTENSIONS_WITH_LENGTH: [u32; 3] = [0, 43, 60];
+const FRAGMENT: u32 = 44;
 /// Later fragments: an offset above zero.
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 
@@ -169,7 +175,7 @@ fn keep_v6(asm: &mut Assembler, addresses: &[RangeInclusive<u32>], port: Label, 
     asm.jump_if(Is::Equal(UDP), layer4);
     asm.jump_if(Is::Equal(ICMPV6), icmp);
     // Extension headers the packet path walks: hop-by-hop, routing, fragment, destination options.
-    for extension in [0, 43, 44, 60] {
+    for extension in EXTENSIONS_WITH_LENGTH.into_iter().chain([FRAGMENT]) {
         asm.jump_if(Is::Equal(extension), keep);
     }
     asm.jump(drop);
@@ -191,8 +197,7 @@ fn jump_if_icmp_error(asm: &mut Assembler, label: Label) {
 }
 
 /// The fan-out program for `workers` sockets: the rules of [`convey_engine::steering`]. Runs on the packet from
-/// its IP header on. IPv6 packets with extension headers go to worker 0, whose NAT ports bring replies home
-/// to it.
+/// its IP header on.
 pub fn steering(nat_ports: Option<PortRange>, workers: usize) -> Vec<Instruction> {
     let workers = u32::try_from(workers.max(1)).unwrap_or(u32::MAX);
     let nat: Vec<_> = nat_ports.iter().map(|r| u32::from(r.first)..=u32::from(r.last)).collect();
@@ -232,6 +237,10 @@ pub fn steering(nat_ports: Option<PortRange>, workers: usize) -> Vec<Instruction
 /// Memory words of the steering program.
 const ADDRESS: u32 = 0;
 const PORT: u32 = 1;
+/// Offset of an IPv6 header.
+const HEADER: u32 = 2;
+/// Number of the header at X.
+const NEXT: u32 = 3;
 
 struct Targets {
     /// The accumulator holds a NAT port.
@@ -292,49 +301,100 @@ fn steer_v4(asm: &mut Assembler, nat: &[RangeInclusive<u32>], to: &Targets) {
 
 fn steer_v6(asm: &mut Assembler, nat: &[RangeInclusive<u32>], to: &Targets) {
     let (layer4, icmp, client) = (asm.label(), asm.label(), asm.label());
-    asm.put(LOAD_BYTE, 6);
-    asm.jump_if(Is::Equal(TCP), layer4);
-    asm.jump_if(Is::Equal(UDP), layer4);
-    asm.jump_if(Is::Equal(ICMPV6), icmp);
-    asm.jump(to.other);
+    asm.put(LOAD_CONSTANT, 0);
+    asm.put(STORE, HEADER);
+    walk_v6(asm, layer4, Some(icmp), to.other);
 
     asm.place(layer4);
-    asm.put(LOAD_HALF, 42);
+    asm.put(LOAD_HALF_AT_X, 2);
     asm.search(nat, to.by_port, client);
     asm.place(client);
-    asm.put(LOAD_HALF, 40);
+    asm.put(LOAD_HALF_AT_X, 0);
     asm.put(STORE, PORT);
     fold_v6(asm, 8);
     asm.jump(to.by_client);
 
     asm.place(icmp);
     let (error, quoted, quoted_client) = (asm.label(), asm.label(), asm.label());
-    asm.put(LOAD_BYTE, 40);
+    asm.put(LOAD_BYTE_AT_X, 0);
     asm.search(&[1..=4], error, to.other);
     asm.place(error);
-    asm.put(LOAD_BYTE, 48 + 6);
-    asm.jump_if(Is::Equal(TCP), quoted);
-    asm.jump_if(Is::Equal(UDP), quoted);
-    asm.jump(to.other);
+    asm.put(X_TO_A, 0);
+    asm.put(ADD, 8);
+    asm.put(STORE, HEADER);
+    walk_v6(asm, quoted, None, to.other);
     asm.place(quoted);
-    asm.put(LOAD_HALF, 48 + 40);
+    asm.put(LOAD_HALF_AT_X, 0);
     asm.search(nat, to.by_port, quoted_client);
     asm.place(quoted_client);
-    asm.put(LOAD_HALF, 48 + 42);
+    asm.put(LOAD_HALF_AT_X, 2);
     asm.put(STORE, PORT);
-    fold_v6(asm, 48 + 24);
+    fold_v6(asm, 24);
     asm.jump(to.by_client);
 }
 
-/// M[ADDRESS] = the four words at `at`, combined by exclusive or.
-fn fold_v6(asm: &mut Assembler, at: u32) {
-    asm.put(LOAD_WORD, at);
-    for word in [4, 8, 12] {
+/// From the IPv6 header at M[HEADER] over as many extension headers as the packet path walks. Comes to `layer4`
+/// (TCP or UDP) or `icmp` with X where that header starts; whatever else goes to `other`.
+fn walk_v6(asm: &mut Assembler, layer4: Label, icmp: Option<Label>, other: Label) {
+    asm.put(LOAD_X_MEMORY, HEADER);
+    asm.put(LOAD_BYTE_AT_X, 6);
+    asm.put(STORE, NEXT);
+    asm.put(LOAD_MEMORY, HEADER);
+    asm.put(ADD, 40);
+    asm.put(A_TO_X, 0);
+    for walked in 0..=MAX_EXTENSION_HEADERS {
+        let (options, fragment, next) = (asm.label(), asm.label(), asm.label());
+        asm.put(LOAD_MEMORY, NEXT);
+        asm.jump_if(Is::Equal(TCP), layer4);
+        asm.jump_if(Is::Equal(UDP), layer4);
+        if let Some(icmp) = icmp {
+            asm.jump_if(Is::Equal(ICMPV6), icmp);
+        }
+        if walked == MAX_EXTENSION_HEADERS {
+            break;
+        }
+        for kind in EXTENSIONS_WITH_LENGTH {
+            asm.jump_if(Is::Equal(kind), options);
+        }
+        asm.jump_if(Is::Equal(FRAGMENT), fragment);
+        asm.jump(other);
+
+        asm.place(options);
+        asm.put(LOAD_BYTE_AT_X, 0);
+        asm.put(STORE, NEXT);
+        asm.put(LOAD_BYTE_AT_X, 1);
+        asm.put(ADD, 1);
+        asm.put(SHIFT_LEFT, 3);
+        asm.put(ADD_X, 0);
         asm.put(A_TO_X, 0);
-        asm.put(LOAD_WORD, at + word);
-        asm.put(XOR_X, 0);
+        asm.jump(next);
+
+        asm.place(fragment);
+        asm.put(LOAD_HALF_AT_X, 2);
+        // A later fragment has no ports.
+        asm.jump_if(Is::Masked(0xfff8), other);
+        asm.put(LOAD_BYTE_AT_X, 0);
+        asm.put(STORE, NEXT);
+        asm.put(X_TO_A, 0);
+        asm.put(ADD, 8);
+        asm.put(A_TO_X, 0);
+        asm.place(next);
     }
+    asm.jump(other);
+}
+
+/// M[ADDRESS] = the four words at `at` behind M[HEADER], combined by exclusive or.
+fn fold_v6(asm: &mut Assembler, at: u32) {
+    asm.put(LOAD_X_MEMORY, HEADER);
+    asm.put(LOAD_WORD_AT_X, at);
     asm.put(STORE, ADDRESS);
+    for word in [4, 8, 12] {
+        asm.put(LOAD_X_MEMORY, HEADER);
+        asm.put(LOAD_WORD_AT_X, at + word);
+        asm.put(LOAD_X_MEMORY, ADDRESS);
+        asm.put(XOR_X, 0);
+        asm.put(STORE, ADDRESS);
+    }
 }
 
 #[cfg(test)]

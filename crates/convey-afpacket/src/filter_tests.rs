@@ -111,12 +111,65 @@ fn an_icmp_error_follows_the_flow_it_quotes_in_either_direction() {
     }
 }
 
+/// The first `count` of a chain of every kind of extension header that is walked, each before `protocol`.
+fn behind_extensions(count: usize, protocol: u8, payload: &[u8]) -> (u8, Vec<u8>) {
+    let kinds: Vec<u8> = [0, 60, 43, 44, 60, 43, 60, 44, 60].into_iter().take(count).collect();
+    let mut bytes = Vec::new();
+    for (i, &kind) in kinds.iter().enumerate() {
+        let next = kinds.get(i + 1).copied().unwrap_or(protocol);
+        // Length in units of eight bytes beyond the first; a fragment header is eight bytes long, always.
+        let longer = if kind == 44 { 0 } else { i % 3 };
+        bytes.extend([next, if kind == 44 { 0 } else { longer as u8 }, 0, 0, 0, 0, 0, 1]);
+        bytes.extend(std::iter::repeat_n(0, longer * 8));
+    }
+    bytes.extend(payload);
+    (kinds.first().copied().unwrap_or(protocol), bytes)
+}
+
+#[test]
+fn packets_of_one_flow_with_and_without_ipv6_extension_headers_meet_one_worker() {
+    for workers in [2, 3, 7] {
+        for step in 0..60u16 {
+            let port = 32768 + step * 61;
+            for (source, destination) in [(port, 80), (80, port)] {
+                let expected = worker_for(CLIENT6, source, destination, NAT, workers);
+                for count in 0..=MAX_EXTENSION_HEADERS {
+                    let (first, rest) = behind_extensions(count, 17, &ports(source, destination));
+                    assert_eq!(steered(&ip(CLIENT6, VIP6, first, &rest, 0), workers), expected, "{count}");
+                    // Quoted in an error, which itself stands behind a header.
+                    let (first, rest) = behind_extensions(count, 6, &ports(destination, source));
+                    let quoted = ip(VIP6, CLIENT6, first, &rest, 0);
+                    let error = [&[2, 0, 0, 0, 0, 0, 5, 0][..], &quoted].concat();
+                    let (first, rest) = behind_extensions(count.min(1), 58, &error);
+                    let error = ip(CLIENT6, VIP6, first, &rest, 0);
+                    assert_eq!(steered(&error, workers), expected, "an error about {count}");
+                }
+                let (first, rest) =
+                    behind_extensions(MAX_EXTENSION_HEADERS + 1, 17, &ports(source, destination));
+                assert_eq!(steered(&ip(CLIENT6, VIP6, first, &rest, 0), workers), 0, "one too many");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: opens a packet socket"]
+fn the_kernel_takes_the_steering_program() {
+    let socket = crate::sys::PacketSocket::open(1 << 16).expect("a socket");
+    socket.bind_all().expect("bound");
+    socket.start_fanout().expect("a group");
+    for nat in [None, Some(NAT)] {
+        socket.steer(&steering(nat, 7)).expect("taken");
+    }
+}
+
 #[test]
 fn what_has_no_ports_goes_to_worker_zero() {
     let mut fragment = ip(CLIENT, VIP, 6, &ports(40001, 40003), 0);
     fragment[7] = 100;
     assert_eq!(steered(&fragment, 4), 0);
-    assert_eq!(steered(&ip(CLIENT6, VIP6, 44, &ports(40001, 40003), 0), 4), 0);
+    let later = [&[6, 0, 0, 8, 0, 0, 0, 1][..], &ports(40001, 40003)].concat();
+    assert_eq!(steered(&ip(CLIENT6, VIP6, 44, &later, 0), 4), 0, "a later fragment");
     assert_eq!(steered(&ip(CLIENT, VIP, 1, &[8, 0, 0, 0, 0, 0, 0, 0], 0), 4), 0);
     assert_eq!(steered(&[0x45], 4), 0, "a runt");
 }

@@ -21,7 +21,8 @@
 #define VERDICT_NEXT -1
 #define VERDICT_DROP 2
 
-#define EXTENSION_HEADERS_MAX 6
+/* As many as convey-packet walks; a test compares. */
+#define EXTENSION_HEADERS_MAX 8
 
 #define PROTO_HOP_BY_HOP 0
 #define PROTO_ROUTING 43

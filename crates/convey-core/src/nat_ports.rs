@@ -1,10 +1,23 @@
 //! Source ports towards one server: who holds which, and which is free longest.
 //!
 //! A pool belongs to one (NAT address, server address and port, protocol) and one worker, which owns every
-//! `stride`th port. Taking, giving back and looking up a port is one array access each. Ports are reused in
-//! the order they were freed, so that a tuple rests as long as possible. When none is free, the port of the
-//! flow that closed first is taken (TIME_WAIT), then that of the oldest unconfirmed one (a flood), never that of
-//! a conversation.
+//! `stride`th port. Taking, giving back and looking up a port is a few array accesses each. Ports are reused in
+//! the order they were freed, so that a tuple rests as long as possible. When none is free, one is taken from, in
+//! this order:
+//! 1. the flow that closed first (TIME_WAIT);
+//! 2. the unconfirmed one unused longest (a flood), when that is a second or more;
+//! 3. the UDP conversation idle longest, when that is more than is usual between two datagrams: two seconds after
+//!    a brief exchange, thirty after a longer one;
+//! 4. any unconfirmed one, the one unused longest first;
+//! 5. one whose time is over and that no sweep has met yet.
+//!
+//! Never from an open TCP connection or a busy UDP conversation.
+
+use std::time::Duration;
+
+use crate::conntrack::tcp::Change;
+use crate::conntrack::udp::{BRIEF, BRIEF_IDLE, STREAM_IDLE};
+use crate::conntrack::{Flow, FlowState, Ticks};
 
 /// Ports a pool hands out: those from `first` to `last` that leave `remainder` when divided by `stride`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,22 +66,78 @@ impl Partition {
 
 /// End of a list.
 const NIL: u16 = u16::MAX;
-/// Not held.
-const FREE: u32 = u32::MAX;
-/// Bits of a holder.
-const HOLDER: u32 = (1 << 30) - 1;
-/// Held by a flow that is not confirmed yet; in the list `unconfirmed`.
-const UNCONFIRMED: u32 = 1 << 30;
-/// Held by a flow that has closed; in the list `closed`.
-const CLOSED: u32 = 1 << 31;
+/// An unconfirmed flow gives way before idle conversations once it has been unused this long.
+const UNCONFIRMED_IDLE: u32 = Ticks::span(Duration::from_secs(1));
+/// The order of UDP flows is exact to this: not every datagram moves its port in it.
+const ORDER: u32 = Ticks::span(Duration::from_secs(1));
+/// Slots looked at for flows whose time is over.
+const PROBES: usize = 24;
 
-/// Eight bytes a port.
+/// What a port is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PortUse {
+    /// Nothing.
+    Free = 0,
+    /// A flow that is not confirmed yet.
+    Unconfirmed = 1,
+    /// A flow that has closed.
+    Closed = 2,
+    /// A UDP conversation of a few datagrams.
+    Brief = 3,
+    /// A UDP conversation of more.
+    Stream = 4,
+    /// A TCP connection: it gives way to nothing.
+    Connection = 5,
+}
+
+impl PortUse {
+    /// What the port of a flow is held for after a TCP segment, where that has changed.
+    pub const fn after_segment(change: Change) -> Option<Self> {
+        match change {
+            Change { closed: true, .. } => Some(Self::Closed),
+            Change { restarted: true, .. } => Some(Self::Unconfirmed),
+            Change { established: true, .. } | Change { revived: true, .. } => Some(Self::Connection),
+            _ => None,
+        }
+    }
+
+    /// What the port of a UDP flow is held for after a datagram, when that has changed or its place in the order
+    /// of use is to be brought up to date.
+    pub fn after_datagram(flow: &mut Flow, change: Change, now: Ticks) -> Option<Self> {
+        let is_another = change.established || flow.next[0] == BRIEF;
+        if !is_another && now.since(Ticks(flow.acked[0])) < ORDER {
+            return None;
+        }
+        flow.acked[0] = now.0;
+        Some(match flow.state {
+            FlowState::UdpStream if flow.next[0] < BRIEF => Self::Brief,
+            FlowState::UdpStream => Self::Stream,
+            _ => Self::Unconfirmed,
+        })
+    }
+}
+
+/// Uses that are kept in an order: [`PortUse::Connection`] is in no list.
+const LISTS: usize = 5;
+
+/// Nine bytes a port, with its use.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    /// `FREE`, or the holder and its class.
     holder: u32,
     previous: u16,
     next: u16,
+}
+
+/// A port that may be taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Victim {
+    /// How readily: the greater the more.
+    pub rank: u8,
+    /// Ticks since its flow was used.
+    pub idle: u32,
+    /// Whose it is.
+    pub holder: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,16 +172,17 @@ impl List {
     }
 }
 
-/// The ports of one worker towards one server. Holders are 30-bit numbers of the caller's.
+/// The ports of one worker towards one server. Holders are numbers of the caller's.
 #[derive(Debug)]
 pub struct PortPool {
     partition: Partition,
     slots: Box<[Slot]>,
-    /// The port freed first comes first; likewise below.
-    free: List,
-    unconfirmed: List,
-    closed: List,
+    uses: Box<[PortUse]>,
+    /// By [`PortUse`]: the port put there first comes first.
+    lists: [List; LISTS],
     held: usize,
+    /// Where the search for flows whose time is over goes on.
+    hand: usize,
 }
 
 impl PortPool {
@@ -128,23 +198,22 @@ impl PortPool {
             random ^= random << 17;
             order.swap(i, (random % (i as u64 + 1)) as usize);
         }
-        let mut slots = vec![Slot { holder: FREE, previous: NIL, next: NIL }; len].into_boxed_slice();
-        let mut free = List::EMPTY;
+        let mut slots = vec![Slot { holder: 0, previous: NIL, next: NIL }; len].into_boxed_slice();
+        let mut lists = [List::EMPTY; LISTS];
         for i in order {
-            free.push(&mut slots, i);
+            lists[PortUse::Free as usize].push(&mut slots, i);
         }
-        Self { partition, slots, free, unconfirmed: List::EMPTY, closed: List::EMPTY, held: 0 }
+        Self { partition, slots, uses: vec![PortUse::Free; len].into(), lists, held: 0, hand: 0 }
     }
 
     /// Takes the port that has been free longest, for a flow that is not confirmed yet.
     pub fn take(&mut self, holder: u32) -> Option<u16> {
-        let i = self.free.head;
+        let i = self.lists[PortUse::Free as usize].head;
         if i == NIL {
             return None;
         }
-        self.free.unlink(&mut self.slots, i);
-        self.unconfirmed.push(&mut self.slots, i);
-        self.slots[usize::from(i)].holder = holder & HOLDER | UNCONFIRMED;
+        self.put(i, PortUse::Unconfirmed);
+        self.slots[usize::from(i)].holder = holder;
         self.held += 1;
         Some(self.partition.port(i))
     }
@@ -152,51 +221,52 @@ impl PortPool {
     /// Who holds `port`.
     #[inline]
     pub fn holder(&self, port: u16) -> Option<u32> {
-        match self.slots.get(self.partition.index(port)?)?.holder {
-            FREE => None,
-            holder => Some(holder & HOLDER),
+        let i = self.partition.index(port)?;
+        match self.uses.get(i)? {
+            PortUse::Free => None,
+            _ => Some(self.slots.get(i)?.holder),
         }
     }
 
     /// The holder of `port` goes by another number from now on.
     pub fn rename_holder(&mut self, port: u16, holder: u32) {
-        if let Some((i, held)) = self.held_slot(port) {
-            self.slots[usize::from(i)].holder = holder & HOLDER | held & !HOLDER;
+        if let Some(i) = self.held_slot(port) {
+            self.slots[usize::from(i)].holder = holder;
         }
     }
 
-    /// The holder's flow is a conversation: its port is its own until it closes.
-    pub fn confirm(&mut self, port: u16) {
-        if let Some((i, held)) = self.held_slot(port) {
-            self.unlist(i, held);
-            self.slots[usize::from(i)].holder = held & HOLDER;
-        }
-    }
-
-    /// The holder's flow has closed: its port may be taken over when no other is free.
-    pub fn close(&mut self, port: u16) {
-        if let Some((i, held)) = self.held_slot(port)
-            && held & CLOSED == 0
+    /// The holder's flow was used, or is something else now: its port is the last of that use to give way. One
+    /// that has closed keeps its place.
+    pub fn used_for(&mut self, port: u16, port_use: PortUse) {
+        if let Some(i) = self.held_slot(port)
+            && port_use != PortUse::Free
+            && (port_use, self.uses[usize::from(i)]) != (PortUse::Closed, PortUse::Closed)
         {
-            self.unlist(i, held);
-            self.slots[usize::from(i)].holder = held & HOLDER | CLOSED;
-            self.closed.push(&mut self.slots, i);
+            self.put(i, port_use);
         }
     }
 
-    /// Whose port may be taken over when none is free: of the flow that closed first, else of the oldest
-    /// unconfirmed one. End that flow and release its port.
-    pub fn dispensable(&self) -> Option<u32> {
-        let i = if self.closed.head == NIL { self.unconfirmed.head } else { self.closed.head };
-        Some(self.slots.get(usize::from(i))?.holder & HOLDER)
+    /// Whose port may be taken over when none is free. `idle` gives the ticks since a holder's flow was used, or
+    /// `None` when its time is over. End that flow and release its port.
+    pub fn victim(&mut self, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
+        let first = |port_use: PortUse, rank: u8, at_least: u32| {
+            let i = self.lists[port_use as usize].head;
+            let holder = self.slots.get(usize::from(i))?.holder;
+            let idle = idle(holder).unwrap_or(u32::MAX);
+            (idle >= at_least).then_some(Victim { rank, idle, holder })
+        };
+        let brief = first(PortUse::Brief, 3, BRIEF_IDLE);
+        first(PortUse::Closed, 5, 0)
+            .or_else(|| first(PortUse::Unconfirmed, 4, UNCONFIRMED_IDLE))
+            .or_else(|| brief.max(first(PortUse::Stream, 3, STREAM_IDLE)))
+            .or_else(|| first(PortUse::Unconfirmed, 2, 0))
+            .or_else(|| self.expired(idle))
     }
 
     /// Gives `port` back.
     pub fn release(&mut self, port: u16) {
-        if let Some((i, held)) = self.held_slot(port) {
-            self.unlist(i, held);
-            self.slots[usize::from(i)].holder = FREE;
-            self.free.push(&mut self.slots, i);
+        if let Some(i) = self.held_slot(port) {
+            self.put(i, PortUse::Free);
             self.held -= 1;
         }
     }
@@ -208,114 +278,37 @@ impl PortPool {
 
     /// Memory in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.slots.len() * size_of::<Slot>()
+        size_of_val(&*self.slots) + size_of_val(&*self.uses)
     }
 
-    fn held_slot(&self, port: u16) -> Option<(u16, u32)> {
+    fn expired(&mut self, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
+        for _ in 0..PROBES.min(self.slots.len()) {
+            self.hand = (self.hand + 1) % self.slots.len();
+            let holder = self.slots[self.hand].holder;
+            if self.uses[self.hand] != PortUse::Free && idle(holder).is_none() {
+                return Some(Victim { rank: 1, idle: u32::MAX, holder });
+            }
+        }
+        None
+    }
+
+    fn held_slot(&self, port: u16) -> Option<u16> {
         let i = self.partition.index(port)?;
-        let held = self.slots.get(i)?.holder;
-        (held != FREE).then_some((i as u16, held))
+        (*self.uses.get(i)? != PortUse::Free).then_some(i as u16)
     }
 
-    fn unlist(&mut self, i: u16, held: u32) {
-        if held & CLOSED != 0 {
-            self.closed.unlink(&mut self.slots, i);
-        } else if held & UNCONFIRMED != 0 {
-            self.unconfirmed.unlink(&mut self.slots, i);
+    /// Moves a port to the end of the list of `port_use`.
+    fn put(&mut self, i: u16, port_use: PortUse) {
+        let old = std::mem::replace(&mut self.uses[usize::from(i)], port_use);
+        if let Some(list) = self.lists.get_mut(old as usize) {
+            list.unlink(&mut self.slots, i);
+        }
+        if let Some(list) = self.lists.get_mut(port_use as usize) {
+            list.push(&mut self.slots, i);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    fn partition(first: u16, last: u16, stride: u16, remainder: u16) -> Partition {
-        Partition { first, last, stride, remainder }
-    }
-
-    #[test]
-    fn workers_own_every_port_of_the_range_exactly_once() {
-        for workers in [1, 2, 3, 7] {
-            let mut seen = HashSet::new();
-            for worker in 0..workers {
-                let mut pool = PortPool::new(partition(33768, 61000, workers, worker), 9);
-                while let Some(port) = pool.take(0) {
-                    assert!((33768..=61000).contains(&port) && port % workers == worker);
-                    assert!(seen.insert(port));
-                }
-            }
-            assert_eq!(seen.len(), 61000 - 33768 + 1);
-        }
-    }
-
-    #[test]
-    fn no_port_is_handed_out_twice_before_the_counter_would_wrap_or_after() {
-        let mut pool = PortPool::new(partition(100, 109, 1, 0), 1);
-        let held: HashSet<u16> = (0..10).filter_map(|h| pool.take(h)).collect();
-        assert_eq!(held.len(), 10);
-        assert_eq!(pool.take(99), None);
-        pool.release(105);
-        assert_eq!(pool.take(99), Some(105));
-        assert_eq!(pool.take(99), None);
-    }
-
-    #[test]
-    fn the_port_free_longest_comes_first() {
-        let mut pool = PortPool::new(partition(100, 103, 1, 0), 1);
-        let ports: Vec<u16> = (0..4).filter_map(|h| pool.take(h)).collect();
-        for &p in &[ports[2], ports[0], ports[3]] {
-            pool.release(p);
-        }
-        assert_eq!(
-            (pool.take(0), pool.take(0), pool.take(0)),
-            (Some(ports[2]), Some(ports[0]), Some(ports[3]))
-        );
-    }
-
-    #[test]
-    fn closed_flows_give_way_first_then_unconfirmed_ones_and_conversations_never() {
-        let mut pool = PortPool::new(partition(100, 103, 1, 0), 1);
-        let ports: Vec<u16> = (0..4).filter_map(|h| pool.take(h)).collect();
-        pool.confirm(ports[0]);
-        pool.confirm(ports[1]);
-        assert_eq!(pool.dispensable(), Some(2));
-        pool.close(ports[3]);
-        pool.close(ports[1]);
-        pool.close(ports[3]);
-        assert_eq!(pool.dispensable(), Some(3));
-        pool.release(ports[3]);
-        assert_eq!(pool.dispensable(), Some(1));
-        pool.release(ports[1]);
-        pool.release(ports[2]);
-        assert_eq!(pool.dispensable(), None);
-        assert_eq!((pool.holder(ports[0]), pool.held()), (Some(0), 1));
-    }
-
-    #[test]
-    fn a_renamed_holder_is_found_by_its_port_and_keeps_its_class() {
-        let mut pool = PortPool::new(partition(100, 102, 1, 0), 1);
-        let port = pool.take(5).unwrap();
-        pool.close(port);
-        pool.rename_holder(port, 6);
-        assert_eq!((pool.holder(port), pool.dispensable()), (Some(6), Some(6)));
-        pool.release(port);
-        assert_eq!((pool.holder(port), pool.dispensable(), pool.held()), (None, None, 0));
-        pool.release(port);
-        assert_eq!(pool.held(), 0);
-    }
-
-    #[test]
-    fn ports_outside_of_the_partition_are_nobodys() {
-        let pool = PortPool::new(partition(100, 110, 2, 1), 1);
-        assert_eq!([99, 100, 111, 0, u16::MAX].map(|p| pool.holder(p)), [None; 5]);
-        assert_eq!(PortPool::new(partition(10, 9, 1, 0), 1).take(0), None);
-        assert_eq!(PortPool::new(partition(65535, 65535, 2, 0), 1).take(0), None);
-    }
-
-    #[test]
-    fn a_port_costs_eight_bytes() {
-        assert_eq!(size_of::<Slot>(), 8);
-    }
-}
+#[path = "nat_ports_tests.rs"]
+mod tests;

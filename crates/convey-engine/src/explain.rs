@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Protocol;
-use convey_core::conntrack::{Direction, FlowKey};
+use convey_core::conntrack::{Direction, Flow, FlowKey};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{NextHop, NextHops};
 use crate::packet::{Transport, next_hop};
-use crate::process::{Course, Owner, course, owner};
+use crate::process::{Course, Owner, course, nat_paths, owner};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
@@ -109,16 +109,21 @@ fn from_client(
         frontend: slot,
     };
     let transport = match protocol {
-        Protocol::Tcp => Transport::Tcp(Tcp { seq: 0, ack: 0, flags: tcp_flags::SYN, payload_len: 0 }),
+        // Of a known flow, its next packet; else its first.
+        Protocol::Tcp => {
+            let is_known = worker.lookup(&key).and_then(|id| worker.flow(id)).is_some_and(Flow::is_live);
+            let flags = if is_known { tcp_flags::ACK } else { tcp_flags::SYN };
+            Transport::Tcp(Tcp { seq: 0, ack: 0, flags, payload_len: 0, window: 0, window_scale: None })
+        }
         Protocol::Udp => Transport::Udp { payload_len: 0 },
     };
-    let mut nat = (frontend.nat_source, 0);
+    let mut nat = None;
     let server_slot = match course(&key, &transport, frontend, snapshot, worker) {
         Ok(Course::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
             e.step(format!("the flow table knows it ({})", flow.state.name()));
             if let Some(address) = worker.nat_address(&flow) {
-                nat = (Addr::from_bits(address), flow.nat_port);
+                nat = Some((Addr::from_bits(address), flow.nat_port));
             }
             flow.server
         }
@@ -137,7 +142,11 @@ fn from_client(
     let Some(server) = snapshot.server(server_slot) else { return };
     e.server(server);
     let (source, destination) = match server.method {
-        Method::Nat => (socket(nat.0, nat.1), socket(server.address, server.port)),
+        Method::Nat => {
+            let first = nat_paths(frontend, server, &key).next().map(|path| (Addr::from_bits(path.nat), 0));
+            let (address, port) = nat.or(first).unwrap_or((frontend.address, 0));
+            (socket(address, port), socket(server.address, server.port))
+        }
         Method::Rewrite => {
             (socket(tuple.source, tuple.source_port), socket(server.address, tuple.destination_port))
         }

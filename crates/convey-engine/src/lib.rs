@@ -28,12 +28,13 @@ pub mod steering;
 pub mod verdict;
 pub mod worker;
 
+pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
 pub use explain::{Explanation, explain};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Route};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
 pub use process::{REPLY_HEADROOM, process};
-pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError};
+pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};
 pub use verdict::{DropReason, Forward, Note, PassReason, Reply, ReplyKind, Verdict};
 pub use worker::Worker;

@@ -1,7 +1,7 @@
 //! Settings of the packet modes beside the [`convey_core::Snapshot`].
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How a DSR packet gets to its server.
@@ -84,10 +84,9 @@ pub struct PacketOptions {
     pub capacity: usize,
     /// Source ports towards servers (passthrough).
     pub nat_ports: PortRange,
-    /// IPv4 source towards servers (passthrough); `None`: the address of the frontend.
-    pub nat_source_v4: Option<Ipv4Addr>,
-    /// IPv6 source towards servers (passthrough); `None`: the address of the frontend.
-    pub nat_source_v6: Option<Ipv6Addr>,
+    /// Source addresses towards servers (passthrough), each with the ports of `nat_ports`; fixed while running.
+    /// A frontend of whose family there is none uses its own address.
+    pub nat_addresses: Vec<IpAddr>,
     /// Addresses of this host, for which a frontend on 0.0.0.0 or [::] stands; others' families are passed over.
     pub local_addresses: Vec<IpAddr>,
     /// DSR method of backends not named in `backend_dsr`.
@@ -110,8 +109,7 @@ impl Default for PacketOptions {
             workers: 1,
             capacity: 1 << 20,
             nat_ports: PortRange { first: 33768, last: 61000 },
-            nat_source_v4: None,
-            nat_source_v6: None,
+            nat_addresses: Vec::new(),
             local_addresses: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),

@@ -4,14 +4,15 @@
 //! or none of ours. Everything that can fail comes before the first byte or flow is changed.
 
 use convey_core::Reason;
-use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState};
+use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState, flags, tcp};
 use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tuple, UDP, rewrite, tcp_flags};
 
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
 use crate::packet::{Packet, Transport, account, forward, next_hop};
-use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot};
+use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
+use crate::steering::client_hash;
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::{NewFlow, Worker};
 
@@ -133,7 +134,7 @@ fn not_ip(error: IpError) -> Verdict {
 pub(crate) enum Course {
     /// A flow we know.
     Known(FlowId, Flow),
-    /// A flow that may begin, with the server it gets; `replaces` is the closed one with the same key.
+    /// A flow that may begin, with the server it gets; `replaces` is the one with the same key that ends for it.
     New { slot: usize, server: u16, replaces: Option<FlowId> },
     /// DSR: the packet begins no flow and goes where its hash says.
     HashRouted { slot: usize, server: u16 },
@@ -151,37 +152,75 @@ pub(crate) fn course(
     let is_reset = matches!(transport, Transport::Tcp(t) if t.has(tcp_flags::RST));
     let is_tcp = matches!(transport, Transport::Tcp(_));
     let known = worker.lookup(key).and_then(|id| Some((id, *worker.flow(id)?)));
-    let replaces = match known {
-        Some((id, flow)) if flow.state == FlowState::Closed && is_syn => Some(id),
-        Some((id, flow)) => return Ok(Course::Known(id, flow)),
-        None => None,
-    };
+    let replaces = known.filter(|(_, flow)| begins_anew(flow, transport, snapshot));
+    if let (Some((id, flow)), None) = (known, replaces) {
+        return Ok(Course::Known(id, flow));
+    }
     if snapshot.is_passthrough() && is_tcp && !is_syn {
         return Err(DropReason::NoFlow);
     }
     let client = Addr::from_bits(key.client);
-    let (slot, server) =
-        snapshot.select(frontend, client, key.client_port, key.port).ok_or(DropReason::NoServer)?;
+    let (slot, server) = match (snapshot.select(frontend, client, key.client_port, key.port), replaces) {
+        (Some(selected), _) => selected,
+        // Checks that fail everywhere may be wrong; a conversation has nothing to lose.
+        (None, Some((id, flow))) if !is_tcp => return Ok(Course::Known(id, flow)),
+        (None, _) => return Err(DropReason::NoServer),
+    };
     if is_reset {
         return Ok(Course::HashRouted { slot, server });
     }
-    if is_syn || !is_tcp {
-        let at_limit = |open: u64, limit: u64| limit != 0 && open >= limit;
-        let max_server = snapshot.server(server).map_or(0, |s| s.max_connections);
-        if at_limit(snapshot.totals().open(), snapshot.max_connections()) {
-            return Err(DropReason::LimitTotal);
-        }
-        if at_limit(frontend.counters.open(), frontend.max_connections) {
-            return Err(DropReason::LimitFrontend);
-        }
-        if at_limit(snapshot.server(server).map_or(0, |s| s.counters.open()), max_server) {
-            return Err(DropReason::LimitServer);
-        }
+    // In DSR two forged packets make a connection, and one that a server ended is not seen to end: a limit
+    // there would lock real clients out.
+    if snapshot.is_passthrough() {
+        check_limits(server, replaces.map(|(_, flow)| flow), frontend, snapshot)?;
     }
-    if !worker.has_room(key) {
+    // What it replaces leaves room behind where confirmed flows lie.
+    let leaves_room = replaces.is_some_and(|(id, _)| !id.is_half_open());
+    if !leaves_room && !worker.has_room(key) {
         return Err(DropReason::FlowTableFull);
     }
-    Ok(Course::New { slot, server, replaces })
+    Ok(Course::New { slot, server, replaces: replaces.map(|(id, _)| id) })
+}
+
+/// Whether a client's packet ends the live flow it belongs to and begins another with the same key.
+fn begins_anew(flow: &Flow, transport: &Transport, snapshot: &PacketSnapshot) -> bool {
+    let standing = snapshot.server(flow.server).map_or(Standing::Removed, PacketServer::standing);
+    match transport {
+        Transport::Tcp(t) if t.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN => {
+            let is_own = tcp::is_own_syn(flow, t, snapshot.is_passthrough());
+            let may_leave = flow.state.is_half_open() && standing != Standing::Up;
+            // In passthrough the server judges a SYN on a live connection, and its answer is seen. In DSR it is
+            // not, nor were its FIN and its reset: the client knows best.
+            let trusts_client = !snapshot.is_passthrough() || may_leave;
+            flow.state == FlowState::Closed || standing.is_gone() || trusts_client && !is_own
+        }
+        Transport::Tcp(_) => false,
+        Transport::Udp { .. } => standing.is_gone(),
+    }
+}
+
+/// Whether another connection to `server` keeps to the limits, the one it replaces not counted.
+fn check_limits(
+    server: u16,
+    replaced: Option<Flow>,
+    frontend: &PacketFrontend,
+    snapshot: &PacketSnapshot,
+) -> Result<(), DropReason> {
+    let counted = replaced.filter(|flow| flow.has(flags::COUNTED));
+    let at_limit = |open: u64, limit: u64, replaced: bool| {
+        limit != 0 && open.saturating_sub(u64::from(replaced)) >= limit
+    };
+    if at_limit(snapshot.totals().open(), snapshot.max_connections(), counted.is_some()) {
+        return Err(DropReason::LimitTotal);
+    }
+    if at_limit(frontend.counters.open(), frontend.max_connections, counted.is_some()) {
+        return Err(DropReason::LimitFrontend);
+    }
+    let on_same = counted.is_some_and(|flow| flow.server == server);
+    match snapshot.server(server) {
+        Some(s) if at_limit(s.counters.open(), s.max_connections, on_same) => Err(DropReason::LimitServer),
+        _ => Ok(()),
+    }
 }
 
 fn from_client(
@@ -221,7 +260,7 @@ fn from_client(
             if let Some(old) = replaces {
                 worker.end_flow(old, snapshot);
             }
-            let nat = (server.method == Method::Nat).then(|| nat_path(frontend, server));
+            let nat = (server.method == Method::Nat).then(|| nat_paths(frontend, server, &key));
             let new = NewFlow { key, server: chosen, nat };
             match worker.begin_flow(&new, &packet.transport, snapshot) {
                 Ok(id) => {
@@ -287,14 +326,21 @@ fn from_server(
     Ok(forward(buffer, &packet.ip, Method::Nat, &hop))
 }
 
-/// Where answers of `server` to `frontend`'s flows come along.
-pub(crate) fn nat_path(frontend: &PacketFrontend, server: &PacketServer) -> NatPath {
-    NatPath {
-        nat: frontend.nat_source.bits(),
-        server: server.address.bits(),
-        port: server.port,
-        protocol: frontend.protocol,
-    }
+/// Where answers of `server` to a new flow may come along: the NAT address of the client first, then those to go
+/// to when it has no port left.
+pub(crate) fn nat_paths(
+    frontend: &PacketFrontend,
+    server: &PacketServer,
+    key: &FlowKey,
+) -> impl Iterator<Item = NatPath> + Clone + use<> {
+    let sources = frontend.nat_sources.clone();
+    let (server, port, protocol) = (server.address.bits(), server.port, frontend.protocol);
+    // A client keeps to one address: some services tie a session to it.
+    let first = client_hash(Addr::from_bits(key.client).into(), 0) as usize;
+    (0..sources.len()).map(move |i| {
+        let nat = sources[(first + i) % sources.len()].bits();
+        NatPath { nat, server, port, protocol }
+    })
 }
 
 /// The tuple of a client's packet once rewritten.

@@ -8,7 +8,7 @@ mod build;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Release};
 
 use convey_core::conntrack::Lifetimes;
 use convey_core::selection::{MaglevTable, Member, flow_hash, flow_words};
@@ -32,6 +32,26 @@ pub enum Method {
     L2,
 }
 
+/// What may be sent to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// New flows, by its weight.
+    Up,
+    /// The flows it has: it is being drained, or its weight is 0.
+    Draining,
+    /// Its health checks fail. TCP connections it has may go on; datagrams and SYNs go elsewhere.
+    Down,
+    /// It has left the configuration. As `Down`.
+    Removed,
+}
+
+impl Standing {
+    /// Whether whatever can leave it does.
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Down | Self::Removed)
+    }
+}
+
 /// A frontend in its slot.
 #[derive(Debug, Clone)]
 pub struct PacketFrontend {
@@ -43,8 +63,8 @@ pub struct PacketFrontend {
     pub address: Addr,
     /// Its port; 0: every port that no other frontend has (DSR).
     pub port: u16,
-    /// Source address towards servers (passthrough).
-    pub nat_source: Addr,
+    /// Source addresses towards servers (passthrough); at least one.
+    pub nat_sources: Arc<[Addr]>,
     /// Connections open at once; 0: no limit.
     pub max_connections: u64,
     /// Connections and bytes.
@@ -74,7 +94,16 @@ pub struct PacketServer {
     pub counters: Arc<ConnCounters>,
     /// Connections and bytes of its backend.
     pub backend_counters: Arc<ConnCounters>,
+    /// What may be sent to it while it is in the configuration.
+    pub(crate) configured: Standing,
     pub(crate) tenure: Tenure,
+}
+
+impl PacketServer {
+    /// What may be sent to it.
+    pub fn standing(&self) -> Standing {
+        if self.tenure.retired.is_some() { Standing::Removed } else { self.configured }
+    }
 }
 
 /// How long a slot is in use.
@@ -227,7 +256,8 @@ impl PacketSnapshot {
     /// Worker `index` goes by this snapshot from now on.
     pub(crate) fn adopt(&self, index: usize) {
         if let Some(adopted) = self.adopted.get(index) {
-            adopted.store(self.generation, Relaxed);
+            // What the worker has counted in `Tenure::flows` before is seen by who sees this.
+            adopted.store(self.generation, Release);
         }
     }
 }

@@ -8,6 +8,9 @@
 //!    of quoted destination address and port, `% workers`.
 //! 4. Everything else (fragments without ports, ARP, …): worker 0.
 //!
+//! IPv6 extension headers are walked, [`crate::MAX_EXTENSION_HEADERS`] of them, also where quoted: a flow of whose
+//! packets only some have them meets one worker.
+//!
 //! A worker takes only NAT ports with `port % workers == index`, so replies come home by rule 1.
 
 use std::net::IpAddr;

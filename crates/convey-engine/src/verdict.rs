@@ -157,9 +157,10 @@ reasons! {
         OutOfWindow = "out_of_window",
         /// An unconfirmed flow gave way to a newer one.
         HalfOpenEvicted = "half_open_evicted",
-        /// DSR: a flow was forgotten for a newer one; its packets go by their hash again.
+        /// A flow gave up its place for a newer one: in DSR, where its packets go by their hash again, or an idle UDP
+        /// conversation.
         FlowEvicted = "flow_evicted",
-        /// The port of a closed or unconfirmed flow was taken over.
+        /// The port of a closed or unconfirmed flow, or of an idle UDP conversation, was taken over.
         PortTakenOver = "port_taken_over",
         /// A confirmed flow found no room yet and stays among the half-open ones.
         PromotionDeferred = "promotion_deferred",

@@ -3,12 +3,14 @@
 mod ports;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use convey_core::conntrack::tcp::{self, Change};
+use convey_core::conntrack::udp;
 use convey_core::conntrack::{
     Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Overflow, Ticks, flags,
 };
+use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
 use crate::meta::Nanos;
@@ -37,11 +39,11 @@ pub struct Worker {
 }
 
 /// What a flow begins with.
-pub(crate) struct NewFlow {
+pub(crate) struct NewFlow<Paths> {
     pub(crate) key: FlowKey,
     pub(crate) server: u16,
-    /// Passthrough: the path its port is taken from.
-    pub(crate) nat: Option<NatPath>,
+    /// Passthrough: the paths its port may be taken from, the one to be preferred first.
+    pub(crate) nat: Option<Paths>,
 }
 
 impl Worker {
@@ -165,11 +167,15 @@ impl Worker {
     /// Begins a flow: takes a port if it needs one and stores it.
     pub(crate) fn begin_flow(
         &mut self,
-        new: &NewFlow,
+        new: &NewFlow<impl Iterator<Item = NatPath> + Clone>,
         transport: &Transport,
         snapshot: &PacketSnapshot,
     ) -> Result<FlowId, DropReason> {
         let now = self.ticks();
+        // Its time is over and its port and place are free to be taken at once.
+        while let Some(expired) = self.flows.lookup_expired(&new.key, now) {
+            self.end_flow(expired, snapshot);
+        }
         let mut flow = Flow {
             client: new.key.client,
             client_port: new.key.client_port,
@@ -181,10 +187,10 @@ impl Worker {
         };
         match transport {
             Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
-            Transport::Udp { .. } => flow.state = FlowState::UdpNew,
+            Transport::Udp { .. } => udp::begin_udp(&mut flow, now.0),
         }
-        if let Some(path) = &new.nat {
-            let (pool, port) = self.take_port(path, snapshot).ok_or(DropReason::PortsExhausted)?;
+        if let Some(paths) = &new.nat {
+            let (pool, port) = self.take_port(paths, snapshot).ok_or(DropReason::PortsExhausted)?;
             flow.pool = pool;
             flow.nat_port = port;
             flow.flags |= flags::HAS_PORT;
@@ -206,6 +212,7 @@ impl Worker {
         }
         self.note(Note::FlowBegun);
         tenures(&flow, snapshot, |t| {
+            // Published with the next generation this worker adopts.
             t.flows.fetch_add(1, Relaxed);
         });
         if matches!(transport, Transport::Udp { .. }) {
@@ -227,25 +234,33 @@ impl Worker {
         let sees_replies = snapshot.is_passthrough();
         let change = match transport {
             Transport::Tcp(segment) => tcp::advance(flow, from, segment, sees_replies, now.0),
-            Transport::Udp { .. } => tcp::advance_udp(flow, from, sees_replies, now.0),
+            Transport::Udp { .. } => udp::advance_udp(flow, from, sees_replies, now.0),
+        };
+        let Change { established, closed, restarted, revived, out_of_window } = change;
+        let port_use = match transport {
+            Transport::Udp { .. } => PortUse::after_datagram(flow, change, now),
+            Transport::Tcp(_) => PortUse::after_segment(change),
         };
         let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
-        let (pool, port, has_port) = (flow.pool, flow.nat_port, flow.has(flags::HAS_PORT));
-        let Change { established, closed, out_of_window } = change;
+        if let Some(port_use) = port_use
+            && flow.has(flags::HAS_PORT)
+        {
+            self.ports.used_for(flow.pool, flow.nat_port, port_use);
+        }
         if out_of_window {
             self.note(Note::OutOfWindow);
         }
+        if restarted {
+            self.count_closed(id, snapshot);
+        }
+        if revived {
+            self.count_reopened(id, snapshot);
+        }
         if established {
             self.count_open(id, snapshot);
-            if has_port {
-                self.ports.confirm(pool, port);
-            }
         }
         if closed {
             self.count_closed(id, snapshot);
-            if has_port {
-                self.ports.close(pool, port);
-            }
         }
         if waits && !closed { self.promote(id, snapshot) } else { id }
     }
@@ -298,25 +313,47 @@ impl Worker {
         stored.id
     }
 
-    fn take_port(&mut self, path: &NatPath, snapshot: &PacketSnapshot) -> Option<(u16, u16)> {
-        let pool = self.ports.pool(path)?;
-        if let Some(port) = self.ports.take(pool, snapshot) {
-            return Some((pool, port));
+    fn take_port(
+        &mut self,
+        paths: &(impl Iterator<Item = NatPath> + Clone),
+        snapshot: &PacketSnapshot,
+    ) -> Option<(u16, u16)> {
+        for path in paths.clone() {
+            let pool = self.ports.pool(&path)?;
+            if let Some(port) = self.ports.take(pool, snapshot) {
+                return Some((pool, port));
+            }
         }
-        let id = FlowId::from_bits(self.ports.dispensable(pool)?);
+        let (flows, now) = (&self.flows, self.ticks());
+        let victims = paths.clone().filter_map(|path| {
+            let pool = self.ports.pool(&path)?;
+            self.ports.victim(pool, |holder| flows.idle(FlowId::from_bits(holder), now)).map(|v| (v, pool))
+        });
+        let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
         self.note(Note::PortTakenOver);
-        self.end_flow(id, snapshot);
+        self.end_flow(FlowId::from_bits(victim.holder), snapshot);
         Some((pool, self.ports.take(pool, snapshot)?))
     }
 
     fn count_open(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        self.count_with(id, snapshot, convey_core::ConnCounters::opened);
+    }
+
+    /// As open, without another connection in the total.
+    fn count_reopened(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
+        self.count_with(id, snapshot, |c| {
+            c.try_reserve(0);
+        });
+    }
+
+    fn count_with(&mut self, id: FlowId, snapshot: &PacketSnapshot, open: fn(&convey_core::ConnCounters)) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.has(flags::COUNTED) {
             return;
         }
         flow.flags |= flags::COUNTED;
         let flow = *flow;
-        gauges(&flow, snapshot, convey_core::ConnCounters::opened);
+        gauges(&flow, snapshot, open);
     }
 
     fn count_closed(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
@@ -339,7 +376,7 @@ fn settle(flow: &Flow, snapshot: &PacketSnapshot, ports: &mut PortPools) {
         gauges(flow, snapshot, convey_core::ConnCounters::closed);
     }
     tenures(flow, snapshot, |t| {
-        t.flows.fetch_sub(1, Relaxed);
+        t.flows.fetch_sub(1, Release);
     });
 }
 

@@ -153,6 +153,7 @@ enum Event {
     Reset(u16),
     Flood(u16),
     Wait(u16),
+    Sweep,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -163,7 +164,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => who.clone().prop_map(Event::Finish),
         1 => who.prop_map(Event::Reset),
         1 => (0u16..1000).prop_map(Event::Flood),
-        1 => (0u16..40_000).prop_map(Event::Wait),
+        2 => (0u16..40_000).prop_map(Event::Wait),
+        1 => Just(Event::Sweep),
     ];
     proptest::collection::vec(event, 1..200)
 }
@@ -216,8 +218,8 @@ proptest! {
                         send(&mut lab, &P::syn(&client(false, 1000 + n + i, 6000), vip), now);
                     }
                 }
-                Event::Wait(ms) => {
-                    now += u64::from(ms);
+                Event::Wait(ms) => now += u64::from(ms),
+                Event::Sweep => {
                     let snapshot = lab.snapshot.clone();
                     lab.worker.tick(&snapshot, Nanos::from_millis(now));
                 }

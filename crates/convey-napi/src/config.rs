@@ -1,6 +1,6 @@
 //! What `lower()` hands over, and its way into a `RuntimeSpec`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
@@ -52,6 +52,8 @@ pub struct NativePacketOptions {
     pub first_port: u32,
     /// Highest source port towards servers (passthrough).
     pub last_port: u32,
+    /// Source addresses towards servers (passthrough); none: the frontends' own.
+    pub nat_addresses: Vec<String>,
 }
 
 /// The whole configuration of the data plane; every field is present.
@@ -129,6 +131,7 @@ impl NativeConfig {
             workers,
             capacity: self.packet.capacity as usize,
             nat_ports: self.packet.port_range()?,
+            nat_addresses: self.packet.nat_addresses()?,
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
         };
@@ -158,6 +161,16 @@ impl NativePacketOptions {
                 Err(invalid("passthrough.port_range", message))
             }
         }
+    }
+}
+
+impl NativePacketOptions {
+    fn nat_addresses(&self) -> Result<Vec<IpAddr>> {
+        let parse = |text: &String| {
+            let field = "passthrough.nat_addresses";
+            text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")))
+        };
+        self.nat_addresses.iter().map(parse).collect()
     }
 }
 

@@ -9,8 +9,8 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
-/// IPv6 extension headers walked before giving up.
-const MAX_EXTENSIONS: usize = 8;
+/// IPv6 extension headers walked before giving up. The kernel guard and the steering of workers walk as many.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// Whether a packet is a fragment, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +174,7 @@ pub(crate) fn walk_extensions(
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
     let mut fragment = Fragment::No;
-    for _ in 0..=MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSION_HEADERS {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let len = (usize::from(get8(packet, at + 1).ok_or(IpError::Truncated)?) + 1) * 8;

@@ -19,7 +19,7 @@ pub mod transport;
 pub use addr::Addr;
 pub use checksum::Delta;
 pub use icmp::{IcmpError, Quoted};
-pub use ip::{Fragment, Ip, IpError};
+pub use ip::{Fragment, Ip, IpError, MAX_EXTENSION_HEADERS};
 pub use rewrite::{Deltas, Tuple};
 pub use transport::{Ports, Tcp, TransportError, tcp_flags};
 

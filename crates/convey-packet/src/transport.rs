@@ -65,6 +65,10 @@ pub struct Tcp {
     pub flags: u8,
     /// Payload bytes.
     pub payload_len: u32,
+    /// Window as it stands in the header, not scaled.
+    pub window: u16,
+    /// Of a SYN: the window scale it offers (RFC 7323), at most 14.
+    pub window_scale: Option<u8>,
 }
 
 impl Tcp {
@@ -91,6 +95,12 @@ impl Tcp {
             ack: get32(segment, 8).unwrap_or_default(),
             flags,
             payload_len: (segment.len() - header_len) as u32,
+            window: get16(segment, 14).unwrap_or_default(),
+            window_scale: if flags & SYN == 0 {
+                None
+            } else {
+                window_scale(segment.get(20..header_len).unwrap_or_default())
+            },
         })
     }
 
@@ -103,6 +113,23 @@ impl Tcp {
     pub const fn end_seq(&self) -> u32 {
         let control = self.has(tcp_flags::SYN) as u32 + self.has(tcp_flags::FIN) as u32;
         self.seq.wrapping_add(self.payload_len).wrapping_add(control)
+    }
+}
+
+/// The window scale among the options of a SYN. Options that make no sense end the search.
+fn window_scale(mut options: &[u8]) -> Option<u8> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    const LARGEST: u8 = 14;
+    loop {
+        options = match *options {
+            [] | [END, ..] => return None,
+            [NOTHING, ..] => options.get(1..)?,
+            [WINDOW_SCALE, 3, shift, ..] => return Some(shift.min(LARGEST)),
+            [_, len, ..] if len >= 2 => options.get(usize::from(len)..)?,
+            _ => return None,
+        };
     }
 }
 
@@ -132,5 +159,19 @@ pub const fn checksum_offset(protocol: u8) -> Option<usize> {
         TCP => Some(16),
         UDP => Some(6),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_scale_is_found_among_other_options_and_nonsense_has_none() {
+        assert_eq!(window_scale(&[2, 4, 5, 180, 1, 3, 3, 7]), Some(7));
+        assert_eq!(window_scale(&[3, 3, 200]), Some(14), "RFC 7323 2.3: more counts as 14");
+        let nonsense: [&[u8]; 8] =
+            [&[], &[1, 1], &[0, 3, 3, 7], &[3, 4, 7, 0], &[3, 3], &[8], &[8, 0, 3, 3, 7], &[8, 200, 3, 3, 7]];
+        assert_eq!(nonsense.map(window_scale), [None; 8]);
     }
 }

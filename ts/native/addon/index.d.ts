@@ -279,6 +279,8 @@ export interface NativePacketOptions {
   firstPort: number
   /** Highest source port towards servers (passthrough). */
   lastPort: number
+  /** Source addresses towards servers (passthrough); none: the frontends' own. */
+  natAddresses: Array<string>
 }
 
 /** Packets by verdict, and the flow table; a super-frame counts once. */

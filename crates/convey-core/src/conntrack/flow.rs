@@ -97,6 +97,12 @@ pub mod flags {
     pub const COUNTED: u8 = 4;
     /// It holds a NAT port.
     pub const HAS_PORT: u8 = 8;
+    /// The client has sent a SYN that is not the one the flow began with: see [`super::Flow::later_syn`].
+    pub const LATER_SYN: u8 = 16;
+    /// A reset that seemed to come from the client has closed it.
+    pub const RESET_FROM_CLIENT: u8 = 32;
+    /// A reset that seemed to come from the server has closed it.
+    pub const RESET_FROM_SERVER: u8 = 64;
 }
 
 /// Everything that makes two flows different. The frontend stands for protocol and VIP.
@@ -124,6 +130,8 @@ pub struct Flow {
     pub acked: [u32; 2],
     /// Tick of the last packet that counted.
     pub last_seen: u32,
+    /// Sequence number of a SYN sent on the live flow, where [`flags::LATER_SYN`] is set.
+    pub later_syn: u32,
     /// Change of the transport checksum towards the server (`Delta::bits`); its inverse goes back.
     pub transport_delta: u16,
     /// Change of the IPv4 header checksum towards the server.
@@ -140,10 +148,14 @@ pub struct Flow {
     pub nat_port: u16,
     /// Pool the port is from.
     pub pool: u16,
+    /// By [`Direction`]: the largest window that side has advertised, in units of its scale.
+    pub window: [u16; 2],
     /// Where it stands.
     pub state: FlowState,
     /// See [`flags`].
     pub flags: u8,
+    /// By [`Direction`]: the scale of its windows.
+    pub scale: [u8; 2],
 }
 
 impl Flow {
@@ -155,6 +167,11 @@ impl Flow {
             port: self.port,
             frontend: self.frontend,
         }
+    }
+
+    /// Whether it is a flow that has not closed.
+    pub const fn is_live(&self) -> bool {
+        !matches!(self.state, FlowState::Free | FlowState::Closed)
     }
 
     /// Whether a bit of `mask` is set in its flags.

@@ -1,9 +1,10 @@
 //! The flows of one worker: a table of fixed capacity whose entries are a cache line each.
 //!
 //! Two spaces. A new flow starts in the **half-open** space, where the oldest gives way to the newest; when
-//! its conversation is confirmed it is promoted to the **established** space, where a live flow never gives
-//! way to another (passthrough) or only the least recently used one does (DSR, where the Maglev table
-//! still knows the server). So a flood of first packets costs other first packets, never a conversation.
+//! its conversation is confirmed it is promoted to the **established** space, where an open TCP connection and a
+//! busy UDP conversation never give way to another (passthrough) or only the least recently used flow does (DSR,
+//! where the Maglev table still knows the server). So a flood of first packets costs other first packets, never a
+//! conversation. A flow whose time is over counts as absent, swept or not.
 //!
 //! Each space is an array of sets of eight; a key may lie in either of two sets and goes to the emptier one,
 //! which keeps refusals away until about three quarters are full; a third more entries than asked for are
@@ -11,8 +12,11 @@
 //! Expiry is incremental: [`FlowTable::sweep`] does a bounded amount of work.
 
 mod flow;
+mod handshake;
 mod space;
 pub mod tcp;
+pub mod udp;
+mod window;
 
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
 
@@ -22,7 +26,8 @@ use space::{Space, Victims};
 /// What happens to a flow for which the established space has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// It is refused: live flows are never given up (passthrough, whose state cannot be recomputed).
+    /// It is refused: of the live flows only idle UDP conversations are given up (passthrough, whose state cannot
+    /// be recomputed).
     Refuse,
     /// The least recently used flow of the set is forgotten (DSR).
     EvictOldest,
@@ -93,15 +98,15 @@ impl FlowTable {
         self.lifetimes = lifetimes;
     }
 
-    /// The live flow with this key.
+    /// The live flow with this key. One whose time is over counts as absent, swept or not.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
-        let hash = self.hash(key);
-        let id = match self.established.find(key, hash) {
-            Some(i) => FlowId(i as u32),
-            None => FlowId(self.half_open.find(key, hash)? as u32 | FlowId::HALF_OPEN),
-        };
-        self.get(id).filter(|f| !self.is_expired(f, now)).map(|_| id)
+        self.find(key, |f| !f.is_expired(&self.lifetimes, now))
+    }
+
+    /// A flow with this key whose time is over and that was not swept yet: to be ended before another begins.
+    pub fn lookup_expired(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
+        self.find(key, |f| f.is_expired(&self.lifetimes, now))
     }
 
     /// The flow at `id`, if there is one.
@@ -120,6 +125,11 @@ impl FlowTable {
     #[inline]
     pub fn is_expired(&self, flow: &Flow, now: Ticks) -> bool {
         flow.is_expired(&self.lifetimes, now)
+    }
+
+    /// Ticks since the flow at `id` was used; `None` when there is none whose time is not over.
+    pub fn idle(&self, id: FlowId, now: Ticks) -> Option<u32> {
+        self.get(id).filter(|f| !self.is_expired(f, now)).map(|f| now.since(Ticks(f.last_seen)))
     }
 
     /// Whether a new flow with this key could be promoted as things are.
@@ -199,6 +209,15 @@ impl FlowTable {
     /// Memory of the table in bytes; all of it is taken at the start.
     pub fn memory_bytes(&self) -> usize {
         self.established.memory_bytes() + self.half_open.memory_bytes()
+    }
+
+    #[inline]
+    fn find(&self, key: &FlowKey, wanted: impl Fn(&Flow) -> bool + Copy) -> Option<FlowId> {
+        let hash = self.hash(key);
+        match self.established.find(key, hash, wanted) {
+            Some(i) => Some(FlowId(i as u32)),
+            None => Some(FlowId(self.half_open.find(key, hash, wanted)? as u32 | FlowId::HALF_OPEN)),
+        }
     }
 
     fn hash(&self, key: &FlowKey) -> u64 {

@@ -2,6 +2,7 @@
 //! a lookup touch one cache line a set and then only the entry it wants.
 
 use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
+use super::udp;
 
 const WAYS: usize = 8;
 
@@ -11,7 +12,7 @@ const FREE: u16 = 0;
 /// Who may be pushed out when no entry is free. Expired flows always, then the oldest of these:
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Victims {
-    /// Closed flows.
+    /// Closed flows and idle UDP conversations.
     Dead,
     /// Closed and half-open flows.
     HalfOpen,
@@ -65,13 +66,15 @@ impl Space {
         (hash >> 32) as u16 | 1
     }
 
+    /// The first entry with this key for which `wanted` holds. A key may have several: an expired one stays
+    /// until it is swept, and its successor may lie before or behind it.
     #[inline]
-    pub(super) fn find(&self, key: &FlowKey, hash: u64) -> Option<usize> {
+    pub(super) fn find(&self, key: &FlowKey, hash: u64, wanted: impl Fn(&Flow) -> bool) -> Option<usize> {
         let tag = Self::tag(hash);
         for set in self.sets(hash) {
             for (way, _) in self.tags[set].iter().enumerate().filter(|(_, t)| **t == tag) {
                 let at = set * WAYS + way;
-                if self.flows[at].is(key) {
+                if self.flows[at].is(key) && wanted(&self.flows[at]) {
                     return Some(at);
                 }
             }
@@ -109,8 +112,9 @@ impl Space {
             .filter_map(|at| {
                 let f = &self.flows[at];
                 let rank = match f.state {
-                    _ if f.is_expired(lifetimes, now) => 3,
-                    FlowState::Closed => 2,
+                    _ if f.is_expired(lifetimes, now) => 4,
+                    FlowState::Closed => 3,
+                    FlowState::UdpStream if udp::is_idle(f, now) => 2,
                     state if state.is_half_open() && victims == Victims::HalfOpen => 1,
                     _ if victims == Victims::Any => 1,
                     _ => return None,

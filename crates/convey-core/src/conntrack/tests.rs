@@ -133,6 +133,35 @@ fn an_expired_flow_is_not_found_and_the_sweep_takes_it_out() {
 }
 
 #[test]
+fn an_expired_flow_never_hides_its_successor_in_either_space_before_it_is_swept() {
+    let key = flow(1, FlowState::Free, 0).key();
+    // Expired among the established ones, and the successor half-open; then the successor promoted beside it.
+    let mut t = table(64, Overflow::Refuse);
+    establish(&mut t, 1, 100).unwrap();
+    let now = 100 + 1001;
+    let id = t.insert(flow(1, FlowState::SynSent, now), Ticks(now)).unwrap().id;
+    assert_eq!(t.lookup(&key, Ticks(now)), Some(id));
+    t.get_mut(id).unwrap().state = FlowState::Established;
+    let id = t.promote(id, Ticks(now)).unwrap().id;
+    assert_eq!(t.lookup(&key, Ticks(now)), Some(id));
+    // Expired and successor both half-open, whichever lies first.
+    for first in 0..4 {
+        let mut t = table(64, Overflow::Refuse);
+        for n in 0..first {
+            t.insert(flow(1, FlowState::SynSent, n), Ticks(n)).unwrap();
+        }
+        let id = t.insert(flow(1, FlowState::SynSent, 100), Ticks(100)).unwrap().id;
+        assert_eq!(t.lookup(&key, Ticks(100)), Some(id));
+        for _ in 0..first {
+            let expired = t.lookup_expired(&key, Ticks(100)).unwrap();
+            assert_ne!(expired, id);
+            t.remove(expired);
+        }
+        assert_eq!(t.lookup_expired(&key, Ticks(100)), None);
+    }
+}
+
+#[test]
 fn a_sweep_does_no_more_than_its_budget_and_gets_round_in_the_end() {
     let mut t = table(64, Overflow::Refuse);
     for n in 0..40 {

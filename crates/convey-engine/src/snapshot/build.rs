@@ -1,9 +1,9 @@
 //! From a [`Snapshot`] to the tables of the packet path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 
 use convey_core::conntrack::{FlowState, Lifetimes, Ticks};
 use convey_core::selection::{MaglevTable, Member, member_seed};
@@ -11,8 +11,8 @@ use convey_core::{Backend, ConnCounters, Frontend, Mode, Protocol, Server, Snaps
 use convey_packet::{Addr, TCP, UDP};
 
 use super::{
-    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Tenure,
-    Vip,
+    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing,
+    Tenure, Vip,
 };
 use crate::options::{DsrMethod, PacketOptions, Timeouts};
 
@@ -33,9 +33,9 @@ impl PacketSnapshot {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
         let oldest_in_use =
-            previous.map_or(0, |p| p.adopted.iter().map(|g| g.load(Relaxed)).min().unwrap_or(0));
+            previous.map_or(0, |p| p.adopted.iter().map(|g| g.load(Acquire)).min().unwrap_or(0));
         let is_gone = |t: &Tenure| {
-            t.retired.is_some_and(|retired| retired <= oldest_in_use) && t.flows.load(Relaxed) == 0
+            t.retired.is_some_and(|retired| retired <= oldest_in_use) && t.flows.load(Acquire) == 0
         };
 
         let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.tenure));
@@ -87,17 +87,25 @@ impl PacketSnapshot {
                 );
                 vips.insert(vip, slot.ok_or_else(|| too_many("frontends", "frontends"))?);
                 if snapshot.mode == Mode::Passthrough {
-                    let nat = nat_source(address, options).bits();
-                    nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| NatPath {
-                        nat,
-                        server: Addr::from(s.addr.ip()).bits(),
-                        port: s.addr.port(),
-                        protocol,
-                    }));
+                    for nat in &*nat_sources(address, options) {
+                        nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| {
+                            NatPath {
+                                nat: nat.bits(),
+                                server: Addr::from(s.addr.ip()).bits(),
+                                port: s.addr.port(),
+                                protocol,
+                            }
+                        }));
+                    }
                 }
             }
         }
 
+        let frontends = frontends.finish(generation, |f| &mut f.tenure);
+        let servers = servers.finish(generation, |s| &mut s.tenure);
+        if let Some(previous) = previous {
+            nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
+        }
         let no_workers = || (0..options.workers.max(1)).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             version: snapshot.version,
@@ -106,8 +114,8 @@ impl PacketSnapshot {
             options: options.clone(),
             lifetimes: lifetimes(&options.timeouts, snapshot.mode),
             max_connections: snapshot.limits.max_connections,
-            frontends: frontends.finish(generation, |f| &mut f.tenure),
-            servers: servers.finish(generation, |s| &mut s.tenure),
+            frontends,
+            servers,
             backends,
             has_any_port: vips.keys().any(|v: &Vip| v.port == 0),
             vips,
@@ -117,6 +125,29 @@ impl PacketSnapshot {
             adopted: previous.map_or_else(no_workers, |p| p.adopted.clone()),
         })
     }
+}
+
+/// The paths of flows whose frontend or server has left: answers along them still belong to the packet path, not to
+/// the kernel, until the slot is free.
+fn paths_of_retired(
+    previous: &PacketSnapshot,
+    frontends: &[Option<PacketFrontend>],
+    servers: &[Option<PacketServer>],
+) -> Vec<NatPath> {
+    let left_servers: HashSet<(u128, u16)> = servers
+        .iter()
+        .flatten()
+        .filter(|s| s.tenure.retired.is_some())
+        .map(|s| (s.address.bits(), s.port))
+        .collect();
+    let left_sources: HashSet<u128> = frontends
+        .iter()
+        .flatten()
+        .filter(|f| f.tenure.retired.is_some())
+        .flat_map(|f| f.nat_sources.iter().map(|a| a.bits()))
+        .collect();
+    let is_left = |p: &&NatPath| left_servers.contains(&(p.server, p.port)) || left_sources.contains(&p.nat);
+    previous.nat_paths.iter().filter(is_left).copied().collect()
 }
 
 /// Slots on their way from one snapshot to the next.
@@ -174,6 +205,11 @@ fn packet_server(backend: &Backend, server: &Server, method: Method, tenure: Opt
         max_connections: server.max_connections,
         counters: server.counters.clone(),
         backend_counters: Arc::<ConnCounters>::clone(&backend.counters),
+        configured: match server.effective_weight() {
+            _ if !server.up => Standing::Down,
+            0 => Standing::Draining,
+            _ => Standing::Up,
+        },
         tenure: tenure.unwrap_or_default(),
     }
 }
@@ -189,7 +225,7 @@ fn packet_frontend(
         protocol: protocol_number(f.protocol),
         address,
         port: f.listen.port(),
-        nat_source: nat_source(address, options),
+        nat_sources: nat_sources(address, options),
         max_connections: f.max_connections,
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
@@ -239,13 +275,11 @@ fn method(mode: Mode, backend: &Backend, options: &PacketOptions) -> Method {
     }
 }
 
-fn nat_source(vip: Addr, options: &PacketOptions) -> Addr {
-    let configured = if vip.is_v4() {
-        options.nat_source_v4.map(|a| Addr::v4(a.to_bits()))
-    } else {
-        options.nat_source_v6.map(|a| Addr::v6(a.to_bits()))
-    };
-    configured.unwrap_or(vip)
+fn nat_sources(vip: Addr, options: &PacketOptions) -> Arc<[Addr]> {
+    let all: BTreeSet<&IpAddr> = options.nat_addresses.iter().collect();
+    let fit: Vec<Addr> =
+        all.into_iter().map(|ip| Addr::from(*ip)).filter(|a| a.is_v4() == vip.is_v4()).collect();
+    if fit.is_empty() { Arc::from([vip]) } else { fit.into() }
 }
 
 const fn protocol_number(protocol: Protocol) -> u8 {
@@ -293,14 +327,36 @@ fn check(
         let message = format!("{}-{} is no range with a port for every worker", ports.first, ports.last);
         return Err(invalid("passthrough.port_range", message));
     }
-    if previous.is_some_and(|p| p.options.workers != options.workers || p.options.nat_ports != ports) {
+    if previous.is_some_and(|p| {
+        p.options.workers != options.workers
+            || p.options.nat_ports != ports
+            || p.options.nat_addresses != options.nat_addresses
+    }) {
         return Err(invalid(
             "passthrough",
-            "workers and ports cannot change while running; restart to change them",
+            "workers, ports and NAT addresses cannot change while running; restart to change them",
         ));
     }
+    check_nat_addresses(snapshot.mode, options)?;
     for frontend in &snapshot.frontends {
         check_frontend(snapshot, frontend, options)?;
+    }
+    Ok(())
+}
+
+fn check_nat_addresses(mode: Mode, options: &PacketOptions) -> Result<(), PacketSpecError> {
+    const KEY: &str = "passthrough.nat_addresses";
+    if mode != Mode::Passthrough {
+        return Ok(());
+    }
+    for ip in &options.nat_addresses {
+        if !can_listen(*ip) {
+            return Err(invalid(KEY, format!("{ip} cannot be the source of packets to servers")));
+        }
+        if !options.local_addresses.contains(ip) {
+            let message = format!("{ip} is no address of this host, so answers to it would go elsewhere");
+            return Err(invalid(KEY, message));
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use convey_core::nat_ports::{Partition, PortPool};
+use convey_core::nat_ports::{Partition, PortPool, PortUse, Victim};
 use convey_packet::Addr;
 
 use crate::hash::MixBuild;
@@ -77,8 +77,9 @@ impl PortPools {
         Some((pool, self.get(pool)?.1.holder(port)?))
     }
 
-    pub(super) fn dispensable(&self, pool: u16) -> Option<u32> {
-        self.get(pool)?.1.dispensable()
+    /// See [`PortPool::victim`].
+    pub(super) fn victim(&mut self, pool: u16, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
+        self.get_mut(pool)?.victim(idle)
     }
 
     pub(super) fn nat_address(&self, pool: u16) -> Option<u128> {
@@ -91,15 +92,9 @@ impl PortPools {
         }
     }
 
-    pub(super) fn confirm(&mut self, pool: u16, port: u16) {
+    pub(super) fn used_for(&mut self, pool: u16, port: u16, port_use: PortUse) {
         if let Some(ports) = self.get_mut(pool) {
-            ports.confirm(port);
-        }
-    }
-
-    pub(super) fn close(&mut self, pool: u16, port: u16) {
-        if let Some(ports) = self.get_mut(pool) {
-            ports.close(port);
+            ports.used_for(port, port_use);
         }
     }
 

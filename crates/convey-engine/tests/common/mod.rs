@@ -1,6 +1,8 @@
 //! Worlds of the fixtures, made real for this engine.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod world;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

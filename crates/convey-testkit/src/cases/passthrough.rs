@@ -194,6 +194,10 @@ fn headers() -> Vec<Case> {
                 .extension(60, &[0, 1, 4, 0, 0, 0, 0])
                 .ttl(63),
         ),
+        case(W, "eight IPv6 extension headers are walked, as many as any program here walks").reaches_server(
+            client(eight_extensions(P::syn(CLIENT6, VIP6))),
+            eight_extensions(P::syn(NAT6, SERVER6)).ttl(63),
+        ),
         case(W, "an atomic fragment counts as whole, v6").reaches_server(
             client(P::syn(CLIENT6, VIP6).extension(44, &[0, 0, 0, 0, 0, 0, 9])),
             P::syn(NAT6, SERVER6).extension(44, &[0, 0, 0, 0, 0, 0, 9]).ttl(63),
@@ -264,4 +268,8 @@ fn flow_state() -> Vec<Case> {
         case("passthrough, first server weighs nothing", "zero weight gets no new flow")
             .reaches_second(client(P::syn(CLIENT, VIP)), P::syn(NAT, "10.0.0.12:8080").ttl(63)),
     ]
+}
+
+fn eight_extensions(packet: P) -> P {
+    (0..8).fold(packet, |packet, _| packet.extension(60, &[0, 1, 4, 0, 0, 0, 0]))
 }
