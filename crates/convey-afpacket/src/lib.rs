@@ -21,6 +21,7 @@ mod intake;
 mod interfaces;
 mod kernel_tables;
 mod look;
+mod misses;
 mod neighbours;
 mod netlink;
 mod next_hops;

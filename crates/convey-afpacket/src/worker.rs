@@ -10,6 +10,7 @@ use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
 use crate::coalesce::{Coalescer, Departure};
 use crate::engine::Shared;
 use crate::intake::Intake;
+use crate::misses::Misses;
 use crate::parking::Parking;
 use crate::stats::{IoCounters, Loss};
 use crate::supervise::STUBBORN;
@@ -26,11 +27,15 @@ const PARKED_TIMEOUT: Duration = Duration::from_millis(1);
 /// How often flows are looked after under load.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How soon the same missing neighbour is reported again by a worker.
-const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
-
 /// Pause after an error that would otherwise come again at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a frame whose neighbour is not known may wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    Later,
+    Never,
+}
 
 /// A frame of the batch that is to leave.
 #[derive(Clone, Copy)]
@@ -52,7 +57,7 @@ pub struct Runner {
     departures: Vec<Leaving>,
     coalescer: Coalescer,
     parking: Parking,
-    missed: Option<(u32, std::net::IpAddr, Instant)>,
+    misses: Misses,
     in_hand: u64,
     ticked: Instant,
 }
@@ -70,7 +75,7 @@ impl Runner {
             departures: Vec::with_capacity(BATCH),
             coalescer: Coalescer::default(),
             parking: Parking::default(),
-            missed: None,
+            misses: Misses::default(),
             in_hand: 0,
             ticked: Instant::now(),
         }
@@ -91,7 +96,7 @@ impl Runner {
         while !shared.stopping() {
             let timeout = if self.parking.is_empty() { RECEIVE_TIMEOUT } else { PARKED_TIMEOUT };
             match self.intake.receive(socket, timeout) {
-                Ok(received) => self.forward(socket, received),
+                Ok(received) => self.forward(socket, received, Retry::Later),
                 Err(error) if is_timeout(&error) => self.tick(),
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
@@ -105,7 +110,7 @@ impl Runner {
         self.io.flows.store(0, Relaxed);
     }
 
-    fn forward(&mut self, socket: &PacketSocket, received: usize) {
+    fn forward(&mut self, socket: &PacketSocket, received: usize, retry: Retry) {
         let snapshot = self.shared.snapshot.load();
         let next_hops = self.shared.next_hops.load();
         let now = self.shared.now();
@@ -136,8 +141,13 @@ impl Runner {
                 }
                 // The engine has left the bytes as they came.
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
-                    self.parking.park(arrival.ifindex, self.intake.bytes(at), address, Instant::now());
-                    self.missing(ifindex, address);
+                    let now = Instant::now();
+                    if retry == Retry::Later {
+                        self.parking.park(arrival.ifindex, self.intake.bytes(at), (ifindex, address), now);
+                    }
+                    if self.misses.is_news((ifindex, address), now) {
+                        self.wake.resolve(ifindex, address);
+                    }
                 }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
             }
@@ -149,15 +159,15 @@ impl Runner {
         }
     }
 
-    /// Frames whose neighbour has become known go through the engine once more.
+    /// Frames whose neighbour has become known go through the engine once more, and no more than once.
     fn retry_parked(&mut self, socket: &PacketSocket) {
-        loop {
+        while !self.shared.stopping() {
             let next_hops = self.shared.next_hops.load();
             let Some(frame) = self.parking.next_ready(&next_hops, Instant::now()) else { break };
             drop(next_hops);
             self.intake.refill(frame.ifindex, &frame.bytes);
             self.io.retried.fetch_add(1, Relaxed);
-            self.forward(socket, 1);
+            self.forward(socket, 1, Retry::Never);
         }
     }
 
@@ -227,15 +237,6 @@ impl Runner {
                 self.io.lost(Loss::of_send(&error), 1);
             }
         }
-    }
-
-    fn missing(&mut self, ifindex: u32, address: std::net::IpAddr) {
-        let now = Instant::now();
-        if self.missed.is_some_and(|(i, a, at)| (i, a) == (ifindex, address) && now < at + RESOLVE_AGAIN) {
-            return;
-        }
-        self.missed = Some((ifindex, address, now));
-        self.wake.resolve(ifindex, address);
     }
 
     fn tick(&mut self) {

@@ -88,6 +88,11 @@ impl NextHops {
         Self { links, routes_v4, routes_v6, neighbours: neighbours.into_iter().collect() }
     }
 
+    /// The link-layer address of a neighbour on an interface; `None` while it is not resolved.
+    pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<MacAddr> {
+        self.neighbours.get(&(ifindex, address)).copied()
+    }
+
     /// The next hop towards `destination`.
     ///
     /// # Errors
@@ -100,11 +105,10 @@ impl NextHops {
         let link = self.links.get(&route.ifindex).ok_or(no_route)?;
         let address = route.gateway.unwrap_or(destination);
         let mac = self
-            .neighbours
-            .get(&(route.ifindex, address))
+            .neighbour(route.ifindex, address)
             .ok_or(Missing { address, ifindex: Some(route.ifindex) })?;
         let mtu = if route.mtu == 0 { link.mtu } else { route.mtu.min(link.mtu) };
-        Ok(NextHop { ifindex: link.ifindex, source: link.mac, destination: *mac, mtu })
+        Ok(NextHop { ifindex: link.ifindex, source: link.mac, destination: mac, mtu })
     }
 }
 
