@@ -1,5 +1,6 @@
 //! The engine: its sockets, its threads, what they share, and their end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use convey_core::{Event, EventSink};
+use convey_core::EventSink;
 use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
 
 use crate::filter;
@@ -29,8 +30,9 @@ const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
 /// The part of the receive buffer that is a ring of small frames.
 const RING_SHARE: usize = 4;
 
-/// Receives the indices of the interfaces listened on, at the start and whenever they change.
-pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
+/// Is given the indices of the interfaces that are to be listened on, at the start and whenever they change, and
+/// returns those on which the kernel is kept from answering; the engine listens there and nowhere else.
+pub type InterfaceSink = Arc<dyn Fn(&[u32]) -> Vec<u32> + Send + Sync>;
 
 /// Settings fixed while the engine runs.
 #[derive(Clone)]
@@ -39,7 +41,7 @@ pub struct EngineConfig {
     pub interfaces: Interfaces,
     /// Receive buffer of each worker in bytes: a quarter at once for small frames, the rest as long ones come.
     pub receive_buffer_bytes: usize,
-    /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
+    /// Whatever keeps the kernel from answering where the engine listens; `None`: something else does.
     pub on_interfaces: Option<InterfaceSink>,
 }
 
@@ -66,7 +68,7 @@ pub enum AfPacketError {
         source: io::Error,
     },
     /// Links and routes could not be read.
-    #[error("Cannot read links, routes and neighbours from the kernel: {0}")]
+    #[error("Cannot read links, routes and neighbours from the kernel, or listen on the links: {0}")]
     Netlink(#[source] io::Error),
     /// No interface to listen on.
     #[error(
@@ -96,13 +98,15 @@ pub(crate) struct Shared {
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
     listening: Mutex<Listening>,
+    /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
+    changing: Mutex<()>,
     on_interfaces: Option<InterfaceSink>,
     kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
     started: Instant,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Listening {
     scope: Arc<Scope>,
     interfaces: Vec<u32>,
@@ -127,37 +131,60 @@ impl Shared {
         lock(&self.listening).scope.clone()
     }
 
-    /// Listens on these interfaces from now on.
-    pub(crate) fn listen_on(&self, interfaces: Vec<u32>) {
-        let mut listening = lock(&self.listening);
+    /// Listens from now on on these of the interfaces on which the kernel is kept from answering. Tells whether
+    /// that is all of them. What is new is guarded before it is listened on, what is gone as long as it is.
+    ///
+    /// # Errors
+    /// The kernel did not take the sockets' filter; the former interfaces are listened on.
+    pub(crate) fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
         if listening.interfaces == interfaces {
-            return;
+            return Ok(true);
         }
-        listening.interfaces = interfaces;
-        self.set_filters(&listening);
-        let interfaces = listening.interfaces.clone();
-        drop(listening);
-        if let Some(sink) = &self.on_interfaces {
-            sink(&interfaces);
+        let both: BTreeSet<u32> = listening.interfaces.iter().chain(interfaces).copied().collect();
+        let both: Vec<u32> = both.into_iter().collect();
+        let guarded = self.guard(&both);
+        listening.interfaces = interfaces.iter().filter(|i| guarded.contains(i)).copied().collect();
+        self.listen(listening.clone())?;
+        if both != listening.interfaces {
+            self.guard(&listening.interfaces);
         }
+        Ok(listening.interfaces == interfaces)
     }
 
-    fn set_scope(&self, scope: Scope) {
-        let mut listening = lock(&self.listening);
-        if *listening.scope != scope {
-            listening.scope = Arc::new(scope);
-            self.set_filters(&listening);
-        }
+    fn guard(&self, interfaces: &[u32]) -> Vec<u32> {
+        self.on_interfaces.as_ref().map_or_else(|| interfaces.to_vec(), |guard| guard(interfaces))
     }
 
-    fn set_filters(&self, listening: &Listening) {
-        let program = filter::interest(&listening.scope.interest(&listening.interfaces));
-        for socket in &self.sockets {
-            if let Err(error) = socket.filter(&program) {
-                let message = format!("Cannot change the filter of a packet socket: {error}");
-                (self.events)(Event::Warning { message });
+    fn set_scope(&self, scope: Scope) -> io::Result<()> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
+        if *listening.scope == scope {
+            return Ok(());
+        }
+        listening.scope = Arc::new(scope);
+        self.listen(listening)
+    }
+
+    /// Sets the filters of all sockets, or leaves them as they were.
+    fn listen(&self, next: Listening) -> io::Result<()> {
+        let set = |socket: &PacketSocket, to: &Listening| {
+            let programs = filter::interest(&to.scope.interest(&to.interfaces));
+            filter::attach(&programs, |program| socket.filter(program))
+        };
+        for (at, socket) in self.sockets.iter().enumerate() {
+            if let Err(error) = set(socket, &next) {
+                let former = lock(&self.listening).clone();
+                for socket in &self.sockets[..at] {
+                    // There was room for it a moment ago.
+                    let _ = set(socket, &former);
+                }
+                return Err(error);
             }
         }
+        *lock(&self.listening) = next;
+        Ok(())
     }
 
     fn stats(&self) -> EngineStats {
@@ -215,6 +242,7 @@ impl AfPacketEngine {
             events,
             counters: Mutex::default(),
             listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
+            changing: Mutex::default(),
             on_interfaces: config.on_interfaces,
             stop: AtomicBool::new(false),
             started: Instant::now(),
@@ -235,11 +263,16 @@ impl AfPacketEngine {
     }
 
     /// Forwards by `snapshot` from the next batch on.
-    pub fn install(&self, snapshot: Arc<PacketSnapshot>) {
+    ///
+    /// # Errors
+    /// [`AfPacketError::Socket`] when the kernel does not take the filter for its frontends; the former snapshot
+    /// stays.
+    pub fn install(&self, snapshot: Arc<PacketSnapshot>) -> Result<(), AfPacketError> {
         let scope = Scope::of(&snapshot);
+        self.shared.set_scope(scope).map_err(|source| AfPacketError::Socket { what: "filter", source })?;
         self.shared.snapshot.store(snapshot);
-        self.shared.set_scope(scope);
         self.wake.look();
+        Ok(())
     }
 
     /// Packets since the start; cheap, and no worker stops for it.

@@ -101,7 +101,7 @@ impl NextHopKeeper {
             && let Err(error) = self.read(false)
         {
             let message = format!(
-                "Cannot read links and routes from the kernel ({error}); packets go by the last ones known"
+                "Cannot follow links and routes of the kernel ({error}); packets go by the last ones known"
             );
             (self.shared.events)(Event::Warning { message });
             self.read_due = Some(now + AGAIN);
@@ -196,8 +196,12 @@ impl NextHopKeeper {
         if links.iter().any(|link| !came_up.contains(link)) {
             self.neighbours.ask_all(now);
         }
-        self.shared.listen_on(interfaces);
+        let all = self.shared.listen_on(&interfaces);
         self.read_not_before = began + began.elapsed() * MAX_SHARE;
+        if !all? {
+            // Something else holds the place of the guard: whoever put it there may go.
+            self.read_due.get_or_insert(now + AGAIN);
+        }
         self.publish_due.get_or_insert(now);
         Ok(())
     }

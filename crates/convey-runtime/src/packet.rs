@@ -49,6 +49,8 @@ struct Watch {
 struct Watched {
     host: Option<Host>,
     failed: Option<HostError>,
+    /// Why the guard does not stand on some interface, as last told.
+    refused: Option<String>,
     /// From now on notes of the host are events; those of the start are read with the statistics.
     started: bool,
 }
@@ -124,7 +126,13 @@ impl PacketPath {
         if changes {
             self.watch.guard_rules(&union(&installed.rules, &wanted))?;
         }
-        self.engine.install(packet.clone());
+        if let Err(error) = self.engine.install(packet.clone()) {
+            if changes {
+                // The former configuration serves on; what the new one needed is given back.
+                self.watch.guard_rules(&installed.rules)?;
+            }
+            return Err(error.into());
+        }
         *installed =
             Installed { snapshot, packet, options, rules: wanted.clone(), accepting: installed.accepting };
         if changes && let Err(error) = self.watch.guard_rules(&wanted) {
@@ -146,6 +154,8 @@ impl PacketPath {
     }
 
     pub(crate) fn stats(&self) -> PacketStats {
+        // Before the host's lock, as everywhere.
+        let flow_capacity = lock(&self.installed).options.capacity as u64;
         let state = lock(&self.watch.state);
         let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
@@ -156,7 +166,7 @@ impl PacketPath {
                 GuardMethod::Nft => "nft",
             }),
             notes: state.host.as_ref().map(|h| h.notes().to_vec()).unwrap_or_default(),
-            flow_capacity: lock(&self.installed).options.capacity as u64,
+            flow_capacity,
             packets: self.engine.stats(),
         }
     }
@@ -178,7 +188,7 @@ impl PacketPath {
         spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
         let draining = installed.snapshot.next(spec)?;
         let packet = Arc::new(PacketSnapshot::build(&draining, &installed.options, Some(&installed.packet))?);
-        self.engine.install(packet.clone());
+        self.engine.install(packet.clone())?;
         installed.packet = packet;
         installed.accepting = false;
         Ok(())
@@ -209,20 +219,29 @@ pub struct PacketStats {
 }
 
 impl Watch {
-    fn guard_interfaces(&self, interfaces: &[u32]) {
+    /// Guards these interfaces; returns those on which the guard stands.
+    fn guard_interfaces(&self, interfaces: &[u32]) -> Vec<u32> {
         let mut state = lock(&self.state);
-        let Watched { host: Some(host), started, .. } = &mut *state else { return };
+        let Watched { host: Some(host), started, .. } = &mut *state else { return Vec::new() };
         let known = host.notes().len();
         let done = host.set_interfaces(interfaces);
+        let guarded = host.interfaces();
         if *started {
-            for message in
-                host.notes().iter().skip(known).cloned().chain(done.as_ref().err().map(ToString::to_string))
-            {
-                (self.events)(Event::Warning { message });
+            for message in host.notes().iter().skip(known) {
+                (self.events)(Event::Warning { message: message.clone() });
             }
+            // The engine tries again every second; once is enough to say.
+            let refused = done.err().map(|e| format!("{e}; packets that arrive there are not forwarded"));
+            if let Some(message) = &refused
+                && state.refused != refused
+            {
+                (self.events)(Event::Warning { message: message.clone() });
+            }
+            state.refused = refused;
         } else if let Err(error) = done {
             state.failed = Some(error);
         }
+        guarded
     }
 
     fn guard_rules(&self, wanted: &GuardRules) -> Result<(), HostError> {

@@ -108,6 +108,14 @@ impl Guard {
         Ok(())
     }
 
+    /// The interfaces it stands on, by index, also after [`Guard::update`] failed on some.
+    pub fn interfaces(&self) -> Vec<u32> {
+        match &self.works {
+            Works::Bpf(program) => program.links.keys().copied().collect(),
+            Works::Nft { .. } => self.interfaces.clone(),
+        }
+    }
+
     /// How the kernel is kept out.
     pub fn method(&self) -> GuardMethod {
         match self.works {

@@ -202,38 +202,55 @@ impl Host {
         Ok(())
     }
 
-    /// Handles the frames of these interfaces, by index, and no others. The guard stands when this returns.
+    /// Handles the frames of these interfaces, by index, and no others. Where the guard then stands,
+    /// [`Host::interfaces`] tells. One that is gone is passed over.
     ///
     /// # Errors
-    /// [`HostError`]; what was guarded stays so.
+    /// [`HostError`], the first, when an interface could not be prepared; the others are.
     pub fn set_interfaces(&mut self, interfaces: &[u32]) -> Result<(), HostError> {
-        let names = interfaces.iter().map(|&i| netlink::interface_name(i)).collect::<Result<Vec<_>, _>>()?;
-        let spec = HostSpec { interfaces: names, ..self.spec.clone() };
         let state = StateDir::open(&self.spec.state_dir)?;
-        let result = self.set_interfaces_in(&state, &spec, interfaces);
+        let result = self.set_interfaces_in(&state, interfaces);
         state.close();
-        result?;
-        self.spec = spec;
-        Ok(())
+        result
     }
 
-    fn set_interfaces_in(
-        &mut self,
-        state: &StateDir,
-        spec: &HostSpec,
-        indices: &[u32],
-    ) -> Result<(), HostError> {
+    /// The interfaces on which the guard stands, by index.
+    pub fn interfaces(&self) -> Vec<u32> {
+        self.guard.as_ref().map(Guard::interfaces).unwrap_or_default()
+    }
+
+    fn set_interfaces_in(&mut self, state: &StateDir, interfaces: &[u32]) -> Result<(), HostError> {
         let peers = state.peers(&self.id)?;
-        for interface in &spec.interfaces {
-            if !self.spec.interfaces.contains(interface) {
-                self.apply(state, &peers, &Step::DisableLro { interface: interface.clone() })?;
+        let (former, mut failed) = (self.interfaces(), Ok(()));
+        let (mut indices, mut names) = (Vec::new(), Vec::new());
+        for &index in interfaces {
+            let Ok(interface) = netlink::interface_name(index) else { continue };
+            // By index: a device made anew under its name has its offloads on again.
+            if !former.contains(&index)
+                && let Err(error) =
+                    self.apply(state, &peers, &Step::DisableLro { interface: interface.clone() })
+            {
+                failed = failed.and(Err(error));
+                continue;
             }
+            indices.push(index);
+            names.push(interface);
         }
+        let spec = HostSpec { interfaces: names, ..self.spec.clone() };
         match &mut self.guard {
-            Some(guard) => Ok(guard.update(indices, &spec.rules)?),
-            None if indices.is_empty() => Ok(()),
-            None => self.apply(state, &peers, &spec.guard_step(&self.id)),
+            Some(guard) => {
+                failed = failed.and(guard.update(&indices, &spec.rules).map_err(HostError::from));
+            }
+            None if indices.is_empty() => (),
+            None => self.apply(state, &peers, &spec.guard_step(&self.id))?,
         }
+        // One whose guard was refused is tried again with the next change.
+        let guarded = self.interfaces();
+        let is_guarded = |name: &String| {
+            spec.interfaces.iter().zip(&indices).any(|(n, i)| n == name && guarded.contains(i))
+        };
+        self.spec.interfaces = spec.interfaces.iter().filter(|n| is_guarded(n)).cloned().collect();
+        failed
     }
 
     fn update_in(&mut self, state: &StateDir, spec: &HostSpec) -> Result<(), HostError> {
