@@ -21,6 +21,7 @@ mod sys;
 mod sysctl;
 mod undo;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -397,20 +398,27 @@ fn indices(interfaces: &[String]) -> Result<Vec<u32>, HostError> {
 }
 
 fn names(frontends: &[Endpoint]) -> Vec<String> {
-    frontends.iter().map(|f| format!("{} {}", protocol_name(f.protocol), f.addr)).collect()
+    frontends.iter().map(name).collect()
+}
+
+/// A frontend as journals name it.
+fn name(frontend: &Endpoint) -> String {
+    format!("{} {}", protocol_name(frontend.protocol), frontend.addr)
 }
 
 fn lock_all(frontends: &[Endpoint], peers: &[Found]) -> Result<Vec<AddressLock>, HostError> {
-    let lock = |frontend: &Endpoint| {
-        AddressLock::take(*frontend).map_err(|error| match error {
-            HostError::SecondInstance { protocol, address, .. } => {
-                let name = format!("{protocol} {address}");
-                let holder =
-                    peers.iter().find(|p| p.in_use && p.entry.frontends.contains(&name)).map(|p| p.entry.pid);
-                HostError::SecondInstance { protocol, address, holder }
-            }
-            other => other,
-        })
+    let served: HashMap<&str, u32> = peers
+        .iter()
+        .filter(|p| p.in_use)
+        .flat_map(|p| p.entry.frontends.iter().map(|name| (name.as_str(), p.entry.pid)))
+        .collect();
+    let lock = |frontend: &Endpoint| match served.get(name(frontend).as_str()) {
+        Some(&pid) => Err(HostError::SecondInstance {
+            protocol: protocol_name(frontend.protocol),
+            address: frontend.addr,
+            holder: Some(pid),
+        }),
+        None => AddressLock::take(*frontend),
     };
     frontends.iter().map(lock).collect()
 }
