@@ -9,19 +9,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use convey_core::EventSink;
+use convey_core::{Event, EventSink};
 use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
+use convey_links::{Interfaces, LinkSink, NextHopKeeper, Wake, Wanted, channel};
 
 use crate::filter;
 use crate::intake::Intake;
-use crate::interfaces::Interfaces;
-use crate::next_hops::NextHopKeeper;
 use crate::questions::Questions;
 use crate::scope::Scope;
 use crate::stats::{EngineStats, IoCounters, Loss};
 use crate::supervise::supervise;
 use crate::sys::PacketSocket;
-use crate::wake::{Wake, channel};
 use crate::worker::Runner;
 
 /// How long a start waits for servers and gateways to tell their link-layer addresses.
@@ -100,6 +98,7 @@ pub(crate) struct Shared {
     listening: Mutex<Listening>,
     /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
     changing: Mutex<()>,
+    interfaces: Interfaces,
     on_interfaces: Option<InterfaceSink>,
     kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
@@ -127,16 +126,12 @@ impl Shared {
         worker
     }
 
-    pub(crate) fn scope(&self) -> Arc<Scope> {
-        lock(&self.listening).scope.clone()
-    }
-
     /// Listens from now on on these of the interfaces on which the kernel is kept from answering. Tells whether
     /// that is all of them. What is new is guarded before it is listened on, what is gone as long as it is.
     ///
     /// # Errors
     /// The kernel did not take the sockets' filter; the former interfaces are listened on.
-    pub(crate) fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
+    fn listen_where_guarded(&self, interfaces: &[u32]) -> io::Result<bool> {
         let _changing = lock(&self.changing);
         let mut listening = lock(&self.listening).clone();
         if listening.interfaces == interfaces {
@@ -204,6 +199,28 @@ impl Shared {
     }
 }
 
+impl LinkSink for Shared {
+    fn is_closing(&self) -> bool {
+        self.stopping()
+    }
+
+    fn wanted(&self) -> Wanted {
+        lock(&self.listening).scope.wanted(&self.interfaces)
+    }
+
+    fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
+        self.listen_where_guarded(interfaces)
+    }
+
+    fn publish(&self, next_hops: Arc<NextHops>) {
+        self.next_hops.store(next_hops);
+    }
+
+    fn warn(&self, message: String) {
+        (self.events)(Event::Warning { message });
+    }
+}
+
 /// The portable packet engine at work. Dropping it closes it.
 pub struct AfPacketEngine {
     shared: Arc<Shared>,
@@ -243,12 +260,12 @@ impl AfPacketEngine {
             counters: Mutex::default(),
             listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
             changing: Mutex::default(),
+            interfaces: config.interfaces.clone(),
             on_interfaces: config.on_interfaces,
             stop: AtomicBool::new(false),
             started: Instant::now(),
         });
-        let mut keeper = NextHopKeeper::start(shared.clone(), config.interfaces.clone(), inbox)
-            .map_err(AfPacketError::Netlink)?;
+        let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(AfPacketError::Netlink)?;
         let engine = Self { shared, wake, threads: Mutex::default() };
         if engine.interfaces().is_empty() {
             return Err(AfPacketError::NoInterface { why: describe(&config.interfaces) });

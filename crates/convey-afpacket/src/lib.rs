@@ -18,13 +18,7 @@ mod coalesce;
 mod engine;
 mod filter;
 mod intake;
-mod interfaces;
-mod kernel_tables;
-mod look;
 mod misses;
-mod neighbours;
-mod netlink;
-mod next_hops;
 mod parking;
 mod questions;
 mod ring;
@@ -33,12 +27,11 @@ mod stats;
 mod supervise;
 mod sys;
 mod vnet;
-mod wake;
 mod worker;
 
+pub use convey_links::{Interfaces, Look};
 pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
-pub use interfaces::Interfaces;
-pub use look::{Look, look};
+pub use scope::look;
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

@@ -1,17 +1,27 @@
 //! What of a configuration concerns I/O: which packets to take in, and which neighbours to keep.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use convey_core::Mode;
 use convey_engine::{PacketSnapshot, PortRange};
+use convey_links::{Interfaces, Look, Wanted};
 
 use crate::filter::Interest;
 
+/// The network as an engine that starts now with this snapshot would find it.
+///
+/// # Errors
+/// rtnetlink cannot be opened or read.
+pub fn look(interfaces: &Interfaces, snapshot: &PacketSnapshot) -> io::Result<Look> {
+    convey_links::look(&Scope::of(snapshot).wanted(interfaces))
+}
+
 /// The addresses and ports of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Scope {
+pub struct Scope {
     /// Addresses that packets for us are sent to: frontends and NAT sources.
     pub addresses: Vec<IpAddr>,
     /// Ports of frontends.
@@ -38,6 +48,12 @@ impl Scope {
             nat_ports: nat.then_some(snapshot.options().nat_ports),
             servers: servers.into_iter().collect(),
         }
+    }
+
+    /// What it takes of the network.
+    pub fn wanted(&self, interfaces: &Interfaces) -> Wanted {
+        let (frontends, servers) = (self.addresses.clone(), self.servers.clone());
+        Wanted { interfaces: interfaces.clone(), frontends, servers }
     }
 
     /// What the sockets are to let through on `interfaces`.

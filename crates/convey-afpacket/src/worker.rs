@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
+use convey_links::Wake;
 
 use crate::coalesce::{Coalescer, Departure};
 use crate::engine::Shared;
@@ -16,7 +17,6 @@ use crate::stats::{IoCounters, Loss};
 use crate::supervise::STUBBORN;
 use crate::sys::{BATCH, Outgoing, PacketSocket, Pieces, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;
-use crate::wake::Wake;
 
 /// How long a worker waits for frames before it looks after its flows.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);

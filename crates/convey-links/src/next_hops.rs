@@ -7,11 +7,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convey_core::Event;
 use convey_engine::{Link, NextHops, Route};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::engine::Shared;
 use crate::interfaces::{Interfaces, Surroundings, choose, neighbour_of, present};
 use crate::kernel_tables;
 use crate::neighbours::{Key, Neighbours};
@@ -27,10 +25,38 @@ const MAX_SHARE: u32 = 20;
 /// How soon tables are read again after the kernel refused.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What an engine wants of the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where to listen.
+    pub interfaces: Interfaces,
+    /// Addresses of frontends.
+    pub frontends: Vec<IpAddr>,
+    /// Addresses of servers, whose neighbours are kept fresh.
+    pub servers: Vec<IpAddr>,
+}
+
+/// The engine, as the keeper sees it. Called from the keeper's thread alone.
+pub trait LinkSink: Send + Sync {
+    /// Whether the engine closes.
+    fn is_closing(&self) -> bool;
+    /// What it wants now; asked again after every [`Wake::look`](crate::Wake::look).
+    fn wanted(&self) -> Wanted;
+    /// Listens on these interfaces, in rising order, from now on. Tells whether on all of them; if not, it is
+    /// asked again in a second.
+    ///
+    /// # Errors
+    /// Why it listens where it did.
+    fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool>;
+    /// Sends packets by these from now on.
+    fn publish(&self, next_hops: Arc<NextHops>);
+    /// Tells the operator.
+    fn warn(&self, message: String);
+}
+
 /// The thread's state.
-pub struct NextHopKeeper {
-    shared: Arc<Shared>,
-    wanted: Interfaces,
+pub struct NextHopKeeper<S> {
+    sink: Arc<S>,
     netlink: Netlink,
     inbox: Inbox,
     links: Vec<Link>,
@@ -42,17 +68,16 @@ pub struct NextHopKeeper {
     publish_not_before: Instant,
 }
 
-impl NextHopKeeper {
+impl<S: LinkSink> NextHopKeeper<S> {
     /// Reads the tables and publishes them for the first time.
     ///
     /// # Errors
     /// rtnetlink cannot be opened or read.
-    pub fn start(shared: Arc<Shared>, wanted: Interfaces, inbox: Inbox) -> io::Result<Self> {
+    pub fn start(sink: Arc<S>, inbox: Inbox) -> io::Result<Self> {
         let netlink = Netlink::open()?;
         let now = Instant::now();
         let mut keeper = Self {
-            shared,
-            wanted,
+            sink,
             netlink,
             inbox,
             links: Vec::new(),
@@ -79,7 +104,7 @@ impl NextHopKeeper {
 
     /// Runs until the engine closes.
     pub fn run(&mut self) {
-        while !self.shared.stopping() {
+        while !self.sink.is_closing() {
             self.round(None);
         }
     }
@@ -103,7 +128,7 @@ impl NextHopKeeper {
             let message = format!(
                 "Cannot follow links and routes of the kernel ({error}); packets go by the last ones known"
             );
-            (self.shared.events)(Event::Warning { message });
+            self.sink.warn(message);
             self.read_due = Some(now + AGAIN);
         }
         if self.publish_due.is_some_and(|due| now >= due) {
@@ -180,23 +205,23 @@ impl NextHopKeeper {
         let links = &self.links;
         self.neighbours.retain_interfaces(|ifindex| links.iter().any(|l| l.ifindex == ifindex));
 
-        let scope = self.shared.scope();
+        let wanted = self.sink.wanted();
         let interfaces = choose(
-            &self.wanted,
+            &wanted.interfaces,
             &Surroundings {
                 interfaces: &present(),
                 links,
                 routes: &self.routes,
-                frontends: &scope.addresses,
-                servers: &scope.servers,
+                frontends: &wanted.frontends,
+                servers: &wanted.servers,
             },
         );
         let now = Instant::now();
-        self.neighbours.keep(self.neighbours_to_keep(&scope.servers, &interfaces), now);
+        self.neighbours.keep(self.neighbours_to_keep(&wanted.servers, &interfaces), now);
         if links.iter().any(|link| !came_up.contains(link)) {
             self.neighbours.ask_all(now);
         }
-        let all = self.shared.listen_on(&interfaces);
+        let all = self.sink.listen_on(&interfaces);
         self.read_not_before = began + began.elapsed() * MAX_SHARE;
         if !all? {
             // Something else holds the place of the guard: whoever put it there may go.
@@ -230,7 +255,7 @@ impl NextHopKeeper {
         self.publish_due = None;
         let table =
             NextHops::new(self.links.iter().copied(), self.routes.iter().copied(), self.neighbours.usable());
-        self.shared.next_hops.store(Arc::new(table));
+        self.sink.publish(Arc::new(table));
         self.publish_not_before = began + began.elapsed() * MAX_SHARE;
     }
 }

@@ -3,12 +3,12 @@
 
 use std::io;
 
-use convey_engine::{Link, NextHops, PacketSnapshot, Route};
+use convey_engine::{Link, NextHops, Route};
 
-use crate::interfaces::{Interfaces, Surroundings, choose, neighbour_of, present};
+use crate::interfaces::{Surroundings, choose, neighbour_of, present};
 use crate::kernel_tables;
 use crate::netlink::Netlink;
-use crate::scope::Scope;
+use crate::next_hops::Wanted;
 
 /// What [`look`] found.
 #[derive(Debug)]
@@ -24,24 +24,23 @@ pub struct Look {
 ///
 /// # Errors
 /// rtnetlink cannot be opened or read.
-pub fn look(wanted: &Interfaces, snapshot: &PacketSnapshot) -> io::Result<Look> {
-    let scope = Scope::of(snapshot);
+pub fn look(wanted: &Wanted) -> io::Result<Look> {
     let mut netlink = Netlink::open()?;
     let links: Vec<Link> = netlink.links()?.iter().filter_map(kernel_tables::link).collect();
     let routes: Vec<Route> = netlink.routes()?.iter().filter_map(kernel_tables::route).collect();
     let interfaces = choose(
-        wanted,
+        &wanted.interfaces,
         &Surroundings {
             interfaces: &present(),
             links: &links,
             routes: &routes,
-            frontends: &scope.addresses,
-            servers: &scope.servers,
+            frontends: &wanted.frontends,
+            servers: &wanted.servers,
         },
     );
     let without_neighbours = NextHops::new(links.iter().copied(), routes.iter().copied(), []);
     let asked_first =
-        scope.servers.iter().filter_map(|s| neighbour_of(&without_neighbours, *s)).map(|key| (key, [0; 6]));
+        wanted.servers.iter().filter_map(|s| neighbour_of(&without_neighbours, *s)).map(|key| (key, [0; 6]));
     let known: Vec<_> = netlink
         .neighbours()?
         .iter()
