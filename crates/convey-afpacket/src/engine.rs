@@ -32,6 +32,10 @@ const RING_SHARE: usize = 4;
 /// returns those on which the kernel is kept from answering; the engine listens there and nowhere else.
 pub type InterfaceSink = Arc<dyn Fn(&[u32]) -> Vec<u32> + Send + Sync>;
 
+/// Is given the host's addresses, in rising order. Called from the thread that keeps next hops; it must not close
+/// the engine.
+pub type AddressSink = Arc<dyn Fn(&[IpAddr]) + Send + Sync>;
+
 /// Settings fixed while the engine runs.
 #[derive(Clone)]
 pub struct EngineConfig {
@@ -41,11 +45,18 @@ pub struct EngineConfig {
     pub receive_buffer_bytes: usize,
     /// Whatever keeps the kernel from answering where the engine listens; `None`: something else does.
     pub on_interfaces: Option<InterfaceSink>,
+    /// Who wants to know the host's addresses, at the start and whenever they change.
+    pub on_addresses: Option<AddressSink>,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { interfaces: Interfaces::Auto, receive_buffer_bytes: 64 << 20, on_interfaces: None }
+        Self {
+            interfaces: Interfaces::Auto,
+            receive_buffer_bytes: 64 << 20,
+            on_interfaces: None,
+            on_addresses: None,
+        }
     }
 }
 
@@ -69,9 +80,7 @@ pub enum AfPacketError {
     #[error("Cannot read links, routes and neighbours from the kernel, or listen on the links: {0}")]
     Netlink(#[source] io::Error),
     /// No interface to listen on.
-    #[error(
-        "No interface to forward packets on: {why}; name them with \"interfaces\" or give this host the frontends' addresses"
-    )]
+    #[error("No interface to forward packets on: {why}; bring one up, or name others with \"interfaces\"")]
     NoInterface {
         /// What was looked for.
         why: String,
@@ -100,6 +109,7 @@ pub(crate) struct Shared {
     changing: Mutex<()>,
     interfaces: Interfaces,
     on_interfaces: Option<InterfaceSink>,
+    on_addresses: Option<AddressSink>,
     kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
     started: Instant,
@@ -216,6 +226,12 @@ impl LinkSink for Shared {
         self.next_hops.store(next_hops);
     }
 
+    fn addresses(&self, addresses: &[IpAddr]) {
+        if let Some(sink) = &self.on_addresses {
+            sink(addresses);
+        }
+    }
+
     fn warn(&self, message: String) {
         (self.events)(Event::Warning { message });
     }
@@ -262,6 +278,7 @@ impl AfPacketEngine {
             changing: Mutex::default(),
             interfaces: config.interfaces.clone(),
             on_interfaces: config.on_interfaces,
+            on_addresses: config.on_addresses,
             stop: AtomicBool::new(false),
             started: Instant::now(),
         });
@@ -387,10 +404,7 @@ fn open_sockets(
 
 fn describe(interfaces: &Interfaces) -> String {
     match interfaces {
-        Interfaces::Auto => {
-            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway"
-                .into()
-        }
+        Interfaces::Auto => "there is no Ethernet interface that is up".into(),
         Interfaces::Named(names) => {
             format!("none of {} is an Ethernet interface that is up", names.join(", "))
         }

@@ -10,7 +10,7 @@
 //! packets pays the kernel's way to the link once. Without runs that way is nearly all the time there is.
 //!
 //! Refused: frames with a VLAN tag (the VLAN's own interface is listened on instead), interfaces that are not
-//! Ethernet, policy routing.
+//! Ethernet.
 #![deny(unsafe_code)]
 
 mod bpf;
@@ -30,7 +30,7 @@ mod vnet;
 mod worker;
 
 pub use convey_links::{Interfaces, Look};
-pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use engine::{AddressSink, AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
 pub use scope::look;
 pub use stats::{EngineStats, Loss};
 

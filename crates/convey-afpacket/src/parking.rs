@@ -63,7 +63,7 @@ mod tests {
         let network = IpAddr::from([10, 0, 0, 0]);
         NextHops::new(
             [Link { ifindex: 2, mac: [2; 6], mtu: 1500 }],
-            [Route { network, prefix_len: 24, ifindex: 2, gateway: None, mtu: 0, metric: 0 }],
+            [Route::by(network, 24, 2, None)],
             resolved.iter().map(|address| ((2, *address), [9; 6])),
         )
     }
@@ -85,27 +85,15 @@ mod tests {
     #[test]
     fn a_frame_for_one_of_two_gateways_with_one_address_waits_for_the_one_on_its_own_link() {
         let gateway: IpAddr = "fe80::1".parse().unwrap();
-        let route = |prefix_len, ifindex| Route {
-            network: "2001:db8::".parse().unwrap(),
-            prefix_len,
-            ifindex,
-            gateway: Some(gateway),
-            mtu: 0,
-            metric: 0,
-        };
+        let destination = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0]);
         let table = |known: &[u32]| {
             NextHops::new(
                 [2, 3].map(|ifindex| Link { ifindex, mac: [2; 6], mtu: 1500 }),
                 // The kernel has a route to fe80::/64 on every link; the first one wins a look-up of the gateway.
                 [2, 3]
-                    .map(|ifindex| Route {
-                        network: gateway,
-                        prefix_len: 64,
-                        gateway: None,
-                        ..route(64, ifindex)
-                    })
+                    .map(|ifindex| Route::by(gateway, 64, ifindex, None))
                     .into_iter()
-                    .chain([route(32, 2), route(48, 3)]),
+                    .chain([(32, 2), (48, 3)].map(|(len, i)| Route::by(destination, len, i, Some(gateway)))),
                 known.iter().map(|ifindex| ((*ifindex, gateway), [9; 6])),
             )
         };

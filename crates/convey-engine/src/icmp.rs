@@ -6,8 +6,9 @@
 use convey_core::conntrack::FlowKey;
 use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 
+use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
-use crate::packet::{forward, next_hop};
+use crate::packet::{forward, next_hop, without_next_hop};
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::Worker;
@@ -27,6 +28,7 @@ pub(crate) fn decide(
     buffer: &mut [u8],
     len: usize,
     ip: &Ip,
+    meta: &FrameMeta,
     snapshot: &PacketSnapshot,
     next_hops: &NextHops,
     worker: &Worker,
@@ -47,7 +49,8 @@ pub(crate) fn decide(
     if to.method != Method::L2 && ip.ttl <= 1 {
         return Err(Verdict::Drop(DropReason::TtlExceeded));
     }
-    let hop = next_hop(next_hops, to.towards)?;
+    let hop = next_hop(next_hops, to.source, to.towards, meta.ingress_ifindex)
+        .map_err(|missing| without_next_hop(missing, to.towards))?;
     if ip.len() > hop.mtu as usize {
         return Err(Verdict::Drop(DropReason::TooBig));
     }

@@ -10,7 +10,7 @@ use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tupl
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
-use crate::packet::{Packet, Transport, account, forward, next_hop};
+use crate::packet::{Packet, Transport, account, forward};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::{NewFlow, Worker};
@@ -84,7 +84,7 @@ fn decide(
     let frame = &buffer[..len];
     let ip = Ip::parse(frame, meta.gso.is_some()).map_err(not_ip)?;
     if ip.is_icmp() {
-        return icmp::decide(buffer, len, &ip, snapshot, next_hops, worker);
+        return icmp::decide(buffer, len, &ip, meta, snapshot, next_hops, worker);
     }
     if ip.protocol != TCP && ip.protocol != UDP {
         return Err(Verdict::Pass(PassReason::OtherProtocol));
@@ -212,7 +212,8 @@ fn from_client(
         Course::New { server, .. } | Course::HashRouted { server, .. } => *server,
     };
     let server = snapshot.server(server_slot).ok_or(Verdict::Drop(DropReason::NoServer))?;
-    let hop = next_hop(next_hops, server.address)?;
+    let from = if server.method == Method::Nat { frontend.nat_source } else { packet.ip.source };
+    let hop = packet.next_hop(buffer, [from, server.address], next_hops, snapshot, worker)?;
     packet.check_route(buffer, server.method, &hop, snapshot, worker)?;
 
     let id = match course {
@@ -273,7 +274,7 @@ fn from_server(
     let flow = *worker.flow(id).ok_or(no_flow)?;
     let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
     let client = Addr::from_bits(flow.client);
-    let hop = next_hop(next_hops, client)?;
+    let hop = packet.next_hop(buffer, [frontend.address, client], next_hops, snapshot, worker)?;
     packet.check_route(buffer, Method::Nat, &hop, snapshot, worker)?;
     worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
     account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker);

@@ -1,152 +1,154 @@
 //! Which interfaces the packet path listens on.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-use convey_engine::{Link, NextHops, Route};
+use convey_engine::Link;
 
 /// Interfaces as the operator wants them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Interfaces {
-    /// Those that hold a frontend's address, lead to a server, or lead on through a gateway.
+    /// Every Ethernet link that is up.
     #[default]
     Auto,
     /// These, by name.
     Named(Vec<String>),
 }
 
-/// An interface of this host.
+impl Interfaces {
+    /// Those with these names; every Ethernet link when there are none.
+    pub fn named(names: &[String]) -> Self {
+        if names.is_empty() { Self::Auto } else { Self::Named(names.to_vec()) }
+    }
+}
+
+/// Devices whose frames are seen elsewhere, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Shows frames that its member interfaces have shown.
+    Vrf,
+    /// Shows frames that another interface was made to hand over.
+    Ifb,
+    /// Any other.
+    Other,
+}
+
+/// An interface of this host that is up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its index.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    /// What packets need to leave by it; `None` when it is no Ethernet link.
+    pub link: Option<Link>,
+    /// The bridge, bond or VRF it is part of.
+    pub controller: Option<u32>,
+    /// What it is.
+    pub kind: Kind,
 }
 
-/// The interfaces of this namespace that are up, loopback left out.
-pub fn present() -> Vec<Interface> {
-    pnet_datalink::interfaces()
-        .into_iter()
-        .filter(|i| i.is_up() && !i.is_loopback() && i.index != 0)
-        .map(|i| Interface {
-            ifindex: i.index,
-            addresses: i.ips.iter().map(|network| network.ip()).collect(),
-            name: i.name,
-        })
-        .collect()
+/// The interfaces to listen on, and why not on some.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// Indices, in rising order.
+    pub listen: Vec<u32>,
+    /// What the operator should know, in words.
+    pub warnings: Vec<String>,
 }
 
-/// What the choice goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// Interfaces that are up.
-    pub interfaces: &'a [Interface],
-    /// Ethernet links that are up; only these can be chosen.
-    pub links: &'a [Link],
-    /// Routes.
-    pub routes: &'a [Route],
-    /// Addresses of frontends.
-    pub frontends: &'a [IpAddr],
-    /// Addresses of servers.
-    pub servers: &'a [IpAddr],
-}
-
-/// The indices to listen on, in rising order.
-pub fn choose(wanted: &Interfaces, around: &Surroundings<'_>) -> Vec<u32> {
-    let mut chosen = BTreeSet::new();
-    match wanted {
-        Interfaces::Named(names) => {
-            chosen.extend(around.interfaces.iter().filter(|i| names.contains(&i.name)).map(|i| i.ifindex));
+/// Chooses among `interfaces`, those that are up.
+pub fn choose(wanted: &Interfaces, interfaces: &[Interface]) -> Choice {
+    let mut choice = Choice::default();
+    for interface in interfaces {
+        let is_named = match wanted {
+            Interfaces::Auto => true,
+            Interfaces::Named(names) => names.contains(&interface.name),
+        };
+        if !is_named {
+            continue;
         }
-        Interfaces::Auto => {
-            let holds = |i: &&Interface| i.addresses.iter().any(|a| around.frontends.contains(a));
-            chosen.extend(around.interfaces.iter().filter(holds).map(|i| i.ifindex));
-            chosen.extend(around.routes.iter().filter(|r| r.gateway.is_some()).map(|r| r.ifindex));
-            let table = NextHops::new(around.links.iter().copied(), around.routes.iter().copied(), []);
-            chosen.extend(around.servers.iter().filter_map(|s| neighbour_of(&table, *s)).map(|key| key.0));
+        if interface.link.is_none() {
+            choice.warnings.push(format!(
+                "Interface {} is no Ethernet link: packets that come in by it are not forwarded, nor sent out by it",
+                interface.name
+            ));
+        } else if let Some(elsewhere) = seen_elsewhere(interface, interfaces) {
+            // Listening on both would forward every packet twice.
+            if matches!(wanted, Interfaces::Named(_)) {
+                choice.warnings.push(format!("Interface {} {elsewhere}", interface.name));
+            }
+        } else {
+            choice.listen.push(interface.ifindex);
         }
     }
-    chosen.retain(|ifindex| around.links.iter().any(|l| l.ifindex == *ifindex));
-    chosen.into_iter().collect()
+    if let Interfaces::Named(names) = wanted {
+        for name in names.iter().filter(|name| interfaces.iter().all(|i| i.name != **name)) {
+            choice.warnings.push(format!(
+                "Interface {name}, named in \"interfaces\", is not there or not up; it is listened on once it is"
+            ));
+        }
+    }
+    choice.listen.sort_unstable();
+    choice
 }
 
-/// The neighbour through which `destination` is reached, by a table that knows no neighbours.
-pub fn neighbour_of(table: &NextHops, destination: IpAddr) -> Option<(u32, IpAddr)> {
-    let missing = table.lookup(destination).err()?;
-    Some((missing.ifindex?, missing.address))
+/// Where the frames of an interface are listened for instead.
+fn seen_elsewhere(interface: &Interface, all: &[Interface]) -> Option<&'static str> {
+    match interface.kind {
+        Kind::Vrf => return Some("is a VRF; name its member interfaces"),
+        Kind::Ifb => return Some("shows frames of other interfaces; name those"),
+        Kind::Other => (),
+    }
+    let controller = interface.controller?;
+    match all.iter().find(|i| i.ifindex == controller) {
+        Some(Interface { kind: Kind::Vrf, .. }) => None,
+        Some(_) => Some("is part of a bridge or bond; name that"),
+        // What it belongs to is down, or in another namespace.
+        None => Some("is part of a bridge or bond that is not up"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn setting() -> (Vec<Interface>, Vec<Link>, Vec<Route>) {
-        let interface = |ifindex, name: &str, address: [u8; 4]| Interface {
-            ifindex,
-            name: name.to_owned(),
-            addresses: vec![IpAddr::from(address)],
-        };
-        let interfaces = vec![
-            interface(2, "front", [10, 0, 0, 1]),
-            interface(3, "back", [10, 1, 0, 1]),
-            interface(4, "storage", [10, 2, 0, 1]),
-            interface(5, "tun", [10, 3, 0, 1]),
+    fn interface(ifindex: u32, name: &str) -> Interface {
+        let link = Some(Link { ifindex, mac: [2; 6], mtu: 1500 });
+        Interface { ifindex, name: name.to_owned(), link, controller: None, kind: Kind::Other }
+    }
+
+    #[test]
+    fn every_ethernet_link_that_is_up_is_listened_on_and_others_are_told() {
+        let all = [
+            interface(5, "docker0"),
+            interface(2, "front"),
+            Interface { link: None, ..interface(4, "tun0") },
         ];
-        let link = |ifindex| Link { ifindex, mac: [2; 6], mtu: 1500 };
-        let route = |network: [u8; 4], ifindex| Route {
-            network: IpAddr::from(network),
-            prefix_len: 24,
-            ifindex,
-            gateway: None,
-            mtu: 0,
-            metric: 0,
-        };
-        let routes = vec![
-            route([10, 0, 0, 0], 2),
-            route([10, 1, 0, 0], 3),
-            route([10, 2, 0, 0], 4),
-            route([10, 3, 0, 0], 5),
+        let choice = choose(&Interfaces::Auto, &all);
+        assert_eq!(choice.listen, [2, 5]);
+        assert_eq!(choice.warnings.len(), 1);
+        assert!(choice.warnings[0].contains("tun0"), "{choice:?}");
+    }
+
+    #[test]
+    fn a_frame_is_listened_for_in_one_place_where_a_bridge_bond_or_vrf_shows_it_again() {
+        let all = [
+            interface(2, "br0"),
+            Interface { controller: Some(2), ..interface(3, "port") },
+            Interface { kind: Kind::Vrf, ..interface(4, "red") },
+            Interface { controller: Some(4), ..interface(5, "member") },
+            Interface { kind: Kind::Ifb, ..interface(6, "ifb0") },
         ];
-        (interfaces, vec![link(2), link(3), link(4)], routes)
-    }
-
-    fn chosen(wanted: &Interfaces, routes: &[Route], servers: &[IpAddr]) -> Vec<u32> {
-        let (interfaces, links, _) = setting();
-        let frontends = [IpAddr::from([10, 0, 0, 1])];
-        choose(
-            wanted,
-            &Surroundings { interfaces: &interfaces, links: &links, routes, frontends: &frontends, servers },
-        )
+        assert_eq!(choose(&Interfaces::Auto, &all), Choice { listen: vec![2, 5], warnings: vec![] });
+        let named = choose(&Interfaces::Named(vec!["port".into(), "member".into()]), &all);
+        assert_eq!(named.listen, [5]);
+        assert_eq!(named.warnings.len(), 1);
     }
 
     #[test]
-    fn auto_takes_the_side_of_the_frontend_and_the_side_of_the_servers_and_no_other() {
-        let (_, _, routes) = setting();
-        assert_eq!(chosen(&Interfaces::Auto, &routes, &[IpAddr::from([10, 1, 0, 7])]), [2, 3]);
-        assert_eq!(chosen(&Interfaces::Auto, &routes, &[IpAddr::from([10, 0, 0, 7])]), [2], "one arm");
-    }
-
-    #[test]
-    fn auto_takes_the_interfaces_that_lead_on_through_a_gateway() {
-        let (_, _, mut routes) = setting();
-        routes.push(Route {
-            network: IpAddr::from([0, 0, 0, 0]),
-            prefix_len: 0,
-            ifindex: 4,
-            gateway: Some(IpAddr::from([10, 2, 0, 254])),
-            mtu: 0,
-            metric: 0,
-        });
-        assert_eq!(chosen(&Interfaces::Auto, &routes, &[]), [2, 4]);
-    }
-
-    #[test]
-    fn named_interfaces_are_taken_when_they_are_ethernet() {
-        let (_, _, routes) = setting();
-        let named = Interfaces::Named(vec!["storage".into(), "tun".into(), "absent".into()]);
-        assert_eq!(chosen(&named, &routes, &[]), [4]);
+    fn named_interfaces_are_listened_on_and_no_others_and_missing_ones_are_told() {
+        let all = [interface(2, "front"), interface(3, "back")];
+        let choice = choose(&Interfaces::named(&["back".into(), "absent".into()]), &all);
+        assert_eq!(choice.listen, [3]);
+        assert!(choice.warnings[0].contains("absent"), "{choice:?}");
+        assert_eq!(Interfaces::named(&[]), Interfaces::Auto);
     }
 }

@@ -1,64 +1,98 @@
-//! From netlink messages to the links, routes and neighbours of the packet path. Pure.
-//!
-//! Of the routes only unicast ones of the main and default tables are taken: policy routing is not followed.
-//! A route over several next hops is taken over the first that is alive.
+//! From netlink messages to the interfaces, routes and neighbours of the packet path. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use convey_engine::routes::{Hop, Reject, Target};
 use convey_engine::{Link, MacAddr, Route};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 
-const TABLE_DEFAULT: u32 = 253;
-const TABLE_MAIN: u32 = 254;
+use crate::interfaces::{Interface, Kind};
+use crate::next_hop_objects::NextHopObjects;
 
-/// The link a message describes, when it is an Ethernet interface that is up.
-pub fn link(message: &LinkMessage) -> Option<Link> {
+const TABLE_LOCAL: u32 = 255;
+
+/// The interface a message describes, when it is up and not the loopback device.
+pub fn interface(message: &LinkMessage) -> Option<Interface> {
     let header = &message.header;
-    if header.link_layer_type != LinkLayerType::Ether || !header.flags.contains(LinkFlags::Up) {
+    if !header.flags.contains(LinkFlags::Up) || header.flags.contains(LinkFlags::Loopback) {
         return None;
     }
-    let (mut mac, mut mtu) = (None, None);
+    let (mut name, mut mac, mut mtu, mut controller) = (None, None, None, None);
+    let mut kind = Kind::Other;
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Address(bytes) => mac = MacAddr::try_from(bytes.as_slice()).ok(),
             LinkAttribute::Mtu(bytes) => mtu = Some(*bytes),
+            LinkAttribute::Controller(ifindex) => controller = Some(*ifindex),
+            LinkAttribute::LinkInfo(info) => {
+                for info in info {
+                    match info {
+                        LinkInfo::Kind(InfoKind::Vrf) => kind = Kind::Vrf,
+                        LinkInfo::Kind(InfoKind::Ifb) => kind = Kind::Ifb,
+                        _ => (),
+                    }
+                }
+            }
             _ => (),
         }
     }
-    Some(Link { ifindex: header.index, mac: mac?, mtu: mtu? })
+    let is_ethernet = header.link_layer_type == LinkLayerType::Ether;
+    let link =
+        mac.zip(mtu).filter(|_| is_ethernet).map(|(mac, mtu)| Link { ifindex: header.index, mac, mtu });
+    Some(Interface { ifindex: header.index, name: name?, link, controller, kind })
 }
 
-/// The route a message describes, when packets can be sent by it.
-pub fn route(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    if header.kind != RouteType::Unicast || header.tos != 0 || header.source_prefix_length != 0 {
-        return None;
-    }
-    let mut route = Route {
-        network: match header.address_family {
-            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            _ => return None,
-        },
-        prefix_len: header.destination_prefix_length,
-        ifindex: 0,
-        gateway: None,
-        mtu: 0,
-        metric: 0,
-    };
-    let mut table = u32::from(header.table);
-    let mut alive = !header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+/// The address a message describes, and its interface.
+pub fn interface_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let (mut local, mut other) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Table(id) => table = *id,
+            // On point-to-point links the other one is the other end's.
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => other = Some(*address),
+            _ => (),
+        }
+    }
+    Some((message.header.index, local.or(other)?))
+}
+
+/// The route a message describes, when packets that are forwarded can meet it.
+pub fn route(message: &RouteMessage, objects: &NextHopObjects) -> Option<Route> {
+    let header = &message.header;
+    let network = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    if header.tos != 0 || header.source_prefix_length != 0 || header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let mut route = Route::by(network, header.destination_prefix_length, 0, None);
+    route.table = u32::from(header.table);
+    let mut hop = Hop { ifindex: 0, gateway: None, weight: 1 };
+    let mut target = match header.kind {
+        RouteType::Unicast => None,
+        RouteType::BlackHole => Some(Target::Reject(Reject::Blackhole)),
+        RouteType::Unreachable => Some(Target::Reject(Reject::Unreachable)),
+        RouteType::Prohibit => Some(Target::Reject(Reject::Prohibit)),
+        RouteType::Throw => Some(Target::Throw),
+        _ => return None,
+    };
+    let mut alive = !header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+    let (mut object, mut is_encapsulated) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(id) => route.table = *id,
             RouteAttribute::Destination(network) => route.network = address(network)?,
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
@@ -69,18 +103,42 @@ pub fn route(message: &RouteMessage) -> Option<Route> {
                 }
             }
             RouteAttribute::MultiPath(hops) => {
-                let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-                let hop = hops.iter().find(|hop| !hop.flags.intersects(dead))?;
-                alive = true;
-                route.ifindex = hop.interface_index;
-                route.gateway = hop.attributes.iter().find_map(gateway);
+                let living: Vec<Hop> = hops.iter().filter_map(one_of_several).collect();
+                alive = !living.is_empty();
+                target = Some(Target::Hops(living.into()));
             }
-            RouteAttribute::Oif(ifindex) => route.ifindex = *ifindex,
-            other => route.gateway = gateway(other).or(route.gateway),
+            RouteAttribute::Oif(ifindex) => hop.ifindex = *ifindex,
+            RouteAttribute::NhId(id) => object = Some(*id),
+            RouteAttribute::EncapType(_) => is_encapsulated = true,
+            other => hop.gateway = gateway(other).or(hop.gateway),
         }
     }
-    let followed = table == TABLE_MAIN || table == TABLE_DEFAULT;
-    (followed && alive && route.ifindex != 0).then_some(route)
+    if is_encapsulated {
+        // No link takes it as it is; the default route must not either.
+        hop.ifindex = 0;
+    } else if header.kind == RouteType::Unicast && hop.ifindex == 0 && target.is_none() && object.is_none() {
+        return None;
+    }
+    if let Some(id) = object {
+        target = Some(objects.target(id)?);
+        alive = true;
+    }
+    route.target = target.unwrap_or(Target::Hop(hop));
+    // Refusing IPv6 routes are dead with the loopback device alone.
+    let refuses = matches!(route.target, Target::Reject(_) | Target::Throw);
+    (route.table != TABLE_LOCAL && (alive || refuses)).then_some(route)
+}
+
+fn one_of_several(hop: &RouteNextHop) -> Option<Hop> {
+    if hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown) {
+        return None;
+    }
+    let is_encapsulated = hop.attributes.iter().any(|a| matches!(a, RouteAttribute::EncapType(_)));
+    Some(Hop {
+        ifindex: if is_encapsulated { 0 } else { hop.interface_index },
+        gateway: hop.attributes.iter().find_map(gateway),
+        weight: u32::from(hop.hops) + 1,
+    })
 }
 
 /// What a message says about a neighbour.

@@ -8,12 +8,15 @@
 //! Everything acts in the network namespace of the thread that opens it.
 #![forbid(unsafe_code)]
 
+pub mod client;
 mod interfaces;
 mod kernel_tables;
 mod look;
 mod neighbours;
 mod netlink;
+mod next_hop_objects;
 mod next_hops;
+mod rules;
 mod wake;
 
 pub use interfaces::Interfaces;

@@ -2,19 +2,21 @@
 //! Changes nothing and needs no privilege.
 
 use std::io;
+use std::sync::Arc;
 
-use convey_engine::{Link, NextHops, Route};
+use convey_engine::{NextHops, Path};
 
-use crate::interfaces::{Surroundings, choose, neighbour_of, present};
 use crate::kernel_tables;
-use crate::netlink::Netlink;
-use crate::next_hops::Wanted;
+use crate::netlink;
+use crate::next_hops::{Tables, Wanted};
 
 /// What [`look`] found.
 #[derive(Debug)]
 pub struct Look {
     /// Indices of the interfaces it would listen on.
     pub interfaces: Vec<u32>,
+    /// What an operator should know about interfaces and rules, in words.
+    pub warnings: Vec<String>,
     /// Links, routes and neighbours.
     pub next_hops: NextHops,
 }
@@ -25,28 +27,19 @@ pub struct Look {
 /// # Errors
 /// rtnetlink cannot be opened or read.
 pub fn look(wanted: &Wanted) -> io::Result<Look> {
-    let mut netlink = Netlink::open()?;
-    let links: Vec<Link> = netlink.links()?.iter().filter_map(kernel_tables::link).collect();
-    let routes: Vec<Route> = netlink.routes()?.iter().filter_map(kernel_tables::route).collect();
-    let interfaces = choose(
-        &wanted.interfaces,
-        &Surroundings {
-            interfaces: &present(),
-            links: &links,
-            routes: &routes,
-            frontends: &wanted.frontends,
-            servers: &wanted.servers,
-        },
-    );
-    let without_neighbours = NextHops::new(links.iter().copied(), routes.iter().copied(), []);
-    let asked_first =
-        wanted.servers.iter().filter_map(|s| neighbour_of(&without_neighbours, *s)).map(|key| (key, [0; 6]));
-    let known: Vec<_> = netlink
-        .neighbours()?
+    let tables = Tables::read(&wanted.interfaces)?;
+    let topology = Arc::new(tables.topology);
+    let without_neighbours = NextHops::over(topology.clone(), []);
+    let asked_first = wanted
+        .servers
+        .iter()
+        .filter_map(|server| without_neighbours.way(&Path::to(*server)).ok())
+        .map(|key| (key, [0; 6]));
+    let known: Vec<_> = netlink::neighbours()?
         .iter()
         .filter_map(kernel_tables::neighbour)
         .filter_map(|n| Some(((n.ifindex, n.address), n.mac?)))
         .collect();
-    let next_hops = NextHops::new(links, routes, asked_first.chain(known));
-    Ok(Look { interfaces, next_hops })
+    let next_hops = NextHops::over(topology, asked_first.chain(known));
+    Ok(Look { interfaces: tables.choice.listen, warnings: tables.choice.warnings, next_hops })
 }

@@ -1,36 +1,51 @@
-//! rtnetlink: dumps of links, routes and neighbours, news about them, and requests to resolve a neighbour.
-//!
-//! Two sockets: dumps are asked and awaited on one; news arrive, and requests nobody waits for are sent, on the
-//! other, which never blocks.
+//! rtnetlink: dumps of links, addresses, routes, rules, next hop objects and neighbours, news about them, and
+//! requests to resolve a neighbour.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{
-    NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{Emitable, ParseableParametrized};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::RouteMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_route::rule::RuleMessage;
+use rustix::net::SendFlags;
+
+use crate::client::{self, CREATE, REPLACE};
+
+const RTM_GETLINK: u16 = 18;
+const RTM_GETADDR: u16 = 22;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
+const RTM_GETRULE: u16 = 34;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_GETNEXTHOP: u16 = 106;
+/// Below are messages of netlink itself.
+const RTM_BASE: u16 = 16;
 
 /// Multicast groups that tell of changes.
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 9] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV6_RULE,
+    libc::RTNLGRP_NEXTHOP,
 ];
 
 /// News buffered by the kernel; a full table of a large network fits.
-const NEWS_BUFFER_BYTES: u32 = 4 << 20;
+const NEWS_BUFFER_BYTES: usize = 4 << 20;
 
 /// What to do about a neighbour entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,38 +63,35 @@ pub enum NeighbourRequest {
 pub struct News {
     /// Changes of neighbours, in order.
     pub neighbours: Vec<(bool, NeighbourMessage)>,
-    /// Whether links, addresses or routes changed.
+    /// Whether links, addresses, routes or rules changed.
     pub topology: bool,
     /// Whether the kernel had to throw news away: dump everything again.
     pub lost: bool,
 }
 
-/// The rtnetlink sockets of the namespace they were opened in.
+/// rtnetlink of the namespace it was opened in. News arrive on a socket of their own, which never blocks; requests
+/// nobody waits for are sent on it.
 #[derive(Debug)]
 pub struct Netlink {
-    dumps: Socket,
-    news: Socket,
+    news: OwnedFd,
+    buffer: Vec<u8>,
     sequence: u32,
 }
 
 impl Netlink {
-    /// Opens both sockets and subscribes to changes.
+    /// Subscribes to changes.
     ///
     /// # Errors
     /// What the kernel answers.
     pub fn open() -> io::Result<Self> {
-        let kernel = SocketAddr::new(0, 0);
-        let mut dumps = Socket::new(NETLINK_ROUTE)?;
-        dumps.bind_auto()?;
-        dumps.connect(&kernel)?;
-        let mut news = Socket::new(NETLINK_ROUTE)?;
-        news.bind_auto()?;
-        news.set_rx_buf_sz(NEWS_BUFFER_BYTES)?;
-        for group in GROUPS {
-            news.add_membership(group)?;
+        let groups = GROUPS.iter().fold(0, |bits, group| bits | 1 << (group - 1));
+        let news = client::open(groups)?;
+        rustix::io::ioctl_fionbio(&news, true)?;
+        // Forcing past rmem_max wants CAP_NET_ADMIN; without it the kernel's limit has to do.
+        if rustix::net::sockopt::set_socket_recv_buffer_size_force(&news, NEWS_BUFFER_BYTES).is_err() {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&news, NEWS_BUFFER_BYTES)?;
         }
-        news.set_non_blocking(true)?;
-        Ok(Self { dumps, news, sequence: 0 })
+        Ok(Self { news, buffer: vec![0; 64 << 10], sequence: 0 })
     }
 
     /// Readable when there is news.
@@ -87,66 +99,24 @@ impl Netlink {
         self.news.as_fd()
     }
 
-    /// All links.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub fn links(&mut self) -> io::Result<Vec<LinkMessage>> {
-        let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        Ok(messages
-            .into_iter()
-            .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { Some(link) } else { None })
-            .collect())
-    }
-
-    /// All routes of both families and all tables.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub fn routes(&mut self) -> io::Result<Vec<RouteMessage>> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = RouteMessage::default();
-            request.header.address_family = family;
-            let messages = self.dump(RouteNetlinkMessage::GetRoute(request))?;
-            routes.extend(messages.into_iter().filter_map(|m| match m {
-                RouteNetlinkMessage::NewRoute(route) => Some(route),
-                _ => None,
-            }));
-        }
-        Ok(routes)
-    }
-
-    /// All neighbour entries of both families.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub fn neighbours(&mut self) -> io::Result<Vec<NeighbourMessage>> {
-        let messages = self.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
-        Ok(messages
-            .into_iter()
-            .filter_map(|m| if let RouteNetlinkMessage::NewNeighbour(n) = m { Some(n) } else { None })
-            .collect())
-    }
-
-    /// What changed since the last call; does not wait.
+    /// All news without waiting.
     pub fn news(&mut self) -> News {
         let mut news = News::default();
         loop {
-            match self.news.recv_from_full() {
-                Ok((bytes, _)) => each_message(&bytes, |payload| match payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(n)) => {
-                        news.neighbours.push((true, n));
-                    }
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(n)) => {
-                        news.neighbours.push((false, n));
-                    }
-                    NetlinkPayload::InnerMessage(_) => news.topology = true,
-                    // The answer to a request nobody waits for, such as forgetting what is already gone.
-                    _ => (),
-                }),
+            match client::receive(&self.news, &mut self.buffer) {
+                Ok(received) => {
+                    client::each_message(&self.buffer[..received], |(kind, _, body), _| match kind {
+                        RTM_NEWNEIGH | RTM_DELNEIGH => match parse(kind, body) {
+                            Some(RouteNetlinkMessage::NewNeighbour(n)) => news.neighbours.push((true, n)),
+                            Some(RouteNetlinkMessage::DelNeighbour(n)) => news.neighbours.push((false, n)),
+                            _ => (),
+                        },
+                        RTM_BASE.. => news.topology = true,
+                        // The answer to a request nobody waits for, such as forgetting what is already gone.
+                        _ => (),
+                    })
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => news.lost = true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 Err(_) => return news,
             }
         }
@@ -161,60 +131,119 @@ impl Netlink {
             IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
             IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
         }));
-        let (message, flags) = match request {
+        let (kind, flags) = match request {
             NeighbourRequest::Use => {
                 message.header.flags = NeighbourFlags::Use;
-                (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+                (RTM_NEWNEIGH, CREATE | REPLACE)
             }
             NeighbourRequest::Probe => {
                 message.header.state = NeighbourState::Probe;
-                (RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
+                (RTM_NEWNEIGH, REPLACE)
             }
-            NeighbourRequest::Forget => (RouteNetlinkMessage::DelNeighbour(message), 0),
+            NeighbourRequest::Forget => (RTM_DELNEIGH, 0),
         };
-        let bytes = self.encode(message, flags | NLM_F_REQUEST);
-        // Lost requests are repeated by the caller's timer.
-        let _ = self.news.send(&bytes, 0);
-    }
-
-    fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let bytes = self.encode(request, NLM_F_REQUEST | NLM_F_DUMP);
-        self.dumps.send(&bytes, 0)?;
-        let (mut found, mut end) = (Vec::new(), None);
-        while end.is_none() {
-            let (bytes, _) = self.dumps.recv_from_full()?;
-            each_message(&bytes, |payload| match payload {
-                NetlinkPayload::InnerMessage(message) => found.push(message),
-                NetlinkPayload::Done(_) => end = Some(Ok(())),
-                NetlinkPayload::Error(error) => end = Some(Err(error.to_io())),
-                _ => (),
-            });
-        }
-        end.unwrap_or(Ok(())).map(|()| found)
-    }
-
-    fn encode(&mut self, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        bytes
+        // Lost requests are repeated by the caller's timer.
+        let _ = rustix::net::send(
+            &self.news,
+            &client::encode(kind, flags, self.sequence, &body),
+            SendFlags::empty(),
+        );
     }
 }
 
-/// Calls `each` for every message in a datagram; one that cannot be parsed is passed over.
-fn each_message(datagram: &[u8], mut each: impl FnMut(NetlinkPayload<RouteNetlinkMessage>)) {
-    let mut rest = datagram;
-    while let [a, b, c, d, ..] = *rest {
-        let len = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let Some(bytes) = rest.get(..len).filter(|_| len >= 16) else { return };
-        if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
-            each(message.payload);
-        }
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+fn parse(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
+    RouteNetlinkMessage::parse_with_param(body, kind).ok()
+}
+
+/// All links.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn links() -> io::Result<Vec<LinkMessage>> {
+    client::dump(RTM_GETLINK, &[0; 16], |kind, body| match parse(kind, body) {
+        Some(RouteNetlinkMessage::NewLink(link)) => Some(link),
+        _ => None,
+    })
+}
+
+/// All addresses of both families.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn addresses() -> io::Result<Vec<AddressMessage>> {
+    client::dump(RTM_GETADDR, &[0; 8], |kind, body| match parse(kind, body) {
+        Some(RouteNetlinkMessage::NewAddress(address)) => Some(address),
+        _ => None,
+    })
+}
+
+/// All routes of both families and all tables, as far as `parse` wants them.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn routes<T>(mut wanted: impl FnMut(&RouteMessage) -> Option<T>) -> io::Result<Vec<T>> {
+    let mut routes = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = [0; 12];
+        body[0] = family as u8;
+        routes.extend(client::dump(RTM_GETROUTE, &body, |kind, body| match parse(kind, body) {
+            Some(RouteNetlinkMessage::NewRoute(route)) => wanted(&route),
+            _ => None,
+        })?);
     }
+    Ok(routes)
+}
+
+/// All rules of both families.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn rules() -> io::Result<Vec<RuleMessage>> {
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = [0; 12];
+        body[0] = family as u8;
+        let found = client::dump(RTM_GETRULE, &body, |kind, body| match parse(kind, body) {
+            Some(RouteNetlinkMessage::NewRule(rule)) => Some(rule),
+            _ => None,
+        });
+        match found {
+            Ok(found) => rules.extend(found),
+            Err(error) if is_unknown(&error) => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rules)
+}
+
+/// All next hop objects, as raw message bodies.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn next_hop_objects() -> io::Result<Vec<Vec<u8>>> {
+    let found =
+        client::dump(RTM_GETNEXTHOP, &[0; 8], |kind, body| (kind == RTM_NEWNEXTHOP).then(|| body.to_vec()));
+    match found {
+        Err(error) if is_unknown(&error) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// All neighbour entries of both families.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn neighbours() -> io::Result<Vec<NeighbourMessage>> {
+    client::dump(RTM_GETNEIGH, &[0; 12], |kind, body| match parse(kind, body) {
+        Some(RouteNetlinkMessage::NewNeighbour(n)) => Some(n),
+        _ => None,
+    })
+}
+
+/// Kernels built without policy routing, and those before 5.3, do not know the question.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EAFNOSUPPORT))
 }

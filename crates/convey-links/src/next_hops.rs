@@ -7,20 +7,22 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convey_engine::{Link, NextHops, Route};
+use convey_engine::{Link, NextHops, Path, Topology};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::interfaces::{Interfaces, Surroundings, choose, neighbour_of, present};
+use crate::interfaces::{Choice, Interface, Interfaces, choose};
 use crate::kernel_tables;
 use crate::neighbours::{Key, Neighbours};
-use crate::netlink::Netlink;
+use crate::netlink::{self, Netlink};
+use crate::next_hop_objects::NextHopObjects;
+use crate::rules::{Followed, rule};
 use crate::wake::{Inbox, Message};
 
 /// Wait after a change before the tables are read again, so that a burst of changes is one.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// Reading or publishing tables takes at most this part of the time, however many changes there are.
-const MAX_SHARE: u32 = 20;
+/// Reading tables and publishing neighbours take at most this part of the time each, however many changes there are.
+const MAX_SHARE: u32 = 4;
 
 /// How soon tables are read again after the kernel refused.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -50,8 +52,57 @@ pub trait LinkSink: Send + Sync {
     fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool>;
     /// Sends packets by these from now on.
     fn publish(&self, next_hops: Arc<NextHops>);
+    /// The host has these addresses, loopback ones included, in rising order.
+    fn addresses(&self, addresses: &[IpAddr]);
     /// Tells the operator.
     fn warn(&self, message: String);
+}
+
+/// Links, routes and rules as they are now.
+pub(crate) struct Tables {
+    pub(crate) choice: Choice,
+    pub(crate) topology: Topology,
+    links: Vec<Link>,
+    /// Every gateway of a route, with its interface.
+    gateways: Vec<Key>,
+}
+
+impl Tables {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub(crate) fn read(wanted: &Interfaces) -> io::Result<Self> {
+        let messages = netlink::links()?;
+        let interfaces: Vec<Interface> = messages.iter().filter_map(kernel_tables::interface).collect();
+        let mut choice = choose(wanted, &interfaces);
+        let links: Vec<Link> = interfaces.iter().filter_map(|i| i.link).collect();
+
+        let index = |name: &str| interfaces.iter().find(|i| i.name == name).map(|i| i.ifindex);
+        let mut rules = Vec::new();
+        for message in netlink::rules()? {
+            match rule(&message, index) {
+                Followed::Yes(rule) => rules.push(rule),
+                Followed::Never => (),
+                Followed::No(why) => choice.warnings.push(why),
+            }
+        }
+        if rules.is_empty() {
+            rules.extend(convey_engine::Rule::defaults());
+        }
+        let objects = netlink::next_hop_objects()?;
+        let objects = NextHopObjects::new(objects.iter().map(Vec::as_slice));
+        let routes = netlink::routes(|message| kernel_tables::route(message, &objects))?;
+        let mut gateways: Vec<Key> = routes
+            .iter()
+            .flat_map(|route| route.hops())
+            .filter_map(|hop| Some((hop.ifindex, hop.gateway?)))
+            .collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        let topology = Topology::new(links.iter().copied(), routes, rules);
+        Ok(Self { choice, topology, links, gateways })
+    }
 }
 
 /// The thread's state.
@@ -60,7 +111,9 @@ pub struct NextHopKeeper<S> {
     netlink: Netlink,
     inbox: Inbox,
     links: Vec<Link>,
-    routes: Vec<Route>,
+    topology: Arc<Topology>,
+    addresses: Vec<IpAddr>,
+    told: Vec<String>,
     neighbours: Neighbours,
     read_due: Option<Instant>,
     read_not_before: Instant,
@@ -81,7 +134,9 @@ impl<S: LinkSink> NextHopKeeper<S> {
             netlink,
             inbox,
             links: Vec::new(),
-            routes: Vec::new(),
+            topology: Arc::default(),
+            addresses: Vec::new(),
+            told: Vec::new(),
             neighbours: Neighbours::default(),
             read_due: None,
             read_not_before: now,
@@ -178,7 +233,7 @@ impl<S: LinkSink> NextHopKeeper<S> {
         }
         if news.lost {
             // A missed neighbour would otherwise be missed for good.
-            match self.netlink.neighbours() {
+            match netlink::neighbours() {
                 Ok(all) => self.learn_all(&all),
                 Err(_) => self.read_due = Some(now + AGAIN),
             }
@@ -194,31 +249,27 @@ impl<S: LinkSink> NextHopKeeper<S> {
     fn read(&mut self, neighbours_too: bool) -> io::Result<()> {
         let began = Instant::now();
         self.read_due = None;
-        let links = self.netlink.links()?.iter().filter_map(kernel_tables::link).collect();
-        let routes = self.netlink.routes()?.iter().filter_map(kernel_tables::route).collect();
-        let came_up = std::mem::replace(&mut self.links, links);
-        self.routes = routes;
+        let wanted = self.sink.wanted();
+        let tables = Tables::read(&wanted.interfaces)?;
         if neighbours_too {
-            let all = self.netlink.neighbours()?;
+            let all = netlink::neighbours()?;
             self.learn_all(&all);
         }
-        let links = &self.links;
+        let links = &tables.links;
         self.neighbours.retain_interfaces(|ifindex| links.iter().any(|l| l.ifindex == ifindex));
+        let came_up = links.iter().any(|link| !self.links.contains(link));
+        self.topology = Arc::new(tables.topology);
+        self.links = tables.links;
+        let Choice { listen: interfaces, warnings } = tables.choice;
+        for warning in warnings.iter().filter(|w| !self.told.contains(w)) {
+            self.sink.warn(warning.clone());
+        }
+        self.told = warnings;
 
-        let wanted = self.sink.wanted();
-        let interfaces = choose(
-            &wanted.interfaces,
-            &Surroundings {
-                interfaces: &present(),
-                links,
-                routes: &self.routes,
-                frontends: &wanted.frontends,
-                servers: &wanted.servers,
-            },
-        );
         let now = Instant::now();
-        self.neighbours.keep(self.neighbours_to_keep(&wanted.servers, &interfaces), now);
-        if links.iter().any(|link| !came_up.contains(link)) {
+        let gateways = tables.gateways.into_iter().filter(|(ifindex, _)| interfaces.contains(ifindex));
+        self.neighbours.keep(self.neighbours_to_keep(&wanted.servers, gateways), now);
+        if came_up {
             self.neighbours.ask_all(now);
         }
         let all = self.sink.listen_on(&interfaces);
@@ -226,6 +277,15 @@ impl<S: LinkSink> NextHopKeeper<S> {
         if !all? {
             // Something else holds the place of the guard: whoever put it there may go.
             self.read_due.get_or_insert(now + AGAIN);
+        }
+        let messages = netlink::addresses()?;
+        let mut addresses: Vec<IpAddr> =
+            messages.iter().filter_map(kernel_tables::interface_address).map(|(_, a)| a).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses != self.addresses {
+            self.sink.addresses(&addresses);
+            self.addresses = addresses;
         }
         self.publish_due.get_or_insert(now);
         Ok(())
@@ -240,11 +300,10 @@ impl<S: LinkSink> NextHopKeeper<S> {
     }
 
     /// Those that lead to servers, and the gateways of the interfaces listened on.
-    fn neighbours_to_keep(&self, servers: &[IpAddr], interfaces: &[u32]) -> Vec<Key> {
-        let table = NextHops::new(self.links.iter().copied(), self.routes.iter().copied(), []);
-        let mut keep: Vec<Key> = servers.iter().filter_map(|s| neighbour_of(&table, *s)).collect();
-        let gateways = self.routes.iter().filter(|r| interfaces.contains(&r.ifindex));
-        keep.extend(gateways.filter_map(|r| Some((r.ifindex, r.gateway?))));
+    fn neighbours_to_keep(&self, servers: &[IpAddr], gateways: impl Iterator<Item = Key>) -> Vec<Key> {
+        let table = NextHops::over(self.topology.clone(), []);
+        let mut keep: Vec<Key> = servers.iter().filter_map(|s| table.way(&Path::to(*s)).ok()).collect();
+        keep.extend(gateways);
         keep.sort_unstable();
         keep.dedup();
         keep
@@ -253,8 +312,7 @@ impl<S: LinkSink> NextHopKeeper<S> {
     fn publish(&mut self) {
         let began = Instant::now();
         self.publish_due = None;
-        let table =
-            NextHops::new(self.links.iter().copied(), self.routes.iter().copied(), self.neighbours.usable());
+        let table = NextHops::over(self.topology.clone(), self.neighbours.usable());
         self.sink.publish(Arc::new(table));
         self.publish_not_before = began + began.elapsed() * MAX_SHARE;
     }

@@ -268,8 +268,7 @@ pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec
     let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
     let interfaces = names(&look(&Interfaces::Auto, &packet).map_err(AfPacketError::Netlink)?.interfaces);
     if interfaces.is_empty() {
-        let why =
-            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway";
+        let why = "there is no Ethernet interface that is up";
         return Err(AfPacketError::NoInterface { why: why.into() }.into());
     }
     let mut vips: Vec<String> =
