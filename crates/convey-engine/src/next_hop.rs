@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::hash::MixBuild;
 use crate::routes::{Path, Reject, Route, Routes, Rule};
@@ -89,10 +90,18 @@ impl Topology {
 }
 
 /// Links, routes and neighbours at one moment. Build a new one on any change and publish it whole.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct NextHops {
     topology: Arc<Topology>,
-    neighbours: HashMap<(u32, IpAddr), MacAddr, MixBuild>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour, MixBuild>,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    mac: MacAddr,
+    /// Whether a packet was sent to it since [`NextHops::take_used`]. Written once a while, so that workers on
+    /// several cores do not pass the cache line around.
+    used: AtomicBool,
 }
 
 impl NextHops {
@@ -111,12 +120,13 @@ impl NextHops {
         topology: Arc<Topology>,
         neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
     ) -> Self {
-        Self { topology, neighbours: neighbours.into_iter().collect() }
+        let unused = |(key, mac)| (key, Neighbour { mac, used: AtomicBool::new(false) });
+        Self { topology, neighbours: neighbours.into_iter().map(unused).collect() }
     }
 
     /// The link-layer address of a neighbour on an interface; `None` while it is not resolved.
     pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<MacAddr> {
-        self.neighbours.get(&(ifindex, address)).copied()
+        Some(self.neighbours.get(&(ifindex, address))?.mac)
     }
 
     /// The next hop of a packet.
@@ -126,8 +136,18 @@ impl NextHops {
     pub fn lookup(&self, path: &Path) -> Result<NextHop, Missing> {
         let (link, address, mtu) = self.topology.way(path)?;
         let ifindex = link.ifindex;
-        let destination = self.neighbour(ifindex, address).ok_or(Missing::Neighbour { ifindex, address })?;
-        Ok(NextHop { ifindex, source: link.mac, destination, mtu })
+        let neighbour =
+            self.neighbours.get(&(ifindex, address)).ok_or(Missing::Neighbour { ifindex, address })?;
+        if !neighbour.used.load(Relaxed) {
+            neighbour.used.store(true, Relaxed);
+        }
+        Ok(NextHop { ifindex, source: link.mac, destination: neighbour.mac, mtu })
+    }
+
+    /// The neighbours that packets were sent to since this was last called.
+    pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        let used = |n: &Neighbour| n.used.load(Relaxed) && n.used.swap(false, Relaxed);
+        self.neighbours.iter().filter(move |(_, n)| used(n)).map(|(key, _)| *key)
     }
 
     /// The link a packet would leave by and the neighbour it would be handed to, resolved or not.

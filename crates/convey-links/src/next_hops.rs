@@ -24,6 +24,9 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Reading tables and publishing neighbours take at most this part of the time each, however many changes there are.
 const MAX_SHARE: u32 = 4;
 
+/// How often neighbours that packets are sent to are looked at for their age.
+const AGING: Duration = Duration::from_millis(500);
+
 /// How soon tables are read again after the kernel refused.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -119,6 +122,8 @@ pub struct NextHopKeeper<S> {
     read_not_before: Instant,
     publish_due: Option<Instant>,
     publish_not_before: Instant,
+    published: Arc<NextHops>,
+    age_due: Instant,
 }
 
 impl<S: LinkSink> NextHopKeeper<S> {
@@ -142,6 +147,8 @@ impl<S: LinkSink> NextHopKeeper<S> {
             read_not_before: now,
             publish_due: None,
             publish_not_before: now,
+            published: Arc::default(),
+            age_due: now + AGING,
         };
         keeper.read(true)?;
         keeper.publish();
@@ -170,6 +177,13 @@ impl<S: LinkSink> NextHopKeeper<S> {
             self.netlink.request(request, ifindex, address);
         }
         let now = Instant::now();
+        if now >= self.age_due {
+            self.age_due = now + AGING;
+            for (request, (ifindex, address)) in self.neighbours.age(self.published.take_used(), now) {
+                self.netlink.request(request, ifindex, address);
+            }
+        }
+        wait = wait.min(self.age_due - now);
         for due in [self.read_due, self.publish_due, deadline].into_iter().flatten() {
             wait = wait.min(due.saturating_duration_since(now));
         }
@@ -313,7 +327,8 @@ impl<S: LinkSink> NextHopKeeper<S> {
         let began = Instant::now();
         self.publish_due = None;
         let table = NextHops::over(self.topology.clone(), self.neighbours.usable());
-        self.sink.publish(Arc::new(table));
+        self.published = Arc::new(table);
+        self.sink.publish(self.published.clone());
         self.publish_not_before = began + began.elapsed() * MAX_SHARE;
     }
 }

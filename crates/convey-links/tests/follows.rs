@@ -246,3 +246,35 @@ fn a_named_interface_that_is_missing_is_told_once_and_listened_on_when_it_comes(
     let warnings = following.sink.warnings.lock().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_client_on_the_link_that_moved_to_another_machine_is_found_again_while_packets_go_to_it() {
+    let (ns, peer) = host();
+    let front = index(&ns, "front");
+    let following = Following::new(&ns, Wanted::default());
+    let client = "10.0.0.254";
+    // As the packet path does with every packet.
+    let mac = |f: &Following| {
+        let next_hops = f.sink.next_hops.lock().unwrap().clone();
+        let found = next_hops.lookup(&path("10.0.0.1", client));
+        if let Err(Missing::Neighbour { ifindex, address }) = found {
+            assert_eq!(ifindex, front);
+            f.wake.resolve(ifindex, address);
+        }
+        found.ok().map(|hop| hop.destination)
+    };
+    following.until("its first address", |f| mac(f).is_some());
+    let before = mac(&following);
+    // Without a word about it: no gratuitous ARP.
+    peer.ip("link set front address 02:00:00:00:77:77");
+    following.until("its second address", |f| {
+        let now = mac(f);
+        now.is_some() && now != before
+    });
+    assert_eq!(mac(&following), Some([2, 0, 0, 0, 0x77, 0x77]));
+    // The kernel forgets, and the machine changes again.
+    ns.ip("neigh flush dev front");
+    peer.ip("link set front address 02:00:00:00:88:88");
+    following.until("its third address", |f| mac(f) == Some([2, 0, 0, 0, 0x88, 0x88]));
+}
