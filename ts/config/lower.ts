@@ -63,9 +63,9 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   } satisfies NativeConfig;
 }
 
-function lowerPacketOptions({ engine, passthrough }: Config): NativePacketOptions {
+function lowerPacketOptions({ engine, interfaces, passthrough }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
-  return { engine, capacity: passthrough.connection_tracker_capacity, firstPort, lastPort };
+  return { engine, capacity: passthrough.connection_tracker_capacity, firstPort, lastPort, interfaces };
 }
 
 // The enums of the schema and of the boundary are the same sets: a word added on one side alone stops here.

@@ -63,6 +63,23 @@ const portRange = readString((text) => {
   return parsed.ok ? { ok: true, value: `${parsed.value.from}-${parsed.value.to}` } : parsed;
 }).register(wording, { type: '"from-to"', expected: 'two ports from 1024 to 65535, such as "33768-61000"' });
 
+/** As the kernel takes them: at most 15 characters, no slash, no space. */
+const interfaceNames = z
+  .array(
+    z
+      .string()
+      .regex(/^[^\s/:]{1,15}$/)
+      .register(wording, {
+        type: "name",
+        expected: 'the name of an interface, such as "eth0"',
+      }),
+  )
+  .max(256)
+  .register(wording, {
+    type: "array of names",
+    expected: 'an array of names of interfaces, such as ["eth0", "eth1"]',
+  });
+
 const statsPort = z
   .union([z.int().min(0).max(65535), z.string().regex(/^\d{1,5}$/)])
   .transform((value, context) => {
@@ -196,6 +213,11 @@ export const configSchema = z
   .strictObject({
     mode: modeSchema.default("proxy").describe(modeSchema.description as string),
     engine: engineSchema.default("auto").describe(engineSchema.description as string),
+    interfaces: interfaceNames
+      .default([])
+      .describe(
+        "Where passthrough and dsr mode listen for packets, by name; empty is every Ethernet link that is up.",
+      ),
     frontends: z.record(name, frontendSchema).describe("Where clients connect, by name; at least one."),
     backends: z.record(name, backendSchema).describe("The pools of servers, by name."),
     proxy: z

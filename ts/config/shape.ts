@@ -29,6 +29,8 @@ export function schemaAt(path: KeyPath): Schema | undefined {
       next = Object.hasOwn(schema.shape, key) ? schema.shape[key as string] : undefined;
     } else if (schema instanceof z.ZodRecord) {
       next = schema.valueType as Schema;
+    } else if (schema instanceof z.ZodArray) {
+      next = schema.element as Schema;
     }
     if (next === undefined) return undefined;
     schema = core(next);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
 use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
-use convey_links::{Interfaces, LinkSink, NextHopKeeper, Wake, Wanted, channel};
+use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
 
 use crate::filter;
 use crate::intake::Intake;
@@ -39,8 +39,6 @@ pub type AddressSink = Arc<dyn Fn(&[IpAddr]) + Send + Sync>;
 /// Settings fixed while the engine runs.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// Where to listen.
-    pub interfaces: Interfaces,
     /// Receive buffer of each worker in bytes: a quarter at once for small frames, the rest as long ones come.
     pub receive_buffer_bytes: usize,
     /// Whatever keeps the kernel from answering where the engine listens; `None`: something else does.
@@ -51,12 +49,7 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self {
-            interfaces: Interfaces::Auto,
-            receive_buffer_bytes: 64 << 20,
-            on_interfaces: None,
-            on_addresses: None,
-        }
+        Self { receive_buffer_bytes: 64 << 20, on_interfaces: None, on_addresses: None }
     }
 }
 
@@ -95,6 +88,17 @@ pub enum AfPacketError {
     },
 }
 
+impl AfPacketError {
+    /// Of a configuration that names these interfaces, or none.
+    pub fn no_interface(named: &[String]) -> Self {
+        let why = match named {
+            [] => "there is no Ethernet interface that is up".to_owned(),
+            names => format!("none of {} is an Ethernet interface that is up", names.join(", ")),
+        };
+        Self::NoInterface { why }
+    }
+}
+
 /// What all threads of an engine share.
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<PacketSnapshot>,
@@ -107,7 +111,6 @@ pub(crate) struct Shared {
     listening: Mutex<Listening>,
     /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
     changing: Mutex<()>,
-    interfaces: Interfaces,
     on_interfaces: Option<InterfaceSink>,
     on_addresses: Option<AddressSink>,
     kernel_drops: Vec<AtomicU64>,
@@ -215,7 +218,7 @@ impl LinkSink for Shared {
     }
 
     fn wanted(&self) -> Wanted {
-        lock(&self.listening).scope.wanted(&self.interfaces)
+        lock(&self.listening).scope.wanted()
     }
 
     fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
@@ -276,7 +279,6 @@ impl AfPacketEngine {
             counters: Mutex::default(),
             listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
             changing: Mutex::default(),
-            interfaces: config.interfaces.clone(),
             on_interfaces: config.on_interfaces,
             on_addresses: config.on_addresses,
             stop: AtomicBool::new(false),
@@ -285,7 +287,7 @@ impl AfPacketEngine {
         let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(AfPacketError::Netlink)?;
         let engine = Self { shared, wake, threads: Mutex::default() };
         if engine.interfaces().is_empty() {
-            return Err(AfPacketError::NoInterface { why: describe(&config.interfaces) });
+            return Err(AfPacketError::no_interface(&engine.snapshot().options().interfaces));
         }
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
@@ -400,15 +402,6 @@ fn open_sockets(
         first.steer(&program).map_err(failed("fan-out program"))?;
     }
     Ok((sockets, intakes))
-}
-
-fn describe(interfaces: &Interfaces) -> String {
-    match interfaces {
-        Interfaces::Auto => "there is no Ethernet interface that is up".into(),
-        Interfaces::Named(names) => {
-            format!("none of {} is an Ethernet interface that is up", names.join(", "))
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -29,8 +29,9 @@ mod sys;
 mod vnet;
 mod worker;
 
-pub use convey_links::{Interfaces, Look};
+pub use convey_links::Look;
 pub use engine::{AddressSink, AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use questions::arriving;
 pub use scope::look;
 pub use stats::{EngineStats, Loss};
 

@@ -15,8 +15,8 @@ use crate::filter::Interest;
 ///
 /// # Errors
 /// rtnetlink cannot be opened or read.
-pub fn look(interfaces: &Interfaces, snapshot: &PacketSnapshot) -> io::Result<Look> {
-    convey_links::look(&Scope::of(snapshot).wanted(interfaces))
+pub fn look(snapshot: &PacketSnapshot) -> io::Result<Look> {
+    convey_links::look(&Scope::of(snapshot).wanted())
 }
 
 /// The addresses and ports of a configuration.
@@ -30,6 +30,8 @@ pub struct Scope {
     pub nat_ports: Option<PortRange>,
     /// Servers.
     pub servers: Vec<IpAddr>,
+    /// Names of the interfaces to listen on; empty: every Ethernet link.
+    pub interfaces: Vec<String>,
 }
 
 impl Scope {
@@ -47,13 +49,13 @@ impl Scope {
             ports: ports.collect(),
             nat_ports: nat.then_some(snapshot.options().nat_ports),
             servers: servers.into_iter().collect(),
+            interfaces: snapshot.options().interfaces.clone(),
         }
     }
 
     /// What it takes of the network.
-    pub fn wanted(&self, interfaces: &Interfaces) -> Wanted {
-        let (frontends, servers) = (self.addresses.clone(), self.servers.clone());
-        Wanted { interfaces: interfaces.clone(), frontends, servers }
+    pub fn wanted(&self) -> Wanted {
+        Wanted { interfaces: Interfaces::named(&self.interfaces), servers: self.servers.clone() }
     }
 
     /// What the sockets are to let through on `interfaces`.

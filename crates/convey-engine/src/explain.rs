@@ -59,6 +59,14 @@ pub fn explain(
         destination_port: destination.port(),
     };
     let mut e = Explanation::default();
+    if snapshot.options().local_addresses.contains(&source.ip()) && !source.ip().is_unspecified() {
+        let host = source.ip();
+        if matches!(owner(number, &tuple, snapshot, worker), Owner::Frontend(_)) {
+            e.step(format!("{host} is an address of this host: its packets to {destination} pass no link"));
+            e.verdict("pass not_vip");
+            return e;
+        }
+    }
     match owner(number, &tuple, snapshot, worker) {
         Owner::Frontend(slot) => from_client(&mut e, slot, &tuple, protocol, snapshot, next_hops, worker),
         Owner::Reply(id) => {
@@ -147,6 +155,11 @@ fn from_client(
     };
     e.rewritten = Some((source, destination));
     e.rewritten_step();
+    if server.method == Method::Rewrite && server.address == tuple.source {
+        e.step("the server is its own client: it would take the packet for a forged one".into());
+        e.verdict("refuse server_is_client");
+        return;
+    }
     e.route(next_hops, source.ip(), server.address.into());
 }
 
@@ -182,6 +195,10 @@ impl Explanation {
     fn route(&mut self, next_hops: &NextHops, from: IpAddr, to: IpAddr) {
         let path = Path { source: from, destination: to, ingress: 0 };
         match next_hops.lookup(&path) {
+            Ok(hop) if self.method == Some(Method::L2) && !hop.on_link => {
+                self.step(format!("{to} is behind a router, which method \"l2\" does not reach"));
+                self.verdict("drop server_not_on_link");
+            }
             Ok(hop) => {
                 self.next_hop = Some(hop);
                 self.step(format!("sent on interface {} (MTU {})", hop.ifindex, hop.mtu));

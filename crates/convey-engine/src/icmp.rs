@@ -51,6 +51,9 @@ pub(crate) fn decide(
     }
     let hop = next_hop(next_hops, to.source, to.towards, meta.ingress_ifindex)
         .map_err(|missing| without_next_hop(missing, to.towards))?;
+    if to.method == Method::L2 && !hop.on_link {
+        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+    }
     if ip.len() > hop.mtu as usize {
         return Err(Verdict::Drop(DropReason::TooBig));
     }

@@ -34,6 +34,8 @@ pub struct NextHop {
     pub destination: MacAddr,
     /// Largest IP packet in bytes.
     pub mtu: u32,
+    /// Whether the neighbour is the destination itself, no router.
+    pub on_link: bool,
 }
 
 /// Why a packet cannot be sent on.
@@ -141,7 +143,8 @@ impl NextHops {
         if !neighbour.used.load(Relaxed) {
             neighbour.used.store(true, Relaxed);
         }
-        Ok(NextHop { ifindex, source: link.mac, destination: neighbour.mac, mtu })
+        let on_link = address == path.destination;
+        Ok(NextHop { ifindex, source: link.mac, destination: neighbour.mac, mtu, on_link })
     }
 
     /// The neighbours that packets were sent to since this was last called.

@@ -90,6 +90,8 @@ pub struct PacketOptions {
     pub nat_source_v6: Option<Ipv6Addr>,
     /// Addresses of this host, for which a frontend on 0.0.0.0 or [::] stands; others' families are passed over.
     pub local_addresses: Vec<IpAddr>,
+    /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
+    pub interfaces: Vec<String>,
     /// DSR method of backends not named in `backend_dsr`.
     pub dsr: DsrMethod,
     /// DSR method by backend name.
@@ -113,6 +115,7 @@ impl Default for PacketOptions {
             nat_source_v4: None,
             nat_source_v6: None,
             local_addresses: Vec::new(),
+            interfaces: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),
             refusal: Refusal::default(),

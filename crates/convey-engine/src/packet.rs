@@ -88,6 +88,9 @@ impl Packet<'_> {
         snapshot: &PacketSnapshot,
         worker: &mut Worker,
     ) -> Result<(), Verdict> {
+        if method == Method::L2 && !hop.on_link {
+            return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+        }
         // L2 is a switch: only MACs change (no TTL), and the frame fits the link it came from.
         let error = if method != Method::L2 && self.ip.ttl <= 1 {
             reply::Error::TimeExceeded

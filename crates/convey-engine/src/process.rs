@@ -212,6 +212,9 @@ fn from_client(
         Course::New { server, .. } | Course::HashRouted { server, .. } => *server,
     };
     let server = snapshot.server(server_slot).ok_or(Verdict::Drop(DropReason::NoServer))?;
+    if server.method == Method::Rewrite && server.address == packet.ip.source {
+        return Err(packet.refuse(buffer, DropReason::ServerIsClient, snapshot));
+    }
     let from = if server.method == Method::Nat { frontend.nat_source } else { packet.ip.source };
     let hop = packet.next_hop(buffer, [from, server.address], next_hops, snapshot, worker)?;
     packet.check_route(buffer, server.method, &hop, snapshot, worker)?;

@@ -131,6 +131,10 @@ reasons! {
         NoNextHop = "no_next_hop",
         /// A blackhole route leads there, or an unreachable or prohibit route and the ICMP budget is used up.
         RouteRejected = "route_rejected",
+        /// DSR by MAC address: the server is behind a router, which would send the packet back.
+        ServerNotOnLink = "server_not_on_link",
+        /// DSR by rewriting: the server is its own client, and would take the packet for a forged one.
+        ServerIsClient = "server_is_client",
         /// The buffer had no room for the answer.
         NoRoom = "no_room",
     }

@@ -35,8 +35,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Wanted {
     /// Where to listen.
     pub interfaces: Interfaces,
-    /// Addresses of frontends.
-    pub frontends: Vec<IpAddr>,
     /// Addresses of servers, whose neighbours are kept fresh.
     pub servers: Vec<IpAddr>,
 }

@@ -52,6 +52,8 @@ pub struct NativePacketOptions {
     pub first_port: u32,
     /// Highest source port towards servers (passthrough).
     pub last_port: u32,
+    /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
+    pub interfaces: Vec<String>,
 }
 
 /// The whole configuration of the data plane; every field is present.
@@ -129,6 +131,7 @@ impl NativeConfig {
             workers,
             capacity: self.packet.capacity as usize,
             nat_ports: self.packet.port_range()?,
+            interfaces: self.packet.interfaces.clone(),
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
         };

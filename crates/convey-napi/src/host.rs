@@ -20,6 +20,15 @@ pub fn host_dry_run(config: NativeConfig) -> Result<Vec<String>> {
     convey_runtime::dry_run(config.into_spec()?).map_err(|e| from_runtime(&e))
 }
 
+/// What this host would say to a start, beside what is wrong with the configuration itself, in words. Nothing is
+/// changed.
+///
+/// Throws with `code` CONFIG_INVALID or INTERNAL.
+#[napi(catch_unwind)]
+pub fn host_problems(config: NativeConfig) -> Result<Vec<String>> {
+    convey_runtime::host_problems(config.into_spec()?).map_err(|e| from_runtime(&e))
+}
+
 /// Takes back what killed processes left; returns what was done, in words.
 ///
 /// Throws with `code` PERMISSION_DENIED or INTERNAL.

@@ -79,6 +79,14 @@ export declare function hostCleanup(): Array<string>
  */
 export declare function hostDryRun(config: NativeConfig): Array<string>
 
+/**
+ * What this host would say to a start, beside what is wrong with the configuration itself, in words. Nothing is
+ * changed.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function hostProblems(config: NativeConfig): Array<string>
+
 /** A pool of servers. */
 export interface NativeBackend {
   name: string
@@ -248,6 +256,8 @@ export interface NativePacketOptions {
   firstPort: number
   /** Highest source port towards servers (passthrough). */
   lastPort: number
+  /** Names of the interfaces to listen on; empty: every Ethernet link that is up. */
+  interfaces: Array<string>
 }
 
 /** Packets by verdict, and the flow table; a super-frame counts once. */

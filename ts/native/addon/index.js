@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, dropPrivileges, dsrServer, ErrorCode, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
 export { dropPrivileges }
 export { dsrServer }
@@ -781,6 +781,7 @@ export { ErrorCode }
 export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }
+export { hostProblems }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }
 export { NativeEngine }
