@@ -20,6 +20,6 @@ mod rules;
 mod wake;
 
 pub use interfaces::Interfaces;
-pub use look::{Look, look};
+pub use look::{Look, look, uplinks};
 pub use next_hops::{LinkSink, NextHopKeeper, Wanted};
 pub use wake::{Inbox, Wake, channel};

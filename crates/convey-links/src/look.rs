@@ -8,6 +8,7 @@ use convey_engine::{NextHops, Path};
 
 use crate::kernel_tables;
 use crate::netlink;
+use crate::next_hop_objects::NextHopObjects;
 use crate::next_hops::{Tables, Wanted};
 
 /// What [`look`] found.
@@ -42,4 +43,24 @@ pub fn look(wanted: &Wanted) -> io::Result<Look> {
         .collect();
     let next_hops = NextHops::over(topology, asked_first.chain(known));
     Ok(Look { interfaces: tables.choice.listen, warnings: tables.choice.warnings, next_hops })
+}
+
+/// The interfaces by which packets leave for elsewhere in this family: those of default routes and of routes over a
+/// gateway, in every table. In rising order.
+///
+/// # Errors
+/// rtnetlink cannot be opened or read.
+pub fn uplinks(is_v4: bool) -> io::Result<Vec<u32>> {
+    let objects = netlink::next_hop_objects()?;
+    let objects = NextHopObjects::new(objects.iter().map(Vec::as_slice));
+    let mut uplinks: Vec<u32> = netlink::routes(|message| kernel_tables::route(message, &objects))?
+        .iter()
+        .filter(|route| route.network.is_ipv4() == is_v4)
+        .flat_map(|route| route.hops().iter().map(move |hop| (route.prefix_len, hop)))
+        .filter(|(prefix_len, hop)| hop.ifindex != 0 && (*prefix_len == 0 || hop.gateway.is_some()))
+        .map(|(_, hop)| hop.ifindex)
+        .collect();
+    uplinks.sort_unstable();
+    uplinks.dedup();
+    Ok(uplinks)
 }

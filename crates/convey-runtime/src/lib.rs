@@ -108,6 +108,7 @@ fn host_error_kind(error: &HostError) -> ErrorKind {
         HostError::Sysctl { source, .. }
         | HostError::State { source, .. }
         | HostError::Offload { source, .. }
+        | HostError::Routes(source)
         | HostError::Socket { source, .. } => by_cause(source),
         HostError::StateNotOurs { .. } => ErrorKind::Permission,
         HostError::Xdp(_) => ErrorKind::Internal,

@@ -107,7 +107,7 @@ pub fn quoted(interface: &str) -> Result<String, XdpError> {
 /// # Errors
 /// As [`quoted`].
 pub fn dsr_commands(
-    table: &str,
+    [table, chain]: [&str; 2],
     interface: &str,
     server: Endpoint,
     vip: IpAddr,
@@ -118,11 +118,11 @@ pub fn dsr_commands(
     Ok(vec![
         format!("nft add table netdev {table}"),
         format!(
-            "nft 'add chain netdev {table} egress {{ type filter hook egress device {} priority 0; }}'",
+            "nft 'add chain netdev {table} {chain} {{ type filter hook egress device {} priority 0; }}'",
             quoted(interface)?
         ),
         format!(
-            "nft 'add rule netdev {table} egress {ip} saddr {} {} sport {} {ip} daddr != {{ {} }} {ip} saddr set {vip}'",
+            "nft 'add rule netdev {table} {chain} {ip} saddr {} {} sport {} {ip} daddr != {{ {} }} {ip} saddr set {vip}'",
             server.addr.ip(),
             protocol_name(server.protocol),
             server.addr.port(),
