@@ -72,8 +72,12 @@ class Signals {
 
 function tellReady(balancer: Balancer, { logger }: ProgramLog): void {
   const { config } = balancer;
+  const addresses = balancer.addresses();
   for (const [name, { backend }] of Object.entries(config.frontends)) {
-    const address = text(balancer.address(name));
+    const at = addresses.get(name);
+    // Removed by a reload meanwhile.
+    if (at === undefined) continue;
+    const address = text(at);
     const count = Object.keys(config.backends[backend]?.servers ?? {}).length;
     const servers = `${count} ${count === 1 ? "server" : "servers"}`;
     logger.info(

@@ -188,13 +188,22 @@ export class Balancer implements AsyncDisposable {
    * @throws ConveyError `NOT_FOUND`.
    */
   address(frontend: string): ListenAddress {
-    const found = this.#dataplane.stats().frontends.find((f) => f.name === frontend);
-    if (found === undefined || found.address === "") {
+    const found = this.addresses().get(frontend);
+    if (found === undefined)
       throw new ConveyError("NOT_FOUND", `no frontend named "${frontend}" is listening`);
-    }
-    const colon = found.address.lastIndexOf(":");
-    const host = found.address.slice(0, colon).replace(/^\[|\]$/g, "");
-    return { host, port: Number(found.address.slice(colon + 1)) };
+    return found;
+  }
+
+  /** Where every frontend listens, by name; asks once, where there are thousands. */
+  addresses(): Map<string, ListenAddress> {
+    const listening = this.#dataplane.stats().frontends.filter(({ address }) => address !== "");
+    return new Map(
+      listening.map(({ name, address }) => {
+        const colon = address.lastIndexOf(":");
+        const host = address.slice(0, colon).replace(/^\[|\]$/g, "");
+        return [name, { host, port: Number(address.slice(colon + 1)) }];
+      }),
+    );
   }
 
   /** Everything `/stats` tells, read now. Works after `close()` too. */

@@ -35,11 +35,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Neighbours that are not kept asked at once at most; the others' turn comes next.
 const MAX_AGED: usize = 100;
 
+/// Silence of a kept neighbour that is worth a word.
+const LONG: Duration = Duration::from_secs(3);
+
 /// Entries remembered that are not kept; clients on the link.
 const MAX_OTHERS: usize = 65_536;
 
 #[derive(Debug)]
 struct Kept {
+    since: Instant,
     due: Instant,
     asked: bool,
 }
@@ -75,11 +79,18 @@ impl Neighbours {
         self.kept.keys().all(|key| self.macs.contains_key(key))
     }
 
+    /// Those kept for a while already of which no address was ever learnt.
+    pub fn unanswered(&self, now: Instant) -> impl Iterator<Item = Key> + '_ {
+        let is_unanswered =
+            move |(key, kept): &(&Key, &Kept)| now >= kept.since + LONG && !self.macs.contains_key(*key);
+        self.kept.iter().filter(is_unanswered).map(|(key, _)| *key)
+    }
+
     /// Keeps these neighbours fresh from now on, and only these.
     pub fn keep(&mut self, wanted: impl IntoIterator<Item = Key>, now: Instant) {
         let mut before = std::mem::take(&mut self.kept);
         for key in wanted {
-            let kept = before.remove(&key).unwrap_or(Kept { due: now, asked: false });
+            let kept = before.remove(&key).unwrap_or(Kept { since: now, due: now, asked: false });
             self.kept.insert(key, kept);
         }
     }
@@ -104,7 +115,7 @@ impl Neighbours {
             && present
             && neighbour.confirmed
         {
-            *kept = Kept { due: now + interval, asked: false };
+            *kept = Kept { due: now + interval, asked: false, ..*kept };
         }
         match neighbour.mac {
             Some(mac) if present => {
@@ -324,6 +335,17 @@ mod tests {
         assert_eq!(n.resolve(KEY, now + RETRY), Some(Use));
         n.learn(true, &said(Some(1), true), now);
         assert_eq!(n.resolve(KEY, now + RETRY * 3), None);
+    }
+
+    #[test]
+    fn a_kept_neighbour_that_never_answered_is_told_of_after_a_while() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.keep([KEY], start);
+        assert_eq!(n.unanswered(start + LONG / 2).count(), 0);
+        n.keep([KEY], start + LONG / 2);
+        assert_eq!(n.unanswered(start + LONG).collect::<Vec<_>>(), [KEY]);
+        n.learn(true, &said(Some(1), true), start + LONG);
+        assert_eq!(n.unanswered(start + LONG * 2).count(), 0);
     }
 
     #[test]

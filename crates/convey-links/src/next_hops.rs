@@ -1,6 +1,7 @@
 //! The thread that keeps links, routes and neighbours as the kernel has them, chooses the interfaces, and
 //! publishes what the workers go by.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -64,6 +65,7 @@ pub(crate) struct Tables {
     pub(crate) choice: Choice,
     pub(crate) topology: Topology,
     links: Vec<Link>,
+    names: HashMap<u32, String>,
     /// Every gateway of a route, with its interface.
     gateways: Vec<Key>,
 }
@@ -102,7 +104,8 @@ impl Tables {
         gateways.sort_unstable();
         gateways.dedup();
         let topology = Topology::new(links.iter().copied(), routes, rules);
-        Ok(Self { choice, topology, links, gateways })
+        let names = interfaces.into_iter().map(|i| (i.ifindex, i.name)).collect();
+        Ok(Self { choice, topology, links, names, gateways })
     }
 }
 
@@ -112,9 +115,12 @@ pub struct NextHopKeeper<S> {
     netlink: Netlink,
     inbox: Inbox,
     links: Vec<Link>,
+    names: HashMap<u32, String>,
     topology: Arc<Topology>,
     addresses: Vec<IpAddr>,
     told: Vec<String>,
+    /// Servers nobody answers for, as last told.
+    unanswered: Vec<IpAddr>,
     neighbours: Neighbours,
     read_due: Option<Instant>,
     read_not_before: Instant,
@@ -137,9 +143,11 @@ impl<S: LinkSink> NextHopKeeper<S> {
             netlink,
             inbox,
             links: Vec::new(),
+            names: HashMap::new(),
             topology: Arc::default(),
             addresses: Vec::new(),
             told: Vec::new(),
+            unanswered: Vec::new(),
             neighbours: Neighbours::default(),
             read_due: None,
             read_not_before: now,
@@ -177,6 +185,7 @@ impl<S: LinkSink> NextHopKeeper<S> {
         let now = Instant::now();
         if now >= self.age_due {
             self.age_due = now + AGING;
+            self.tell_unanswered(now);
             for (request, (ifindex, address)) in self.neighbours.age(self.published.take_used(), now) {
                 self.netlink.request(request, ifindex, address);
             }
@@ -201,6 +210,32 @@ impl<S: LinkSink> NextHopKeeper<S> {
         if self.publish_due.is_some_and(|due| now >= due) {
             self.publish();
         }
+    }
+
+    /// Tells of servers whose neighbour does not answer, once each time that happens.
+    fn tell_unanswered(&mut self, now: Instant) {
+        let silent: Vec<Key> = self.neighbours.unanswered(now).collect();
+        if silent.is_empty() && self.unanswered.is_empty() {
+            return;
+        }
+        let mut unanswered = Vec::new();
+        for server in self.sink.wanted().servers {
+            let Ok((ifindex, neighbour)) = self.published.way(&Path::to(server)) else { continue };
+            if !silent.contains(&(ifindex, neighbour)) {
+                continue;
+            }
+            unanswered.push(server);
+            if !self.unanswered.contains(&server) {
+                let link = self.names.get(&ifindex).map_or("?", String::as_str);
+                let by =
+                    if neighbour == server { String::new() } else { format!(" by the router {neighbour}") };
+                self.sink.warn(format!(
+                    "Server address {server} cannot be reached{by}: nobody on {link} answers for {neighbour}; packets to it \
+                     are dropped as no_next_hop"
+                ));
+            }
+        }
+        self.unanswered = unanswered;
     }
 
     fn wait(&self, at_most: Duration) {
@@ -272,6 +307,7 @@ impl<S: LinkSink> NextHopKeeper<S> {
         let came_up = links.iter().any(|link| !self.links.contains(link));
         self.topology = Arc::new(tables.topology);
         self.links = tables.links;
+        self.names = tables.names;
         let Choice { listen: interfaces, warnings } = tables.choice;
         for warning in warnings.iter().filter(|w| !self.told.contains(w)) {
             self.sink.warn(warning.clone());

@@ -278,3 +278,20 @@ fn a_client_on_the_link_that_moved_to_another_machine_is_found_again_while_packe
     peer.ip("link set front address 02:00:00:00:88:88");
     following.until("its third address", |f| mac(f) == Some([2, 0, 0, 0, 0x88, 0x88]));
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_server_that_nobody_answers_for_is_named_once() {
+    let (ns, peer) = host();
+    let wanted = Wanted { servers: vec![ip("10.1.0.77"), ip("10.1.0.254")], ..Wanted::default() };
+    let following = Following::new(&ns, wanted);
+    following.until("a word about it", |f| !f.sink.warnings.lock().unwrap().is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    let warnings = following.sink.warnings.lock().unwrap().clone();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("10.1.0.77 cannot be reached: nobody on back answers"), "{warnings:?}");
+    peer.ip("addr add 10.1.0.77/24 dev back");
+    following.until("its answer", |f| {
+        f.sink.next_hops.lock().unwrap().lookup(&path("10.1.0.1", "10.1.0.77")).is_ok()
+    });
+}

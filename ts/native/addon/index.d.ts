@@ -150,7 +150,7 @@ export interface NativeDsrServer {
   method: NativeDsrMethod
   /** The address under which the balancer knows this server; "": the one used towards the VIP. */
   server: string
-  /** Where answers leave; "": the interface that has `server`. */
+  /** Where answers leave; "": the interface that has `server`, and those that lead out of its network. */
   interface: string
   /** Addresses of balancers, whose health checks are answered from `server`. */
   balancers: Array<string>
