@@ -15,6 +15,7 @@ pub mod capabilities;
 pub mod dsr_server;
 mod error;
 mod journal;
+mod namespaces;
 mod port_set;
 mod step;
 mod sys;
