@@ -172,9 +172,9 @@ pub struct Routes {
 
 #[derive(Debug, Clone, Default)]
 struct Family {
-    tables: HashMap<u32, Table, MixBuild>,
-    /// By priority; those that end in nothing left out.
-    rules: Vec<Rule>,
+    tables: Vec<Table>,
+    /// By priority, those that end in nothing left out; each with the place of the table it looks in.
+    rules: Vec<(Rule, usize)>,
 }
 
 impl Routes {
@@ -182,19 +182,13 @@ impl Routes {
     pub fn new(routes: impl IntoIterator<Item = Route>, rules: impl IntoIterator<Item = Rule>) -> Self {
         let mut routes: Vec<Route> = routes.into_iter().collect();
         routes.sort_by_key(|r| (std::cmp::Reverse(r.prefix_len), r.metric));
-        let mut all = Self::default();
+        let (mut v4, mut v6) = (HashMap::<u32, Table>::new(), HashMap::<u32, Table>::new());
         for route in routes {
-            let family = if route.network.is_ipv4() { &mut all.v4 } else { &mut all.v6 };
-            family.tables.entry(route.table).or_default().insert(route);
+            let tables = if route.network.is_ipv4() { &mut v4 } else { &mut v6 };
+            tables.entry(route.table).or_default().insert(route);
         }
-        for rule in rules {
-            let family = if rule.is_v4 { &mut all.v4 } else { &mut all.v6 };
-            family.rules.push(rule);
-        }
-        for family in [&mut all.v4, &mut all.v6] {
-            family.finish();
-        }
-        all
+        let (rules_v4, rules_v6) = rules.into_iter().partition(|rule: &Rule| rule.is_v4);
+        Self { v4: Family::new(v4, rules_v4), v6: Family::new(v6, rules_v6) }
     }
 
     /// The way of a packet, and the route's MTU (0: the link's). `None`: there is no route.
@@ -214,37 +208,40 @@ impl Routes {
 }
 
 impl Family {
-    fn finish(&mut self) {
-        self.rules.sort_by_key(|rule| rule.priority);
-        let wanted: HashSet<u32> = self
-            .rules
+    fn new(tables: HashMap<u32, Table>, mut rules: Vec<Rule>) -> Self {
+        rules.sort_by_key(|rule| rule.priority);
+        let (ids, tables): (Vec<u32>, Vec<Table>) = tables.into_iter().unzip();
+        let places: HashMap<u32, usize> = ids.into_iter().zip(0..).collect();
+        let wanted: HashSet<u32> = rules
             .iter()
             .filter_map(|rule| match rule.action {
                 Action::Goto(priority) => Some(priority),
                 _ => None,
             })
             .collect();
-        // Most hosts have a rule for a table without routes.
-        self.rules.retain(|rule| {
-            wanted.contains(&rule.priority)
-                || match rule.action {
-                    Action::Lookup { table, .. } => self.tables.contains_key(&table),
-                    Action::Nop => false,
-                    Action::Reject(_) | Action::Goto(_) => true,
-                }
+        let place = |rule: &Rule| match rule.action {
+            Action::Lookup { table, .. } => places.get(&table).copied(),
+            Action::Nop => None,
+            Action::Reject(_) | Action::Goto(_) => Some(usize::MAX),
+        };
+        // Most hosts have a rule for a table without routes; one that another goes to has to stay.
+        let kept = rules.into_iter().filter_map(|rule| match place(&rule) {
+            None if wanted.contains(&rule.priority) => Some((rule, usize::MAX)),
+            place => Some((rule, place?)),
         });
+        Self { rules: kept.collect(), tables }
     }
 
     fn find(&self, path: &Path) -> Option<Result<&Route, Reject>> {
         let mut at = 0;
-        while let Some(rule) = self.rules.get(at) {
+        while let Some((rule, table)) = self.rules.get(at) {
             at += 1;
             if !rule.matches(path) {
                 continue;
             }
             match rule.action {
-                Action::Lookup { table, suppress } => {
-                    let found = self.tables.get(&table).and_then(|table| table.find(path.destination));
+                Action::Lookup { suppress, .. } => {
+                    let found = self.tables.get(*table).and_then(|table| table.find(path.destination));
                     match found {
                         Some(route) if route.target == Target::Throw => (),
                         Some(route) if suppress.is_some_and(|len| route.prefix_len <= len) => (),
@@ -254,7 +251,9 @@ impl Family {
                 }
                 Action::Reject(reject) => return Some(Err(reject)),
                 // Forward only, as the kernel demands: no packet goes round in circles.
-                Action::Goto(priority) => at = at.max(self.rules.partition_point(|r| r.priority < priority)),
+                Action::Goto(priority) => {
+                    at = at.max(self.rules.partition_point(|(r, _)| r.priority < priority))
+                }
                 Action::Nop => (),
             }
         }

@@ -1,5 +1,7 @@
 //! What becomes of packets by the routes their way takes, and of those that can have no way.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
 mod common;
 
 use common::{Lab, Out};
