@@ -14,6 +14,7 @@ use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
 use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
 
 use crate::filter;
+use crate::frames::KernelFrames;
 use crate::intake::Intake;
 use crate::questions::Questions;
 use crate::scope::Scope;
@@ -125,6 +126,38 @@ struct Listening {
 }
 
 impl Shared {
+    /// With a socket for each worker; in tests there may be none.
+    pub(crate) fn new(
+        snapshot: Arc<PacketSnapshot>,
+        sockets: Vec<PacketSocket>,
+        scope: Scope,
+        config: EngineConfig,
+        events: EventSink,
+    ) -> Self {
+        let workers = snapshot.options().workers.max(1);
+        Self {
+            snapshot: ArcSwap::new(snapshot),
+            next_hops: ArcSwap::default(),
+            io: (0..workers).map(|_| Arc::default()).collect(),
+            questions: (0..workers).map(|_| Questions::default()).collect(),
+            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            sockets,
+            events,
+            counters: Mutex::default(),
+            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
+            changing: Mutex::default(),
+            on_interfaces: config.on_interfaces,
+            on_addresses: config.on_addresses,
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+
+    /// Has every thread end.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
     pub(crate) fn stopping(&self) -> bool {
         self.stop.load(Relaxed)
     }
@@ -268,22 +301,7 @@ impl AfPacketEngine {
         let scope = Scope::of(&snapshot);
         let (sockets, intakes) = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
         let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::new(snapshot),
-            next_hops: ArcSwap::default(),
-            io: (0..workers).map(|_| Arc::default()).collect(),
-            questions: (0..workers).map(|_| Questions::default()).collect(),
-            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            sockets,
-            events,
-            counters: Mutex::default(),
-            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
-            changing: Mutex::default(),
-            on_interfaces: config.on_interfaces,
-            on_addresses: config.on_addresses,
-            stop: AtomicBool::new(false),
-            started: Instant::now(),
-        });
+        let shared = Arc::new(Shared::new(snapshot, sockets, scope, config, events));
         let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(AfPacketError::Netlink)?;
         let engine = Self { shared, wake, threads: Mutex::default() };
         if engine.interfaces().is_empty() {
@@ -292,7 +310,8 @@ impl AfPacketEngine {
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
         for (index, intake) in intakes.into_iter().enumerate() {
-            let mut runner = Runner::new(index, intake, engine.shared.clone(), engine.wake.clone());
+            let frames = KernelFrames::new(intake, engine.shared.clone(), index);
+            let mut runner = Runner::new(index, frames, engine.shared.clone(), engine.wake.clone());
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
         }
         Ok(engine)
@@ -341,7 +360,7 @@ impl AfPacketEngine {
 
     /// Stops forwarding and joins every thread. Idempotent.
     pub fn close(&self) {
-        self.shared.stop.store(true, Relaxed);
+        self.shared.end();
         self.wake.look();
         for thread in lock(&self.threads).drain(..) {
             // A panic was caught and reported inside the thread.

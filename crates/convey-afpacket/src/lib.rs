@@ -17,6 +17,7 @@ mod bpf;
 mod coalesce;
 mod engine;
 mod filter;
+mod frames;
 mod intake;
 mod misses;
 mod parking;
