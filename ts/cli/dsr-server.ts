@@ -34,7 +34,10 @@ export function dsrServerCommand(program: Command): void {
       "this server's address as the balancer knows it; found by route unless given",
       ip,
     )
-    .option("--interface <name>", "where answers leave; the one with the server's address unless given")
+    .option(
+      "--interface <name>",
+      "where answers leave; unless given, the one with the server's address and those that lead on",
+    )
     .option(
       "--balancer <ip>",
       "address health checks come from, answered unchanged; may be given often",

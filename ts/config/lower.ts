@@ -63,7 +63,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   } satisfies NativeConfig;
 }
 
-function lowerPacketOptions({ engine, passthrough }: Config): NativePacketOptions {
+function lowerPacketOptions({ engine, interfaces, passthrough }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
   return {
     engine,
@@ -71,6 +71,7 @@ function lowerPacketOptions({ engine, passthrough }: Config): NativePacketOption
     firstPort,
     lastPort,
     natAddresses: passthrough.nat_addresses,
+    interfaces,
   };
 }
 

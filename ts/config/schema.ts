@@ -103,6 +103,23 @@ const natAddresses = z
     expected: 'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
   });
 
+/** As the kernel takes them: at most 15 characters, no slash, no space. */
+const interfaceNames = z
+  .array(
+    z
+      .string()
+      .regex(/^[^\s/:]{1,15}$/)
+      .register(wording, {
+        type: "name",
+        expected: 'the name of an interface, such as "eth0"',
+      }),
+  )
+  .max(256)
+  .register(wording, {
+    type: "array of names",
+    expected: 'an array of names of interfaces, such as ["eth0", "eth1"]',
+  });
+
 const statsPort = z
   .union([z.int().min(0).max(65535), z.string().regex(/^\d{1,5}$/)])
   .transform((value, context) => {
@@ -236,6 +253,11 @@ export const configSchema = z
   .strictObject({
     mode: modeSchema.default("proxy").describe(modeSchema.description as string),
     engine: engineSchema.default("auto").describe(engineSchema.description as string),
+    interfaces: interfaceNames
+      .default([])
+      .describe(
+        "Where passthrough and dsr mode listen for packets, by name; empty is every Ethernet link that is up.",
+      ),
     frontends: z.record(name, frontendSchema).describe("Where clients connect, by name; at least one."),
     backends: z.record(name, backendSchema).describe("The pools of servers, by name."),
     proxy: z

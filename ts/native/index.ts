@@ -107,6 +107,8 @@ export interface DataplaneModule {
   ): NativeExplanation;
   /** What a start would do to the host, as lines one could type; changes nothing. */
   hostDryRun(config: NativeConfig): string[];
+  /** What this host would say to a start: why it would be refused, what stands in the way; changes nothing. */
+  hostProblems(config: NativeConfig): string[];
   /** Takes back what killed processes left; returns what was done. */
   hostCleanup(): string[];
   /** Prepares this host as a server for direct server return, checks it, or undoes it. */
@@ -135,6 +137,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     start: (config, onEvent) => wrap(unwrap(() => addon.Dataplane.start(config, onEvent))),
     explainConfig: (...question) => unwrap(() => addon.explainConfig(...question)),
     hostDryRun: (config) => unwrap(() => addon.hostDryRun(config)),
+    hostProblems: (config) => unwrap(() => addon.hostProblems(config)),
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),

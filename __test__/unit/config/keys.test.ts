@@ -222,6 +222,28 @@ test("nat_addresses are handed over as they stand", async () => {
   expect(lower(result.config).packet.natAddresses).toEqual(["10.0.0.2", "2001:db8::2"]);
 });
 
+test.each([
+  [
+    '["eth0", "a b"]',
+    "interfaces.1",
+    "is not a value it can have",
+    '"a b"',
+    'the name of an interface, such as "eth0"',
+  ],
+  ['["eth0", 3]', "interfaces.1", "has the wrong type", "3", 'the name of an interface, such as "eth0"'],
+  [
+    '"eth0"',
+    "interfaces",
+    "has the wrong type",
+    '"eth0"',
+    'an array of names of interfaces, such as ["eth0", "eth1"]',
+  ],
+])("interfaces = %s is refused", async (value, path, message, found, expected) => {
+  expect(await linesOf(`interfaces = ${value}\n${LEAST}`)).toEqual([
+    `t.toml:1:14: error: ${path}: ${message} (found ${found}, expected ${expected})`,
+  ]);
+});
+
 test("a connection tracker without room is refused", async () => {
   expect(await linesOf(`${LEAST}[passthrough]\nconnection_tracker_capacity = 0\n`)).toEqual([
     "t.toml:7:31: error: passthrough.connection_tracker_capacity: is out of range (found 0, expected an integer from 1 to 268435456)",

@@ -14,6 +14,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
     config: {
       mode: "proxy",
       engine: "auto",
+      interfaces: [],
       frontends: {
         web: { listen_addr: "0.0.0.0:3000", backend: "pool", protocol: "tcp", max_connections: 0 },
       },

@@ -177,7 +177,7 @@ workers = 2
 });
 
 test("limits are looked at in passthrough mode, and a warning in dsr mode", async () => {
-  const text = `${LEAST.replace("[frontends.web]", "[frontends.web]\nmax_connections = 3")}max_connections = 9
+  const text = `${LEAST_PACKETS.replace("[frontends.web]", "[frontends.web]\nmax_connections = 3")}max_connections = 9
 [limits]
 max_connections = 5
 `;

@@ -13,13 +13,13 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats, Interfaces};
+use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{DsrMethod, PacketOptions, PacketSnapshot, PortRange};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = PacketOptions { workers: 2, ..PacketOptions::default() };
-    let mut config = EngineConfig::default();
+    let config = EngineConfig::default();
     let mut mode = Mode::Passthrough;
     let (mut frontends, mut backends) = (Vec::new(), Vec::new());
     let mut args = std::env::args().skip(1);
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 options.nat_ports = PortRange { first: first.parse()?, last: last.parse()? };
             }
             "--interfaces" => {
-                config.interfaces = Interfaces::Named(value()?.split(',').map(str::to_owned).collect());
+                options.interfaces = value()?.split(',').map(str::to_owned).collect();
             }
             frontend => {
                 let name = format!("f{}", frontends.len());

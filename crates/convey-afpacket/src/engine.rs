@@ -1,5 +1,6 @@
 //! The engine: its sockets, its threads, what they share, and their end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,17 +11,16 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
 use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
+use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
 
 use crate::filter;
+use crate::frames::KernelFrames;
 use crate::intake::Intake;
-use crate::interfaces::Interfaces;
-use crate::next_hops::NextHopKeeper;
 use crate::questions::Questions;
 use crate::scope::Scope;
 use crate::stats::{EngineStats, IoCounters, Loss};
 use crate::supervise::supervise;
 use crate::sys::PacketSocket;
-use crate::wake::{Wake, channel};
 use crate::worker::Runner;
 
 /// How long a start waits for servers and gateways to tell their link-layer addresses.
@@ -29,23 +29,28 @@ const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
 /// The part of the receive buffer that is a ring of small frames.
 const RING_SHARE: usize = 4;
 
-/// Receives the indices of the interfaces listened on, at the start and whenever they change.
-pub type InterfaceSink = Arc<dyn Fn(&[u32]) + Send + Sync>;
+/// Is given the indices of the interfaces that are to be listened on, at the start and whenever they change, and
+/// returns those on which the kernel is kept from answering; the engine listens there and nowhere else.
+pub type InterfaceSink = Arc<dyn Fn(&[u32]) -> Vec<u32> + Send + Sync>;
+
+/// Is given the host's addresses, in rising order. Called from the thread that keeps next hops; it must not close
+/// the engine.
+pub type AddressSink = Arc<dyn Fn(&[IpAddr]) + Send + Sync>;
 
 /// Settings fixed while the engine runs.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// Where to listen.
-    pub interfaces: Interfaces,
     /// Receive buffer of each worker in bytes: a quarter at once for small frames, the rest as long ones come.
     pub receive_buffer_bytes: usize,
-    /// Who wants to know where the engine listens (whatever keeps the kernel from answering there).
+    /// Whatever keeps the kernel from answering where the engine listens; `None`: something else does.
     pub on_interfaces: Option<InterfaceSink>,
+    /// Who wants to know the host's addresses, at the start and whenever they change.
+    pub on_addresses: Option<AddressSink>,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { interfaces: Interfaces::Auto, receive_buffer_bytes: 64 << 20, on_interfaces: None }
+        Self { receive_buffer_bytes: 64 << 20, on_interfaces: None, on_addresses: None }
     }
 }
 
@@ -66,12 +71,10 @@ pub enum AfPacketError {
         source: io::Error,
     },
     /// Links and routes could not be read.
-    #[error("Cannot read links, routes and neighbours from the kernel: {0}")]
+    #[error("Cannot read links, routes and neighbours from the kernel, or listen on the links: {0}")]
     Netlink(#[source] io::Error),
     /// No interface to listen on.
-    #[error(
-        "No interface to forward packets on: {why}; name them with \"interfaces\" or give this host the frontends' addresses"
-    )]
+    #[error("No interface to forward packets on: {why}; bring one up, or name others with \"interfaces\"")]
     NoInterface {
         /// What was looked for.
         why: String,
@@ -86,6 +89,17 @@ pub enum AfPacketError {
     },
 }
 
+impl AfPacketError {
+    /// Of a configuration that names these interfaces, or none.
+    pub fn no_interface(named: &[String]) -> Self {
+        let why = match named {
+            [] => "there is no Ethernet interface that is up".to_owned(),
+            names => format!("none of {} is an Ethernet interface that is up", names.join(", ")),
+        };
+        Self::NoInterface { why }
+    }
+}
+
 /// What all threads of an engine share.
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<PacketSnapshot>,
@@ -96,19 +110,54 @@ pub(crate) struct Shared {
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
     listening: Mutex<Listening>,
+    /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
+    changing: Mutex<()>,
     on_interfaces: Option<InterfaceSink>,
+    on_addresses: Option<AddressSink>,
     kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
     started: Instant,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Listening {
     scope: Arc<Scope>,
     interfaces: Vec<u32>,
 }
 
 impl Shared {
+    /// With a socket for each worker; in tests there may be none.
+    pub(crate) fn new(
+        snapshot: Arc<PacketSnapshot>,
+        sockets: Vec<PacketSocket>,
+        scope: Scope,
+        config: EngineConfig,
+        events: EventSink,
+    ) -> Self {
+        let workers = snapshot.options().workers.max(1);
+        Self {
+            snapshot: ArcSwap::new(snapshot),
+            next_hops: ArcSwap::default(),
+            io: (0..workers).map(|_| Arc::default()).collect(),
+            questions: (0..workers).map(|_| Questions::default()).collect(),
+            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            sockets,
+            events,
+            counters: Mutex::default(),
+            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
+            changing: Mutex::default(),
+            on_interfaces: config.on_interfaces,
+            on_addresses: config.on_addresses,
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+
+    /// Has every thread end.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
     pub(crate) fn stopping(&self) -> bool {
         self.stop.load(Relaxed)
     }
@@ -123,41 +172,60 @@ impl Shared {
         worker
     }
 
-    pub(crate) fn scope(&self) -> Arc<Scope> {
-        lock(&self.listening).scope.clone()
-    }
-
-    /// Listens on these interfaces from now on.
-    pub(crate) fn listen_on(&self, interfaces: Vec<u32>) {
-        let mut listening = lock(&self.listening);
+    /// Listens from now on on these of the interfaces on which the kernel is kept from answering. Tells whether
+    /// that is all of them. What is new is guarded before it is listened on, what is gone as long as it is.
+    ///
+    /// # Errors
+    /// The kernel did not take the sockets' filter; the former interfaces are listened on.
+    fn listen_where_guarded(&self, interfaces: &[u32]) -> io::Result<bool> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
         if listening.interfaces == interfaces {
-            return;
+            return Ok(true);
         }
-        listening.interfaces = interfaces;
-        self.set_filters(&listening);
-        let interfaces = listening.interfaces.clone();
-        drop(listening);
-        if let Some(sink) = &self.on_interfaces {
-            sink(&interfaces);
+        let both: BTreeSet<u32> = listening.interfaces.iter().chain(interfaces).copied().collect();
+        let both: Vec<u32> = both.into_iter().collect();
+        let guarded = self.guard(&both);
+        listening.interfaces = interfaces.iter().filter(|i| guarded.contains(i)).copied().collect();
+        self.listen(listening.clone())?;
+        if both != listening.interfaces {
+            self.guard(&listening.interfaces);
         }
+        Ok(listening.interfaces == interfaces)
     }
 
-    fn set_scope(&self, scope: Scope) {
-        let mut listening = lock(&self.listening);
-        if *listening.scope != scope {
-            listening.scope = Arc::new(scope);
-            self.set_filters(&listening);
-        }
+    fn guard(&self, interfaces: &[u32]) -> Vec<u32> {
+        self.on_interfaces.as_ref().map_or_else(|| interfaces.to_vec(), |guard| guard(interfaces))
     }
 
-    fn set_filters(&self, listening: &Listening) {
-        let program = filter::interest(&listening.scope.interest(&listening.interfaces));
-        for socket in &self.sockets {
-            if let Err(error) = socket.filter(&program) {
-                let message = format!("Cannot change the filter of a packet socket: {error}");
-                (self.events)(Event::Warning { message });
+    fn set_scope(&self, scope: Scope) -> io::Result<()> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
+        if *listening.scope == scope {
+            return Ok(());
+        }
+        listening.scope = Arc::new(scope);
+        self.listen(listening)
+    }
+
+    /// Sets the filters of all sockets, or leaves them as they were.
+    fn listen(&self, next: Listening) -> io::Result<()> {
+        let set = |socket: &PacketSocket, to: &Listening| {
+            let programs = filter::interest(&to.scope.interest(&to.interfaces));
+            filter::attach(&programs, |program| socket.filter(program))
+        };
+        for (at, socket) in self.sockets.iter().enumerate() {
+            if let Err(error) = set(socket, &next) {
+                let former = lock(&self.listening).clone();
+                for socket in &self.sockets[..at] {
+                    // There was room for it a moment ago.
+                    let _ = set(socket, &former);
+                }
+                return Err(error);
             }
         }
+        *lock(&self.listening) = next;
+        Ok(())
     }
 
     fn stats(&self) -> EngineStats {
@@ -174,6 +242,34 @@ impl Shared {
             let io = if std::mem::replace(&mut seen[*index], true) { &idle } else { &*self.io[*index] };
             (&**counters, io)
         }))
+    }
+}
+
+impl LinkSink for Shared {
+    fn is_closing(&self) -> bool {
+        self.stopping()
+    }
+
+    fn wanted(&self) -> Wanted {
+        lock(&self.listening).scope.wanted()
+    }
+
+    fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
+        self.listen_where_guarded(interfaces)
+    }
+
+    fn publish(&self, next_hops: Arc<NextHops>) {
+        self.next_hops.store(next_hops);
+    }
+
+    fn addresses(&self, addresses: &[IpAddr]) {
+        if let Some(sink) = &self.on_addresses {
+            sink(addresses);
+        }
+    }
+
+    fn warn(&self, message: String) {
+        (self.events)(Event::Warning { message });
     }
 }
 
@@ -205,41 +301,33 @@ impl AfPacketEngine {
         let scope = Scope::of(&snapshot);
         let (sockets, intakes) = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
         let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::new(snapshot),
-            next_hops: ArcSwap::default(),
-            io: (0..workers).map(|_| Arc::default()).collect(),
-            questions: (0..workers).map(|_| Questions::default()).collect(),
-            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            sockets,
-            events,
-            counters: Mutex::default(),
-            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
-            on_interfaces: config.on_interfaces,
-            stop: AtomicBool::new(false),
-            started: Instant::now(),
-        });
-        let mut keeper = NextHopKeeper::start(shared.clone(), config.interfaces.clone(), inbox)
-            .map_err(AfPacketError::Netlink)?;
+        let shared = Arc::new(Shared::new(snapshot, sockets, scope, config, events));
+        let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(AfPacketError::Netlink)?;
         let engine = Self { shared, wake, threads: Mutex::default() };
         if engine.interfaces().is_empty() {
-            return Err(AfPacketError::NoInterface { why: describe(&config.interfaces) });
+            return Err(AfPacketError::no_interface(&engine.snapshot().options().interfaces));
         }
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
         for (index, intake) in intakes.into_iter().enumerate() {
-            let mut runner = Runner::new(index, intake, engine.shared.clone(), engine.wake.clone());
+            let frames = KernelFrames::new(intake, engine.shared.clone(), index);
+            let mut runner = Runner::new(index, frames, engine.shared.clone(), engine.wake.clone());
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
         }
         Ok(engine)
     }
 
     /// Forwards by `snapshot` from the next batch on.
-    pub fn install(&self, snapshot: Arc<PacketSnapshot>) {
+    ///
+    /// # Errors
+    /// [`AfPacketError::Socket`] when the kernel does not take the filter for its frontends; the former snapshot
+    /// stays.
+    pub fn install(&self, snapshot: Arc<PacketSnapshot>) -> Result<(), AfPacketError> {
         let scope = Scope::of(&snapshot);
+        self.shared.set_scope(scope).map_err(|source| AfPacketError::Socket { what: "filter", source })?;
         self.shared.snapshot.store(snapshot);
-        self.shared.set_scope(scope);
         self.wake.look();
+        Ok(())
     }
 
     /// Packets since the start; cheap, and no worker stops for it.
@@ -272,7 +360,7 @@ impl AfPacketEngine {
 
     /// Stops forwarding and joins every thread. Idempotent.
     pub fn close(&self) {
-        self.shared.stop.store(true, Relaxed);
+        self.shared.end();
         self.wake.look();
         for thread in lock(&self.threads).drain(..) {
             // A panic was caught and reported inside the thread.
@@ -333,18 +421,6 @@ fn open_sockets(
         first.steer(&program).map_err(failed("fan-out program"))?;
     }
     Ok((sockets, intakes))
-}
-
-fn describe(interfaces: &Interfaces) -> String {
-    match interfaces {
-        Interfaces::Auto => {
-            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway"
-                .into()
-        }
-        Interfaces::Named(names) => {
-            format!("none of {} is an Ethernet interface that is up", names.join(", "))
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

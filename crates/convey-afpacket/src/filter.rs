@@ -5,6 +5,7 @@
 //! costs a copy and is then left to the kernel by the packet path; a frame kept out is not forwarded. The
 //! steering must agree with [`convey_engine::steering`] exactly: a test runs both.
 
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -74,21 +75,43 @@ pub fn nothing() -> Vec<Instruction> {
 }
 
 /// The program that lets through what `interest` describes, with the ICMP errors and fragments that belong to it.
-/// Runs on the frame from its Ethernet header on.
+/// Runs on the frame from its Ethernet header on. Several, each shorter and less exact than the one before: without
+/// ports, then without addresses; the packet path sorts out what comes in excess. The kernel may have no room for
+/// the first (before Linux 6.8 `net.core.optmem_max` is 20 KB, and old and new count together).
 ///
-/// IPv6 addresses are compared by their last 32 bits only. Where the description is too long for a program, its
-/// ports and then its addresses are left out, and the packet path sorts out what comes in excess.
-pub fn interest(interest: &Interest) -> Vec<Instruction> {
-    let mut wanted = interest.clone();
-    let mut program = exact_interest(&wanted, false);
-    if program.len() > MAX_INSTRUCTIONS {
-        wanted.ports = vec![0..=u16::MAX];
-        program = exact_interest(&wanted, false);
+/// IPv6 addresses are compared by their last 32 bits only.
+pub fn interest(interest: &Interest) -> Vec<Vec<Instruction>> {
+    let any_port = Interest { ports: vec![0..=u16::MAX], ..interest.clone() };
+    let programs =
+        [exact_interest(interest, false), exact_interest(&any_port, false), exact_interest(&any_port, true)];
+    programs.into_iter().filter(|program| program.len() <= MAX_INSTRUCTIONS).collect()
+}
+
+/// Has `set` take the most exact of `programs` (of [`interest`]) that the kernel has room for. The shortest goes
+/// first where the exact one has no room beside the one in use.
+///
+/// # Errors
+/// What the kernel answers when it takes none of them; the program in use stays.
+pub fn attach(
+    programs: &[Vec<Instruction>],
+    set: impl Fn(&[Instruction]) -> io::Result<()>,
+) -> io::Result<()> {
+    let Some((shortest, longer)) = programs.split_last() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let is_full = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
+    let Some(exact) = longer.first() else { return set(shortest) };
+    match set(exact) {
+        Err(error) if is_full(&error) => set(shortest)?,
+        done => return done,
     }
-    if program.len() > MAX_INSTRUCTIONS {
-        program = exact_interest(&wanted, true);
+    for program in longer {
+        match set(program) {
+            Err(error) if is_full(&error) => (),
+            done => return done,
+        }
     }
-    program
+    Ok(())
 }
 
 fn exact_interest(interest: &Interest, any_address: bool) -> Vec<Instruction> {

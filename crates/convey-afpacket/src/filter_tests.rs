@@ -65,7 +65,7 @@ fn kept_with(interest_of: &Interest, packet: &[u8], change: impl Fn(&mut Ancilla
     let frame = [&[0; 12][..], &(protocol as u16).to_be_bytes(), packet].concat();
     let mut ancillary = Ancillary { protocol, ifindex: 3, ..Ancillary::default() };
     change(&mut ancillary);
-    run(&interest(interest_of), &frame, ancillary) != 0
+    run(&interest(interest_of)[0], &frame, ancillary) != 0
 }
 
 fn kept(packet: &[u8]) -> bool {
@@ -214,13 +214,13 @@ fn frames_for_others_with_a_vlan_tag_or_of_another_interface_are_not_kept() {
 fn a_thousand_addresses_still_make_a_program_and_ten_thousand_let_more_through() {
     let addresses = |n: u32| (0..n).map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + i * 3))).collect();
     let mut many = Interest { addresses: addresses(1000), ..sample() };
-    assert!(interest(&many).len() <= MAX_INSTRUCTIONS);
+    assert!(interest(&many).iter().all(|program| program.len() <= MAX_INSTRUCTIONS));
     let hit = ip(CLIENT, IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + 2997)), 6, &ports(9, 80), 0);
     let miss = ip(CLIENT, IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + 2996)), 6, &ports(9, 80), 0);
     assert!(kept_with(&many, &hit, |_| ()) && !kept_with(&many, &miss, |_| ()));
 
     many.addresses = addresses(10_000);
-    assert!(interest(&many).len() <= MAX_INSTRUCTIONS);
+    assert!(interest(&many).iter().all(|program| program.len() <= MAX_INSTRUCTIONS));
     assert!(kept_with(&many, &hit, |_| ()));
 }
 
@@ -228,4 +228,30 @@ fn a_thousand_addresses_still_make_a_program_and_ten_thousand_let_more_through()
 fn without_a_configuration_nothing_is_kept() {
     assert!(!kept_with(&Interest::default(), &ip(CLIENT, VIP, 6, &ports(5000, 80), 0), |_| ()));
     assert_eq!(run(&nothing(), &[0; 60], Ancillary::default()), 0);
+}
+
+/// Programs of 30, 20 and 10 instructions, and a kernel that has room for `room` together with the one in use.
+fn attached(room: usize, in_use: usize) -> (io::Result<()>, usize) {
+    let programs: Vec<_> = [30, 20, 10].map(|len| vec![nothing()[0]; len]).into();
+    let now = std::cell::Cell::new(in_use);
+    let done = attach(&programs, |program| {
+        if now.get() + program.len() > room {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        now.set(program.len());
+        Ok(())
+    });
+    (done, now.get())
+}
+
+#[test]
+fn a_filter_the_kernel_has_no_room_for_gives_way_to_a_shorter_one() {
+    assert_eq!(attached(60, 30).1, 30);
+    assert_eq!(attached(45, 30).1, 30, "the exact one fits beside the shortest");
+    assert_eq!(attached(40, 30).1, 30);
+    assert_eq!(attached(35, 1).1, 30);
+    assert_eq!(attached(30, 1).1, 20);
+    assert_eq!(attached(15, 1).1, 10);
+    let (failed, in_use) = attached(9, 1);
+    assert_eq!((failed.unwrap_err().raw_os_error(), in_use), (Some(libc::ENOMEM), 1), "the one in use stays");
 }

@@ -10,20 +10,16 @@
 //! packets pays the kernel's way to the link once. Without runs that way is nearly all the time there is.
 //!
 //! Refused: frames with a VLAN tag (the VLAN's own interface is listened on instead), interfaces that are not
-//! Ethernet, policy routing.
+//! Ethernet.
 #![deny(unsafe_code)]
 
 mod bpf;
 mod coalesce;
 mod engine;
 mod filter;
+mod frames;
 mod intake;
-mod interfaces;
-mod kernel_tables;
-mod look;
-mod neighbours;
-mod netlink;
-mod next_hops;
+mod misses;
 mod parking;
 mod questions;
 mod ring;
@@ -32,12 +28,12 @@ mod stats;
 mod supervise;
 mod sys;
 mod vnet;
-mod wake;
 mod worker;
 
-pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
-pub use interfaces::Interfaces;
-pub use look::{Look, look};
+pub use convey_links::Look;
+pub use engine::{AddressSink, AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use questions::arriving;
+pub use scope::look;
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

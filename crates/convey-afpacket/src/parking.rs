@@ -20,7 +20,8 @@ pub struct ParkedFrame {
     pub ifindex: u32,
     /// Its virtio_net_hdr and the frame.
     pub bytes: Box<[u8]>,
-    towards: IpAddr,
+    /// The neighbour it waits for: by interface too, for gateways on several links may share an address.
+    neighbour: (u32, IpAddr),
     since: Instant,
 }
 
@@ -34,19 +35,20 @@ impl Parking {
         self.0.is_empty()
     }
 
-    /// Keeps a copy of a frame until `towards` is resolved. Tells whether there was room.
-    pub fn park(&mut self, ifindex: u32, bytes: &[u8], towards: IpAddr, now: Instant) -> bool {
+    /// Keeps a copy of a frame until `neighbour` (interface and address) is resolved. Tells whether there was room.
+    pub fn park(&mut self, ifindex: u32, bytes: &[u8], neighbour: (u32, IpAddr), now: Instant) -> bool {
         if self.0.len() >= MAX_FRAMES {
             return false;
         }
-        self.0.push_back(ParkedFrame { ifindex, bytes: bytes.into(), towards, since: now });
+        self.0.push_back(ParkedFrame { ifindex, bytes: bytes.into(), neighbour, since: now });
         true
     }
 
     /// The next frame that can go on, in the order of arrival. Those that waited too long are forgotten.
     pub fn next_ready(&mut self, next_hops: &NextHops, now: Instant) -> Option<ParkedFrame> {
         self.0.retain(|frame| now < frame.since + MAX_WAIT);
-        let ready = self.0.iter().position(|frame| next_hops.lookup(frame.towards).is_ok())?;
+        let is_known = |(ifindex, address)| next_hops.neighbour(ifindex, address).is_some();
+        let ready = self.0.iter().position(|frame| is_known(frame.neighbour))?;
         self.0.remove(ready)
     }
 }
@@ -61,7 +63,7 @@ mod tests {
         let network = IpAddr::from([10, 0, 0, 0]);
         NextHops::new(
             [Link { ifindex: 2, mac: [2; 6], mtu: 1500 }],
-            [Route { network, prefix_len: 24, ifindex: 2, gateway: None, mtu: 0, metric: 0 }],
+            [Route::by(network, 24, 2, None)],
             resolved.iter().map(|address| ((2, *address), [9; 6])),
         )
     }
@@ -70,8 +72,8 @@ mod tests {
     fn a_frame_goes_on_in_order_once_its_neighbour_is_known() {
         let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let (mut parking, now) = (Parking::default(), Instant::now());
-        for (byte, towards) in [(1, a), (2, b), (3, a)] {
-            assert!(parking.park(7, &[byte], towards, now));
+        for (byte, address) in [(1, a), (2, b), (3, a)] {
+            assert!(parking.park(7, &[byte], (2, address), now));
         }
         assert!(parking.next_ready(&table(&[]), now).is_none());
         let known = table(&[a]);
@@ -81,10 +83,31 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_for_one_of_two_gateways_with_one_address_waits_for_the_one_on_its_own_link() {
+        let gateway: IpAddr = "fe80::1".parse().unwrap();
+        let destination = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0]);
+        let table = |known: &[u32]| {
+            NextHops::new(
+                [2, 3].map(|ifindex| Link { ifindex, mac: [2; 6], mtu: 1500 }),
+                // The kernel has a route to fe80::/64 on every link; the first one wins a look-up of the gateway.
+                [2, 3]
+                    .map(|ifindex| Route::by(gateway, 64, ifindex, None))
+                    .into_iter()
+                    .chain([(32, 2), (48, 3)].map(|(len, i)| Route::by(destination, len, i, Some(gateway)))),
+                known.iter().map(|ifindex| ((*ifindex, gateway), [9; 6])),
+            )
+        };
+        let (mut parking, now) = (Parking::default(), Instant::now());
+        parking.park(7, &[1], (3, gateway), now);
+        assert!(parking.next_ready(&table(&[2]), now).is_none(), "the twin's answer is not its own");
+        assert!(parking.next_ready(&table(&[3]), now).is_some(), "its own is, whatever the twin does");
+    }
+
+    #[test]
     fn a_frame_that_waited_too_long_is_forgotten() {
         let a = IpAddr::from([10, 0, 0, 1]);
         let (mut parking, now) = (Parking::default(), Instant::now());
-        parking.park(7, &[1], a, now);
+        parking.park(7, &[1], (2, a), now);
         assert!(parking.next_ready(&table(&[a]), now + MAX_WAIT).is_none());
         assert!(parking.is_empty());
     }
@@ -92,7 +115,8 @@ mod tests {
     #[test]
     fn a_flood_to_nobody_parks_a_few_frames_only() {
         let (mut parking, now) = (Parking::default(), Instant::now());
-        let parked = (0..1000).filter(|_| parking.park(7, &[1], IpAddr::from([10, 0, 0, 1]), now)).count();
+        let parked =
+            (0..1000).filter(|_| parking.park(7, &[1], (2, IpAddr::from([10, 0, 0, 1])), now)).count();
         assert_eq!(parked, MAX_FRAMES);
     }
 }

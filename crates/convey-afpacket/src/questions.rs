@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use convey_core::{Mode, Protocol};
 use convey_engine::steering::worker_for;
-use convey_engine::{Explanation, NextHops, PacketSnapshot, PortRange, Worker, explain};
+use convey_engine::{Explanation, Missing, NextHops, PacketSnapshot, Path, PortRange, Worker, explain};
 
 use crate::engine::AfPacketEngine;
 
@@ -86,6 +86,29 @@ impl AfPacketEngine {
         if !self.questions(index)?.ask(question) {
             return None;
         }
-        answered.recv_timeout(timeout).ok()
+        let explanation = answered.recv_timeout(timeout).ok()?;
+        Some(arriving(explanation, source, &self.next_hops(), &self.interfaces()))
     }
+}
+
+/// The explanation, unless packets from `source` come in where nobody listens.
+pub fn arriving(
+    mut explanation: Explanation,
+    source: SocketAddr,
+    next_hops: &NextHops,
+    interfaces: &[u32],
+) -> Explanation {
+    if explanation.direction.is_none() {
+        return explanation;
+    }
+    let (ifindex, why) = match next_hops.way(&Path::to(source.ip())) {
+        Ok((ifindex, _)) if !interfaces.contains(&ifindex) => (ifindex, "which is not listened on"),
+        Err(Missing::Link { ifindex }) if ifindex != 0 => (ifindex, "no Ethernet link that is up"),
+        _ => return explanation,
+    };
+    explanation.next_hop = None;
+    explanation.verdict = "pass not_listened_on".to_owned();
+    explanation.steps = vec![format!("packets from {} come in by interface {ifindex}, {why}", source.ip())];
+    explanation.steps.push(format!("verdict: {}", explanation.verdict));
+    explanation
 }

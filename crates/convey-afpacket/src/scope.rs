@@ -1,17 +1,27 @@
 //! What of a configuration concerns I/O: which packets to take in, and which neighbours to keep.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use convey_core::Mode;
 use convey_engine::{PacketSnapshot, PortRange};
+use convey_links::{Interfaces, Look, Wanted};
 
 use crate::filter::Interest;
 
+/// The network as an engine that starts now with this snapshot would find it.
+///
+/// # Errors
+/// rtnetlink cannot be opened or read.
+pub fn look(snapshot: &PacketSnapshot) -> io::Result<Look> {
+    convey_links::look(&Scope::of(snapshot).wanted())
+}
+
 /// The addresses and ports of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Scope {
+pub struct Scope {
     /// Addresses that packets for us are sent to: frontends and NAT sources.
     pub addresses: Vec<IpAddr>,
     /// Ports of frontends.
@@ -20,6 +30,8 @@ pub(crate) struct Scope {
     pub nat_ports: Option<PortRange>,
     /// Servers.
     pub servers: Vec<IpAddr>,
+    /// Names of the interfaces to listen on; empty: every Ethernet link.
+    pub interfaces: Vec<String>,
 }
 
 impl Scope {
@@ -37,7 +49,13 @@ impl Scope {
             ports: ports.collect(),
             nat_ports: nat.then_some(snapshot.options().nat_ports),
             servers: servers.into_iter().collect(),
+            interfaces: snapshot.options().interfaces.clone(),
         }
+    }
+
+    /// What it takes of the network.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { interfaces: Interfaces::named(&self.interfaces), servers: self.servers.clone() }
     }
 
     /// What the sockets are to let through on `interfaces`.

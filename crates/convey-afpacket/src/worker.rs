@@ -6,16 +6,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
+use convey_links::Wake;
 
 use crate::coalesce::{Coalescer, Departure};
 use crate::engine::Shared;
-use crate::intake::Intake;
+use crate::frames::FrameIo;
+use crate::misses::Misses;
 use crate::parking::Parking;
 use crate::stats::{IoCounters, Loss};
 use crate::supervise::STUBBORN;
-use crate::sys::{BATCH, Outgoing, PacketSocket, Pieces, VNET_HEADER_BYTES};
+use crate::sys::{BATCH, Pieces, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;
-use crate::wake::Wake;
 
 /// How long a worker waits for frames before it looks after its flows.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -26,11 +27,15 @@ const PARKED_TIMEOUT: Duration = Duration::from_millis(1);
 /// How often flows are looked after under load.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How soon the same missing neighbour is reported again by a worker.
-const RESOLVE_AGAIN: Duration = Duration::from_millis(100);
-
 /// Pause after an error that would otherwise come again at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether a frame whose neighbour is not known may wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    Later,
+    Never,
+}
 
 /// A frame of the batch that is to leave.
 #[derive(Clone, Copy)]
@@ -42,35 +47,35 @@ struct Leaving {
 }
 
 /// What a worker thread owns, kept over a panic.
-pub struct Runner {
+pub struct Runner<F> {
     index: usize,
     shared: Arc<Shared>,
     io: Arc<IoCounters>,
     wake: Wake,
     worker: Worker,
-    intake: Intake,
+    frames: F,
     departures: Vec<Leaving>,
     coalescer: Coalescer,
     parking: Parking,
-    missed: Option<(u32, std::net::IpAddr, Instant)>,
+    misses: Misses,
     in_hand: u64,
     ticked: Instant,
 }
 
-impl Runner {
+impl<F: FrameIo> Runner<F> {
     /// Worker `index` of `shared`.
-    pub fn new(index: usize, intake: Intake, shared: Arc<Shared>, wake: Wake) -> Self {
+    pub fn new(index: usize, frames: F, shared: Arc<Shared>, wake: Wake) -> Self {
         Self {
             worker: shared.new_worker(index),
             io: shared.io[index].clone(),
             index,
             shared,
             wake,
-            intake,
+            frames,
             departures: Vec::with_capacity(BATCH),
             coalescer: Coalescer::default(),
             parking: Parking::default(),
-            missed: None,
+            misses: Misses::default(),
             in_hand: 0,
             ticked: Instant::now(),
         }
@@ -87,17 +92,16 @@ impl Runner {
             self.worker = self.shared.new_worker(self.index);
         }
         let shared = self.shared.clone();
-        let socket = &shared.sockets[self.index];
         while !shared.stopping() {
             let timeout = if self.parking.is_empty() { RECEIVE_TIMEOUT } else { PARKED_TIMEOUT };
-            match self.intake.receive(socket, timeout) {
-                Ok(received) => self.forward(socket, received),
+            match self.frames.receive(timeout) {
+                Ok(received) => self.forward(received, Retry::Later),
                 Err(error) if is_timeout(&error) => self.tick(),
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
             if !self.parking.is_empty() {
-                self.retry_parked(socket);
+                self.retry_parked();
             }
             shared.questions[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
@@ -105,14 +109,14 @@ impl Runner {
         self.io.flows.store(0, Relaxed);
     }
 
-    fn forward(&mut self, socket: &PacketSocket, received: usize) {
+    fn forward(&mut self, received: usize, retry: Retry) {
         let snapshot = self.shared.snapshot.load();
         let next_hops = self.shared.next_hops.load();
         let now = self.shared.now();
         self.departures.clear();
         self.in_hand = received as u64;
         for at in 0..received {
-            let arrival = match self.intake.arrival(at) {
+            let (ingress, len) = match self.frames.arrival(at) {
                 Ok(arrival) => arrival,
                 Err(loss) => {
                     self.io.lost(loss, 1);
@@ -120,54 +124,59 @@ impl Runner {
                 }
             };
             let header =
-                VnetHeader::parse(self.intake.bytes(at).first_chunk().unwrap_or(&[0; VNET_HEADER_BYTES]));
-            let meta: FrameMeta = header.meta(arrival.ifindex);
-            let frame = self.intake.buffer_mut(at).get_mut(VNET_HEADER_BYTES..).unwrap_or_default();
-            let verdict = process(frame, arrival.len, &meta, &snapshot, &next_hops, &mut self.worker, now);
+                VnetHeader::parse(self.frames.bytes(at).first_chunk().unwrap_or(&[0; VNET_HEADER_BYTES]));
+            let meta: FrameMeta = header.meta(ingress);
+            let frame = self.frames.buffer_mut(at).get_mut(VNET_HEADER_BYTES..).unwrap_or_default();
+            let verdict = process(frame, len, &meta, &snapshot, &next_hops, &mut self.worker, now);
             match verdict {
                 Verdict::Forward(f) => {
-                    self.intake.depart(at, header.forwarded(), f.len);
+                    self.frames.depart(at, header.forwarded(), f.len);
                     let is_checked = header.is_checked();
                     self.departures.push(Leaving { at, ifindex: f.egress_ifindex, is_checked });
                 }
                 Verdict::Reply(r) => {
-                    self.intake.depart(at, VnetHeader::plain(), r.len);
+                    self.frames.depart(at, VnetHeader::plain(), r.len);
                     self.departures.push(Leaving { at, ifindex: r.egress_ifindex, is_checked: false });
                 }
                 // The engine has left the bytes as they came.
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
-                    self.parking.park(arrival.ifindex, self.intake.bytes(at), address, Instant::now());
-                    self.missing(ifindex, address);
+                    let now = Instant::now();
+                    if retry == Retry::Later {
+                        self.parking.park(ingress, self.frames.bytes(at), (ifindex, address), now);
+                    }
+                    if self.misses.is_news((ifindex, address), now) {
+                        self.wake.resolve(ifindex, address);
+                    }
                 }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
             }
         }
-        self.send(socket);
+        self.send();
         self.in_hand = 0;
         if self.ticked.elapsed() >= TICK {
             self.tick_at(now, &snapshot);
         }
     }
 
-    /// Frames whose neighbour has become known go through the engine once more.
-    fn retry_parked(&mut self, socket: &PacketSocket) {
-        loop {
+    /// Frames whose neighbour has become known go through the engine once more, and no more than once.
+    fn retry_parked(&mut self) {
+        while !self.shared.stopping() {
             let next_hops = self.shared.next_hops.load();
             let Some(frame) = self.parking.next_ready(&next_hops, Instant::now()) else { break };
             drop(next_hops);
-            self.intake.refill(frame.ifindex, &frame.bytes);
+            self.frames.refill(frame.ifindex, &frame.bytes);
             self.io.retried.fetch_add(1, Relaxed);
-            self.forward(socket, 1);
+            self.forward(1, Retry::Never);
         }
     }
 
     /// Sends what the batch has for the network, runs of a flow as super-frames.
-    fn send(&mut self, socket: &PacketSocket) {
+    fn send(&mut self) {
         self.coalescer.clear();
-        let (intake, departures) = (&self.intake, &self.departures);
+        let (io, departures) = (&self.frames, &self.departures);
         let departure = |at: usize| {
             let Leaving { at, ifindex, is_checked } = departures[at];
-            Departure { ifindex, bytes: intake.bytes(at), is_checked }
+            Departure { ifindex, bytes: io.bytes(at), is_checked }
         };
         for at in 0..departures.len() {
             self.coalescer.add(at, departure);
@@ -199,13 +208,13 @@ impl Runner {
         let mut refused = None;
         let mut at = 0;
         while at < groups {
-            match socket.send_pieces(&frames[at..groups]) {
+            match io.send(&frames[at..groups]) {
                 Ok(sent) => at += sent.max(1),
                 Err(error) => {
                     if let Some(group) = self.coalescer.groups().nth(at) {
                         if group.len() > 1 && error.raw_os_error() == Some(libc::EINVAL) {
                             refused = Some(at);
-                            self.send_apart(socket, group.members().map(departure));
+                            self.send_apart(group.members().map(departure));
                         } else {
                             // Never tried again: the sender's own retransmission is the queue.
                             self.io.lost(Loss::of_send(&error), group.len() as u64);
@@ -221,21 +230,12 @@ impl Runner {
     }
 
     /// Sends the frames of a group that the kernel does not take as one: an older kernel, with UDP.
-    fn send_apart<'a>(&self, socket: &PacketSocket, frames: impl Iterator<Item = Departure<'a>>) {
+    fn send_apart<'a>(&self, frames: impl Iterator<Item = Departure<'a>>) {
         for Departure { ifindex, bytes, .. } in frames {
-            if let Err(error) = socket.send(&[Outgoing { ifindex, bytes }]) {
+            if let Err(error) = self.frames.send(&[Pieces { ifindex, pieces: &[IoSlice::new(bytes)] }]) {
                 self.io.lost(Loss::of_send(&error), 1);
             }
         }
-    }
-
-    fn missing(&mut self, ifindex: u32, address: std::net::IpAddr) {
-        let now = Instant::now();
-        if self.missed.is_some_and(|(i, a, at)| (i, a) == (ifindex, address) && now < at + RESOLVE_AGAIN) {
-            return;
-        }
-        self.missed = Some((ifindex, address, now));
-        self.wake.resolve(ifindex, address);
     }
 
     fn tick(&mut self) {
@@ -253,3 +253,7 @@ impl Runner {
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::TimedOut)
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -6,11 +6,11 @@ use convey_core::Protocol;
 use convey_core::conntrack::{Direction, Flow, FlowKey};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
-use crate::next_hop::{NextHop, NextHops};
-use crate::packet::{Transport, next_hop};
+use crate::next_hop::{Missing, NextHop, NextHops};
+use crate::packet::Transport;
 use crate::process::{Course, Owner, course, nat_paths, owner};
+use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
-use crate::verdict::Verdict;
 use crate::worker::Worker;
 
 /// The way of one packet through the balancer.
@@ -59,6 +59,14 @@ pub fn explain(
         destination_port: destination.port(),
     };
     let mut e = Explanation::default();
+    if snapshot.options().local_addresses.contains(&source.ip()) && !source.ip().is_unspecified() {
+        let host = source.ip();
+        if matches!(owner(number, &tuple, snapshot, worker), Owner::Frontend(_)) {
+            e.step(format!("{host} is an address of this host: its packets to {destination} pass no link"));
+            e.verdict("pass not_vip");
+            return e;
+        }
+    }
     match owner(number, &tuple, snapshot, worker) {
         Owner::Frontend(slot) => from_client(&mut e, slot, &tuple, protocol, snapshot, next_hops, worker),
         Owner::Reply(id) => {
@@ -74,7 +82,7 @@ pub fn explain(
                 let client = socket(Addr::from_bits(flow.client), flow.client_port);
                 e.rewritten = Some((socket(frontend.address, flow.port), client));
                 e.rewritten_step();
-                e.route(next_hops, client.ip());
+                e.route(next_hops, frontend.address.into(), client.ip());
             }
         }
         Owner::StrayReply => {
@@ -156,7 +164,12 @@ fn from_client(
     };
     e.rewritten = Some((source, destination));
     e.rewritten_step();
-    e.route(next_hops, server.address.into());
+    if server.method == Method::Rewrite && server.address == tuple.source {
+        e.step("the server is its own client: it would take the packet for a forged one".into());
+        e.verdict("refuse server_is_client");
+        return;
+    }
+    e.route(next_hops, source.ip(), server.address.into());
 }
 
 impl Explanation {
@@ -188,20 +201,40 @@ impl Explanation {
         }
     }
 
-    fn route(&mut self, next_hops: &NextHops, to: IpAddr) {
-        match next_hop(next_hops, to.into()) {
+    fn route(&mut self, next_hops: &NextHops, from: IpAddr, to: IpAddr) {
+        let path = Path { source: from, destination: to, ingress: 0 };
+        match next_hops.lookup(&path) {
+            Ok(hop) if self.method == Some(Method::L2) && !hop.on_link => {
+                self.step(format!("{to} is behind a router, which method \"l2\" does not reach"));
+                self.verdict("drop server_not_on_link");
+            }
             Ok(hop) => {
                 self.next_hop = Some(hop);
                 self.step(format!("sent on interface {} (MTU {})", hop.ifindex, hop.mtu));
                 self.verdict("forward");
             }
-            Err(Verdict::Unresolved { address, ifindex: Some(ifindex) }) => {
+            Err(Missing::Neighbour { address, ifindex }) => {
                 self.step(format!("the MAC address of {address} on interface {ifindex} is not known yet"));
                 self.verdict("drop no_next_hop");
             }
-            Err(_) => {
+            Err(Missing::Route) => {
                 self.step(format!("no route leads to {to}"));
                 self.verdict("drop no_next_hop");
+            }
+            Err(Missing::Link { ifindex }) => {
+                self.step(format!(
+                    "the route to {to} is over interface {ifindex}, no Ethernet link that is up"
+                ));
+                self.verdict("drop no_next_hop");
+            }
+            Err(Missing::Rejected(reject)) => {
+                let kind = match reject {
+                    Reject::Blackhole => "blackhole",
+                    Reject::Unreachable => "unreachable",
+                    Reject::Prohibit => "prohibit",
+                };
+                self.step(format!("the route to {to} is of type {kind}"));
+                self.verdict("drop route_rejected");
             }
         }
     }

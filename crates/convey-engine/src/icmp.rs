@@ -1,13 +1,15 @@
 //! ICMP errors follow the flow of the packet they quote, in both directions, outer and quoted header translated
 //! alike, so that path-MTU discovery works through the balancer.
 //!
-//! The outer source is translated when it is the flow's own end; the address of a router on the way stays.
+//! The outer source becomes the address under which the receiver knows the flow's other end, whoever sent the error: a
+//! router that leads to the receiver too would drop its own address as forged, and it is nobody's business outside.
 
 use convey_core::conntrack::FlowKey;
 use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 
+use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
-use crate::packet::{forward, next_hop};
+use crate::packet::{forward, next_hop, without_next_hop};
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::Worker;
@@ -27,6 +29,7 @@ pub(crate) fn decide(
     buffer: &mut [u8],
     len: usize,
     ip: &Ip,
+    meta: &FrameMeta,
     snapshot: &PacketSnapshot,
     next_hops: &NextHops,
     worker: &Worker,
@@ -37,7 +40,7 @@ pub(crate) fn decide(
         return Err(if icmp::is_error(frame, ip) { unrelated } else { Verdict::Pass(PassReason::IcmpOther) });
     };
     let to = towards_server(&error, ip, snapshot, worker)
-        .or_else(|| towards_client(&error, ip, snapshot, worker))
+        .or_else(|| towards_client(&error, snapshot, worker))
         .filter(|_| error.quoted.tuple.source == ip.destination)
         .ok_or(unrelated)?;
     if !ip.source.is_valid_source() {
@@ -47,7 +50,11 @@ pub(crate) fn decide(
     if to.method != Method::L2 && ip.ttl <= 1 {
         return Err(Verdict::Drop(DropReason::TtlExceeded));
     }
-    let hop = next_hop(next_hops, to.towards)?;
+    let hop = next_hop(next_hops, to.source, to.towards, meta.ingress_ifindex)
+        .map_err(|missing| without_next_hop(missing, to.towards))?;
+    if to.method == Method::L2 && !hop.on_link {
+        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+    }
     if ip.len() > hop.mtu as usize {
         return Err(Verdict::Drop(DropReason::TooBig));
     }
@@ -83,7 +90,8 @@ fn towards_server(
     };
     let server = snapshot.server(server_slot)?;
     let mut to = Translation {
-        source: ip.source,
+        // By MAC address nothing is rewritten, and the route is that of the packet as it came.
+        source: if server.method == Method::L2 { ip.source } else { frontend.address },
         destination: server.address,
         quoted: Tuple { source: server.address, ..quoted },
         method: server.method,
@@ -92,9 +100,7 @@ fn towards_server(
     if server.method == Method::Nat {
         let flow = flow?;
         let nat = Addr::from_bits(worker.nat_address(flow)?);
-        if ip.source == quoted.destination {
-            to.source = nat;
-        }
+        to.source = nat;
         to.quoted.source_port = server.port;
         to.quoted.destination = nat;
         to.quoted.destination_port = flow.nat_port;
@@ -103,12 +109,7 @@ fn towards_server(
 }
 
 /// An error about a packet on its way to the server (passthrough): it belongs to the client.
-fn towards_client(
-    error: &IcmpError,
-    ip: &Ip,
-    snapshot: &PacketSnapshot,
-    worker: &Worker,
-) -> Option<Translation> {
+fn towards_client(error: &IcmpError, snapshot: &PacketSnapshot, worker: &Worker) -> Option<Translation> {
     let quoted = error.quoted.tuple;
     let path = NatPath {
         nat: quoted.source.bits(),
@@ -120,7 +121,7 @@ fn towards_client(
     let frontend = snapshot.frontend(flow.frontend)?;
     let client = Addr::from_bits(flow.client);
     Some(Translation {
-        source: if ip.source == quoted.destination { frontend.address } else { ip.source },
+        source: frontend.address,
         destination: client,
         quoted: Tuple {
             source: client,

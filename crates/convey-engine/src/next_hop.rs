@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::hash::MixBuild;
+use crate::routes::{Path, Reject, Route, Routes, Rule};
 
 /// A link-layer address.
 pub type MacAddr = [u8; 6];
@@ -20,23 +23,6 @@ pub struct Link {
     pub mtu: u32,
 }
 
-/// A unicast route of the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Route {
-    /// Destination network; host bits are ignored.
-    pub network: IpAddr,
-    /// Length of the prefix in bits; 0 is the default route.
-    pub prefix_len: u8,
-    /// Interface packets leave by.
-    pub ifindex: u32,
-    /// Gateway; `None` when the destination is on the link.
-    pub gateway: Option<IpAddr>,
-    /// Route MTU in bytes where it is below the link's; 0: the link's.
-    pub mtu: u32,
-    /// Smaller wins between routes to the same network.
-    pub metric: u32,
-}
-
 /// Everything needed to send a packet on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop {
@@ -48,91 +34,131 @@ pub struct NextHop {
     pub destination: MacAddr,
     /// Largest IP packet in bytes.
     pub mtu: u32,
+    /// Whether the neighbour is the destination itself, no router.
+    pub on_link: bool,
 }
 
-/// What is missing to send a packet on.
+/// Why a packet cannot be sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missing {
-    /// The neighbour to resolve, or the destination where there is no route.
-    pub address: IpAddr,
-    /// The interface to resolve it on; `None`: no route.
-    pub ifindex: Option<u32>,
+pub enum Missing {
+    /// The neighbour on the way is not resolved.
+    Neighbour {
+        /// The interface to resolve it on.
+        ifindex: u32,
+        /// Its address: the destination's or a gateway's.
+        address: IpAddr,
+    },
+    /// No route leads there.
+    Route,
+    /// The route leads over an interface that is down or no Ethernet link.
+    Link {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// A route or rule refuses it.
+    Rejected(Reject),
+}
+
+/// Links and routes at one moment; neighbours change far more often.
+#[derive(Debug, Default)]
+pub struct Topology {
+    links: HashMap<u32, Link, MixBuild>,
+    routes: Routes,
+}
+
+impl Topology {
+    /// `links` that packets may leave by, `routes` and `rules` in any order.
+    pub fn new(
+        links: impl IntoIterator<Item = Link>,
+        routes: impl IntoIterator<Item = Route>,
+        rules: impl IntoIterator<Item = Rule>,
+    ) -> Self {
+        Self {
+            links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
+            routes: Routes::new(routes, rules),
+        }
+    }
+
+    /// The link a packet leaves by, the neighbour it is handed to, and the largest IP packet in bytes.
+    ///
+    /// # Errors
+    /// Why there is none; never [`Missing::Neighbour`].
+    pub fn way(&self, path: &Path) -> Result<(&Link, IpAddr, u32), Missing> {
+        let (hop, mtu) = self.routes.find(path).ok_or(Missing::Route)?.map_err(Missing::Rejected)?;
+        let link = self.links.get(&hop.ifindex).ok_or(Missing::Link { ifindex: hop.ifindex })?;
+        let mtu = if mtu == 0 { link.mtu } else { mtu.min(link.mtu) };
+        Ok((link, hop.gateway.unwrap_or(path.destination), mtu))
+    }
 }
 
 /// Links, routes and neighbours at one moment. Build a new one on any change and publish it whole.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct NextHops {
-    links: HashMap<u32, Link, MixBuild>,
-    /// Longest prefix first: a lookup costs as much as there are lengths, not as there are routes.
-    routes_v4: Vec<Prefixes>,
-    routes_v6: Vec<Prefixes>,
-    neighbours: HashMap<(u32, IpAddr), MacAddr, MixBuild>,
+    topology: Arc<Topology>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour, MixBuild>,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    mac: MacAddr,
+    /// Whether a packet was sent to it since [`NextHops::take_used`]. Written once a while, so that workers on
+    /// several cores do not pass the cache line around.
+    used: AtomicBool,
 }
 
 impl NextHops {
-    /// A table of `links`, `routes` (in any order; those over unknown links are ignored) and `neighbours`
-    /// ((ifindex, address) → MAC; leave failed and incomplete entries out).
+    /// A table of `links`, `routes` (in any order) and `neighbours` ((ifindex, address) → MAC; leave failed and
+    /// incomplete entries out), without rules of policy routing.
     pub fn new(
         links: impl IntoIterator<Item = Link>,
         routes: impl IntoIterator<Item = Route>,
         neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
     ) -> Self {
-        let links: HashMap<u32, Link, MixBuild> = links.into_iter().map(|l| (l.ifindex, l)).collect();
-        let mut routes: Vec<Route> = routes.into_iter().filter(|r| links.contains_key(&r.ifindex)).collect();
-        routes.sort_by_key(|r| (std::cmp::Reverse(r.prefix_len), r.metric));
-        let (mut routes_v4, mut routes_v6) = (Vec::new(), Vec::new());
-        for route in routes {
-            let prefixes = if route.network.is_ipv4() { &mut routes_v4 } else { &mut routes_v6 };
-            Prefixes::insert(prefixes, route);
-        }
-        Self { links, routes_v4, routes_v6, neighbours: neighbours.into_iter().collect() }
+        Self::over(Arc::new(Topology::new(links, routes, Rule::defaults())), neighbours)
     }
 
-    /// The next hop towards `destination`.
+    /// A table over links and routes that others may share.
+    pub fn over(
+        topology: Arc<Topology>,
+        neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
+    ) -> Self {
+        let unused = |(key, mac)| (key, Neighbour { mac, used: AtomicBool::new(false) });
+        Self { topology, neighbours: neighbours.into_iter().map(unused).collect() }
+    }
+
+    /// The link-layer address of a neighbour on an interface; `None` while it is not resolved.
+    pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<MacAddr> {
+        Some(self.neighbours.get(&(ifindex, address))?.mac)
+    }
+
+    /// The next hop of a packet.
     ///
     /// # Errors
-    /// The neighbour that has to be resolved first, or the destination itself when no route leads there.
-    pub fn lookup(&self, destination: IpAddr) -> Result<NextHop, Missing> {
-        let no_route = Missing { address: destination, ifindex: None };
-        let prefixes = if destination.is_ipv4() { &self.routes_v4 } else { &self.routes_v6 };
-        let bits = left_aligned(destination);
-        let route = prefixes.iter().find_map(|p| p.routes.get(&(bits & p.mask))).ok_or(no_route)?;
-        let link = self.links.get(&route.ifindex).ok_or(no_route)?;
-        let address = route.gateway.unwrap_or(destination);
-        let mac = self
-            .neighbours
-            .get(&(route.ifindex, address))
-            .ok_or(Missing { address, ifindex: Some(route.ifindex) })?;
-        let mtu = if route.mtu == 0 { link.mtu } else { route.mtu.min(link.mtu) };
-        Ok(NextHop { ifindex: link.ifindex, source: link.mac, destination: *mac, mtu })
-    }
-}
-
-/// The routes of one prefix length.
-#[derive(Debug, Clone)]
-struct Prefixes {
-    mask: u128,
-    routes: HashMap<u128, Route, MixBuild>,
-}
-
-impl Prefixes {
-    /// Routes come longest prefix first and lowest metric first; the first to a network stays.
-    fn insert(all: &mut Vec<Self>, route: Route) {
-        let mask = u128::MAX.checked_shl(128 - u32::from(route.prefix_len.min(128))).unwrap_or(0);
-        if all.last().is_none_or(|last| last.mask != mask) {
-            all.push(Self { mask, routes: HashMap::default() });
+    /// What it lacks.
+    pub fn lookup(&self, path: &Path) -> Result<NextHop, Missing> {
+        let (link, address, mtu) = self.topology.way(path)?;
+        let ifindex = link.ifindex;
+        let neighbour =
+            self.neighbours.get(&(ifindex, address)).ok_or(Missing::Neighbour { ifindex, address })?;
+        if !neighbour.used.load(Relaxed) {
+            neighbour.used.store(true, Relaxed);
         }
-        if let Some(last) = all.last_mut() {
-            last.routes.entry(left_aligned(route.network) & mask).or_insert(route);
-        }
+        let on_link = address == path.destination;
+        Ok(NextHop { ifindex, source: link.mac, destination: neighbour.mac, mtu, on_link })
     }
-}
 
-/// The address from the highest bit on, so that one mask does for both families.
-fn left_aligned(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
-        IpAddr::V6(v6) => v6.to_bits(),
+    /// The neighbours that packets were sent to since this was last called.
+    pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        let used = |n: &Neighbour| n.used.load(Relaxed) && n.used.swap(false, Relaxed);
+        self.neighbours.iter().filter(move |(_, n)| used(n)).map(|(key, _)| *key)
+    }
+
+    /// The link a packet would leave by and the neighbour it would be handed to, resolved or not.
+    ///
+    /// # Errors
+    /// Why there is none; never [`Missing::Neighbour`].
+    pub fn way(&self, path: &Path) -> Result<(u32, IpAddr), Missing> {
+        self.topology.way(path).map(|(link, address, _)| (link.ifindex, address))
     }
 }
 
@@ -145,22 +171,19 @@ mod tests {
         NextHops::new(
             (1..=9).map(|ifindex| Link { ifindex, mac: [ifindex as u8; 6], mtu: 1500 }),
             routes.iter().map(|&(network, prefix_len, ifindex, metric)| Route {
-                network: address(network),
-                prefix_len,
-                ifindex,
-                gateway: None,
-                mtu: 0,
                 metric,
+                ..Route::by(address(network), prefix_len, ifindex, None)
             }),
             resolved.iter().map(|&(ifindex, a)| ((ifindex, address(a)), [7; 6])),
         )
     }
 
+    fn to(destination: &str) -> Path {
+        Path::to(destination.parse().unwrap())
+    }
+
     fn interface(table: &NextHops, destination: &str) -> Option<u32> {
-        match table.lookup(destination.parse().unwrap()) {
-            Ok(hop) => Some(hop.ifindex),
-            Err(missing) => missing.ifindex,
-        }
+        table.way(&to(destination)).ok().map(|(ifindex, _)| ifindex)
     }
 
     #[test]
@@ -175,7 +198,6 @@ mod tests {
                 ("::", 0, 6, 0),
                 ("fd00::", 8, 7, 0),
                 ("fd00:1::", 32, 8, 0),
-                ("10.9.9.9", 8, 77, 0),
             ],
             &[(4, "10.1.9.9")],
         );
@@ -186,14 +208,21 @@ mod tests {
         assert_eq!(interface(&table, "2001:db8::1"), Some(6));
         assert_eq!(interface(&table, "fd00:2::1"), Some(7));
         assert_eq!(interface(&table, "fd00:1::1"), Some(8));
-        assert_eq!(table.lookup("10.1.9.9".parse().unwrap()).unwrap().destination, [7; 6]);
+        assert_eq!(table.lookup(&to("10.1.9.9")).unwrap().destination, [7; 6]);
     }
 
     #[test]
-    fn host_bits_of_a_network_are_ignored_and_without_a_route_the_destination_is_missing() {
+    fn host_bits_of_a_network_are_ignored_and_without_a_route_it_is_the_route_that_is_missing() {
         let table = table(&[("10.1.2.3", 16, 2, 0)], &[]);
         assert_eq!(interface(&table, "10.1.200.200"), Some(2));
-        let destination = "10.2.0.1".parse().unwrap();
-        assert_eq!(table.lookup(destination), Err(Missing { address: destination, ifindex: None }));
+        assert_eq!(table.lookup(&to("10.2.0.1")), Err(Missing::Route));
+        let address = "10.1.0.1".parse().unwrap();
+        assert_eq!(table.lookup(&to("10.1.0.1")), Err(Missing::Neighbour { ifindex: 2, address }));
+    }
+
+    #[test]
+    fn what_is_routed_over_a_link_that_cannot_be_used_does_not_go_by_the_default_route() {
+        let table = table(&[("0.0.0.0", 0, 1, 0), ("10.8.0.0", 16, 77, 0)], &[(1, "10.8.0.1")]);
+        assert_eq!(table.lookup(&to("10.8.0.1")), Err(Missing::Link { ifindex: 77 }));
     }
 }

@@ -89,6 +89,8 @@ pub struct PacketOptions {
     pub nat_addresses: Vec<IpAddr>,
     /// Addresses of this host, for which a frontend on 0.0.0.0 or [::] stands; others' families are passed over.
     pub local_addresses: Vec<IpAddr>,
+    /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
+    pub interfaces: Vec<String>,
     /// DSR method of backends not named in `backend_dsr`.
     pub dsr: DsrMethod,
     /// DSR method by backend name.
@@ -111,6 +113,7 @@ impl Default for PacketOptions {
             nat_ports: PortRange { first: 33768, last: 61000 },
             nat_addresses: Vec::new(),
             local_addresses: Vec::new(),
+            interfaces: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),
             refusal: Refusal::default(),

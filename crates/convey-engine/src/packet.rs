@@ -1,14 +1,13 @@
 //! A TCP or UDP packet, checked, and the pieces of a decision both directions share.
 
-use std::net::IpAddr;
-
 use convey_core::conntrack::{Direction, Flow};
 use convey_packet::transport::parse_udp;
-use convey_packet::{Fragment, Ip, Ports, TCP, Tcp, TransportError, Tuple, reply, rewrite};
+use convey_packet::{Addr, Fragment, Ip, Ports, TCP, Tcp, TransportError, Tuple, reply, rewrite};
 
 use crate::meta::{Checksum, FrameMeta};
-use crate::next_hop::{NextHop, NextHops};
+use crate::next_hop::{Missing, NextHop, NextHops};
 use crate::options::Refusal;
+use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketSnapshot};
 use crate::verdict::{DropReason, Forward, Reply, ReplyKind, Verdict};
 use crate::worker::Worker;
@@ -89,6 +88,9 @@ impl Packet<'_> {
         snapshot: &PacketSnapshot,
         worker: &mut Worker,
     ) -> Result<(), Verdict> {
+        if method == Method::L2 && !hop.on_link {
+            return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+        }
         // L2 is a switch: only MACs change (no TTL), and the frame fits the link it came from.
         let error = if method != Method::L2 && self.ip.ttl <= 1 {
             reply::Error::TimeExceeded
@@ -97,19 +99,52 @@ impl Packet<'_> {
         } else {
             return Ok(());
         };
+        Err(self.icmp_error(buffer, error, snapshot, worker))
+    }
+
+    /// The next hop of the packet once its addresses are these, or the verdict that asks for it.
+    pub(crate) fn next_hop(
+        &self,
+        buffer: &mut [u8],
+        [from, to]: [Addr; 2],
+        next_hops: &NextHops,
+        snapshot: &PacketSnapshot,
+        worker: &mut Worker,
+    ) -> Result<NextHop, Verdict> {
+        next_hop(next_hops, from, to, self.meta.ingress_ifindex).map_err(|missing| match missing {
+            Missing::Rejected(Reject::Unreachable) => {
+                self.icmp_error(buffer, reply::Error::Unreachable, snapshot, worker)
+            }
+            Missing::Rejected(Reject::Prohibit) => {
+                self.icmp_error(buffer, reply::Error::Prohibited, snapshot, worker)
+            }
+            other => without_next_hop(other, to),
+        })
+    }
+
+    fn icmp_error(
+        &self,
+        buffer: &mut [u8],
+        error: reply::Error,
+        snapshot: &PacketSnapshot,
+        worker: &mut Worker,
+    ) -> Verdict {
         let (kind, reason) = match error {
             reply::Error::TimeExceeded => (ReplyKind::TimeExceeded, DropReason::TtlExceeded),
             reply::Error::TooBig { .. } => (ReplyKind::TooBig, DropReason::TooBig),
+            reply::Error::Unreachable | reply::Error::Prohibited => {
+                (ReplyKind::Unreachable, DropReason::RouteRejected)
+            }
         };
         if !worker.take_icmp_budget(snapshot.options().icmp_per_second) {
-            return Err(Verdict::Drop(reason));
+            return Verdict::Drop(reason);
         }
-        Err(match reply::build_icmp_error(buffer, &self.ip, error) {
+        match reply::build_icmp_error(buffer, &self.ip, error) {
             Some(len) => {
                 Verdict::Reply(Reply { egress_ifindex: self.meta.ingress_ifindex, len, kind, reason })
             }
             None => Verdict::Drop(DropReason::NoRoom),
-        })
+        }
     }
 
     /// Refuses the packet: a reset where that is wanted and possible, else nothing.
@@ -125,11 +160,18 @@ impl Packet<'_> {
     }
 }
 
-/// The next hop towards an address, or the verdict that asks for it.
-pub(crate) fn next_hop(next_hops: &NextHops, to: convey_packet::Addr) -> Result<NextHop, Verdict> {
-    next_hops
-        .lookup(IpAddr::from(to))
-        .map_err(|m| Verdict::Unresolved { address: m.address, ifindex: m.ifindex })
+/// The next hop of a packet with these addresses that came in on `ingress`.
+pub(crate) fn next_hop(next_hops: &NextHops, from: Addr, to: Addr, ingress: u32) -> Result<NextHop, Missing> {
+    next_hops.lookup(&Path { source: from.into(), destination: to.into(), ingress })
+}
+
+/// The verdict on a packet that cannot be sent on and is not answered.
+pub(crate) fn without_next_hop(missing: Missing, to: Addr) -> Verdict {
+    match missing {
+        Missing::Neighbour { ifindex, address } => Verdict::Unresolved { address, ifindex: Some(ifindex) },
+        Missing::Rejected(_) => Verdict::Drop(DropReason::RouteRejected),
+        Missing::Route | Missing::Link { .. } => Verdict::Unresolved { address: to.into(), ifindex: None },
+    }
 }
 
 /// Sends the packet at `ip` on to `hop`.

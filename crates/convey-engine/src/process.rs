@@ -10,7 +10,7 @@ use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tupl
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
-use crate::packet::{Packet, Transport, account, forward, next_hop};
+use crate::packet::{Packet, Transport, account, forward};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
 use crate::steering::client_hash;
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
@@ -85,7 +85,7 @@ fn decide(
     let frame = &buffer[..len];
     let ip = Ip::parse(frame, meta.gso.is_some()).map_err(not_ip)?;
     if ip.is_icmp() {
-        return icmp::decide(buffer, len, &ip, snapshot, next_hops, worker);
+        return icmp::decide(buffer, len, &ip, meta, snapshot, next_hops, worker);
     }
     if ip.protocol != TCP && ip.protocol != UDP {
         return Err(Verdict::Pass(PassReason::OtherProtocol));
@@ -251,7 +251,17 @@ fn from_client(
         Course::New { server, .. } | Course::HashRouted { server, .. } => *server,
     };
     let server = snapshot.server(server_slot).ok_or(Verdict::Drop(DropReason::NoServer))?;
-    let hop = next_hop(next_hops, server.address)?;
+    if server.method == Method::Rewrite && server.address == packet.ip.source {
+        return Err(packet.refuse(buffer, DropReason::ServerIsClient, snapshot));
+    }
+    let from = match &course {
+        _ if server.method != Method::Nat => packet.ip.source,
+        Course::Known(_, flow) => worker.nat_address(flow).map_or(frontend.address, Addr::from_bits),
+        _ => nat_paths(frontend, server, &key)
+            .next()
+            .map_or(frontend.address, |path| Addr::from_bits(path.nat)),
+    };
+    let hop = packet.next_hop(buffer, [from, server.address], next_hops, snapshot, worker)?;
     packet.check_route(buffer, server.method, &hop, snapshot, worker)?;
 
     let id = match course {
@@ -312,7 +322,7 @@ fn from_server(
     let flow = *worker.flow(id).ok_or(no_flow)?;
     let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
     let client = Addr::from_bits(flow.client);
-    let hop = next_hop(next_hops, client)?;
+    let hop = packet.next_hop(buffer, [frontend.address, client], next_hops, snapshot, worker)?;
     packet.check_route(buffer, Method::Nat, &hop, snapshot, worker)?;
     worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
     account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker);

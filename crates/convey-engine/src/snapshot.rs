@@ -195,6 +195,21 @@ impl PacketSnapshot {
         self.vips.keys().map(|v| (v.protocol, Addr::from_bits(v.address).into(), v.port))
     }
 
+    /// Servers in service.
+    pub fn servers_in_service(&self) -> impl Iterator<Item = &PacketServer> + '_ {
+        self.servers.iter().flatten().filter(|server| server.tenure.retired.is_none())
+    }
+
+    /// Every frontend in service with every server of its backend.
+    pub fn pairs_in_service(&self) -> impl Iterator<Item = (&PacketFrontend, &PacketServer)> + '_ {
+        let in_service = self.frontends.iter().flatten().filter(|frontend| frontend.tenure.retired.is_none());
+        in_service.flat_map(move |frontend| {
+            let members =
+                self.backends.get(frontend.backend).map(|b| b.members.as_slice()).unwrap_or_default();
+            members.iter().filter_map(move |member| Some((frontend, self.server(member.value)?)))
+        })
+    }
+
     /// Addresses that NAT ports belong to: where servers send their answers (passthrough).
     pub fn nat_sources(&self) -> HashSet<std::net::IpAddr> {
         self.nat_paths.iter().map(|p| Addr::from_bits(p.nat).into()).collect()

@@ -129,6 +129,12 @@ reasons! {
         LimitServer = "limit_server",
         /// The next hop's link-layer address is not known.
         NoNextHop = "no_next_hop",
+        /// A blackhole route leads there, or an unreachable or prohibit route and the ICMP budget is used up.
+        RouteRejected = "route_rejected",
+        /// DSR by MAC address: the server is behind a router, which would send the packet back.
+        ServerNotOnLink = "server_not_on_link",
+        /// DSR by rewriting: the server is its own client, and would take the packet for a forged one.
+        ServerIsClient = "server_is_client",
         /// The buffer had no room for the answer.
         NoRoom = "no_room",
     }
@@ -143,6 +149,8 @@ reasons! {
         TimeExceeded = "time_exceeded",
         /// ICMP Fragmentation Needed or ICMPv6 Packet Too Big.
         TooBig = "packet_too_big",
+        /// ICMP Destination Unreachable: a route says so.
+        Unreachable = "unreachable",
     }
 }
 

@@ -54,6 +54,8 @@ pub struct NativePacketOptions {
     pub last_port: u32,
     /// Source addresses towards servers (passthrough); none: the frontends' own.
     pub nat_addresses: Vec<String>,
+    /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
+    pub interfaces: Vec<String>,
 }
 
 /// The whole configuration of the data plane; every field is present.
@@ -132,6 +134,7 @@ impl NativeConfig {
             capacity: self.packet.capacity as usize,
             nat_ports: self.packet.port_range()?,
             nat_addresses: self.packet.nat_addresses()?,
+            interfaces: self.packet.interfaces.clone(),
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
         };

@@ -20,6 +20,15 @@ pub fn host_dry_run(config: NativeConfig) -> Result<Vec<String>> {
     convey_runtime::dry_run(config.into_spec()?).map_err(|e| from_runtime(&e))
 }
 
+/// What this host would say to a start, beside what is wrong with the configuration itself, in words. Nothing is
+/// changed.
+///
+/// Throws with `code` CONFIG_INVALID or INTERNAL.
+#[napi(catch_unwind)]
+pub fn host_problems(config: NativeConfig) -> Result<Vec<String>> {
+    convey_runtime::host_problems(config.into_spec()?).map_err(|e| from_runtime(&e))
+}
+
 /// Takes back what killed processes left; returns what was done, in words.
 ///
 /// Throws with `code` PERMISSION_DENIED or INTERNAL.
@@ -62,7 +71,7 @@ pub struct NativeDsrServer {
     pub method: NativeDsrMethod,
     /// The address under which the balancer knows this server; "": the one used towards the VIP.
     pub server: String,
-    /// Where answers leave; "": the interface that has `server`.
+    /// Where answers leave; "": the interface that has `server`, and those that lead out of its network.
     pub interface: String,
     /// Addresses of balancers, whose health checks are answered from `server`.
     pub balancers: Vec<String>,
@@ -88,8 +97,9 @@ pub fn dsr_server(server: NativeDsrServer, action: NativeDsrServerAction) -> Res
     let address = |field: &str, text: &str| {
         text.parse::<IpAddr>().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")))
     };
+    let balancers = server.balancers.iter().map(|b| address("balancer", b)).collect::<Result<Vec<_>>>()?;
     let server_addr = if server.server.is_empty() {
-        dsr_server::discover_server_addr(vip).ok_or_else(|| {
+        dsr_server::discover_server_addr(vip, &balancers).ok_or_else(|| {
             let why = format!("no address of this host leads to {}; name the server's own address", vip.ip());
             invalid("server", why)
         })?
@@ -102,7 +112,7 @@ pub fn dsr_server(server: NativeDsrServer, action: NativeDsrServerAction) -> Res
         method: (&server.method).into(),
         server_addr,
         interface: Some(server.interface).filter(|i| !i.is_empty()),
-        balancers: server.balancers.iter().map(|b| address("balancer", b)).collect::<Result<_>>()?,
+        balancers,
         state_dir: state_dir(),
     };
     match action {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::collections::HashMap;
+
 use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, Runtime};
 use napi_derive::napi;
@@ -131,7 +133,7 @@ pub fn server_gauge(runtime: &Runtime, backend: &str, server: &str) -> Option<Se
 
 pub fn read(runtime: &Runtime) -> NativeStats {
     let snapshot: &Snapshot = &runtime.snapshot();
-    let addresses = runtime.addresses();
+    let addresses: HashMap<_, _> = runtime.addresses().into_iter().collect();
     NativeStats {
         packet: runtime.packet_stats().map(packet),
         version: snapshot.version as f64,
@@ -142,10 +144,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
             .iter()
             .map(|f| NativeFrontendStats {
                 name: f.name.to_string(),
-                address: addresses
-                    .iter()
-                    .find(|(name, _)| *name == f.name)
-                    .map_or_else(String::new, |(_, addr)| addr.to_string()),
+                address: addresses.get(&f.name).map_or_else(String::new, ToString::to_string),
                 counters: counters(&f.counters),
                 reasons: reasons(&f.reasons),
             })

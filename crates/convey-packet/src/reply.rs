@@ -21,6 +21,10 @@ pub enum Error {
         /// Largest packet that would have gone on.
         mtu: u32,
     },
+    /// A route says that the destination cannot be reached.
+    Unreachable,
+    /// A route says that the destination may not be reached.
+    Prohibited,
 }
 
 /// Turns a TCP packet into the reset that refuses it (RFC 9293, 3.10.7.1). Gives the length of the frame, or
@@ -74,6 +78,10 @@ pub fn build_icmp_error(buffer: &mut [u8], ip: &Ip, error: Error) -> Option<usiz
         (Error::TimeExceeded, true) => (3, 0, 0),
         (Error::TooBig { mtu }, false) => (3, 4, mtu.min(0xffff)),
         (Error::TooBig { mtu }, true) => (2, 0, mtu),
+        (Error::Unreachable, false) => (3, 1, 0),
+        (Error::Unreachable, true) => (1, 0, 0),
+        (Error::Prohibited, false) => (3, 13, 0),
+        (Error::Prohibited, true) => (1, 1, 0),
     };
     put(message, 0, &[kind, code, 0, 0]);
     put32(message, 4, rest);

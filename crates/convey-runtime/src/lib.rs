@@ -8,6 +8,7 @@
 mod explain;
 pub mod host;
 mod packet;
+mod reach;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +109,7 @@ fn host_error_kind(error: &HostError) -> ErrorKind {
         HostError::Sysctl { source, .. }
         | HostError::State { source, .. }
         | HostError::Offload { source, .. }
+        | HostError::Routes(source)
         | HostError::Socket { source, .. } => by_cause(source),
         HostError::StateNotOurs { .. } => ErrorKind::Permission,
         HostError::Xdp(_) => ErrorKind::Internal,
@@ -181,7 +183,7 @@ pub struct Runtime {
 #[derive(Debug)]
 enum Engine {
     Proxy(Proxy),
-    Packet(Box<PacketPath>),
+    Packet(Arc<PacketPath>),
 }
 
 #[derive(Debug)]
@@ -202,7 +204,7 @@ impl Runtime {
             Mode::Proxy => Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?),
             Mode::Passthrough | Mode::Dsr => {
                 spec.engine.available()?;
-                Engine::Packet(Box::new(PacketPath::start(snapshot.clone(), spec.packet, events)?))
+                Engine::Packet(PacketPath::start(snapshot.clone(), spec.packet, events)?)
             }
         };
         Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })
@@ -354,6 +356,19 @@ pub fn dry_run(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
     }
     spec.engine.available()?;
     packet::dry_run(&snapshot, spec.packet)
+}
+
+/// What this host would say to a start with `spec`, beside what is wrong with the configuration itself: why it would be
+/// refused, and what stands in the way. In words. Nothing is changed, and no privilege needed.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn host_problems(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
+    let snapshot = Snapshot::first(spec.snapshot, 1)?;
+    if snapshot.mode == Mode::Proxy {
+        return Ok(Vec::new());
+    }
+    packet::host_problems(&snapshot, spec.packet)
 }
 
 /// What would become of the first packet from `source` to `destination` if a balancer started now with `spec`,

@@ -8,16 +8,17 @@ use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Interfaces, look};
+use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, arriving, look};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
 use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
 use crate::host::{self, DEFAULT_STATE_DIR, Host, HostError, HostSpec, check_privileges};
+use crate::reach::{self, Reach};
 
 /// How long a worker may take to answer a question; an idle one takes a tenth of a second.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -28,6 +29,8 @@ pub(crate) struct PacketPath {
     engine: AfPacketEngine,
     watch: Arc<Watch>,
     installed: Mutex<Installed>,
+    /// What the host stands in the way of, as of the last configuration.
+    warnings: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,8 @@ struct Watch {
 struct Watched {
     host: Option<Host>,
     failed: Option<HostError>,
+    /// Why the guard does not stand on some interface, as last told.
+    refused: Option<String>,
     /// From now on notes of the host are events; those of the start are read with the statistics.
     started: bool,
 }
@@ -64,10 +69,14 @@ impl PacketPath {
         snapshot: Arc<Snapshot>,
         options: PacketOptions,
         events: EventSink,
-    ) -> Result<Self, RuntimeError> {
+    ) -> Result<Arc<Self>, RuntimeError> {
         let options = PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
         let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
         check_privileges(snapshot.mode)?;
+        let Reach { refused, warnings } = reach(&packet)?;
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
         let rules = rules(&packet);
         let host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
         let watched = Watched { host: Some(host), ..Watched::default() };
@@ -76,8 +85,17 @@ impl PacketPath {
             let watch = watch.clone();
             Arc::new(move |interfaces: &[u32]| watch.guard_interfaces(interfaces))
         };
+        let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let on_addresses = {
+            let path = path.clone();
+            Arc::new(move |addresses: &[IpAddr]| {
+                if let Some(path) = path.get().and_then(Weak::upgrade) {
+                    path.follow_addresses(addresses);
+                }
+            })
+        };
         let config = EngineConfig {
-            interfaces: Interfaces::Auto,
+            on_addresses: Some(on_addresses),
             on_interfaces: Some(on_interfaces),
             ..EngineConfig::default()
         };
@@ -99,7 +117,10 @@ impl PacketPath {
         };
         lock(&watch.state).started = true;
         let installed = Installed { snapshot, packet, options, rules, accepting: true };
-        Ok(Self { engine, watch, installed: Mutex::new(installed) })
+        let warnings = Mutex::new(warnings);
+        let this = Arc::new(Self { engine, watch, installed: Mutex::new(installed), warnings });
+        let _ = path.set(Arc::downgrade(&this));
+        Ok(this)
     }
 
     /// Forwards by `snapshot` from now on; per-backend settings may change with it, capacity and ports do not.
@@ -113,20 +134,56 @@ impl PacketPath {
         let options = match settings {
             Some(new) => here(PacketOptions {
                 dsr: new.dsr,
+                interfaces: new.interfaces.clone(),
                 backend_dsr: new.backend_dsr.clone(),
                 ..installed.options.clone()
             })?,
             None => installed.options.clone(),
         };
+        self.replace(&mut installed, snapshot, options, settings.is_some())
+    }
+
+    /// Frontends on every address follow the addresses that come and go.
+    fn follow_addresses(&self, addresses: &[IpAddr]) {
+        let mut installed = lock(&self.installed);
+        let is_wildcard = installed.snapshot.frontends.iter().any(|f| f.listen.ip().is_unspecified());
+        if !installed.accepting || !is_wildcard || installed.options.local_addresses == addresses {
+            return;
+        }
+        let options = PacketOptions { local_addresses: addresses.to_vec(), ..installed.options.clone() };
+        let snapshot = installed.snapshot.clone();
+        if let Err(error) = self.replace(&mut installed, snapshot, options, false) {
+            let message = format!("The host's addresses changed, and frontends do not follow: {error}");
+            (self.watch.events)(Event::Warning { message });
+        }
+    }
+
+    /// With `is_reload` what the host stands in the way of is looked at again.
+    fn replace(
+        &self,
+        installed: &mut Installed,
+        snapshot: Arc<Snapshot>,
+        options: PacketOptions,
+        is_reload: bool,
+    ) -> Result<(), RuntimeError> {
         // Once new flows are refused no change may admit them again.
         let forwarded = if installed.accepting { snapshot.clone() } else { refusing_new_flows(&snapshot)? };
         let packet = Arc::new(PacketSnapshot::build(&forwarded, &options, Some(&installed.packet))?);
+        if is_reload {
+            self.check(&packet, options.interfaces != installed.options.interfaces)?;
+        }
         let wanted = rules(&packet);
         let changes = wanted != installed.rules;
         if changes {
             self.watch.guard_rules(&union(&installed.rules, &wanted))?;
         }
-        self.engine.install(packet.clone());
+        if let Err(error) = self.engine.install(packet.clone()) {
+            if changes {
+                // The former configuration serves on; what the new one needed is given back.
+                self.watch.guard_rules(&installed.rules)?;
+            }
+            return Err(error.into());
+        }
         *installed =
             Installed { snapshot, packet, options, rules: wanted.clone(), accepting: installed.accepting };
         if changes && let Err(error) = self.watch.guard_rules(&wanted) {
@@ -139,6 +196,23 @@ impl PacketPath {
         Ok(())
     }
 
+    /// Refuses what this host cannot serve, and tells what stands newly in the way.
+    fn check(&self, packet: &PacketSnapshot, interfaces_changed: bool) -> Result<(), RuntimeError> {
+        if interfaces_changed && look(packet).map_err(AfPacketError::Netlink)?.interfaces.is_empty() {
+            return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+        }
+        let Reach { refused, warnings } = reach(packet)?;
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        let mut known = lock(&self.warnings);
+        for message in warnings.iter().filter(|w| !known.contains(w)) {
+            (self.watch.events)(Event::Warning { message: message.clone() });
+        }
+        *known = warnings;
+        Ok(())
+    }
+
     pub(crate) fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let installed = lock(&self.installed);
         if !installed.accepting {
@@ -148,6 +222,8 @@ impl PacketPath {
     }
 
     pub(crate) fn stats(&self) -> PacketStats {
+        // Before the host's lock, as everywhere.
+        let flow_capacity = lock(&self.installed).options.capacity as u64;
         let state = lock(&self.watch.state);
         let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
@@ -157,8 +233,14 @@ impl PacketPath {
                 GuardMethod::Bpf => "tcx",
                 GuardMethod::Nft => "nft",
             }),
-            notes: state.host.as_ref().map(|h| h.notes().to_vec()).unwrap_or_default(),
-            flow_capacity: lock(&self.installed).options.capacity as u64,
+            notes: state
+                .host
+                .iter()
+                .flat_map(|h| h.notes())
+                .chain(lock(&self.warnings).iter())
+                .cloned()
+                .collect(),
+            flow_capacity,
             packets: self.engine.stats(),
         }
     }
@@ -178,7 +260,7 @@ impl PacketPath {
         let mut installed = lock(&self.installed);
         let refusing = refusing_new_flows(&installed.snapshot)?;
         let packet = Arc::new(PacketSnapshot::build(&refusing, &installed.options, Some(&installed.packet))?);
-        self.engine.install(packet.clone());
+        self.engine.install(packet.clone())?;
         installed.packet = packet;
         installed.accepting = false;
         Ok(())
@@ -216,20 +298,29 @@ pub struct PacketStats {
 }
 
 impl Watch {
-    fn guard_interfaces(&self, interfaces: &[u32]) {
+    /// Guards these interfaces; returns those on which the guard stands.
+    fn guard_interfaces(&self, interfaces: &[u32]) -> Vec<u32> {
         let mut state = lock(&self.state);
-        let Watched { host: Some(host), started, .. } = &mut *state else { return };
+        let Watched { host: Some(host), started, .. } = &mut *state else { return Vec::new() };
         let known = host.notes().len();
         let done = host.set_interfaces(interfaces);
+        let guarded = host.interfaces();
         if *started {
-            for message in
-                host.notes().iter().skip(known).cloned().chain(done.as_ref().err().map(ToString::to_string))
-            {
-                (self.events)(Event::Warning { message });
+            for message in host.notes().iter().skip(known) {
+                (self.events)(Event::Warning { message: message.clone() });
             }
+            // The engine tries again every second; once is enough to say.
+            let refused = done.err().map(|e| format!("{e}; packets that arrive there are not forwarded"));
+            if let Some(message) = &refused
+                && state.refused != refused
+            {
+                (self.events)(Event::Warning { message: message.clone() });
+            }
+            state.refused = refused;
         } else if let Err(error) = done {
             state.failed = Some(error);
         }
+        guarded
     }
 
     fn guard_rules(&self, wanted: &GuardRules) -> Result<(), HostError> {
@@ -254,11 +345,14 @@ impl Watch {
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
 pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec<String>, RuntimeError> {
     let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
-    let interfaces = names(&look(&Interfaces::Auto, &packet).map_err(AfPacketError::Netlink)?.interfaces);
+    let found = look(&packet).map_err(AfPacketError::Netlink)?;
+    let interfaces = names(&found.interfaces);
     if interfaces.is_empty() {
-        let why =
-            "no Ethernet interface that is up holds a frontend's address, leads to a server or to a gateway";
-        return Err(AfPacketError::NoInterface { why: why.into() }.into());
+        return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+    }
+    let Reach { refused, warnings } = reach(&packet)?;
+    if let Some(error) = refused {
+        return Err(error.into());
     }
     let mut vips: Vec<String> =
         packet.vips().map(|(_, address, port)| SocketAddr::new(address, port).to_string()).collect();
@@ -266,6 +360,7 @@ pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec
     vips.dedup();
     let mut lines =
         vec![format!("# engine af_packet forwards {} on {}", vips.join(", "), interfaces.join(", "))];
+    lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
     lines.extend(host::dry_run(&host_spec(rules(&packet), interfaces))?);
     Ok(lines)
 }
@@ -280,10 +375,35 @@ pub(crate) fn explain_unstarted(
     // An empty flow table serves whatever its size.
     let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
     let packet = PacketSnapshot::build(snapshot, &options, None)?;
-    let next_hops = look(&Interfaces::Auto, &packet).map_err(AfPacketError::Netlink)?.next_hops;
+    let found = look(&packet).map_err(AfPacketError::Netlink)?;
     let worker = convey_engine::Worker::new(0, &packet);
-    let explanation = convey_engine::explain(protocol, source, destination, &packet, &next_hops, &worker);
+    let explanation =
+        convey_engine::explain(protocol, source, destination, &packet, &found.next_hops, &worker);
+    let explanation = arriving(explanation, source, &found.next_hops, &found.interfaces);
     Ok(with_interface_names(explanation))
+}
+
+/// What stands in the way of a configuration on this host. An error is why it cannot be served here.
+pub(crate) fn host_problems(
+    snapshot: &Snapshot,
+    options: PacketOptions,
+) -> Result<Vec<String>, RuntimeError> {
+    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let packet = PacketSnapshot::build(snapshot, &options, None)?;
+    let found = look(&packet).map_err(AfPacketError::Netlink)?;
+    if found.interfaces.is_empty() {
+        return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+    }
+    let Reach { refused, warnings } = reach(&packet)?;
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(found.warnings.into_iter().chain(warnings).collect()),
+    }
+}
+
+fn reach(packet: &PacketSnapshot) -> Result<Reach, RuntimeError> {
+    let next_hops = look(packet).map_err(AfPacketError::Netlink)?.next_hops;
+    Ok(reach::check(packet, &next_hops, &netlink::addresses().map_err(HostError::from)?))
 }
 
 /// The options with the addresses this host has now.

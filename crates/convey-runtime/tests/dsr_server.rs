@@ -456,7 +456,51 @@ fn the_printed_nft_commands_do_the_same() {
 fn the_servers_own_address_is_found_by_the_route_to_the_vip() {
     let pair = Pair::new();
     pair.server.enter(|| {
-        assert_eq!(discover_server_addr(VIP.parse().unwrap()), Some("10.9.0.2".parse().unwrap()));
-        assert_eq!(discover_server_addr(VIP6.parse().unwrap()), Some("fd09::2".parse().unwrap()));
+        assert_eq!(discover_server_addr(VIP.parse().unwrap(), &[]), Some("10.9.0.2".parse().unwrap()));
+        assert_eq!(discover_server_addr(VIP6.parse().unwrap(), &[]), Some("fd09::2".parse().unwrap()));
     });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn by_method_l2_the_servers_address_is_found_too_when_the_vip_is_held_already() {
+    let pair = Pair::new();
+    let l2 = pair.spec(VIP, Protocol::Tcp, DsrMethod::L2);
+    pair.apply(&l2).unwrap();
+    pair.server.enter(|| {
+        let (vip, balancer) = (VIP.parse().unwrap(), "10.9.0.9".parse().unwrap());
+        let own = Some("10.9.0.2".parse().unwrap());
+        assert_eq!(discover_server_addr(vip, &[balancer]), own, "by the way to the balancer");
+        assert_eq!(discover_server_addr(vip, &[]), own, "by the addresses there are");
+    });
+    assert!(pair.apply(&l2).unwrap()[0].contains("prepared already"));
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn answers_that_leave_by_another_interface_than_the_servers_own_are_rewritten_there() {
+    let pair = Pair::new();
+    pair.balance();
+    // A second cable, by which the server's default route leads.
+    pair.server.ip(&format!("link add out type veth peer name out netns {}", pair.client.name));
+    pair.server.ip("link set out up");
+    pair.client.ip("link set out up");
+    pair.server.ip("addr add 10.8.0.2/24 dev out");
+    pair.client.ip("addr add 10.8.0.1/24 dev out");
+    pair.client.ip("addr add 10.7.0.1/32 dev lo");
+    let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
+    pair.apply(&spec).unwrap();
+    assert_eq!(pair.check(&spec), Vec::<String>::new());
+    pair.server.ip("route add default via 10.8.0.1");
+    let missing = pair.check(&spec);
+    assert!(missing.iter().any(|line| line.contains("answers may leave by out")), "{missing:?}");
+    pair.apply(&spec).unwrap();
+    assert_eq!(pair.check(&spec), Vec::<String>::new());
+    // The answers' way in is not the requests' way out.
+    for ns in [&pair.client, &pair.server] {
+        ns.exec("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.out.rp_filter=0 net.ipv4.conf.veth0.rp_filter=0");
+    }
+    assert!(pair.client.enter(|| fetch_from("10.7.0.1", VIP)), "answers by the default route bear the VIP");
+    let before = pair.undo(&spec);
+    assert_eq!(before.iter().filter(|line| line.contains("egress program")).count(), 2, "{before:?}");
 }

@@ -382,3 +382,55 @@ fn a_state_folder_that_others_can_write_is_refused() {
     let error = cleanup(&folder.0).unwrap_err();
     assert!(matches!(error, HostError::StateNotOurs { .. }), "{error}");
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn the_journal_of_a_namespace_that_is_gone_is_forgotten_and_that_of_one_that_lives_is_kept() {
+    let (_peer, host, folder) = pair();
+    let (other_peer, other, _other_folder) = pair();
+    let killed = Prepared::new(&other, &folder.0, "10.9.0.2:80", 40000, 41000);
+    killed.kill();
+    let clean = |path: PathBuf| host.enter(move || cleanup(&path).unwrap());
+    assert_eq!(clean(folder.0.clone()), Vec::<String>::new(), "its namespace lives");
+    drop((other, other_peer));
+    let lines = clean(folder.0.clone());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("its network namespace is gone"), "{lines:?}");
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_local_user_who_takes_the_name_of_an_address_keeps_no_balancer_from_it() {
+    let (_peer, host, folder) = pair();
+    let name = "ABSTRACT-LISTEN:convey/tcp/10.9.0.2\\:80";
+    let mut squatter = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            &host.name,
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            "socat",
+            name,
+            "-",
+        ])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let taken = || host.exec("cat /proc/net/unix").contains("@convey/tcp/10.9.0.2:80");
+    assert!((0..200).any(|_| taken() || {
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        false
+    }));
+    let path = folder.0.clone();
+    host.enter(move || {
+        let first = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        let second = Host::install(&spec(&path, "10.9.0.2:80", 51000..=52000)).unwrap_err();
+        assert!(matches!(second, HostError::SecondInstance { .. }), "{second}");
+        first.close().unwrap();
+    });
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+}

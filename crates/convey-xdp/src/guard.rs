@@ -17,6 +17,8 @@ use crate::{GuardRules, XdpError, nft};
 
 const PROGRAM: &str = "convey_guard";
 
+const MOST_ADDRESSES: u32 = 65_536;
+
 /// How the kernel is kept out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardMethod {
@@ -108,6 +110,14 @@ impl Guard {
         Ok(())
     }
 
+    /// The interfaces it stands on, by index, also after [`Guard::update`] failed on some.
+    pub fn interfaces(&self) -> Vec<u32> {
+        match &self.works {
+            Works::Bpf(program) => program.links.keys().copied().collect(),
+            Works::Nft { .. } => self.interfaces.clone(),
+        }
+    }
+
     /// How the kernel is kept out.
     pub fn method(&self) -> GuardMethod {
         match self.works {
@@ -165,7 +175,13 @@ impl Program {
         let entries = Entries::of(rules)?;
         let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
         // No CO-RE: reading the kernel's types would only cost time.
-        let mut ebpf = EbpfLoader::new().btf(None).load(convey_bpf::guard()).map_err(|e| refused(&e))?;
+        // As many addresses as a configuration can have; memory is taken for those that are there.
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .map_max_entries("vips", MOST_ADDRESSES)
+            .map_max_entries("nat", MOST_ADDRESSES)
+            .load(convey_bpf::guard())
+            .map_err(|e| refused(&e))?;
         classifier(&mut ebpf)?.load().map_err(|e| refused(&e))?;
         let mut program = Self { ebpf, links: HashMap::new(), entries: Entries::default() };
         program.add(&entries)?;

@@ -1,26 +1,16 @@
 //! The few rtnetlink requests that attaching programs and preparing a host take.
 //!
-//! Synchronous, one socket a request, in the network namespace of the calling thread. `/sys/class/net` would
-//! show the namespace that mounted it instead.
+//! In the network namespace of the calling thread; `/sys/class/net` would show the namespace that mounted it
+//! instead.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use convey_links::client::{self, ACK, CREATE, DUMP, EXCLUSIVE, attributes};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::XdpError;
-
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_HEADER: usize = 16;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -42,8 +32,6 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
-/// NLA_F_NESTED and NLA_F_NET_BYTEORDER are no part of the type.
-const ATTRIBUTE_TYPE: u16 = 0x3fff;
 
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_PARENT: u32 = 0xffff_fff1;
@@ -143,7 +131,7 @@ pub fn link_header_bytes(interface: u32) -> Result<u32, XdpError> {
 /// # Errors
 /// [`XdpError::Netlink`].
 pub fn addresses() -> Result<Vec<InterfaceAddress>, XdpError> {
-    let messages = exchange(RTM_GETADDR, NLM_F_DUMP, &[0; 8])
+    let messages = exchange(RTM_GETADDR, DUMP, &[0; 8])
         .map_err(|source| XdpError::Netlink { what: "listing addresses".into(), source })?;
     Ok(messages.iter().filter(|(t, _)| *t == RTM_NEWADDR).filter_map(|(_, m)| parse_address(m)).collect())
 }
@@ -166,7 +154,7 @@ fn parse_address(message: &[u8]) -> Option<InterfaceAddress> {
 /// # Errors
 /// [`XdpError::Netlink`].
 pub fn add_address(at: InterfaceAddress) -> Result<(), XdpError> {
-    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    let flags = ACK | CREATE | EXCLUSIVE;
     exchange(RTM_NEWADDR, flags, &address_body(at)).map(drop).map_err(|source| XdpError::Netlink {
         what: format!("adding {}/{} to interface {}", at.address, at.prefix, at.interface),
         source,
@@ -178,7 +166,7 @@ pub fn add_address(at: InterfaceAddress) -> Result<(), XdpError> {
 /// # Errors
 /// [`XdpError::Netlink`].
 pub fn delete_address(at: InterfaceAddress) -> Result<bool, XdpError> {
-    absent_is_false(exchange(RTM_DELADDR, NLM_F_ACK, &address_body(at)), || {
+    absent_is_false(exchange(RTM_DELADDR, ACK, &address_body(at)), || {
         format!("removing {}/{} from interface {}", at.address, at.prefix, at.interface)
     })
 }
@@ -205,7 +193,7 @@ fn address_body(at: InterfaceAddress) -> Vec<u8> {
 pub fn add_clsact(interface: u32) -> Result<bool, XdpError> {
     let mut body = tc_body(interface, CLSACT_HANDLE, CLSACT_PARENT, 0);
     attribute(&mut body, TCA_KIND, b"clsact\0");
-    match exchange(RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &body) {
+    match exchange(RTM_NEWQDISC, ACK | CREATE | EXCLUSIVE, &body) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(source) => {
@@ -219,7 +207,7 @@ pub fn add_clsact(interface: u32) -> Result<bool, XdpError> {
 /// # Errors
 /// [`XdpError::Netlink`].
 pub fn has_clsact(interface: u32) -> Result<bool, XdpError> {
-    let messages = exchange(RTM_GETQDISC, NLM_F_DUMP, &tc_body(interface, 0, 0, 0)).map_err(|source| {
+    let messages = exchange(RTM_GETQDISC, DUMP, &tc_body(interface, 0, 0, 0)).map_err(|source| {
         XdpError::Netlink { what: format!("listing the qdiscs of interface {interface}"), source }
     })?;
     Ok(messages.iter().filter(|(t, _)| *t == RTM_NEWQDISC).any(|(_, m)| {
@@ -235,7 +223,7 @@ pub fn has_clsact(interface: u32) -> Result<bool, XdpError> {
 pub fn delete_clsact(interface: u32) -> Result<bool, XdpError> {
     let mut body = tc_body(interface, CLSACT_HANDLE, CLSACT_PARENT, 0);
     attribute(&mut body, TCA_KIND, b"clsact\0");
-    absent_is_false(exchange(RTM_DELQDISC, NLM_F_ACK, &body), || {
+    absent_is_false(exchange(RTM_DELQDISC, ACK, &body), || {
         format!("removing the clsact qdisc of interface {interface}")
     })
 }
@@ -246,7 +234,7 @@ pub fn delete_clsact(interface: u32) -> Result<bool, XdpError> {
 /// [`XdpError::Netlink`].
 pub fn filters(interface: u32, hook: Hook) -> Result<Vec<Filter>, XdpError> {
     let body = tc_body(interface, 0, hook.parent(), 0);
-    let messages = match exchange(RTM_GETTFILTER, NLM_F_DUMP, &body) {
+    let messages = match exchange(RTM_GETTFILTER, DUMP, &body) {
         Ok(messages) => messages,
         Err(e) if is_absent(&e) => return Ok(Vec::new()),
         Err(source) => {
@@ -288,7 +276,7 @@ pub fn delete_filter(interface: u32, hook: Hook, filter: &Filter) -> Result<bool
     let mut kind = filter.kind.clone().into_bytes();
     kind.push(0);
     attribute(&mut body, TCA_KIND, &kind);
-    absent_is_false(exchange(RTM_DELTFILTER, NLM_F_ACK, &body), || {
+    absent_is_false(exchange(RTM_DELTFILTER, ACK, &body), || {
         format!("removing a filter from interface {interface}")
     })
 }
@@ -326,17 +314,6 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut found = Vec::new();
-    while let (Some(length), Some(kind)) = (u16_at(bytes, 0), u16_at(bytes, 2)) {
-        let length = usize::from(length);
-        let Some(value) = bytes.get(4..length) else { break };
-        found.push((kind & ATTRIBUTE_TYPE, value));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    found
-}
-
 fn find<'a>(attributes: &[(u16, &'a [u8])], kind: u16) -> Option<&'a [u8]> {
     attributes.iter().find(|(k, _)| *k == kind).map(|(_, value)| *value)
 }
@@ -349,48 +326,12 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// Sends one request and gathers the answers (type and body) up to the acknowledgement or the end of the dump.
+/// The answers to one request: type and body.
 fn exchange(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<(u16, Vec<u8>)>> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None, // NETLINK_ROUTE is protocol 0
-    )?;
-    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-    let length = u32::try_from(NLMSG_HEADER + body.len()).map_err(io::Error::other)?;
-    let mut message = length.to_ne_bytes().to_vec();
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    message.extend(1u32.to_ne_bytes());
-    message.extend(0u32.to_ne_bytes());
-    message.extend(body);
-    rustix::net::send(&socket, &message, SendFlags::empty())?;
-
-    let one_answer = flags & (NLM_F_ACK | NLM_F_DUMP) == 0;
-    let mut answers = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let received = match rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty()) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other?.0,
-        };
-        let mut rest = &buffer[..received];
-        while let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) {
-            let length = length as usize;
-            let Some(body) = rest.get(NLMSG_HEADER..length) else { break };
-            match kind {
-                NLMSG_DONE => return Ok(answers),
-                NLMSG_ERROR => {
-                    let code = u32_at(body, 0).unwrap_or(0).cast_signed();
-                    return if code == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-code)) };
-                }
-                _ => answers.push((kind, body.to_vec())),
-            }
-            if one_answer {
-                return Ok(answers);
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
+    if flags == DUMP {
+        return client::dump(kind, body, |kind, body| Some((kind, body.to_vec())));
     }
+    let mut answers = Vec::new();
+    client::request(kind, flags, body, |kind, body| answers.push((kind, body.to_vec())))?;
+    Ok(answers)
 }

@@ -27,6 +27,7 @@ pub fn guard_ruleset(table: &str, interfaces: &[String], rules: &GuardRules) -> 
     let mut text =
         format!("add table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{\n");
     let intervals = "flags interval; auto-merge; ";
+    let mut matches = Vec::new();
     for (family, ip, v6) in [("ipv4", "ip", false), ("ipv6", "ip6", true)] {
         let vips = endpoints(&rules.vips, v6);
         let servers = endpoints(&rules.servers, v6);
@@ -41,21 +42,25 @@ pub fn guard_ruleset(table: &str, interfaces: &[String], rules: &GuardRules) -> 
             .collect();
         nat.sort();
         nat.dedup();
-        set(&mut text, &format!("vips_{ip}"), family, intervals, &vips);
-        set(&mut text, &format!("servers_{ip}"), family, "", &servers);
-        set(&mut text, &format!("nat_{ip}"), family, intervals, &nat);
+        if !vips.is_empty() {
+            set(&mut text, &format!("vips_{ip}"), family, intervals, &vips);
+            matches.push(format!("meta l4proto . {ip} daddr . th dport @vips_{ip} counter drop"));
+        }
+        if !servers.is_empty() && !nat.is_empty() {
+            set(&mut text, &format!("servers_{ip}"), family, "", &servers);
+            set(&mut text, &format!("nat_{ip}"), family, intervals, &nat);
+            matches.push(format!(
+                "meta l4proto . {ip} saddr . th sport @servers_{ip} \
+                 meta l4proto . {ip} daddr . th dport @nat_{ip} counter drop"
+            ));
+        }
     }
     for (i, interface) in interfaces.iter().enumerate() {
         let device = quoted(interface)?;
         let _ = writeln!(text, "  chain ingress_{i} {{");
         let _ = writeln!(text, "    type filter hook ingress device {device} priority -500; policy accept;");
-        for ip in ["ip", "ip6"] {
-            let _ = writeln!(text, "    meta l4proto . {ip} daddr . th dport @vips_{ip} counter drop");
-            let _ = writeln!(
-                text,
-                "    meta l4proto . {ip} saddr . th sport @servers_{ip} \
-                 meta l4proto . {ip} daddr . th dport @nat_{ip} counter drop"
-            );
+        for line in &matches {
+            let _ = writeln!(text, "    {line}");
         }
         text.push_str("  }\n");
     }
@@ -81,11 +86,9 @@ fn endpoints(endpoints: &[Endpoint], v6: bool) -> Vec<String> {
 }
 
 fn set(text: &mut String, name: &str, family: &str, flags: &str, elements: &[String]) {
-    let _ = write!(text, "  set {name} {{ type inet_proto . {family}_addr . inet_service; {flags}");
-    if !elements.is_empty() {
-        let _ = write!(text, "elements = {{ {} }}; ", elements.join(", "));
-    }
-    text.push_str("}\n");
+    let elements = elements.join(", ");
+    let kind = format!("inet_proto . {family}_addr . inet_service");
+    let _ = writeln!(text, "  set {name} {{ type {kind}; {flags}elements = {{ {elements} }}; }}");
 }
 
 /// An interface name as nft's grammar takes it.
@@ -107,7 +110,7 @@ pub fn quoted(interface: &str) -> Result<String, XdpError> {
 /// # Errors
 /// As [`quoted`].
 pub fn dsr_commands(
-    table: &str,
+    [table, chain]: [&str; 2],
     interface: &str,
     server: Endpoint,
     vip: IpAddr,
@@ -118,11 +121,11 @@ pub fn dsr_commands(
     Ok(vec![
         format!("nft add table netdev {table}"),
         format!(
-            "nft 'add chain netdev {table} egress {{ type filter hook egress device {} priority 0; }}'",
+            "nft 'add chain netdev {table} {chain} {{ type filter hook egress device {} priority 0; }}'",
             quoted(interface)?
         ),
         format!(
-            "nft 'add rule netdev {table} egress {ip} saddr {} {} sport {} {ip} daddr != {{ {} }} {ip} saddr set {vip}'",
+            "nft 'add rule netdev {table} {chain} {ip} saddr {} {} sport {} {ip} daddr != {{ {} }} {ip} saddr set {vip}'",
             server.addr.ip(),
             protocol_name(server.protocol),
             server.addr.port(),

@@ -231,3 +231,18 @@ fn an_interface_that_is_not_there_is_an_error() {
     let error = Guard::install("none", &[u32::MAX >> 1], &rules(), Some(GuardMethod::Nft)).unwrap_err();
     assert!(error.to_string().contains("no network interface"), "{error}");
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn five_thousand_frontends_are_guarded_by_the_kernel_program() {
+    let (left, right) = (Netns::new("left"), Netns::new("right"));
+    cable(&left, &right);
+    right.enter(|| {
+        let at = |port: u16| Endpoint { protocol: Protocol::Tcp, addr: ([10, 9, 0, 2], port).into() };
+        let rules = GuardRules { vips: (1..=5000).map(at).collect(), ..GuardRules::default() };
+        let index = interface_index("veth0").unwrap().unwrap();
+        let mut guard = Guard::install("many", &[index], &rules, Some(GuardMethod::Bpf)).unwrap();
+        let more = GuardRules { vips: (1..=9000).map(at).collect(), ..GuardRules::default() };
+        guard.update(&[index], &more).unwrap();
+    });
+}

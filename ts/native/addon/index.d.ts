@@ -103,6 +103,14 @@ export declare function hostCleanup(): Array<string>
  */
 export declare function hostDryRun(config: NativeConfig): Array<string>
 
+/**
+ * What this host would say to a start, beside what is wrong with the configuration itself, in words. Nothing is
+ * changed.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function hostProblems(config: NativeConfig): Array<string>
+
 /** Where a frontend listens. */
 export interface NativeAddress {
   frontend: string
@@ -173,7 +181,7 @@ export interface NativeDsrServer {
   method: NativeDsrMethod
   /** The address under which the balancer knows this server; "": the one used towards the VIP. */
   server: string
-  /** Where answers leave; "": the interface that has `server`. */
+  /** Where answers leave; "": the interface that has `server`, and those that lead out of its network. */
   interface: string
   /** Addresses of balancers, whose health checks are answered from `server`. */
   balancers: Array<string>
@@ -281,6 +289,8 @@ export interface NativePacketOptions {
   lastPort: number
   /** Source addresses towards servers (passthrough); none: the frontends' own. */
   natAddresses: Array<string>
+  /** Names of the interfaces to listen on; empty: every Ethernet link that is up. */
+  interfaces: Array<string>
 }
 
 /** Packets by verdict, and the flow table; a super-frame counts once. */

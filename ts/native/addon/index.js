@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { dropPrivileges }
@@ -783,6 +783,7 @@ export { exitNow }
 export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }
+export { hostProblems }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }
 export { NativeEngine }

@@ -100,14 +100,10 @@ pub fn next_hops(world: &World) -> NextHops {
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     NextHops::new(
         world.links.iter().map(|l| Link { ifindex: l.ifindex, mac: mac(&l.mac), mtu: l.mtu }),
-        world.routes.iter().map(|r| Route {
-            network: ip(&r.network),
-            prefix_len: r.prefix_len,
-            ifindex: r.ifindex,
-            gateway: r.gateway.as_deref().map(ip),
-            mtu: 0,
-            metric: 0,
-        }),
+        world
+            .routes
+            .iter()
+            .map(|r| Route::by(ip(&r.network), r.prefix_len, r.ifindex, r.gateway.as_deref().map(ip))),
         world.neighbours.iter().map(|n| ((n.ifindex, ip(&n.ip)), mac(&n.mac))),
     )
 }

@@ -4,12 +4,11 @@
 //!
 //! | capability | for |
 //! | --- | --- |
-//! | CAP_NET_RAW | AF_PACKET sockets on an interface that a reload adds |
 //! | CAP_NET_ADMIN | attaching the guard there, nft, reserved ports, neighbour resolution |
 //! | CAP_BPF | the guard's maps on kernels before 6.0, its program on a new interface |
 //! | CAP_NET_BIND_SERVICE | the HTTP port, when a reload moves it below 1024 |
 //!
-//! Proxy mode keeps CAP_NET_BIND_SERVICE alone. The bounding set shrinks with the others, so that a child
+//! CAP_NET_RAW goes: the packet sockets are opened once and see every interface. Proxy mode keeps CAP_NET_BIND_SERVICE alone. The bounding set shrinks with the others, so that a child
 //! process of root does not get back what its parent gave up.
 
 use std::collections::HashSet;
@@ -58,9 +57,7 @@ impl Capability {
 pub fn kept_capabilities(mode: Mode) -> &'static [Capability] {
     match mode {
         Mode::Proxy => &[Capability::NetBindService],
-        Mode::Passthrough | Mode::Dsr => {
-            &[Capability::NetBindService, Capability::NetAdmin, Capability::NetRaw, Capability::Bpf]
-        }
+        Mode::Passthrough | Mode::Dsr => &[Capability::NetBindService, Capability::NetAdmin, Capability::Bpf],
     }
 }
 

@@ -19,6 +19,8 @@ use convey_xdp::{Endpoint, protocol_name, protocol_number};
 
 use super::journal::{Entry, Kind, Record, StateDir};
 use super::step::{Step, has_address, is_acceptable, nft_commands, required_index};
+use convey_xdp::netlink;
+
 use super::{HostError, interface_of, sys, sysctl, undo};
 
 /// Announce no address that lives on another interface than the one asked; 2 and 8 are stricter.
@@ -38,7 +40,8 @@ pub struct DsrServerSpec {
     pub method: DsrMethod,
     /// The address under which the balancer knows this server.
     pub server_addr: IpAddr,
-    /// Where replies leave; `None` takes the interface that has `server_addr`. Only `rewrite` uses it.
+    /// Where replies leave; `None` takes the interface that has `server_addr` and those by which routes lead out of
+    /// this network. Only `rewrite` uses it.
     pub interface: Option<String>,
     /// Addresses of balancers, whose health checks are answered from `server_addr`. The VIP's is known.
     pub balancers: Vec<IpAddr>,
@@ -46,14 +49,53 @@ pub struct DsrServerSpec {
     pub state_dir: PathBuf,
 }
 
-/// The address this host uses towards the VIP, for want of one given. Sends nothing.
-pub fn discover_server_addr(vip: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if vip.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
+/// The address this host uses towards the VIP, for want of one given; where it holds the VIP itself (method `l2`,
+/// prepared before), the one it uses towards a balancer or elsewhere. Sends nothing.
+pub fn discover_server_addr(vip: SocketAddr, balancers: &[IpAddr]) -> Option<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849), which only the default route leads to.
+    let elsewhere: IpAddr = match vip {
+        SocketAddr::V4(_) => [192, 0, 2, 1].into(),
+        SocketAddr::V6(_) => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+    };
+    let towards = [vip.ip()].into_iter().chain(balancers.iter().copied()).chain([elsewhere]);
+    let found = towards.filter(|to| to.is_ipv4() == vip.is_ipv4()).find_map(|to| {
+        // A VIP that is held here leads to itself.
+        source_towards(SocketAddr::new(to, vip.port())).filter(|own| *own != vip.ip())
+    });
+    found.or_else(|| {
+        let is_usable = |a: &IpAddr| {
+            a.is_ipv4() == vip.is_ipv4()
+                && *a != vip.ip()
+                && !a.is_loopback()
+                && !matches!(a, IpAddr::V6(v6) if v6.is_unicast_link_local())
+        };
+        netlink::addresses().ok()?.into_iter().map(|a| a.address).find(is_usable)
+    })
+}
+
+fn source_towards(to: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if to.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(vip).ok()?;
-    let own = socket.local_addr().ok()?.ip();
-    // A VIP that is held here already leads to itself.
-    (own != vip.ip()).then_some(own)
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Where replies leave: what was given, or the interface with the server's address and every one that leads out of
+/// its network: which of them an answer takes depends on the client.
+fn interfaces(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
+    if let Some(given) = &spec.interface {
+        return Ok(vec![given.clone()]);
+    }
+    let home = interface_of(spec.server_addr)?.ok_or(HostError::NotOurAddress(spec.server_addr))?;
+    let mut interfaces = vec![home];
+    for index in convey_links::uplinks(spec.server_addr.is_ipv4()).map_err(HostError::Routes)? {
+        // One that has just gone leads nowhere.
+        let Ok(name) = netlink::interface_name(index) else { continue };
+        if name != LOOPBACK && !interfaces.contains(&name) {
+            interfaces.push(name);
+        }
+    }
+    Ok(interfaces)
 }
 
 /// Every step in a form one could type; nothing is changed.
@@ -184,6 +226,13 @@ fn missing(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostEr
         return Ok(lines);
     }
     if lines.is_empty() && entry.note != note(spec)? {
+        for interface in interfaces(spec)? {
+            let is_rewritten =
+                |r: &Record| matches!(r, Record::EgressProgram { interface: i, .. } if *i == interface);
+            if !entry.records.iter().any(is_rewritten) {
+                lines.push(format!("answers may leave by {interface}, where nothing rewrites them"));
+            }
+        }
         lines.push(format!("{} was prepared otherwise: {}", spec.vip, entry.note));
     }
     for record in &entry.records {
@@ -256,21 +305,23 @@ pub fn print(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
         lines.push(format!("# undo: ip addr del {vip}/{} dev {LOOPBACK}", super::step::full_prefix(vip)));
         return Ok(lines);
     }
-    let interface = match (&spec.interface, interface_of(spec.server_addr)?) {
-        (Some(given), _) => given.clone(),
-        (None, Some(found)) => found,
-        (None, None) => return Err(HostError::NotOurAddress(spec.server_addr)),
-    };
+    let interfaces = interfaces(spec)?;
     let mut lines = vec!["# with nft (Linux 5.16 and later):".to_owned()];
-    lines.extend(nft_commands(&interface, &rewrite(spec))?);
+    for (n, interface) in interfaces.iter().enumerate() {
+        let chain = if n == 0 { "egress".to_owned() } else { format!("egress_{n}") };
+        // The table is there after the first.
+        lines.extend(nft_commands(&chain, interface, &rewrite(spec))?.into_iter().skip(n.min(1)));
+    }
     lines.push("# undo: nft delete table netdev convey_dsr".to_owned());
     if vip.is_ipv4() {
         lines.push(
             "# or with tc, where the kernel has the actions nat and gact (packets without IP options):"
                 .to_owned(),
         );
-        lines.extend(tc_commands(spec, &interface));
-        lines.push(format!("# undo: tc qdisc del dev {interface} clsact"));
+        for interface in &interfaces {
+            lines.extend(tc_commands(spec, interface));
+            lines.push(format!("# undo: tc qdisc del dev {interface} clsact"));
+        }
     }
     Ok(lines)
 }
@@ -292,7 +343,9 @@ fn tc_commands(spec: &DsrServerSpec, interface: &str) -> Vec<String> {
 
 fn steps(spec: &DsrServerSpec) -> Result<Vec<Step>, HostError> {
     check_family(spec)?;
-    let home = interface_of(spec.server_addr)?.ok_or(HostError::NotOurAddress(spec.server_addr))?;
+    if interface_of(spec.server_addr)?.is_none() {
+        return Err(HostError::NotOurAddress(spec.server_addr));
+    }
     if let Some(holder) = interface_of(spec.vip.ip())?
         && (spec.method == DsrMethod::Rewrite || holder != LOOPBACK)
     {
@@ -315,12 +368,13 @@ fn steps(spec: &DsrServerSpec) -> Result<Vec<Step>, HostError> {
         steps.push(Step::Address { interface: LOOPBACK.to_owned(), address: spec.vip.ip() });
         return Ok(steps);
     }
-    let interface = spec.interface.clone().unwrap_or(home);
-    required_index(&interface)?;
-    Ok(vec![
-        Step::Clsact { interface: interface.clone() },
-        Step::EgressProgram { interface, rewrite: rewrite(spec) },
-    ])
+    let mut steps = Vec::new();
+    for interface in interfaces(spec)? {
+        required_index(&interface)?;
+        steps.push(Step::Clsact { interface: interface.clone() });
+        steps.push(Step::EgressProgram { interface, rewrite: rewrite(spec) });
+    }
+    Ok(steps)
 }
 
 fn check_family(spec: &DsrServerSpec) -> Result<(), HostError> {
@@ -369,11 +423,8 @@ fn journal_id(vip: SocketAddr, protocol: Protocol) -> String {
 fn note(spec: &DsrServerSpec) -> Result<String, HostError> {
     let mut text = match spec.method {
         DsrMethod::Rewrite => {
-            let interface = match &spec.interface {
-                Some(interface) => interface.clone(),
-                None => interface_of(spec.server_addr)?.unwrap_or_default(),
-            };
-            format!("method rewrite, server {} on {interface}", spec.server_addr)
+            let interfaces = interfaces(spec)?.join(" and ");
+            format!("method rewrite, server {} on {interfaces}", spec.server_addr)
         }
         DsrMethod::L2 => "method l2".to_owned(),
     };

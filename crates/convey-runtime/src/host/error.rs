@@ -90,6 +90,9 @@ pub enum HostError {
         "{0} is not an address of this host; give the address under which the balancer knows this server"
     )]
     NotOurAddress(std::net::IpAddr),
+    /// The routes could not be read.
+    #[error("cannot read the routes of this host: {0}")]
+    Routes(#[source] std::io::Error),
     /// Two things asked for exclude each other.
     #[error("{0}")]
     Contradiction(String),

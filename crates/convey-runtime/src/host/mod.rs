@@ -15,12 +15,14 @@ pub mod capabilities;
 pub mod dsr_server;
 mod error;
 mod journal;
+mod namespaces;
 mod port_set;
 mod step;
 mod sys;
 mod sysctl;
 mod undo;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -203,38 +205,55 @@ impl Host {
         Ok(())
     }
 
-    /// Handles the frames of these interfaces, by index, and no others. The guard stands when this returns.
+    /// Handles the frames of these interfaces, by index, and no others. Where the guard then stands,
+    /// [`Host::interfaces`] tells. One that is gone is passed over.
     ///
     /// # Errors
-    /// [`HostError`]; what was guarded stays so.
+    /// [`HostError`], the first, when an interface could not be prepared; the others are.
     pub fn set_interfaces(&mut self, interfaces: &[u32]) -> Result<(), HostError> {
-        let names = interfaces.iter().map(|&i| netlink::interface_name(i)).collect::<Result<Vec<_>, _>>()?;
-        let spec = HostSpec { interfaces: names, ..self.spec.clone() };
         let state = StateDir::open(&self.spec.state_dir)?;
-        let result = self.set_interfaces_in(&state, &spec, interfaces);
+        let result = self.set_interfaces_in(&state, interfaces);
         state.close();
-        result?;
-        self.spec = spec;
-        Ok(())
+        result
     }
 
-    fn set_interfaces_in(
-        &mut self,
-        state: &StateDir,
-        spec: &HostSpec,
-        indices: &[u32],
-    ) -> Result<(), HostError> {
+    /// The interfaces on which the guard stands, by index.
+    pub fn interfaces(&self) -> Vec<u32> {
+        self.guard.as_ref().map(Guard::interfaces).unwrap_or_default()
+    }
+
+    fn set_interfaces_in(&mut self, state: &StateDir, interfaces: &[u32]) -> Result<(), HostError> {
         let peers = state.peers(&self.id)?;
-        for interface in &spec.interfaces {
-            if !self.spec.interfaces.contains(interface) {
-                self.apply(state, &peers, &Step::DisableLro { interface: interface.clone() })?;
+        let (former, mut failed) = (self.interfaces(), Ok(()));
+        let (mut indices, mut names) = (Vec::new(), Vec::new());
+        for &index in interfaces {
+            let Ok(interface) = netlink::interface_name(index) else { continue };
+            // By index: a device made anew under its name has its offloads on again.
+            if !former.contains(&index)
+                && let Err(error) =
+                    self.apply(state, &peers, &Step::DisableLro { interface: interface.clone() })
+            {
+                failed = failed.and(Err(error));
+                continue;
             }
+            indices.push(index);
+            names.push(interface);
         }
+        let spec = HostSpec { interfaces: names, ..self.spec.clone() };
         match &mut self.guard {
-            Some(guard) => Ok(guard.update(indices, &spec.rules)?),
-            None if indices.is_empty() => Ok(()),
-            None => self.apply(state, &peers, &spec.guard_step(&self.id)),
+            Some(guard) => {
+                failed = failed.and(guard.update(&indices, &spec.rules).map_err(HostError::from));
+            }
+            None if indices.is_empty() => (),
+            None => self.apply(state, &peers, &spec.guard_step(&self.id))?,
         }
+        // One whose guard was refused is tried again with the next change.
+        let guarded = self.interfaces();
+        let is_guarded = |name: &String| {
+            spec.interfaces.iter().zip(&indices).any(|(n, i)| n == name && guarded.contains(i))
+        };
+        self.spec.interfaces = spec.interfaces.iter().filter(|n| is_guarded(n)).cloned().collect();
+        failed
     }
 
     fn update_in(&mut self, state: &StateDir, spec: &HostSpec) -> Result<(), HostError> {
@@ -381,20 +400,27 @@ fn indices(interfaces: &[String]) -> Result<Vec<u32>, HostError> {
 }
 
 fn names(frontends: &[Endpoint]) -> Vec<String> {
-    frontends.iter().map(|f| format!("{} {}", protocol_name(f.protocol), f.addr)).collect()
+    frontends.iter().map(name).collect()
+}
+
+/// A frontend as journals name it.
+fn name(frontend: &Endpoint) -> String {
+    format!("{} {}", protocol_name(frontend.protocol), frontend.addr)
 }
 
 fn lock_all(frontends: &[Endpoint], peers: &[Found]) -> Result<Vec<AddressLock>, HostError> {
-    let lock = |frontend: &Endpoint| {
-        AddressLock::take(*frontend).map_err(|error| match error {
-            HostError::SecondInstance { protocol, address, .. } => {
-                let name = format!("{protocol} {address}");
-                let holder =
-                    peers.iter().find(|p| p.in_use && p.entry.frontends.contains(&name)).map(|p| p.entry.pid);
-                HostError::SecondInstance { protocol, address, holder }
-            }
-            other => other,
-        })
+    let served: HashMap<&str, u32> = peers
+        .iter()
+        .filter(|p| p.in_use)
+        .flat_map(|p| p.entry.frontends.iter().map(|name| (name.as_str(), p.entry.pid)))
+        .collect();
+    let lock = |frontend: &Endpoint| match served.get(name(frontend).as_str()) {
+        Some(&pid) => Err(HostError::SecondInstance {
+            protocol: protocol_name(frontend.protocol),
+            address: frontend.addr,
+            holder: Some(pid),
+        }),
+        None => AddressLock::take(*frontend),
     };
     frontends.iter().map(lock).collect()
 }

@@ -104,7 +104,10 @@ impl Step {
             Self::Clsact { interface } => vec![format!("# tc qdisc add dev {interface} clsact")],
             Self::EgressProgram { interface, rewrite } => {
                 let mut lines = vec![format!("# by a kernel program at tc egress of {interface}; with nft:")];
-                lines.extend(nft_commands(interface, rewrite)?);
+                // A chain belongs to an interface.
+                let name = interface.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+                let chain = format!("egress_{}", name.collect::<String>());
+                lines.extend(nft_commands(&chain, interface, rewrite)?);
                 lines
             }
             Self::Address { interface, address } => {
@@ -241,11 +244,15 @@ pub(crate) fn present_reserved() -> Result<PortSet, HostError> {
     })
 }
 
-pub(crate) fn nft_commands(interface: &str, rewrite: &dsr::DsrRewrite) -> Result<Vec<String>, HostError> {
+pub(crate) fn nft_commands(
+    chain: &str,
+    interface: &str,
+    rewrite: &dsr::DsrRewrite,
+) -> Result<Vec<String>, HostError> {
     let mut excluded = rewrite.excluded.clone();
     excluded.push(rewrite.vip);
     excluded.retain(|ip| ip.is_ipv6() == rewrite.vip.is_ipv6());
     excluded.sort();
     excluded.dedup();
-    Ok(nft::dsr_commands("convey_dsr", interface, rewrite.server, rewrite.vip, &excluded)?)
+    Ok(nft::dsr_commands(["convey_dsr", chain], interface, rewrite.server, rewrite.vip, &excluded)?)
 }

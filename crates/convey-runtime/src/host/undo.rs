@@ -5,9 +5,9 @@ use std::path::Path;
 use convey_xdp::netlink::{self, Hook, InterfaceAddress};
 use convey_xdp::{dsr, nft};
 
-use super::journal::{Entry, Found, Record, StateDir};
+use super::journal::{Entry, Found, Kind, Record, StateDir};
 use super::port_set::PortSet;
-use super::{HostError, sys, sysctl};
+use super::{HostError, namespaces, sys, sysctl};
 
 pub(crate) const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -163,16 +163,24 @@ pub fn cleanup(state_dir: &Path) -> Result<Vec<String>, HostError> {
 }
 
 pub(crate) fn reclaim(state: &StateDir) -> Result<Vec<String>, HostError> {
-    let now = Entry::new(super::journal::Kind::Balancer);
-    let mut lines = Vec::new();
+    let now = Entry::new(Kind::Balancer);
+    let (mut lines, mut living) = (Vec::new(), None);
     for found in state.journals()? {
-        if found.in_use {
+        let is_elsewhere = found.entry.boot == now.boot && found.entry.netns != now.netns;
+        // A prepared server needs no process, but it goes with its namespace.
+        if found.in_use && !(is_elsewhere && found.entry.kind == Kind::DsrServer) {
             continue;
         }
-        if found.entry.boot != now.boot {
+        if is_elsewhere {
+            let living = living.get_or_insert_with(namespaces::living);
+            if living.as_ref().is_some_and(|all| !all.contains(&found.entry.netns)) {
+                state.remove(&found.id)?;
+                lines.push(format!("forgot {}: its network namespace is gone", found.id));
+            }
+        } else if found.entry.boot != now.boot {
             state.remove(&found.id)?;
             lines.push(format!("forgot {}: the host was restarted since", found.id));
-        } else if found.entry.netns == now.netns {
+        } else {
             let pid = found.entry.pid;
             let undone = undo_journal(state, &found.id, found.entry)?;
             lines.extend(undone.into_iter().map(|line| format!("{line} (of process {pid}, which is gone)")));

@@ -30,19 +30,19 @@ fn translated() -> Vec<Case> {
             .after(handshake())
             .reaches_server(
                 client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &to_client().quoted(28))),
-                P::icmp(ROUTER, "10.0.0.11", 3, 4, 1280, &from_server().quoted(28)).ttl(63),
+                P::icmp("192.0.2.10", "10.0.0.11", 3, 4, 1280, &from_server().quoted(28)).ttl(63),
             ),
         case(W, "ICMP v4: Fragmentation Needed with the whole TCP header quoted")
             .after(handshake())
             .reaches_server(
                 client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &to_client().quoted(128))),
-                P::icmp(ROUTER, "10.0.0.11", 3, 4, 1280, &from_server().quoted(128)).ttl(63),
+                P::icmp("192.0.2.10", "10.0.0.11", 3, 4, 1280, &from_server().quoted(128)).ttl(63),
             ),
         case(W, "ICMP v4: an error about a client's packet goes to the client")
             .after(handshake())
             .reaches_client(
                 server(P::icmp("10.0.0.254", "192.0.2.10", 3, 4, 1400, &to_server().quoted(28))),
-                P::icmp("10.0.0.254", "198.51.100.7", 3, 4, 1400, &from_client().quoted(28)).ttl(63),
+                P::icmp("192.0.2.10", "198.51.100.7", 3, 4, 1400, &from_client().quoted(28)).ttl(63),
             ),
         case(W, "ICMP v4: the server's own error comes from the VIP").after([query()]).reaches_client(
             server(P::icmp(
@@ -86,11 +86,13 @@ fn translated() -> Vec<Case> {
                 0,
                 &P::udp(VIP_UDP, CLIENT).no_checksum().quoted(28),
             )),
-            P::icmp(ROUTER, "10.0.0.11", 11, 0, 0, &P::udp(SERVER, NAT).no_checksum().quoted(28)).ttl(63),
+            P::icmp("192.0.2.10", "10.0.0.11", 11, 0, 0, &P::udp(SERVER, NAT).no_checksum().quoted(28))
+                .ttl(63),
         ),
         case(W, "ICMP v4: quoted IP options are kept").after(handshake()).reaches_server(
             client(P::icmp(ROUTER, "192.0.2.10", 11, 0, 0, &to_client().ip_options(&[1; 4]).quoted(32))),
-            P::icmp(ROUTER, "10.0.0.11", 11, 0, 0, &from_server().ip_options(&[1; 4]).quoted(32)).ttl(63),
+            P::icmp("192.0.2.10", "10.0.0.11", 11, 0, 0, &from_server().ip_options(&[1; 4]).quoted(32))
+                .ttl(63),
         ),
         case(W, "ICMP v6: Packet Too Big about an answer").after([syn6(), syn6_ack()]).reaches_server(
             client(P::icmp(
@@ -102,7 +104,7 @@ fn translated() -> Vec<Case> {
                 &P::tcp(VIP6, CLIENT6).payload(&[1; 99]).quoted(48),
             )),
             P::icmp(
-                ROUTER6,
+                "2001:db8:1::10",
                 "2001:db8:2::11",
                 2,
                 0,
@@ -130,7 +132,7 @@ fn translated() -> Vec<Case> {
             .reaches_server(
                 client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &dsr_back().quoted(28))),
                 P::icmp(
-                    ROUTER,
+                    "192.0.2.10",
                     "10.0.0.11",
                     3,
                     4,
@@ -142,7 +144,7 @@ fn translated() -> Vec<Case> {
         case(dsr, "ICMP v4 in DSR: an error without state goes where the hash says").reaches_server(
             client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &dsr_back().quoted(28))),
             P::icmp(
-                ROUTER,
+                "192.0.2.10",
                 "10.0.0.11",
                 3,
                 4,

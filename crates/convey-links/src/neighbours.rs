@@ -25,19 +25,44 @@ const SHARE: Duration = Duration::from_millis(5);
 /// How often one missing neighbour is asked for.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// After this time without news a neighbour that is not kept is asked whether it is still there, if packets are
+/// sent to it: nobody else does, for the kernel does not see them.
+const AGE: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer by unicast before it is looked for anew.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Neighbours that are not kept asked at once at most; the others' turn comes next.
+const MAX_AGED: usize = 100;
+
+/// Silence of a kept neighbour that is worth a word.
+const LONG: Duration = Duration::from_secs(3);
+
 /// Entries remembered that are not kept; clients on the link.
 const MAX_OTHERS: usize = 65_536;
 
 #[derive(Debug)]
 struct Kept {
+    since: Instant,
     due: Instant,
     asked: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    mac: MacAddr,
+    /// When it is to be asked, unless it is kept.
+    due: Instant,
+    /// Whether it was asked by unicast and has not answered yet.
+    asked: bool,
+    /// Whether the kernel no longer has it.
+    is_forgotten: bool,
 }
 
 /// Neighbours by interface and address.
 #[derive(Debug, Default)]
 pub struct Neighbours {
-    macs: HashMap<Key, MacAddr>,
+    macs: HashMap<Key, Known>,
     kept: HashMap<Key, Kept>,
     missing: HashMap<Key, Instant>,
     fixed: HashMap<Key, ()>,
@@ -46,7 +71,7 @@ pub struct Neighbours {
 impl Neighbours {
     /// The usable ones.
     pub fn usable(&self) -> impl Iterator<Item = (Key, MacAddr)> + '_ {
-        self.macs.iter().map(|(key, mac)| (*key, *mac))
+        self.macs.iter().map(|(key, known)| (*key, known.mac))
     }
 
     /// Whether every kept neighbour has a link-layer address.
@@ -54,11 +79,18 @@ impl Neighbours {
         self.kept.keys().all(|key| self.macs.contains_key(key))
     }
 
+    /// Those kept for a while already of which no address was ever learnt.
+    pub fn unanswered(&self, now: Instant) -> impl Iterator<Item = Key> + '_ {
+        let is_unanswered =
+            move |(key, kept): &(&Key, &Kept)| now >= kept.since + LONG && !self.macs.contains_key(*key);
+        self.kept.iter().filter(is_unanswered).map(|(key, _)| *key)
+    }
+
     /// Keeps these neighbours fresh from now on, and only these.
     pub fn keep(&mut self, wanted: impl IntoIterator<Item = Key>, now: Instant) {
         let mut before = std::mem::take(&mut self.kept);
         for key in wanted {
-            let kept = before.remove(&key).unwrap_or(Kept { due: now, asked: false });
+            let kept = before.remove(&key).unwrap_or(Kept { since: now, due: now, asked: false });
             self.kept.insert(key, kept);
         }
     }
@@ -83,7 +115,7 @@ impl Neighbours {
             && present
             && neighbour.confirmed
         {
-            *kept = Kept { due: now + interval, asked: false };
+            *kept = Kept { due: now + interval, asked: false, ..*kept };
         }
         match neighbour.mac {
             Some(mac) if present => {
@@ -92,12 +124,47 @@ impl Neighbours {
                     // Forgetting all clients costs each a question; a bounded table matters more.
                     self.macs.retain(|key, _| self.kept.contains_key(key));
                 }
-                self.macs.insert(key, mac) != Some(mac)
+                let former = self.macs.get(&key);
+                let is_same = former.is_some_and(|known| known.mac == mac);
+                let (due, asked) = match former.filter(|_| is_same && !neighbour.confirmed) {
+                    Some(known) => (known.due, known.asked),
+                    None => (now + AGE, false),
+                };
+                self.macs.insert(key, Known { mac, due, asked, is_forgotten: false });
+                !is_same
             }
             // The kernel forgets what it does not use itself; that a neighbour failed is news all the same.
             _ if neighbour.failed && !self.kept.contains_key(&key) => self.macs.remove(&key).is_some(),
-            _ => false,
+            _ => {
+                if let Some(known) = self.macs.get_mut(&key) {
+                    known.is_forgotten |= !present;
+                }
+                false
+            }
         }
+    }
+
+    /// The requests about neighbours that are not kept, of those that packets were sent to lately. One that moved is
+    /// found again within a few seconds; packets go to the last address known until it is known to have failed.
+    pub fn age(&mut self, used: impl Iterator<Item = Key>, now: Instant) -> Vec<(NeighbourRequest, Key)> {
+        let mut requests = Vec::new();
+        for key in used {
+            if requests.len() >= MAX_AGED {
+                break;
+            }
+            if self.kept.contains_key(&key) || self.fixed.contains_key(&key) {
+                continue;
+            }
+            let Some(known) = self.macs.get_mut(&key).filter(|known| now >= known.due) else { continue };
+            match (known.is_forgotten, known.asked) {
+                (true, _) => requests.push((Use, key)),
+                (false, false) => requests.push((Probe, key)),
+                (false, true) => requests.extend([(Forget, key), (Use, key)]),
+            }
+            known.asked = !known.is_forgotten && !known.asked;
+            known.due = now + if known.asked { PATIENCE } else { AGE };
+        }
+        requests
     }
 
     /// Forgets everything on interfaces that are gone. Tells whether there was something.
@@ -220,6 +287,47 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_packets_go_to_is_asked_after_a_while_and_looked_for_when_it_is_silent() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.learn(true, &said(Some(1), true), start);
+        let age = |n: &mut Neighbours, at| -> Vec<_> {
+            n.age([KEY].into_iter(), at).into_iter().map(|r| r.0).collect()
+        };
+        assert_eq!(age(&mut n, start + AGE / 2), []);
+        assert_eq!(age(&mut n, start + AGE), [Probe]);
+        n.learn(true, &said(Some(1), true), start + AGE);
+        assert_eq!(age(&mut n, start + AGE + PATIENCE), [], "it has answered");
+        assert_eq!(age(&mut n, start + AGE * 2), [Probe]);
+        assert!(!n.learn(true, &said(Some(1), false), start + AGE * 2), "being asked is no answer");
+        assert_eq!(age(&mut n, start + AGE * 2 + PATIENCE), [Forget, Use]);
+        assert!(n.learn(true, &said(Some(2), true), start + AGE * 2 + PATIENCE), "it moved");
+        assert_eq!(n.age([].into_iter(), start + AGE * 9), [], "nobody sends to it");
+    }
+
+    #[test]
+    fn a_client_that_the_kernel_forgot_is_looked_for_when_packets_go_to_it() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.learn(true, &said(Some(1), true), start);
+        n.learn(false, &Neighbour { mac: Some([1; 6]), failed: false, ..said(None, false) }, start);
+        assert_eq!(n.age([KEY].into_iter(), start + AGE), [(Use, KEY)]);
+        assert_eq!(n.usable().next(), Some((KEY, [1; 6])), "until it is known to have moved");
+        assert!(n.learn(true, &said(Some(2), true), start + AGE));
+    }
+
+    #[test]
+    fn of_very_many_clients_some_are_asked_at_a_time() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        let key = |i: u32| (KEY.0, IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + i)));
+        for i in 0..1000 {
+            n.learn(true, &Neighbour { address: key(i).1, ..said(Some(1), true) }, start);
+        }
+        let asked = n.age((0..1000).map(key), start + AGE);
+        assert_eq!(asked.len(), MAX_AGED);
+        let next = n.age((0..1000).map(key), start + AGE + Duration::from_millis(1));
+        assert!(next.iter().all(|request| !asked.contains(request)), "the others' turn comes next");
+    }
+
+    #[test]
     fn a_missing_neighbour_is_asked_for_a_few_times_a_second_however_many_packets_miss_it() {
         let (mut n, now) = (Neighbours::default(), Instant::now());
         assert_eq!(n.resolve(KEY, now), Some(Use));
@@ -227,6 +335,17 @@ mod tests {
         assert_eq!(n.resolve(KEY, now + RETRY), Some(Use));
         n.learn(true, &said(Some(1), true), now);
         assert_eq!(n.resolve(KEY, now + RETRY * 3), None);
+    }
+
+    #[test]
+    fn a_kept_neighbour_that_never_answered_is_told_of_after_a_while() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.keep([KEY], start);
+        assert_eq!(n.unanswered(start + LONG / 2).count(), 0);
+        n.keep([KEY], start + LONG / 2);
+        assert_eq!(n.unanswered(start + LONG).collect::<Vec<_>>(), [KEY]);
+        n.learn(true, &said(Some(1), true), start + LONG);
+        assert_eq!(n.unanswered(start + LONG * 2).count(), 0);
     }
 
     #[test]

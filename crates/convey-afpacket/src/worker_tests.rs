@@ -1,0 +1,196 @@
+//! A worker between made-up frames and a made-up network: no root, no socket.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_engine::{Link, NextHops, PacketOptions, PacketSnapshot, Route};
+use convey_links::channel;
+use convey_testkit::PacketBuilder;
+
+use super::*;
+use crate::engine::EngineConfig;
+use crate::scope::Scope;
+
+const VIP: &str = "192.0.2.10:80";
+const SERVER: &str = "10.0.0.11:80";
+
+/// Hands out batches, then ends the engine; keeps what is sent, or refuses it.
+struct Made {
+    batches: VecDeque<Vec<Vec<u8>>>,
+    batch: Vec<(u32, Vec<u8>, usize)>,
+    sent: Arc<std::sync::Mutex<Vec<u32>>>,
+    refusals: RefCell<VecDeque<i32>>,
+    when_empty: Box<dyn FnMut() + Send>,
+}
+
+impl FrameIo for Made {
+    fn receive(&mut self, _timeout: Duration) -> io::Result<usize> {
+        let Some(batch) = self.batches.pop_front() else {
+            (self.when_empty)();
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.batch = batch
+            .into_iter()
+            .map(|frame| {
+                let len = frame.len();
+                let mut bytes = vec![0; VNET_HEADER_BYTES];
+                bytes.extend(frame);
+                bytes.resize(bytes.len() + 64, 0);
+                (1, bytes, len)
+            })
+            .collect();
+        Ok(self.batch.len())
+    }
+    fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
+        let len = bytes.len() - VNET_HEADER_BYTES;
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len() + 64, 0);
+        self.batch = vec![(ifindex, bytes, len)];
+    }
+    fn arrival(&self, at: usize) -> Result<(u32, usize), Loss> {
+        Ok((self.batch[at].0, self.batch[at].2))
+    }
+    fn buffer_mut(&mut self, at: usize) -> &mut [u8] {
+        &mut self.batch[at].1
+    }
+    fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
+        self.batch[at].1[..VNET_HEADER_BYTES].copy_from_slice(&vnet);
+        self.batch[at].2 = len;
+    }
+    fn bytes(&self, at: usize) -> &[u8] {
+        &self.batch[at].1[..VNET_HEADER_BYTES + self.batch[at].2]
+    }
+    fn send(&self, frames: &[Pieces<'_>]) -> io::Result<usize> {
+        if let Some(errno) = self.refusals.borrow_mut().pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        self.sent.lock().unwrap().extend(frames.iter().map(|f| f.ifindex));
+        Ok(frames.len())
+    }
+}
+
+fn shared() -> Arc<Shared> {
+    let server = ServerSpec {
+        name: "s".into(),
+        addr: SERVER.parse().unwrap(),
+        weight: 1,
+        max_connections: 0,
+        up: true,
+        draining: false,
+    };
+    let backend = BackendSpec {
+        name: "b".into(),
+        connect_timeout: Duration::from_secs(3),
+        retries: 0,
+        idle_timeout: Duration::ZERO,
+        max_duration: Duration::ZERO,
+        servers: vec![server],
+    };
+    let frontend = FrontendSpec {
+        name: "f".into(),
+        listen: VIP.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        backend: "b".into(),
+        max_connections: 0,
+    };
+    let spec = SnapshotSpec {
+        mode: Mode::Passthrough,
+        limits: Limits::default(),
+        frontends: vec![frontend],
+        backends: vec![backend],
+    };
+    let options = PacketOptions { capacity: 1024, ..PacketOptions::default() };
+    let snapshot = PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap();
+    let scope = Scope::of(&snapshot);
+    Arc::new(Shared::new(Arc::new(snapshot), Vec::new(), scope, EngineConfig::default(), Arc::new(|_| ())))
+}
+
+/// Servers behind the gateway fe80::1 of link 2, which link 3 has too, resolved on these links.
+fn next_hops(resolved: &[u32]) -> Arc<NextHops> {
+    let gateway: IpAddr = "fe80::1".parse().unwrap();
+    Arc::new(NextHops::new(
+        [1, 2, 3].map(|ifindex| Link { ifindex, mac: [2; 6], mtu: 1500 }),
+        [
+            Route::by(gateway, 64, 3, None),
+            Route::by(gateway, 64, 2, None),
+            Route::by(IpAddr::from([10, 0, 0, 0]), 8, 2, Some(gateway)),
+        ],
+        resolved.iter().map(|ifindex| ((*ifindex, gateway), [9; 6])),
+    ))
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    PacketBuilder::syn(&format!("198.51.100.7:{port}"), VIP)
+        .macs([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 0xfe])
+        .build()
+}
+
+struct Outcome {
+    sent: Vec<u32>,
+    dropped: u64,
+    shared: Arc<Shared>,
+}
+
+/// Runs a worker over these frames, one batch each; `when_empty` is called whenever there is none left.
+fn run(
+    frames: &[Vec<u8>],
+    refusals: &[i32],
+    mut when_empty: impl FnMut(&Shared, u32) + Send + 'static,
+) -> Outcome {
+    let shared = shared();
+    shared.next_hops.store(next_hops(&[3]));
+    let sent = Arc::default();
+    let mut calls = 0;
+    let made = Made {
+        batches: frames.iter().map(|frame| vec![frame.clone()]).collect(),
+        batch: Vec::new(),
+        sent: Arc::clone(&sent),
+        refusals: RefCell::new(refusals.iter().copied().collect()),
+        when_empty: {
+            let shared = shared.clone();
+            Box::new(move || {
+                calls += 1;
+                when_empty(&shared, calls);
+            })
+        },
+    };
+    let (wake, _inbox) = channel().unwrap();
+    let mut runner = Runner::new(0, made, shared.clone(), wake);
+    runner.run(0);
+    let dropped = runner.worker.counters().dropped(convey_engine::DropReason::NoNextHop);
+    let sent = sent.lock().unwrap().clone();
+    Outcome { sent, dropped, shared }
+}
+
+#[test]
+fn a_frame_whose_gateway_has_a_twin_on_another_link_waits_for_its_own_and_the_worker_does_not_spin() {
+    let outcome = run(&[syn(1000)], &[], |shared, calls| match calls {
+        // It would never come here if it spun.
+        1..=5 => (),
+        6 => shared.next_hops.store(next_hops(&[2, 3])),
+        _ => shared.end(),
+    });
+    assert_eq!(outcome.sent, [2]);
+    assert_eq!(outcome.dropped, 1, "it met its missing neighbour once");
+}
+
+#[test]
+fn a_worker_with_frames_that_wait_ends_when_it_is_told_to() {
+    let frames: Vec<_> = (1000..1010).map(syn).collect();
+    let outcome = run(&frames, &[], |shared, _| shared.end());
+    assert_eq!(outcome.sent, [0; 0]);
+    assert_eq!(outcome.dropped, 10);
+}
+
+#[test]
+fn a_refused_send_is_counted_by_its_cause_and_the_next_frame_goes_out() {
+    let refused = run(&[syn(1), syn(2)], &[libc::ENETDOWN], |shared, calls| match calls {
+        1 => shared.next_hops.store(next_hops(&[2])),
+        2 => (),
+        _ => shared.end(),
+    });
+    assert_eq!(refused.sent, [2], "the second of two");
+    assert_eq!(refused.shared.io[0].get(Loss::TxLinkDown), 1);
+}
