@@ -120,6 +120,8 @@ impl PacketPath {
         let warnings = Mutex::new(warnings);
         let this = Arc::new(Self { engine, watch, installed: Mutex::new(installed), warnings });
         let _ = path.set(Arc::downgrade(&this));
+        // What changed before there was anybody to follow it.
+        this.follow_addresses(&local_addresses()?);
         Ok(this)
     }
 
@@ -408,9 +410,14 @@ fn reach(packet: &PacketSnapshot) -> Result<Reach, RuntimeError> {
 
 /// The options with the addresses this host has now.
 fn here(options: PacketOptions) -> Result<PacketOptions, RuntimeError> {
+    Ok(PacketOptions { local_addresses: local_addresses()?, ..options })
+}
+
+/// The host's addresses, in rising order.
+fn local_addresses() -> Result<Vec<IpAddr>, RuntimeError> {
     let addresses: BTreeSet<IpAddr> =
         netlink::addresses().map_err(HostError::from)?.into_iter().map(|a| a.address).collect();
-    Ok(PacketOptions { local_addresses: addresses.into_iter().collect(), ..options })
+    Ok(addresses.into_iter().collect())
 }
 
 fn host_spec(rules: GuardRules, interfaces: Vec<String>) -> HostSpec {
