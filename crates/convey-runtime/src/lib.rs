@@ -198,7 +198,10 @@ impl Runtime {
         let workers = spec.workers.max(1);
         let snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
         let engine = match snapshot.mode {
-            Mode::Proxy => Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?),
+            Mode::Proxy => {
+                packet::reclaim_leftovers(&events);
+                Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
+            }
             Mode::Passthrough | Mode::Dsr => {
                 spec.engine.available()?;
                 Engine::Packet(Box::new(PacketPath::start(snapshot.clone(), spec.packet, events)?))

@@ -290,6 +290,20 @@ fn host_spec(rules: GuardRules, interfaces: Vec<String>) -> HostSpec {
     HostSpec { interfaces, rules, guard: None, state_dir: state_dir() }
 }
 
+/// In proxy mode the kernel has to answer again where a killed balancer of a packet mode had kept it silent.
+pub(crate) fn reclaim_leftovers(events: &EventSink) {
+    if !rustix::process::geteuid().is_root() {
+        // It could not have left anything, and could not take it back.
+        return;
+    }
+    let lines = host::cleanup(&state_dir()).unwrap_or_else(|error| {
+        vec![format!("what a killed balancer left on this host could not be taken back: {error}")]
+    });
+    for message in lines {
+        (events)(Event::Warning { message });
+    }
+}
+
 /// Where journals are kept; `CONVEY_STATE_DIR` names another place.
 pub(crate) fn state_dir() -> PathBuf {
     std::env::var_os("CONVEY_STATE_DIR")
