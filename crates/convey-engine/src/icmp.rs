@@ -3,11 +3,11 @@
 //!
 //! The outer source is translated when it is the flow's own end; the address of a router on the way stays.
 
-use convey_core::conntrack::FlowKey;
 use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 
 use crate::next_hop::NextHops;
 use crate::packet::{forward, next_hop};
+use crate::process::flow_key;
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::Worker;
@@ -68,13 +68,8 @@ fn towards_server(
 ) -> Option<Translation> {
     let quoted = error.quoted.tuple;
     let slot = snapshot.match_vip(error.quoted.protocol, quoted.source, quoted.source_port)?;
-    let frontend = snapshot.frontend(slot)?;
-    let key = FlowKey {
-        client: quoted.destination.bits(),
-        client_port: quoted.destination_port,
-        port: quoted.source_port,
-        frontend: slot,
-    };
+    let key = flow_key(slot, error.quoted.protocol, &quoted.reversed(), None, snapshot, worker);
+    let frontend = snapshot.frontend(key.frontend)?;
     let flow = worker.lookup(&key).and_then(|id| worker.flow(id));
     let server_slot = match flow {
         Some(flow) => flow.server,
