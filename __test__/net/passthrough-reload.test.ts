@@ -1,7 +1,7 @@
 /** What a reload leaves alone in passthrough mode. */
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { pool, startConvey } from "../support/convey.ts";
-import { start } from "../support/processes.ts";
+import { finish, start, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
 
@@ -44,4 +44,35 @@ describe("a reload in passthrough mode", () => {
       await product.process.stop("SIGTERM");
     }
   });
+
+  test("a frontend that leaves keeps its connections, refuses others, and gives its address back with the last", async () => {
+    const top = { top: ['mode = "passthrough"'] };
+    const product = await startConvey(
+      pool({ s: `${SERVERS[0]}:80` }, { ...top, listen: `${VIP}:80` }),
+      segment.at("balancer"),
+    );
+    try {
+      await using old = start(segment.at("client", "socat", "-t5", "-", `TCP:${VIP}:80`), { stdin: true });
+      old.child.stdin?.write(REQUEST);
+      await old.waitFor(/10\.0\.0\.11 /);
+      product.replace(pool({ s: `${SERVERS[0]}:8080` }, { ...top, listen: `${VIP}:8080` }));
+      await product.process.waitFor(/"msg":"reload: /);
+      // The host's own, which is reached only where Convey leaves the address alone.
+      await using _own = start(
+        segment.at("balancer", "socat", `TCP-LISTEN:80,bind=${VIP},reuseaddr,fork`, "SYSTEM:echo own"),
+      );
+      const connect = () =>
+        finish(segment.at("client", "socat", "-t2", "-", `TCP:${VIP}:80,connect-timeout=2`));
+      expect((await connect()).stderr).toContain("refused");
+      old.stdout = "";
+      old.child.stdin?.write(REQUEST);
+      await old.waitFor(/10\.0\.0\.11 /);
+      expect((await connect()).stderr).toContain("refused");
+      old.child.stdin?.end();
+      expect((await old.exited).code).toBe(0);
+      await until(async () => (await connect()).stdout === "own\n", "the host's own service", 90_000);
+    } finally {
+      await product.process.stop("SIGTERM");
+    }
+  }, 120_000);
 });

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Protocol;
-use convey_core::conntrack::{Direction, Flow, FlowKey};
+use convey_core::conntrack::{Direction, Flow};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{Missing, NextHop, NextHops};
 use crate::packet::Transport;
-use crate::process::{Course, Owner, course, nat_paths, owner};
+use crate::process::{Course, Owner, course, flow_key, nat_paths, owner};
 use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::worker::Worker;
@@ -106,16 +106,22 @@ fn from_client(
     next_hops: &NextHops,
     worker: &Worker,
 ) {
-    let Some(frontend) = snapshot.frontend(slot) else { return };
+    let number = match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    };
+    let key = flow_key(slot, number, tuple, None, snapshot, worker);
+    let Some(frontend) = snapshot.frontend(key.frontend) else { return };
     e.direction = Some(Direction::FromClient);
     e.frontend = Some(frontend.name.to_string());
-    e.step(format!("frontend \"{}\" listens there", frontend.name));
-    let key = FlowKey {
-        client: tuple.source.bits(),
-        client_port: tuple.source_port,
-        port: tuple.destination_port,
-        frontend: slot,
-    };
+    if frontend.has_left() {
+        e.step(format!(
+            "frontend \"{}\" has left the configuration; it keeps the flows it has",
+            frontend.name
+        ));
+    } else {
+        e.step(format!("frontend \"{}\" listens there", frontend.name));
+    }
     let transport = match protocol {
         // Of a known flow, its next packet; else its first.
         Protocol::Tcp => {

@@ -4,12 +4,12 @@
 //! The outer source becomes the address under which the receiver knows the flow's other end, whoever sent the error: a
 //! router that leads to the receiver too would drop its own address as forged, and it is nobody's business outside.
 
-use convey_core::conntrack::FlowKey;
 use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 
 use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
 use crate::packet::{forward, next_hop, without_next_hop};
+use crate::process::flow_key;
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::Worker;
@@ -75,13 +75,8 @@ fn towards_server(
 ) -> Option<Translation> {
     let quoted = error.quoted.tuple;
     let slot = snapshot.match_vip(error.quoted.protocol, quoted.source, quoted.source_port)?;
-    let frontend = snapshot.frontend(slot)?;
-    let key = FlowKey {
-        client: quoted.destination.bits(),
-        client_port: quoted.destination_port,
-        port: quoted.source_port,
-        frontend: slot,
-    };
+    let key = flow_key(slot, error.quoted.protocol, &quoted.reversed(), None, snapshot, worker);
+    let frontend = snapshot.frontend(key.frontend)?;
     let flow = worker.lookup(&key).and_then(|id| worker.flow(id));
     let server_slot = match flow {
         Some(flow) => flow.server,

@@ -156,6 +156,13 @@ pub(crate) fn course(
     if let (Some((id, flow)), None) = (known, replaces) {
         return Ok(Course::Known(id, flow));
     }
+    if frontend.has_left() {
+        return match replaces {
+            // A conversation has nothing to lose.
+            Some((id, flow)) if !is_tcp => Ok(Course::Known(id, flow)),
+            _ => Err(DropReason::FrontendLeft),
+        };
+    }
     if snapshot.is_passthrough() && is_tcp && !is_syn {
         return Err(DropReason::NoFlow);
     }
@@ -180,6 +187,37 @@ pub(crate) fn course(
         return Err(DropReason::FlowTableFull);
     }
     Ok(Course::New { slot, server, replaces: replaces.map(|(id, _)| id) })
+}
+
+/// The key of a client's packet: under the frontend in `slot`, which listens there, unless one that did before has
+/// the flow. `None` as `transport`: for any packet of the flow.
+pub(crate) fn flow_key(
+    slot: u16,
+    protocol: u8,
+    tuple: &Tuple,
+    transport: Option<&Transport>,
+    snapshot: &PacketSnapshot,
+    worker: &Worker,
+) -> FlowKey {
+    let key = FlowKey {
+        client: tuple.source.bits(),
+        client_port: tuple.source_port,
+        port: tuple.destination_port,
+        frontend: slot,
+    };
+    let goes_on = |key: &FlowKey| {
+        let flow = worker.lookup(key).and_then(|id| worker.flow(id));
+        flow.is_some_and(|flow| !transport.is_some_and(|t| begins_anew(flow, t, snapshot)))
+    };
+    let mut former = snapshot
+        .former_vips(protocol, tuple.destination, tuple.destination_port)
+        .filter(|former| *former != slot)
+        .map(|frontend| FlowKey { frontend, ..key })
+        .peekable();
+    if former.peek().is_none() || worker.lookup(&key).is_some() {
+        return key;
+    }
+    former.find(goes_on).unwrap_or(key)
 }
 
 /// Whether a client's packet ends the live flow it belongs to and begins another with the same key.
@@ -232,13 +270,9 @@ fn from_client(
     worker: &mut Worker,
 ) -> Result<Verdict, Verdict> {
     let not_vip = Verdict::Pass(PassReason::NotVip);
+    let key = flow_key(slot, packet.ip.protocol, &packet.tuple(), Some(&packet.transport), snapshot, worker);
+    let slot = key.frontend;
     let frontend = snapshot.frontend(slot).ok_or(not_vip)?;
-    let key = FlowKey {
-        client: packet.ip.source.bits(),
-        client_port: packet.ports.source,
-        port: packet.ports.destination,
-        frontend: slot,
-    };
     let course = match course(&key, &packet.transport, frontend, snapshot, worker) {
         Ok(course) => course,
         Err(reason) => {

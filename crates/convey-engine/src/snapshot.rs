@@ -2,13 +2,14 @@
 //!
 //! Frontends and servers lie in slots that keep their number from one snapshot to the next, so that flows can
 //! name them in 16 bits. A frontend or server that leaves the configuration stays in its slot, out of selection,
-//! until its last flow has ended and every worker has seen it leave; only then is the slot used anew.
+//! until its last flow has ended and every worker has seen it leave; only then is the slot used anew. Until then the
+//! address of a frontend that left stays ours as well: its flows go on, new ones are refused there.
 
 mod build;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Release};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 use convey_core::conntrack::Lifetimes;
 use convey_core::selection::{MaglevTable, Member, flow_hash, flow_words};
@@ -73,6 +74,13 @@ pub struct PacketFrontend {
     pub reasons: Arc<ReasonCounters>,
     pub(crate) backend: usize,
     pub(crate) tenure: Tenure,
+}
+
+impl PacketFrontend {
+    /// Whether it has left the configuration: it has flows, and begins none.
+    pub fn has_left(&self) -> bool {
+        self.tenure.retired.is_some()
+    }
 }
 
 /// A server in its slot.
@@ -154,6 +162,8 @@ pub struct PacketSnapshot {
     servers: Vec<Option<PacketServer>>,
     backends: Vec<PacketBackend>,
     vips: HashMap<Vip, u16, MixBuild>,
+    /// Frontends that left and have flows, by where they listened.
+    former_vips: HashMap<Vip, Vec<u16>, MixBuild>,
     has_any_port: bool,
     nat_paths: HashSet<NatPath, MixBuild>,
     totals: Arc<ConnCounters>,
@@ -190,9 +200,24 @@ impl PacketSnapshot {
         self.servers.get(usize::from(slot))?.as_ref()
     }
 
-    /// Frontends in service: protocol number, address, port. For the program that keeps the kernel out.
+    /// Frontends in service, and those that left and have flows: protocol number, address, port; each once. For
+    /// the program that keeps the kernel out.
     pub fn vips(&self) -> impl Iterator<Item = (u8, std::net::IpAddr, u16)> + '_ {
-        self.vips.keys().map(|v| (v.protocol, Addr::from_bits(v.address).into(), v.port))
+        let former = self.former_vips.keys().filter(|v| !self.vips.contains_key(v));
+        self.vips.keys().chain(former).map(|v| (v.protocol, Addr::from_bits(v.address).into(), v.port))
+    }
+
+    /// Whether a frontend or server that left has no flows any more, so that the next build will free its slot.
+    pub fn has_ended_slots(&self) -> bool {
+        let frontends = self.frontends.iter().flatten().map(|f| &f.tenure);
+        let servers = self.servers.iter().flatten().map(|s| &s.tenure);
+        frontends.chain(servers).any(|t| t.retired.is_some() && self.is_gone(t))
+    }
+
+    /// Whether nobody can name the slot: it left the configuration, every worker knows, and no flow is left.
+    fn is_gone(&self, tenure: &Tenure) -> bool {
+        let oldest_in_use = self.adopted.iter().map(|g| g.load(Acquire)).min().unwrap_or(0);
+        tenure.retired.is_some_and(|retired| retired <= oldest_in_use) && tenure.flows.load(Acquire) == 0
     }
 
     /// Servers in service.
@@ -222,7 +247,27 @@ impl PacketSnapshot {
         if let Some(slot) = self.vips.get(&vip(port)) {
             return Some(*slot);
         }
-        if self.has_any_port { self.vips.get(&vip(0)).copied() } else { None }
+        if self.has_any_port
+            && let Some(slot) = self.vips.get(&vip(0))
+        {
+            return Some(*slot);
+        }
+        self.former_vips(protocol, address, port).next()
+    }
+
+    /// The slots of frontends that left and listened there, while they have flows.
+    #[inline]
+    pub(crate) fn former_vips(
+        &self,
+        protocol: u8,
+        address: Addr,
+        port: u16,
+    ) -> impl Iterator<Item = u16> + '_ {
+        let find = move |port| match self.former_vips.is_empty() {
+            true => None,
+            false => self.former_vips.get(&Vip { address: address.bits(), port, protocol }),
+        };
+        find(port).into_iter().chain(find(0).filter(|_| port != 0)).flatten().copied()
     }
 
     /// Whether a server of ours may answer along this path, flow or not.
@@ -238,6 +283,9 @@ impl PacketSnapshot {
         client_port: u16,
         port: u16,
     ) -> Option<(usize, u16)> {
+        if frontend.has_left() {
+            return None;
+        }
         let table = self.backends.get(frontend.backend)?.table.as_ref()?;
         let words = flow_words(client.bits(), client_port, frontend.address.bits(), port, frontend.protocol);
         let slot = MaglevTable::slot(flow_hash(0, words));

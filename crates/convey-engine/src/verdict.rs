@@ -115,6 +115,8 @@ reasons! {
         TooBig = "too_big",
         /// No server of the backend is up with a weight above zero.
         NoServer = "no_server",
+        /// The frontend has left the configuration: the flows it has go on, this would be another.
+        FrontendLeft = "frontend_left",
         /// Passthrough: a packet of no known flow that cannot begin one.
         NoFlow = "no_flow",
         /// Passthrough: no room for another flow.

@@ -135,6 +135,72 @@ fn flows_stay_with_their_server_across_add_drain_health_and_removal() {
 }
 
 #[test]
+fn a_frontend_that_is_removed_keeps_its_flows_and_refuses_others_until_they_are_over() {
+    let mut lab = Lab::passthrough((33768, 61000), 1);
+    let (nat, server) = connect(&mut lab, &client(1), 1000);
+    lab.reload(|s| {
+        s.frontends.clear();
+        s.backends.clear();
+    });
+    for now in [1001, 1002] {
+        let out = send(&mut lab, P::tcp(&client(1), VIP).payload(b"up"), now);
+        assert_eq!(tuple(&out.frame()), (nat.clone(), server.clone()));
+        let out = send(&mut lab, P::tcp(&server, &nat).seq(5001, 1001).payload(b"down"), now);
+        assert_eq!(tuple(&out.frame()), (VIP.to_owned(), client(1)));
+    }
+    let refused = send(&mut lab, P::syn(&client(2), VIP), 1003);
+    assert_eq!(refused.reason.unwrap(), "tcp_reset.frontend_left");
+    assert!(lab.snapshot.has_ended_slots(), "the other frontends have no flows");
+    lab.reload(|_| {});
+    assert_eq!(lab.snapshot.vips().count(), 1, "the kernel stays out of it");
+    assert_eq!(lab.snapshot.nat_sources().len(), 1);
+    assert!(!lab.snapshot.has_ended_slots());
+
+    close(&mut lab, &client(1), &nat, &server, 1004);
+    lab.worker.tick(&lab.snapshot, Nanos::from_millis(1_000_000));
+    assert!(lab.snapshot.has_ended_slots());
+    lab.reload(|_| {});
+    assert_eq!((lab.snapshot.vips().count(), lab.snapshot.nat_sources().len()), (0, 0));
+    assert_eq!(send(&mut lab, P::syn(&client(2), VIP), 1_000_001).verdict, "pass");
+}
+
+#[test]
+fn a_frontend_that_takes_over_the_address_of_another_leaves_that_ones_flows_alone() {
+    for mut lab in [Lab::passthrough((33768, 61000), 2), Lab::dsr(2)] {
+        let mode = if lab.snapshot.mode() == convey_core::Mode::Dsr { "dsr" } else { "passthrough" };
+        let before: Vec<_> = (0..50)
+            .map(|n| {
+                let client = client(n);
+                if mode == "dsr" {
+                    connect_dsr(&mut lab, &client, 1000)
+                } else {
+                    connect(&mut lab, &client, 1000).1
+                }
+            })
+            .collect();
+        lab.reload(|s| {
+            let mut other = s.backends[0].clone();
+            other.name = "other".into();
+            other.servers.truncate(1);
+            s.backends.push(other);
+            s.frontends[0].name = "renamed".into();
+            s.frontends[0].backend = "other".into();
+        });
+        for (n, server) in (0..).zip(&before) {
+            let out = send(&mut lab, P::tcp(&client(n), VIP).payload(b"x"), 1001);
+            assert_eq!(&tuple(&out.frame()).1, server, "{mode}");
+        }
+        // The same clients begin anew, and others: by the new configuration.
+        for n in [0, 1, 2, 3, 100, 101, 102] {
+            let out = send(&mut lab, P::tcp(&client(n), VIP).flags(RST).seq(1002, 0), 1002);
+            assert!(out.verdict == "forward" || n >= 100, "{mode}: {}", out.verdict);
+            let out = send(&mut lab, P::syn(&client(n), VIP), 1003);
+            assert!(tuple(&out.frame()).1.starts_with("10.0.0.11:"), "{mode}");
+        }
+    }
+}
+
+#[test]
 fn a_drained_server_gets_no_new_flow_and_all_drained_is_no_server() {
     let mut lab = Lab::passthrough((33768, 61000), 2);
     lab.reload(|s| s.backends[0].servers[0].draining = true);

@@ -9,6 +9,7 @@ mod explain;
 pub mod host;
 mod packet;
 mod reach;
+mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -201,7 +202,10 @@ impl Runtime {
         let workers = spec.workers.max(1);
         let snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
         let engine = match snapshot.mode {
-            Mode::Proxy => Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?),
+            Mode::Proxy => {
+                packet::reclaim_leftovers(&events);
+                Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
+            }
             Mode::Passthrough | Mode::Dsr => {
                 spec.engine.available()?;
                 Engine::Packet(PacketPath::start(snapshot.clone(), spec.packet, events)?)

@@ -19,6 +19,7 @@ use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_
 use crate::RuntimeError;
 use crate::host::{self, DEFAULT_STATE_DIR, Host, HostError, HostSpec, check_privileges};
 use crate::reach::{self, Reach};
+use crate::upkeep::Upkeep;
 
 /// How long a worker may take to answer a question; an idle one takes a tenth of a second.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub(crate) struct PacketPath {
     installed: Mutex<Installed>,
     /// What the host stands in the way of, as of the last configuration.
     warnings: Mutex<Vec<String>>,
+    /// Gives back what left the configuration once its last flow is over. `None` before the start and after the end.
+    upkeep: Mutex<Option<Upkeep>>,
 }
 
 #[derive(Debug)]
@@ -118,8 +121,31 @@ impl PacketPath {
         lock(&watch.state).started = true;
         let installed = Installed { snapshot, packet, options, rules, accepting: true };
         let warnings = Mutex::new(warnings);
-        let this = Arc::new(Self { engine, watch, installed: Mutex::new(installed), warnings });
+        let installed = Mutex::new(installed);
+        let this = Arc::new(Self { engine, watch, installed, warnings, upkeep: Mutex::default() });
         let _ = path.set(Arc::downgrade(&this));
+        let told = Mutex::new(String::new());
+        let upkeep = Upkeep::start(move || {
+            let Some(path) = path.get().and_then(Weak::upgrade) else { return false };
+            let failed = path.release_ended().map_or_else(|error| error.to_string(), |()| String::new());
+            // What fails each time is said once.
+            if !failed.is_empty() && *lock(&told) != failed {
+                let message = format!("An address that a reload removed is not given back yet: {failed}");
+                (path.watch.events)(Event::Warning { message });
+            }
+            *lock(&told) = failed;
+            true
+        });
+        match upkeep {
+            Ok(upkeep) => *lock(&this.upkeep) = Some(upkeep),
+            Err(error) => {
+                let message = format!(
+                    "Addresses of frontends that a reload removes stay taken until the next one: no thread could be \
+                     made: {error}"
+                );
+                (this.watch.events)(Event::Warning { message });
+            }
+        }
         // What changed before there was anybody to follow it.
         this.follow_addresses(&local_addresses()?);
         Ok(this)
@@ -158,6 +184,16 @@ impl PacketPath {
             let message = format!("The host's addresses changed, and frontends do not follow: {error}");
             (self.watch.events)(Event::Warning { message });
         }
+    }
+
+    /// What left the configuration goes back to the kernel once its last flow is over, without waiting for a reload.
+    fn release_ended(&self) -> Result<(), RuntimeError> {
+        let mut installed = lock(&self.installed);
+        if !installed.packet.has_ended_slots() {
+            return Ok(());
+        }
+        let (snapshot, options) = (installed.snapshot.clone(), installed.options.clone());
+        self.replace(&mut installed, snapshot, options, false)
     }
 
     /// With `is_reload` what the host stands in the way of is looked at again.
@@ -270,6 +306,8 @@ impl PacketPath {
 
     /// Returns what was taken back, and what was not and why, in words.
     pub(crate) fn close(&self) -> Vec<String> {
+        let upkeep = lock(&self.upkeep).take();
+        drop(upkeep);
         self.engine.close();
         self.watch.close()
     }
@@ -422,6 +460,20 @@ fn local_addresses() -> Result<Vec<IpAddr>, RuntimeError> {
 
 fn host_spec(rules: GuardRules, interfaces: Vec<String>) -> HostSpec {
     HostSpec { interfaces, rules, guard: None, state_dir: state_dir() }
+}
+
+/// In proxy mode the kernel has to answer again where a killed balancer of a packet mode had kept it silent.
+pub(crate) fn reclaim_leftovers(events: &EventSink) {
+    if !rustix::process::geteuid().is_root() {
+        // It could not have left anything, and could not take it back.
+        return;
+    }
+    let lines = host::cleanup(&state_dir()).unwrap_or_else(|error| {
+        vec![format!("what a killed balancer left on this host could not be taken back: {error}")]
+    });
+    for message in lines {
+        (events)(Event::Warning { message });
+    }
 }
 
 /// Where journals are kept; `CONVEY_STATE_DIR` names another place.

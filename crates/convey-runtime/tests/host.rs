@@ -5,9 +5,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::{Netns, cable};
 use convey_core::Protocol;
@@ -264,8 +268,10 @@ fn what_a_killed_balancer_left_is_reclaimed_and_nothing_of_a_living_one() {
 
     let path = folder.0.clone();
     let lines = host.enter(move || cleanup(&path).unwrap());
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("40000-44999"), "{lines:?}");
+    // The clsact qdisc stays: the living one's guard hangs on it.
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("removed the guard from veth0"), "{lines:?}");
+    assert!(lines[1].contains("40000-44999"), "{lines:?}");
     assert_eq!(host.enter(reserved), "45000-55000");
 
     alive.end();
@@ -302,6 +308,93 @@ fn the_next_start_reclaims_what_a_killed_balancer_left() {
     assert_eq!(host.enter(state_of_the_host), before);
 }
 
+/// Connects again and again until told to stop; returns how often the kernel refused, and how often it was tried.
+fn knock(from: &Netns, to: &str, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<(usize, usize)> {
+    let (to, stop) = (to.parse::<std::net::SocketAddr>().unwrap(), stop.clone());
+    from.spawn(move || {
+        let (mut refused, mut tried) = (0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            tried += 1;
+            let answer = TcpStream::connect_timeout(&to, Duration::from_millis(2));
+            refused += usize::from(matches!(answer, Err(e) if e.kind() == ErrorKind::ConnectionRefused));
+        }
+        (refused, tried)
+    })
+}
+
+fn the_kernel_stays_silent_from_sigkill_until_the_next_start(more: &[&str]) {
+    let (peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    let killed = Prepared::with(&host, &folder.0, "10.9.0.2:80", 40000, 50000, more);
+    let stop = Arc::new(AtomicBool::new(false));
+    let client = knock(&peer, "10.9.0.2:80", &stop);
+    killed.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    let next = Prepared::with(&host, &folder.0, "10.9.0.2:80", 40000, 50000, more);
+    std::thread::sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Relaxed);
+    let (refused, tried) = client.join().unwrap();
+    assert_eq!(refused, 0, "of {tried} attempts");
+    assert!(tried > 20, "{tried}");
+    next.end();
+    assert_eq!(host.enter(state_of_the_host), before);
+    let refused = peer.enter(|| {
+        TcpStream::connect_timeout(&"10.9.0.2:80".parse().unwrap(), Duration::from_secs(1))
+            .is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+    });
+    assert!(refused, "given back, the kernel answers for itself");
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_the_kernel_program() {
+    the_kernel_stays_silent_from_sigkill_until_the_next_start(&[]);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_nft() {
+    the_kernel_stays_silent_from_sigkill_until_the_next_start(&["nft"]);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_start_that_is_refused_leaves_the_guard_of_a_killed_balancer_alone() {
+    let (peer, host, folder) = pair();
+    let killed = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
+    killed.kill();
+    let path = folder.0.clone();
+    // Every ephemeral port as a NAT port is refused.
+    let refused = host.enter(move || Host::install(&spec(&path, "10.9.0.2:80", 1024..=65535)).is_err());
+    assert!(refused);
+    let silent = peer.enter(|| {
+        TcpStream::connect_timeout(&"10.9.0.2:80".parse().unwrap(), Duration::from_millis(300))
+            .is_err_and(|e| e.kind() == ErrorKind::TimedOut)
+    });
+    assert!(silent);
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_interface_that_is_handled_no_more_is_given_back_with_its_qdisc() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    let path = folder.0.clone();
+    host.enter(move || {
+        let mut prepared = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        let qdiscs =
+            || String::from_utf8(Command::new("tc").args(["qdisc"]).output().unwrap().stdout).unwrap();
+        assert!(qdiscs().contains("clsact"));
+        prepared.set_interfaces(&[]).unwrap();
+        assert!(!qdiscs().contains("clsact"));
+        let veth = interface_index("veth0").unwrap().unwrap();
+        prepared.set_interfaces(&[veth]).unwrap();
+        assert!(qdiscs().contains("clsact"));
+        prepared.close().unwrap();
+    });
+    assert_eq!(host.enter(state_of_the_host), before);
+}
+
 #[test]
 #[ignore = "needs root, ip: makes network namespaces"]
 fn a_namespace_is_cleaned_up_without_touching_another() {
@@ -315,7 +408,8 @@ fn a_namespace_is_cleaned_up_without_touching_another() {
     assert_eq!(other.enter(reserved), "40000-50000");
     assert_eq!(host.enter(reserved), "40000-50000");
     let path = folder.0.clone();
-    assert_eq!(host.enter(move || cleanup(&path).unwrap()).len(), 1);
+    let lines = host.enter(move || cleanup(&path).unwrap());
+    assert_eq!(lines.len(), 3, "guard, its qdisc, ports: {lines:?}");
     assert_eq!(host.enter(reserved), "");
 }
 

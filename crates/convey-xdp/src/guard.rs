@@ -1,7 +1,9 @@
 //! Keeps the kernel from answering what the engine forwards: `guard.c` at TCX ingress, or nft where BPF is refused.
 //!
-//! Dropping a [`Guard`] takes it away. The kernel program also goes when the process dies; the nft table does
-//! not, so its name has to be remembered (see [`Guard::nft_table`]).
+//! Between two lives of a balancer the kernel must stay silent as well, or it resets every connection whose
+//! packets it sees. So the program hangs twice on an interface: by a link, first in its chain, which goes with the
+//! process; and by a clsact filter ([`Guard::keep_after_death`]), which stays and has to be remembered, as an nft
+//! table has ([`Guard::nft_table`]). Dropping a [`Guard`] takes away the link and the table, not the filters.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,9 +13,9 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::error::reason;
-use crate::netlink::interface_name;
+use crate::netlink::{Hook, interface_name};
 use crate::rules::Entries;
-use crate::{GuardRules, XdpError, nft};
+use crate::{GuardRules, XdpError, filter, nft};
 
 const PROGRAM: &str = "convey_guard";
 
@@ -139,6 +141,21 @@ impl Guard {
         }
     }
 
+    /// Keeps the guard on the interface, which needs a clsact qdisc, also after this process, until
+    /// [`remove_kept`] with the same handle ([`crate::next_handle`]). An nft table stays by itself.
+    ///
+    /// # Errors
+    /// [`XdpError`]; the guard stands as before.
+    pub fn keep_after_death(&mut self, interface: u32, handle: u32) -> Result<(), XdpError> {
+        match &mut self.works {
+            Works::Bpf(program) => {
+                let program = classifier(&mut program.ebpf)?;
+                filter::attach(program, PROGRAM, interface, Hook::Ingress, handle)
+            }
+            Works::Nft { .. } => Ok(()),
+        }
+    }
+
     /// Packets kept from the kernel; `None` with nft, which counts in its own rules (`nft list ruleset`).
     ///
     /// # Errors
@@ -158,6 +175,14 @@ impl Drop for Guard {
             let _ = nft::delete_table(table);
         }
     }
+}
+
+/// Takes away what [`Guard::keep_after_death`] left on an interface. Returns whether it was there.
+///
+/// # Errors
+/// [`XdpError::Netlink`].
+pub fn remove_kept(interface: u32, handle: u32) -> Result<bool, XdpError> {
+    filter::detach(interface, Hook::Ingress, handle, PROGRAM)
 }
 
 fn names(interfaces: &[u32]) -> Result<Vec<String>, XdpError> {

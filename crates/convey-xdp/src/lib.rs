@@ -9,11 +9,13 @@
 
 pub mod dsr;
 mod error;
-mod guard;
+mod filter;
+pub mod guard;
 pub mod netlink;
 pub mod nft;
 mod rules;
 
 pub use error::XdpError;
+pub use filter::next_handle;
 pub use guard::{Guard, GuardDrops, GuardMethod};
 pub use rules::{Endpoint, GuardRules, NatRange, protocol_name, protocol_number};

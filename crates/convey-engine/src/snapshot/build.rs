@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire};
+use std::sync::atomic::AtomicU64;
 
 use convey_core::conntrack::{FlowState, Lifetimes, Ticks};
 use convey_core::selection::{MaglevTable, Member, member_seed};
@@ -32,11 +32,7 @@ impl PacketSnapshot {
     ) -> Result<Self, PacketSpecError> {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
-        let oldest_in_use =
-            previous.map_or(0, |p| p.adopted.iter().map(|g| g.load(Acquire)).min().unwrap_or(0));
-        let is_gone = |t: &Tenure| {
-            t.retired.is_some_and(|retired| retired <= oldest_in_use) && t.flows.load(Acquire) == 0
-        };
+        let is_gone = |t: &Tenure| previous.is_some_and(|p| p.is_gone(t));
 
         let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.tenure));
         let mut backends = Vec::with_capacity(snapshot.backends.len());
@@ -106,6 +102,13 @@ impl PacketSnapshot {
         if let Some(previous) = previous {
             nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
         }
+        let mut former_vips: HashMap<Vip, Vec<u16>, _> = HashMap::default();
+        for (slot, frontend) in (0u16..).zip(&frontends) {
+            if let Some(f) = frontend.as_ref().filter(|f| f.has_left()) {
+                let vip = Vip { address: f.address.bits(), port: f.port, protocol: f.protocol };
+                former_vips.entry(vip).or_default().push(slot);
+            }
+        }
         let no_workers = || (0..options.workers.max(1)).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             version: snapshot.version,
@@ -119,6 +122,7 @@ impl PacketSnapshot {
             backends,
             has_any_port: vips.keys().any(|v: &Vip| v.port == 0),
             vips,
+            former_vips,
             nat_paths,
             totals: snapshot.totals.clone(),
             reasons: snapshot.reasons.clone(),

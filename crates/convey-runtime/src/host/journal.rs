@@ -32,10 +32,19 @@ pub enum Record {
     NftTable { name: String },
     /// A clsact qdisc, to be removed when nothing hangs on it any more.
     Clsact { interface: String, index: u32 },
+    /// The guard's program at clsact ingress, which keeps the kernel silent until the next start.
+    GuardProgram { interface: String, index: u32, handle: u32 },
     /// The egress program of a server.
     EgressProgram { interface: String, index: u32, handle: u32 },
     /// An address on an interface.
     Address { interface: String, address: IpAddr, prefix: u8 },
+}
+
+impl Record {
+    /// Whether it is part of what keeps the kernel from answering what is forwarded.
+    pub fn guards(&self) -> bool {
+        matches!(self, Self::NftTable { .. } | Self::GuardProgram { .. } | Self::Clsact { .. })
+    }
 }
 
 /// What kind of installation a journal belongs to.

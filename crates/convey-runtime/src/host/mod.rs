@@ -29,12 +29,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use convey_core::Protocol;
+use convey_xdp::netlink::Hook;
 use convey_xdp::{
     Endpoint, Guard, GuardDrops, GuardMethod, GuardRules, NatRange, netlink, protocol_name, protocol_number,
 };
 
 use address_lock::AddressLock;
 use journal::{Entry, Found, Kind, NatClaim, Record, StateDir};
+use undo::Guards;
 
 pub use capabilities::{
     Capability, DropError, DropReport, MissingPrivilege, check_privileges, drop_capabilities,
@@ -133,7 +135,7 @@ impl Host {
 
     fn install_in(state: &StateDir, spec: &HostSpec) -> Result<Self, HostError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let notes = undo::reclaim(state)?;
+        let notes = undo::reclaim(state, Guards::Leave)?;
         // Another network namespace may have left a journal of this name.
         let id = loop {
             let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -161,6 +163,11 @@ impl Host {
         let mut result = state.write(&host.id, &host.entry);
         for step in spec.plan(&host.id) {
             result = result.and_then(|()| host.apply(state, &peers, &step));
+        }
+        if !spec.interfaces.is_empty() {
+            result = result
+                .and_then(|()| indices(&spec.interfaces))
+                .and_then(|indices| host.guard_stands(state, &indices));
         }
         if let Err(error) = result {
             // The first error is the one to report; what cannot be undone now stays in the journal.
@@ -253,6 +260,75 @@ impl Host {
             spec.interfaces.iter().zip(&indices).any(|(n, i)| n == name && guarded.contains(i))
         };
         self.spec.interfaces = spec.interfaces.iter().filter(|n| is_guarded(n)).cloned().collect();
+        let stands = self.guard_stands(state, &guarded);
+        failed.and(stands)
+    }
+
+    /// The guard is on these interfaces: it is made to outlive this process there, and those of killed
+    /// predecessors may go.
+    fn guard_stands(&mut self, state: &StateDir, indices: &[u32]) -> Result<(), HostError> {
+        if self.guard.is_none() {
+            return Ok(());
+        }
+        let peers = state.peers(&self.id)?;
+        if self.guard_method() == Some(GuardMethod::Bpf) {
+            self.leave_guard_behind(state, &peers, indices)?;
+            for &index in indices {
+                let kept = |r: &Record| matches!(r, Record::GuardProgram { index: i, .. } if *i == index);
+                if !self.entry.records.iter().any(kept)
+                    && let Err(error) = self.keep_guard(state, &peers, index)
+                {
+                    let note = format!(
+                        "the kernel is kept out only while this process lives, so that a restart resets open \
+                         flows: {error}"
+                    );
+                    if !self.notes.contains(&note) {
+                        self.notes.push(note);
+                    }
+                }
+            }
+        }
+        self.notes.extend(undo::reclaim(state, Guards::Remove)?);
+        Ok(())
+    }
+
+    fn keep_guard(&mut self, state: &StateDir, peers: &[Found], index: u32) -> Result<(), HostError> {
+        let interface = netlink::interface_name(index)?;
+        self.apply(state, peers, &Step::Clsact { interface: interface.clone() })?;
+        let handle = convey_xdp::next_handle(index, Hook::Ingress)?;
+        let record = Record::GuardProgram { interface, index, handle };
+        self.entry.records.push(record.clone());
+        state.write(&self.id, &self.entry)?;
+        let kept = self.guard.as_mut().map_or(Ok(()), |guard| guard.keep_after_death(index, handle));
+        if kept.is_err() {
+            self.entry.records.retain(|r| *r != record);
+            state.write(&self.id, &self.entry)?;
+        }
+        Ok(kept?)
+    }
+
+    /// Takes the guard from interfaces that are not handled any more, or are gone.
+    fn leave_guard_behind(
+        &mut self,
+        state: &StateDir,
+        peers: &[Found],
+        handled: &[u32],
+    ) -> Result<(), HostError> {
+        let left = |r: &Record| match r {
+            Record::GuardProgram { index, .. } | Record::Clsact { index, .. } => !handled.contains(index),
+            _ => false,
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) = self.entry.records.drain(..).partition(left);
+        self.entry.records = kept;
+        let mut failed = Ok(());
+        // The last made first, as always: a qdisc goes after what hangs on it.
+        for record in gone.into_iter().rev() {
+            if let Err(error) = undo::undo_record(&record, peers) {
+                self.entry.records.push(record);
+                failed = Err(error);
+            }
+        }
+        state.write(&self.id, &self.entry)?;
         failed
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use convey_xdp::netlink::{self, Hook, InterfaceAddress};
-use convey_xdp::{dsr, nft};
+use convey_xdp::{dsr, guard, nft};
 
 use super::journal::{Entry, Found, Kind, Record, StateDir};
 use super::port_set::PortSet;
@@ -21,25 +21,54 @@ pub(crate) enum Outcome {
     Left(String),
 }
 
+/// What to do with the guards of killed balancers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guards {
+    /// They stay until the caller's own stands: in between the kernel would reset every flow it hears of.
+    Leave,
+    /// They go.
+    Remove,
+}
+
 /// Takes back every record of a journal, last first, and forgets it. Returns what was done, in words.
 ///
 /// # Errors
 /// The first failure; what is undone by then is no longer in the journal.
-pub(crate) fn undo_journal(state: &StateDir, id: &str, mut entry: Entry) -> Result<Vec<String>, HostError> {
+pub(crate) fn undo_journal(state: &StateDir, id: &str, entry: Entry) -> Result<Vec<String>, HostError> {
+    undo_records(state, id, entry, Guards::Remove)
+}
+
+fn undo_records(
+    state: &StateDir,
+    id: &str,
+    mut entry: Entry,
+    guards: Guards,
+) -> Result<Vec<String>, HostError> {
     let peers = state.peers(id)?;
     let mut lines = Vec::new();
+    let mut left = Vec::new();
     while let Some(record) = entry.records.pop() {
+        if guards == Guards::Leave && entry.kind == Kind::Balancer && record.guards() {
+            left.insert(0, record);
+            continue;
+        }
         match undo_record(&record, &peers) {
             Ok(Outcome::Undone(line) | Outcome::Left(line)) => lines.push(line),
             Ok(Outcome::Nothing) => {}
             Err(error) => {
                 entry.records.push(record);
+                entry.records.append(&mut left);
                 state.write(id, &entry)?;
                 return Err(error);
             }
         }
     }
-    state.remove(id)?;
+    if left.is_empty() {
+        state.remove(id)?;
+    } else {
+        entry.records = left;
+        state.write(id, &entry)?;
+    }
     Ok(lines)
 }
 
@@ -52,6 +81,11 @@ pub(crate) fn undo_record(record: &Record, peers: &[Found]) -> Result<Outcome, H
             Ok(true) => Outcome::Undone(format!("removed the nft table {name}")),
             Ok(false) => Outcome::Nothing,
             Err(error) => return Err(error.into()),
+        }),
+        Record::GuardProgram { interface, index, handle } => Ok(if guard::remove_kept(*index, *handle)? {
+            Outcome::Undone(format!("removed the guard from {interface}"))
+        } else {
+            Outcome::Nothing
         }),
         Record::EgressProgram { interface, index, handle } => Ok(if dsr::detach(*index, *handle)? {
             Outcome::Undone(format!("removed the egress program from {interface}"))
@@ -157,12 +191,12 @@ pub fn cleanup(state_dir: &Path) -> Result<Vec<String>, HostError> {
         return Ok(Vec::new());
     }
     let state = StateDir::open(state_dir)?;
-    let lines = reclaim(&state);
+    let lines = reclaim(&state, Guards::Remove);
     state.close();
     lines
 }
 
-pub(crate) fn reclaim(state: &StateDir) -> Result<Vec<String>, HostError> {
+pub(crate) fn reclaim(state: &StateDir, guards: Guards) -> Result<Vec<String>, HostError> {
     let now = Entry::new(Kind::Balancer);
     let (mut lines, mut living) = (Vec::new(), None);
     for found in state.journals()? {
@@ -182,7 +216,7 @@ pub(crate) fn reclaim(state: &StateDir) -> Result<Vec<String>, HostError> {
             lines.push(format!("forgot {}: the host was restarted since", found.id));
         } else {
             let pid = found.entry.pid;
-            let undone = undo_journal(state, &found.id, found.entry)?;
+            let undone = undo_records(state, &found.id, found.entry, guards)?;
             lines.extend(undone.into_iter().map(|line| format!("{line} (of process {pid}, which is gone)")));
         }
     }
