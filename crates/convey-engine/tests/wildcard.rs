@@ -116,7 +116,10 @@ fn an_address_that_comes_and_one_that_goes_leave_the_slots_of_the_others_alone()
     let before = PacketSnapshot::build(&config, &options(&["10.1.0.1", "10.2.0.1"]), None).unwrap();
     let after = PacketSnapshot::build(&config, &options(&["10.3.0.1", "10.2.0.1"]), Some(&before)).unwrap();
     assert_eq!(slot_of(&before, "10.2.0.1"), slot_of(&after, "10.2.0.1"));
-    assert_eq!(listens(&after), set(&["10.2.0.1", "10.3.0.1"]));
+    assert_eq!(listens(&after), set(&["10.1.0.1", "10.2.0.1", "10.3.0.1"]), "a worker may still begin flows");
+    Worker::new(0, &after);
+    let later = PacketSnapshot::build(&config, &options(&["10.3.0.1", "10.2.0.1"]), Some(&after)).unwrap();
+    assert_eq!(listens(&later), set(&["10.2.0.1", "10.3.0.1"]));
 }
 
 #[test]
