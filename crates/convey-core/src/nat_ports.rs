@@ -218,6 +218,21 @@ impl PortPool {
         Some(self.partition.port(i))
     }
 
+    /// Takes exactly this port, for a flow that had it before this pool was. Whether it was free and is one of
+    /// this pool's.
+    pub fn take_exact(&mut self, port: u16, holder: u32, port_use: PortUse) -> bool {
+        let Some(i) = self.partition.index(port).filter(|i| self.uses.get(*i) == Some(&PortUse::Free)) else {
+            return false;
+        };
+        if port_use == PortUse::Free {
+            return false;
+        }
+        self.put(i as u16, port_use);
+        self.slots[i].holder = holder;
+        self.held += 1;
+        true
+    }
+
     /// Who holds `port`.
     #[inline]
     pub fn holder(&self, port: u16) -> Option<u32> {
@@ -441,6 +456,19 @@ mod tests {
         pool.release(port);
         pool.used_for(port, PortUse::Stream);
         assert_eq!((pool.held(), pool.holder(port)), (0, None));
+    }
+
+    #[test]
+    fn a_port_taken_exactly_is_held_by_nobody_else_and_none_is_lost_by_it() {
+        let mut pool = PortPool::new(partition(100, 109, 2, 1), 1);
+        assert!(pool.take_exact(105, 7, PortUse::Connection));
+        assert!(!pool.take_exact(105, 8, PortUse::Connection));
+        assert_eq!([104, 99, 111].map(|p| pool.take_exact(p, 8, PortUse::Stream)), [false; 3]);
+        assert_eq!((pool.holder(105), pool.held()), (Some(7), 1));
+        let rest: HashSet<u16> = (0..9).filter_map(|h| pool.take(h)).collect();
+        assert_eq!(rest, HashSet::from([101, 103, 107, 109]));
+        pool.release(105);
+        assert_eq!(pool.take(9), Some(105));
     }
 
     #[test]
