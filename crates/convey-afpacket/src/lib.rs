@@ -28,6 +28,7 @@ mod parking;
 mod questions;
 mod ring;
 mod scope;
+mod shared_memory;
 mod stats;
 mod supervise;
 mod sys;
@@ -35,9 +36,10 @@ mod vnet;
 mod wake;
 mod worker;
 
-pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use engine::{AfPacketEngine, AfPacketError, EngineConfig, Inheritance, InterfaceSink, monotonic};
 pub use interfaces::Interfaces;
 pub use look::{Look, look};
+pub use shared_memory::share_flows;
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
+use convey_engine::{
+    FrameMeta, Heir, Nanos, PacketSnapshot, TakenOver, Verdict, Worker, WorkerMemory, process,
+};
 
 use crate::coalesce::{Coalescer, Departure};
 use crate::engine::Shared;
@@ -58,10 +60,10 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Worker `index` of `shared`.
-    pub fn new(index: usize, intake: Intake, shared: Arc<Shared>, wake: Wake) -> Self {
+    /// Worker `index` of `shared`, with its flows in `memory`.
+    pub fn new(index: usize, intake: Intake, shared: Arc<Shared>, wake: Wake, memory: WorkerMemory) -> Self {
         Self {
-            worker: shared.new_worker(index),
+            worker: shared.new_worker(index, memory),
             io: shared.io[index].clone(),
             index,
             shared,
@@ -76,6 +78,12 @@ impl Runner {
         }
     }
 
+    /// Goes on with flows of a killed balancer; see [`Worker::take_over`].
+    pub fn take_over(&mut self, heirs: &[Heir], snapshot: &PacketSnapshot, report: &mut TakenOver) {
+        self.worker.take_over(heirs, snapshot, self.shared.now(), report);
+        self.io.flows.store(self.worker.flows() as u64, Relaxed);
+    }
+
     /// Runs until the engine closes; `panics` as [`crate::supervise::supervise`] tells.
     pub fn run(&mut self, panics: u32) {
         if panics > 0 {
@@ -83,8 +91,8 @@ impl Runner {
             self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
         }
         if panics >= STUBBORN {
-            self.worker.end_all(&self.shared.snapshot.load());
-            self.worker = self.shared.new_worker(self.index);
+            let memory = self.worker.take_memory(&self.shared.snapshot.load());
+            self.worker = self.shared.new_worker(self.index, memory);
         }
         let shared = self.shared.clone();
         let socket = &shared.sockets[self.index];
@@ -243,7 +251,7 @@ impl Runner {
         self.tick_at(self.shared.now(), &snapshot);
     }
 
-    fn tick_at(&mut self, now: Nanos, snapshot: &convey_engine::PacketSnapshot) {
+    fn tick_at(&mut self, now: Nanos, snapshot: &PacketSnapshot) {
         self.worker.tick(snapshot, now);
         self.io.flows.store(self.worker.flows() as u64, Relaxed);
         self.ticked = Instant::now();

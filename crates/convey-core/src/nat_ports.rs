@@ -92,6 +92,18 @@ pub enum PortUse {
 }
 
 impl PortUse {
+    /// What a flow holds its port for.
+    pub const fn of(flow: &Flow) -> Self {
+        match flow.state {
+            FlowState::Free => Self::Free,
+            FlowState::Closed => Self::Closed,
+            FlowState::UdpStream if flow.next[0] < BRIEF => Self::Brief,
+            FlowState::UdpStream => Self::Stream,
+            FlowState::Established | FlowState::Closing => Self::Connection,
+            _ => Self::Unconfirmed,
+        }
+    }
+
     /// What the port of a flow is held for after a TCP segment, where that has changed.
     pub const fn after_segment(change: Change) -> Option<Self> {
         match change {
@@ -110,11 +122,7 @@ impl PortUse {
             return None;
         }
         flow.acked[0] = now.0;
-        Some(match flow.state {
-            FlowState::UdpStream if flow.next[0] < BRIEF => Self::Brief,
-            FlowState::UdpStream => Self::Stream,
-            _ => Self::Unconfirmed,
-        })
+        Some(Self::of(flow))
     }
 }
 
