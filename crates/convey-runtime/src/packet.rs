@@ -2,7 +2,10 @@
 //!
 //! Invariants: addresses are locked before anything is opened; the guard stands on an interface before the
 //! engine reads from it, and covers a new frontend before the engine forwards to it; what is no longer forwarded
-//! is given back to the kernel last; closing takes everything back, in reverse order.
+//! is given back to the kernel last; closing takes everything back, in reverse order. What the slots of flows stand
+//! for is written down before the engine goes by it.
+
+mod takeover;
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -11,9 +14,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Interfaces, look};
+use convey_afpacket::{
+    AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Inheritance, Interfaces, look,
+};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot};
-use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
+use convey_engine::{Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
@@ -49,6 +54,8 @@ struct Watch {
 struct Watched {
     host: Option<Host>,
     failed: Option<HostError>,
+    /// What slots stand for, as it was written down.
+    slots: SlotIdentities,
     /// From now on notes of the host are events; those of the start are read with the statistics.
     started: bool,
 }
@@ -65,11 +72,21 @@ impl PacketPath {
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Self, RuntimeError> {
-        let options = PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
-        let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
+        let mut options =
+            PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
+        let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
         check_privileges(snapshot.mode)?;
         let rules = rules(&packet);
-        let host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
+        let mut host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
+        let saved = takeover::read(&mut host, snapshot.mode);
+        if let Some(suited) = takeover::suited(&saved, &options)
+            && let Ok(built) = PacketSnapshot::build(&snapshot, &suited, None)
+        {
+            host.add_note(takeover::other_workers(&options, &suited));
+            (options, packet) = (suited, built);
+        }
+        let memory = takeover::memory(&mut host, &packet);
+        let packet = Arc::new(packet);
         let watched = Watched { host: Some(host), ..Watched::default() };
         let watch = Arc::new(Watch { state: Mutex::new(watched), events: events.clone() });
         let on_interfaces = {
@@ -81,7 +98,9 @@ impl PacketPath {
             on_interfaces: Some(on_interfaces),
             ..EngineConfig::default()
         };
-        let started = AfPacketEngine::start(config, packet.clone(), events);
+        let takes_over = !saved.is_empty();
+        let inheritance = Inheritance { memory, saved };
+        let started = AfPacketEngine::start_with(config, packet.clone(), events, inheritance);
         let failed = lock(&watch.state).failed.take();
         let engine = match (started, failed) {
             (Ok(engine), None) => engine,
@@ -97,7 +116,17 @@ impl PacketPath {
                 return Err(failed.map_or(error, |f| Some(f.into())).unwrap_or(RuntimeError::Closed));
             }
         };
-        lock(&watch.state).started = true;
+        let mut state = lock(&watch.state);
+        if let Some(host) = &mut state.host {
+            if takes_over {
+                host.add_note(engine.taken_over().to_string());
+            }
+            if let Err(error) = host.forget_flows_left() {
+                host.add_note(format!("what a killed balancer left of its flows is still there: {error}"));
+            }
+        }
+        state.started = true;
+        drop(state);
         let installed = Installed { snapshot, packet, options, rules, accepting: true };
         Ok(Self { engine, watch, installed: Mutex::new(installed) })
     }
@@ -124,6 +153,7 @@ impl PacketPath {
         if changes {
             self.watch.guard_rules(&union(&installed.rules, &wanted))?;
         }
+        self.watch.write_slots(&packet);
         self.engine.install(packet.clone());
         *installed =
             Installed { snapshot, packet, options, rules: wanted.clone(), accepting: installed.accepting };
@@ -178,6 +208,7 @@ impl PacketPath {
         spec.backends.iter_mut().flat_map(|b| &mut b.servers).for_each(|s| s.draining = true);
         let draining = installed.snapshot.next(spec)?;
         let packet = Arc::new(PacketSnapshot::build(&draining, &installed.options, Some(&installed.packet))?);
+        self.watch.write_slots(&packet);
         self.engine.install(packet.clone());
         installed.packet = packet;
         installed.accepting = false;
@@ -229,6 +260,25 @@ impl Watch {
         match &mut lock(&self.state).host {
             Some(host) => host.set_rules(wanted),
             None => Ok(()),
+        }
+    }
+
+    /// What slots stand for is on disk before a flow names them.
+    fn write_slots(&self, packet: &PacketSnapshot) {
+        let mut state = lock(&self.state);
+        let Watched { host: Some(host), slots, .. } = &mut *state else { return };
+        let identities = SlotIdentities::of(packet);
+        if identities == *slots {
+            return;
+        }
+        match host.write_slots(&identities) {
+            Ok(()) => *slots = identities,
+            Err(error) => {
+                *slots = SlotIdentities::default();
+                let message =
+                    format!("Flows of this balancer would not outlive it if it were killed: {error}");
+                (self.events)(Event::Warning { message });
+            }
         }
     }
 
