@@ -157,7 +157,7 @@ for (const method of METHODS) {
           await using killed = await scene.balance();
           balancers.push(killed);
           await flows.open(20);
-          expect(await leftBehind(scene, balancers)).toHaveLength(4);
+          expect(await leftBehind(scene, balancers)).toHaveLength(5);
           killed.process.child.kill("SIGKILL");
           await killed.process.exited;
         }

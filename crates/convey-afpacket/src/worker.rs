@@ -91,7 +91,10 @@ impl Runner {
             self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
         }
         if panics >= STUBBORN {
-            let memory = self.worker.take_memory(&self.shared.snapshot.load());
+            let snapshot = self.shared.snapshot.load();
+            self.worker.end_all(&snapshot);
+            let memory = self.worker.take_memory(&snapshot);
+            drop(snapshot);
             self.worker = self.shared.new_worker(self.index, memory);
         }
         let shared = self.shared.clone();

@@ -100,9 +100,8 @@ impl Worker {
         flows.take_all(|flow| settle(&flow, snapshot, ports));
     }
 
-    /// Ends every flow and gives the memory back, for another worker.
+    /// Gives its memory away as it lies, for another worker; nothing is settled, so end all flows first.
     pub fn take_memory(&mut self, snapshot: &PacketSnapshot) -> WorkerMemory {
-        self.end_all(snapshot);
         let none =
             FlowTable::in_memory([Memory::own(0), Memory::own(0)], Overflow::Refuse, snapshot.lifetimes(), 0);
         let flows = std::mem::replace(&mut self.flows, none).into_memory();
