@@ -38,6 +38,6 @@ pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Route};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
 pub use process::{REPLY_HEADROOM, process};
 pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};
-pub use takeover::{Heir, NotKept, SavedFlows, SlotIdentities, TakenOver};
+pub use takeover::{Former, Heir, NotKept, SavedFlows, SlotIdentities, TakenOver};
 pub use verdict::{DropReason, Forward, Note, PassReason, Reply, ReplyKind, Verdict};
 pub use worker::Worker;

@@ -4,7 +4,7 @@
 //! up in the configuration of now, and its worker is who gets its packets now. So workers, capacity and the
 //! configuration may have changed meanwhile. What has no counterpart is not kept, and counted by its reason.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -148,6 +148,22 @@ impl fmt::Display for TakenOver {
     }
 }
 
+/// Frontends and servers that flows go by and a configuration lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Former {
+    /// Frontends, each with the backend of a server that its flows go to.
+    pub frontends: Vec<(FrontendIdentity, String)>,
+    /// Servers.
+    pub servers: Vec<ServerIdentity>,
+}
+
+impl Former {
+    /// Whether nothing is lacking.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.servers.is_empty()
+    }
+}
+
 /// A flow as its balancer left it.
 #[derive(Debug, Clone, Copy)]
 struct Saved {
@@ -224,6 +240,27 @@ impl SavedFlows {
         live.filter(|f| options.nat_ports.contains(f.nat_port)).all(|f| is_steered(f, options))
     }
 
+    /// What `snapshot` lacks for live TCP flows to go on. Datagrams leave what is gone.
+    pub fn former(&self, snapshot: &PacketSnapshot, now: Nanos) -> Former {
+        let slots = Translation::new(&self.slots, snapshot);
+        let now = Ticks::from_nanos(now.0);
+        let (mut former, mut seen) = (Former::default(), HashSet::new());
+        let live = self.flows.iter().map(|s| &s.flow).filter(|f| f.is_live() && !f.state.is_udp());
+        for flow in live.filter(|f| !is_over(f, snapshot, now)) {
+            let (at, server_at) = (usize::from(flow.frontend), usize::from(flow.server));
+            let frontend = self.slots.frontends.get(at).and_then(Option::as_ref);
+            let server = self.slots.servers.get(server_at).and_then(Option::as_ref);
+            let (Some(frontend), Some(server)) = (frontend, server) else { continue };
+            if slots.frontends[at].is_none() && seen.insert((true, at)) {
+                former.frontends.push((frontend.clone(), server.backend.clone()));
+            }
+            if slots.servers[server_at].is_none() && seen.insert((false, server_at)) {
+                former.servers.push(server.clone());
+            }
+        }
+        former
+    }
+
     /// The flows by worker of `snapshot`, those to be stored first first.
     pub fn divide(&self, snapshot: &PacketSnapshot, now: Nanos, report: &mut TakenOver) -> Vec<Vec<Heir>> {
         let workers = snapshot.options().workers.max(1);
@@ -237,8 +274,7 @@ impl SavedFlows {
         let slots = Translation::new(&self.slots, snapshot);
         let now = Ticks::from_nanos(now.0);
         for saved in &self.flows {
-            let age = now.since(Ticks(saved.flow.last_seen));
-            if age > snapshot.lifetimes().0[saved.flow.state as usize] {
+            if is_over(&saved.flow, snapshot, now) {
                 continue;
             }
             match slots.translate(saved, snapshot) {
@@ -261,6 +297,10 @@ impl SavedFlows {
         }
         heirs
     }
+}
+
+fn is_over(flow: &Flow, snapshot: &PacketSnapshot, now: Ticks) -> bool {
+    now.since(Ticks(flow.last_seen)) > snapshot.lifetimes().0[flow.state as usize]
 }
 
 /// The worker that gets a client's packets of a flow.

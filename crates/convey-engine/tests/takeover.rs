@@ -50,11 +50,11 @@ fn restart(
     change: impl FnOnce(&mut SnapshotSpec, &mut PacketOptions),
 ) -> (Lab, TakenOver) {
     let (bytes, slots) = kill(&mut lab);
-    let saved = SavedFlows::read(&*bytes, slots).unwrap();
+    let saved = SavedFlows::read(&*bytes, slots).expect("a file");
     let (mut spec, mut options) = (lab.config.spec().clone(), lab.options.clone());
     change(&mut spec, &mut options);
-    let config = convey_core::Snapshot::first(spec, 1).unwrap();
-    let snapshot = std::sync::Arc::new(PacketSnapshot::build(&config, &options, None).unwrap());
+    let config = convey_core::Snapshot::first(spec, 1).expect("a snapshot");
+    let snapshot = std::sync::Arc::new(PacketSnapshot::build(&config, &options, None).expect("tables"));
     let worker = Worker::in_memory(0, &snapshot, shared(&options));
     let mut lab = Lab { config, options, snapshot, worker, ..lab };
     let mut report = TakenOver::default();
@@ -84,7 +84,7 @@ fn goes_on(lab: &mut Lab, client: &str, nat: &str, server: &str, now_ms: u64) {
         (sum & 0xffff) + (sum >> 16)
     };
     assert_eq!(sum(&frame[14..34]), 0xffff, "the IPv4 checksum");
-    let length = u32::try_from(frame.len() - 34).unwrap();
+    let length = (frame.len() - 34) as u32;
     let pseudo = sum(&frame[26..34]) + 6 + length;
     let total = sum(&frame[34..]) + pseudo;
     assert_eq!((total & 0xffff) + (total >> 16), 0xffff, "the TCP checksum");

@@ -76,14 +76,23 @@ impl PacketPath {
             PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
         let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
         check_privileges(snapshot.mode)?;
-        let rules = rules(&packet);
-        let mut host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
+        let mut wanted = rules(&packet);
+        let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
         let saved = takeover::read(&mut host, snapshot.mode);
         if let Some(suited) = takeover::suited(&saved, &options)
             && let Ok(built) = PacketSnapshot::build(&snapshot, &suited, None)
         {
             host.add_note(takeover::other_workers(&options, &suited));
             (options, packet) = (suited, built);
+        }
+        if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
+            let rules = rules(&extended);
+            match host.set_rules(&rules) {
+                Ok(()) => (wanted, packet) = (rules, extended),
+                Err(error) => host.add_note(format!(
+                    "connections of frontends and servers that left the configuration cannot go on: {error}"
+                )),
+            }
         }
         let memory = takeover::memory(&mut host, &packet);
         let packet = Arc::new(packet);
@@ -127,7 +136,7 @@ impl PacketPath {
         }
         state.started = true;
         drop(state);
-        let installed = Installed { snapshot, packet, options, rules, accepting: true };
+        let installed = Installed { snapshot, packet, options, rules: wanted, accepting: true };
         Ok(Self { engine, watch, installed: Mutex::new(installed) })
     }
 

@@ -1,10 +1,15 @@
 //! At a start: the flows of balancers that were killed, and memory from which the next start can take ours.
 
 use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use convey_afpacket::share_flows;
-use convey_core::Mode;
-use convey_engine::{Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory};
+use convey_afpacket::{monotonic, share_flows};
+use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_engine::{
+    Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory,
+};
+use convey_xdp::protocol_number;
 
 use crate::host::{Host, HostError};
 
@@ -33,6 +38,83 @@ pub(super) fn other_workers(asked: &PacketOptions, suited: &PacketOptions) -> St
          orderly stop the next start has the number configured",
         suited.workers, asked.workers, suited.workers
     )
+}
+
+/// The tables for `snapshot` in which frontends and servers that it lacks stand as if a reload had just removed
+/// them, so that their connections go on. `None`: nothing is lacking, or it cannot be had.
+pub(super) fn with_former(
+    snapshot: &Snapshot,
+    options: &PacketOptions,
+    saved: &[SavedFlows],
+    packet: &PacketSnapshot,
+) -> Option<PacketSnapshot> {
+    let mut spec = snapshot.spec().clone();
+    for saved in saved {
+        add_former(&mut spec, &saved.former(packet, monotonic()));
+    }
+    let before = snapshot.next(spec).ok()?;
+    if before.spec().frontends.len() == snapshot.frontends.len()
+        && server_count(&before) == server_count(snapshot)
+    {
+        return None;
+    }
+    let before = PacketSnapshot::build(&before, options, None).ok()?;
+    PacketSnapshot::build(snapshot, options, Some(&before)).ok()
+}
+
+fn server_count(snapshot: &Snapshot) -> usize {
+    snapshot.backends.iter().map(|b| b.servers.len()).sum()
+}
+
+fn add_former(spec: &mut SnapshotSpec, former: &Former) {
+    for identity in &former.servers {
+        let addr = SocketAddr::new(identity.address, identity.port);
+        let server = ServerSpec {
+            // Another may have the name by now.
+            name: format!("{} ({addr}, removed)", identity.name),
+            addr,
+            weight: 0,
+            max_connections: 0,
+            up: true,
+            draining: true,
+        };
+        let at = backend(spec, &identity.backend);
+        let servers = &mut spec.backends[at].servers;
+        if servers.iter().all(|s| s.name != server.name) {
+            servers.push(server);
+        }
+    }
+    for (identity, of_backend) in &former.frontends {
+        let listen = SocketAddr::new(identity.address, identity.port);
+        let protocol =
+            if identity.protocol == protocol_number(Protocol::Udp) { Protocol::Udp } else { Protocol::Tcp };
+        backend(spec, of_backend);
+        if spec.frontends.iter().all(|f| (f.listen, f.protocol) != (listen, protocol)) {
+            spec.frontends.push(FrontendSpec {
+                name: format!("{} ({listen}, removed)", identity.name),
+                listen,
+                protocol,
+                backend: of_backend.clone(),
+                max_connections: 0,
+            });
+        }
+    }
+}
+
+/// Index of the backend of this name, made if need be.
+fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
+    if let Some(at) = spec.backends.iter().position(|b| b.name == name) {
+        return at;
+    }
+    spec.backends.push(BackendSpec {
+        name: name.to_owned(),
+        connect_timeout: Duration::from_secs(1),
+        retries: 0,
+        idle_timeout: Duration::ZERO,
+        max_duration: Duration::ZERO,
+        servers: Vec::new(),
+    });
+    spec.backends.len() - 1
 }
 
 /// Memory for the flows of this balancer that outlives it; none, and a note, where that cannot be had.
