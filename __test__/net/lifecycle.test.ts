@@ -201,6 +201,52 @@ for (const method of METHODS) {
       expect(await leftBehind(scene, [last])).toEqual([]);
     }, 60_000);
 
+    test("a conversation of datagrams goes on over SIGKILL, with its server and from the port it came from", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const ask = async () => {
+        const texts = ["from", "from", "from"];
+        return (await talker.ask({ do: "datagrams", texts, waitMs: 300, localPort: 45_678 })).answers;
+      };
+      let begun: string[] | undefined;
+      {
+        await using killed = await scene.balance();
+        begun = await ask();
+        expect(new Set(begun).size, begun?.join()).toBe(1);
+        killed.process.child.kill("SIGKILL");
+        await killed.process.exited;
+      }
+      await using product = await scene.balance();
+      expect(await ask()).toEqual(begun);
+      await product.process.stop("SIGTERM", 8_000);
+    });
+
+    test("connections go on over SIGKILL though their server, or their frontend, left the configuration meanwhile", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      {
+        await using killed = await scene.balance();
+        await flows.open(20);
+        killed.process.child.kill("SIGKILL");
+        await killed.process.exited;
+      }
+      {
+        await using fewer = await scene.balance({ weights: { server1: null, server2: null } });
+        await fewer.process.waitFor(/took over 20 flows of a killed balancer"/);
+        await flows.rounds(5);
+        fewer.process.child.kill("SIGKILL");
+        await fewer.process.exited;
+      }
+      await using without = await scene.balance({ without: ["talk_v4"] });
+      await without.process.waitFor(/took over 20 flows of a killed balancer"/);
+      expect(await flows.lost()).toBe(0);
+      await using late = await Talker.start(lab, lab.vip());
+      expect((await late.ask({ do: "open", count: 3 })).failed, "new connections to it").toBe(3);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await without.process.stop("SIGTERM", 8_000);
+      expect(await hostState(lab, "balancer")).toBe(before);
+      expect(await leftBehind(scene, [without])).toEqual([]);
+    }, 60_000);
+
     test("a balancer that was stopped in order leaves no flows, and the next one has the workers it is asked for", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       {
