@@ -42,6 +42,8 @@ pub struct ServerIdentity {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
+    /// Whether only MAC addresses change on the way to it.
+    pub l2: bool,
     /// Its name, for people.
     pub name: String,
 }
@@ -68,6 +70,7 @@ impl SlotIdentities {
             backend: s.backend.to_string(),
             address: s.address.into(),
             port: s.port,
+            l2: s.method == Method::L2,
             name: s.name.to_string(),
         };
         Self {

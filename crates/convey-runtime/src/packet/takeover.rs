@@ -7,7 +7,7 @@ use std::time::Duration;
 use convey_afpacket::{monotonic, share_flows};
 use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{
-    Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory,
+    DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory,
 };
 use convey_xdp::protocol_number;
 
@@ -44,13 +44,20 @@ pub(super) fn other_workers(asked: &PacketOptions, suited: &PacketOptions) -> St
 /// them, so that their connections go on. `None`: nothing is lacking, or it cannot be had.
 pub(super) fn with_former(
     snapshot: &Snapshot,
-    options: &PacketOptions,
+    asked: &PacketOptions,
     saved: &[SavedFlows],
     packet: &PacketSnapshot,
 ) -> Option<PacketSnapshot> {
     let mut spec = snapshot.spec().clone();
+    let mut options = asked.clone();
     for saved in saved {
-        add_former(&mut spec, &saved.former(packet, monotonic()));
+        let former = saved.former(packet, monotonic());
+        // A backend that is gone was reached as its servers were.
+        for server in former.servers.iter().filter(|s| spec.backends.iter().all(|b| b.name != s.backend)) {
+            let method = if server.l2 { DsrMethod::L2 } else { DsrMethod::Rewrite };
+            options.backend_dsr.insert(server.backend.clone(), method);
+        }
+        add_former(&mut spec, &former);
     }
     let before = snapshot.next(spec).ok()?;
     if before.spec().frontends.len() == snapshot.frontends.len()
@@ -58,8 +65,8 @@ pub(super) fn with_former(
     {
         return None;
     }
-    let before = PacketSnapshot::build(&before, options, None).ok()?;
-    PacketSnapshot::build(snapshot, options, Some(&before)).ok()
+    let before = PacketSnapshot::build(&before, &options, None).ok()?;
+    PacketSnapshot::build(snapshot, asked, Some(&before)).ok()
 }
 
 fn server_count(snapshot: &Snapshot) -> usize {
