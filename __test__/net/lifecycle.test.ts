@@ -1,8 +1,10 @@
 /** How a balancer of the packet modes comes and goes, and what it leaves of the host and of its flows. */
+import { readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse } from "smol-toml";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { Product } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { finish, start, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
@@ -12,6 +14,62 @@ import { type PacketLab, SERVERS } from "./lab/lab.ts";
 import { TOOLS } from "./lab/servers.ts";
 import { Talker } from "./lab/talk.ts";
 import { answers, names } from "./lab/traffic.ts";
+
+/** Conversations that have something to say all the time, so also while no balancer runs. */
+class Busy {
+  readonly #talker: Talker;
+  #over = false;
+  #lost = 0;
+  #rounds = 0;
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(talker: Talker) {
+    this.#talker = talker;
+  }
+
+  async open(count: number): Promise<void> {
+    expect((await this.#talker.ask({ do: "open", count })).ok).toBe(count);
+    this.#work = this.#talk();
+    await this.rounds(5);
+  }
+
+  async #talk(): Promise<void> {
+    for (; !this.#over; this.#rounds += 1) {
+      this.#lost += (await this.#talker.ask({ do: "ping" })).failed;
+      await sleep(5);
+    }
+  }
+
+  /** Waits for this many more answers of every conversation. */
+  async rounds(count: number): Promise<void> {
+    const wanted = this.#rounds + count;
+    await until(() => this.#rounds >= wanted, "flows at work", 20_000);
+  }
+
+  /** Ends it, after more answers: how many conversations have failed. */
+  async lost(): Promise<number> {
+    await this.rounds(5);
+    this.#over = true;
+    await this.#work;
+    return this.#lost;
+  }
+}
+
+/** Connections of the frontend of conversations, as told now. */
+async function current(product: Product): Promise<number | undefined> {
+  return (await product.stats()).frontends.talk_v4?.current_connections;
+}
+
+/** Files that are there still: of any balancer of this scene, and the shared memory of these. */
+async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<string[]> {
+  const state = await readdir(join(scene.services.folder, "state")).catch(() => []);
+  const memory = await readdir("/dev/shm");
+  const pids = balancers.map(({ process }) => process.child.pid);
+  return [
+    ...state,
+    ...memory.filter((name) => pids.some((pid) => name.startsWith(`convey_balancer_${pid}_`))),
+  ];
+}
 
 const missing = lacking({ root: true, tools: TOOLS });
 const ROOT = resolve(import.meta.dirname, "../..");
@@ -116,38 +174,117 @@ for (const method of METHODS) {
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
-    test("busy flows over SIGKILL and the next start: they go on (DSR) or are reset at once (passthrough), and nothing is left in the end", async () => {
-      await using talker = await Talker.start(lab, lab.vip());
-      let [over, lost, rounds] = [false, 0, 0];
-      // Every flow has something to say all the time, so also while no balancer runs.
-      const busy = async () => {
-        for (; !over; rounds += 1) {
-          lost += (await talker.ask({ do: "ping" })).failed;
-          await sleep(5);
+    for (const workers of [2, 3]) {
+      test(`busy flows go on over SIGKILL and the next start with ${workers} workers after 2: none is lost, each is counted once, and nothing is left in the end`, async () => {
+        await using talker = await Talker.start(lab, lab.vip());
+        const flows = new Busy(talker);
+        const balancers: Product[] = [];
+        {
+          await using killed = await scene.balance();
+          balancers.push(killed);
+          await flows.open(20);
+          expect(await leftBehind(scene, balancers)).toHaveLength(5);
+          killed.process.child.kill("SIGKILL");
+          await killed.process.exited;
         }
+        await sleep(500);
+        await using product = await scene.balance({ workers });
+        balancers.push(product);
+        await product.process.waitFor(/took over \d+ flows of a killed balancer"/);
+        expect(await current(product), "connections taken over").toBe(20);
+        expect(await flows.lost(), "flows that did not survive").toBe(0);
+        expect((await talker.ask({ do: "close" })).ok).toBe(20);
+        if (nat) await until(async () => (await current(product)) === 0, "the end of every connection");
+        expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+        await product.process.stop("SIGTERM", 8_000);
+        expect(await hostState(lab, "balancer")).toBe(before);
+        expect(await leftBehind(scene, balancers)).toEqual([]);
+      }, 60_000);
+    }
+
+    test("flows go on over three kills in a row, through the servers they began with, though others have joined and their own takes no new ones", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      {
+        await using first = await scene.balance({ weights: { server3: null } });
+        await flows.open(20);
+        first.process.child.kill("SIGKILL");
+        await first.process.exited;
+      }
+      for (const weights of [{ server1: 0 }, { server2: 0 }]) {
+        await using again = await scene.balance({ weights });
+        expect(await current(again)).toBe(20);
+        await flows.rounds(5);
+        again.process.child.kill("SIGKILL");
+        await again.process.exited;
+      }
+      await using last = await scene.balance();
+      expect(await current(last)).toBe(20);
+      expect(await flows.lost()).toBe(0);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await last.process.stop("SIGTERM", 8_000);
+      expect(await hostState(lab, "balancer")).toBe(before);
+      expect(await leftBehind(scene, [last])).toEqual([]);
+    }, 60_000);
+
+    test("a conversation of datagrams goes on over SIGKILL, with its server and from the port it came from", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const ask = async () => {
+        const texts = ["from", "from", "from"];
+        return (await talker.ask({ do: "datagrams", texts, waitMs: 300, localPort: 45_678 })).answers;
       };
-      let flows: Promise<void>;
+      let begun: string[] | undefined;
       {
         await using killed = await scene.balance();
-        expect((await talker.ask({ do: "open", count: 20 })).ok).toBe(20);
-        flows = busy();
-        await until(() => rounds > 5, "flows at work");
+        begun = await ask();
+        expect(new Set(begun).size, begun?.join()).toBe(1);
         killed.process.child.kill("SIGKILL");
         await killed.process.exited;
       }
-      await sleep(500);
       await using product = await scene.balance();
-      const before_restart = rounds;
-      if (nat) {
-        await until(() => lost >= 20, "the resets", 2_000);
-      } else {
-        await until(() => rounds > before_restart + 5, "answers again", 10_000);
-        expect(lost, "flows that did not survive").toBe(0);
+      expect(await ask()).toEqual(begun);
+      await product.process.stop("SIGTERM", 8_000);
+    });
+
+    test("connections go on over SIGKILL though their server, or their frontend, left the configuration meanwhile", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      {
+        await using killed = await scene.balance();
+        await flows.open(20);
+        killed.process.child.kill("SIGKILL");
+        await killed.process.exited;
       }
-      over = true;
-      await flows;
-      if (!nat) expect((await talker.ask({ do: "close" })).ok).toBe(20);
-      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      {
+        await using fewer = await scene.balance({ weights: { server1: null, server2: null } });
+        await fewer.process.waitFor(/took over 20 flows of a killed balancer"/);
+        await flows.rounds(5);
+        fewer.process.child.kill("SIGKILL");
+        await fewer.process.exited;
+      }
+      await using without = await scene.balance({ without: ["talk_v4"] });
+      await without.process.waitFor(/took over 20 flows of a killed balancer"/);
+      expect(await flows.lost()).toBe(0);
+      await using late = await Talker.start(lab, lab.vip());
+      expect((await late.ask({ do: "open", count: 3 })).failed, "new connections to it").toBe(3);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await without.process.stop("SIGTERM", 8_000);
+      expect(await hostState(lab, "balancer")).toBe(before);
+      expect(await leftBehind(scene, [without])).toEqual([]);
+    }, 60_000);
+
+    test("a balancer that was stopped in order leaves no flows, and the next one has the workers it is asked for", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      {
+        await using stopped = await scene.balance();
+        expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
+        stopped.process.child.kill("SIGTERM");
+        await stopped.process.waitFor(/5 open/);
+        await stopped.process.stop("SIGTERM", 8_000);
+        expect(await leftBehind(scene, [stopped])).toEqual([]);
+      }
+      await using product = await scene.balance({ workers: 3 });
+      expect(await current(product)).toBe(0);
       await product.process.stop("SIGTERM", 8_000);
       expect(await hostState(lab, "balancer")).toBe(before);
     });

@@ -24,6 +24,8 @@ export interface Settings {
   capacity?: number;
   /** `passthrough.port_range`. */
   ports?: string;
+  /** Frontends that are left out, with their backends. */
+  without?: readonly string[];
   /** Lines before the first table. */
   top?: readonly string[];
 }
@@ -52,6 +54,7 @@ export function configuration(lab: PacketLab, settings: Settings): string {
   ];
   for (const [name, port, protocol] of services) {
     for (const family of FAMILIES) {
+      if (settings.without?.includes(`${name}_${family}`)) continue;
       lines.push(
         `[frontends.${name}_${family}]`,
         `listen_addr = "${PacketLab.socket(lab.vip(family), port)}"`,

@@ -197,11 +197,12 @@ async function half(bytes: number): Promise<Done> {
   return { ok: good ? 1 : 0, failed: good ? 0 : 1, talks: [] };
 }
 
-async function datagrams(texts: string[], waitMs: number): Promise<Done> {
+async function datagrams(texts: string[], waitMs: number, localPort?: number): Promise<Done> {
   const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
   const answers: string[] = [];
   socket.on("message", (message) => answers.push(message.toString()));
   socket.on("error", () => undefined);
+  if (localPort !== undefined) await new Promise<void>((done) => socket.bind(localPort, done));
   await new Promise<void>((done) => socket.connect(Number(port), host, done));
   for (const [i, text] of texts.entries()) {
     socket.send(Buffer.from(text));
@@ -239,7 +240,7 @@ async function obey(command: Command): Promise<Done> {
     case "half":
       return half(command.bytes);
     case "datagrams":
-      return datagrams(command.texts, command.waitMs);
+      return datagrams(command.texts, command.waitMs, command.localPort);
   }
 }
 

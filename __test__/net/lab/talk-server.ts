@@ -5,7 +5,7 @@
  * TCP: greets with a line of JSON, then sends back what comes until the client's FIN. A client whose first
  * byte is "H" gets the server's FIN at once; how much it sends afterwards is printed.
  * UDP: "n:<count>:<text>" is answered that many times, "count" with the number of datagrams so far,
- * "inversions" with the number of datagrams "seq:<i>" that overtook another; anything else comes back.
+ * "from" with the port it came from, "inversions" with the number of datagrams "seq:<i>" that overtook another; anything else comes back.
  */
 import { createSocket } from "node:dgram";
 import { createServer } from "node:net";
@@ -54,6 +54,7 @@ for (const address of addresses) {
     } else if (text === "count") send(String(datagrams));
     else if (text === "inversions") send(String(inversions));
     else if (text === "name") send(name);
+    else if (text === "from") send(`${name} ${peer.port}`);
     else send(message);
   });
   socket.bind(Number(port), address);

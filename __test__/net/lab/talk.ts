@@ -36,7 +36,7 @@ export type Command =
   | { do: "churn"; count: number; concurrency: number; seed: number }
   | { do: "again"; localPort: number; times: number; closer: "client" | "server" }
   | { do: "half"; bytes: number }
-  | { do: "datagrams"; texts: string[]; waitMs: number };
+  | { do: "datagrams"; texts: string[]; waitMs: number; localPort?: number };
 
 export interface Answer {
   ok: number;

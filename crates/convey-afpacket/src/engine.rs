@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
-use convey_engine::{Nanos, NextHops, PacketSnapshot, Worker, WorkerCounters};
+use convey_engine::{
+    Heir, Nanos, NextHops, PacketSnapshot, SavedFlows, TakenOver, Worker, WorkerCounters, WorkerMemory,
+};
 use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::filter;
 use crate::frames::KernelFrames;
@@ -52,6 +55,21 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self { receive_buffer_bytes: 64 << 20, on_interfaces: None, on_addresses: None }
     }
+}
+
+/// What an engine has of those before it, and leaves to those after it.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// What each worker keeps its flows in, by worker; memory of this process where there is none.
+    pub memory: Vec<WorkerMemory>,
+    /// Flows of balancers that were killed.
+    pub saved: Vec<SavedFlows>,
+}
+
+/// The monotonic clock of this boot, by which flows are dated.
+pub fn monotonic() -> Nanos {
+    let now = clock_gettime(ClockId::Monotonic);
+    Nanos((now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64))
 }
 
 /// Why the engine could not start.
@@ -117,6 +135,8 @@ pub(crate) struct Shared {
     kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
     started: Instant,
+    /// The monotonic clock when `started` was taken.
+    epoch: Nanos,
 }
 
 #[derive(Clone, Default)]
@@ -150,6 +170,7 @@ impl Shared {
             on_addresses: config.on_addresses,
             stop: AtomicBool::new(false),
             started: Instant::now(),
+            epoch: monotonic(),
         }
     }
 
@@ -163,11 +184,13 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Nanos(self.epoch.0.saturating_add(elapsed))
     }
 
-    pub(crate) fn new_worker(&self, index: usize) -> Worker {
-        let worker = Worker::new(index, &self.snapshot.load());
+    /// Worker `index`, with its flows in `memory`.
+    pub(crate) fn new_worker(&self, index: usize, memory: WorkerMemory) -> Worker {
+        let worker = Worker::in_memory(index, &self.snapshot.load(), memory);
         lock(&self.counters).push((index, worker.counters()));
         worker
     }
@@ -278,6 +301,7 @@ pub struct AfPacketEngine {
     shared: Arc<Shared>,
     wake: Wake,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    taken_over: TakenOver,
 }
 
 impl std::fmt::Debug for AfPacketEngine {
@@ -297,24 +321,58 @@ impl AfPacketEngine {
         snapshot: Arc<PacketSnapshot>,
         events: EventSink,
     ) -> Result<Self, AfPacketError> {
+        Self::start_with(config, snapshot, events, Inheritance::default())
+    }
+
+    /// As [`AfPacketEngine::start`], and goes on with flows of other balancers before it takes the first frame.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        config: EngineConfig,
+        snapshot: Arc<PacketSnapshot>,
+        events: EventSink,
+        inheritance: Inheritance,
+    ) -> Result<Self, AfPacketError> {
         let workers = snapshot.options().workers.max(1);
         let scope = Scope::of(&snapshot);
         let (sockets, intakes) = open_sockets(workers, config.receive_buffer_bytes, &scope)?;
         let (wake, inbox) = channel().map_err(|source| AfPacketError::Socket { what: "wake-up", source })?;
         let shared = Arc::new(Shared::new(snapshot, sockets, scope, config, events));
         let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(AfPacketError::Netlink)?;
-        let engine = Self { shared, wake, threads: Mutex::default() };
+        let mut engine = Self { shared, wake, threads: Mutex::default(), taken_over: TakenOver::default() };
         if engine.interfaces().is_empty() {
             return Err(AfPacketError::no_interface(&engine.snapshot().options().interfaces));
         }
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
+        let mut memory = inheritance.memory.into_iter();
+        let mut runners: Vec<Runner<KernelFrames>> = Vec::with_capacity(workers);
         for (index, intake) in intakes.into_iter().enumerate() {
+            let memory = memory.next().unwrap_or_else(|| WorkerMemory::own(engine.snapshot().options()));
             let frames = KernelFrames::new(intake, engine.shared.clone(), index);
-            let mut runner = Runner::new(index, frames, engine.shared.clone(), engine.wake.clone());
+            runners.push(Runner::new(index, frames, engine.shared.clone(), engine.wake.clone(), memory));
+        }
+        engine.take_over(&inheritance.saved, &mut runners);
+        for (index, mut runner) in runners.into_iter().enumerate() {
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
         }
         Ok(engine)
+    }
+
+    fn take_over(&mut self, saved: &[SavedFlows], runners: &mut [Runner<KernelFrames>]) {
+        let snapshot = self.snapshot();
+        for flows in saved {
+            let heirs: Vec<Vec<Heir>> = flows.divide(&snapshot, self.shared.now(), &mut self.taken_over);
+            for (runner, heirs) in runners.iter_mut().zip(heirs) {
+                runner.take_over(&heirs, &snapshot, &mut self.taken_over);
+            }
+        }
+    }
+
+    /// What became of the flows that were to be taken over.
+    pub fn taken_over(&self) -> TakenOver {
+        self.taken_over
     }
 
     /// Forwards by `snapshot` from the next batch on.

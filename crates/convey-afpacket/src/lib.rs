@@ -24,6 +24,7 @@ mod parking;
 mod questions;
 mod ring;
 mod scope;
+mod shared_memory;
 mod stats;
 mod supervise;
 mod sys;
@@ -31,9 +32,12 @@ mod vnet;
 mod worker;
 
 pub use convey_links::Look;
-pub use engine::{AddressSink, AfPacketEngine, AfPacketError, EngineConfig, InterfaceSink};
+pub use engine::{
+    AddressSink, AfPacketEngine, AfPacketError, EngineConfig, Inheritance, InterfaceSink, monotonic,
+};
 pub use questions::arriving;
 pub use scope::look;
+pub use shared_memory::share_flows;
 pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.

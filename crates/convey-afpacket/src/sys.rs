@@ -1,5 +1,5 @@
-//! AF_PACKET system calls. Beside `ring`, the only module of this crate where unsafe code is allowed; nothing
-//! here decides.
+//! AF_PACKET system calls. Besides `ring` and `shared_memory` the only module of this crate where unsafe code is
+//! allowed; nothing here decides.
 //!
 //! A socket reads and writes whole Ethernet frames, each with the virtio_net_hdr that tells which checksum
 //! is still to be filled in and where a super-frame is to be cut.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use convey_engine::{FrameMeta, Nanos, Verdict, Worker, process};
+use convey_engine::{
+    FrameMeta, Heir, Nanos, PacketSnapshot, TakenOver, Verdict, Worker, WorkerMemory, process,
+};
 use convey_links::Wake;
 
 use crate::coalesce::{Coalescer, Departure};
@@ -63,10 +65,10 @@ pub struct Runner<F> {
 }
 
 impl<F: FrameIo> Runner<F> {
-    /// Worker `index` of `shared`.
-    pub fn new(index: usize, frames: F, shared: Arc<Shared>, wake: Wake) -> Self {
+    /// Worker `index` of `shared`, with its flows in `memory`.
+    pub fn new(index: usize, frames: F, shared: Arc<Shared>, wake: Wake, memory: WorkerMemory) -> Self {
         Self {
-            worker: shared.new_worker(index),
+            worker: shared.new_worker(index, memory),
             io: shared.io[index].clone(),
             index,
             shared,
@@ -81,6 +83,12 @@ impl<F: FrameIo> Runner<F> {
         }
     }
 
+    /// Goes on with flows of a killed balancer; see [`Worker::take_over`].
+    pub fn take_over(&mut self, heirs: &[Heir], snapshot: &PacketSnapshot, report: &mut TakenOver) {
+        self.worker.take_over(heirs, snapshot, self.shared.now(), report);
+        self.io.flows.store(self.worker.flows() as u64, Relaxed);
+    }
+
     /// Runs until the engine closes; `panics` as [`crate::supervise::supervise`] tells.
     pub fn run(&mut self, panics: u32) {
         if panics > 0 {
@@ -88,8 +96,11 @@ impl<F: FrameIo> Runner<F> {
             self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
         }
         if panics >= STUBBORN {
-            self.worker.end_all(&self.shared.snapshot.load());
-            self.worker = self.shared.new_worker(self.index);
+            let snapshot = self.shared.snapshot.load();
+            self.worker.end_all(&snapshot);
+            let memory = self.worker.take_memory(&snapshot);
+            drop(snapshot);
+            self.worker = self.shared.new_worker(self.index, memory);
         }
         let shared = self.shared.clone();
         while !shared.stopping() {
@@ -243,7 +254,7 @@ impl<F: FrameIo> Runner<F> {
         self.tick_at(self.shared.now(), &snapshot);
     }
 
-    fn tick_at(&mut self, now: Nanos, snapshot: &convey_engine::PacketSnapshot) {
+    fn tick_at(&mut self, now: Nanos, snapshot: &PacketSnapshot) {
         self.worker.tick(snapshot, now);
         self.io.flows.store(self.worker.flows() as u64, Relaxed);
         self.ticked = Instant::now();

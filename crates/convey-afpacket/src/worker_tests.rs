@@ -157,7 +157,8 @@ fn run(
         },
     };
     let (wake, _inbox) = channel().unwrap();
-    let mut runner = Runner::new(0, made, shared.clone(), wake);
+    let memory = WorkerMemory::own(shared.snapshot.load().options());
+    let mut runner = Runner::new(0, made, shared.clone(), wake, memory);
     runner.run(0);
     let dropped = runner.worker.counters().dropped(convey_engine::DropReason::NoNextHop);
     let sent = sent.lock().unwrap().clone();

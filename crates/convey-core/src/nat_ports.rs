@@ -92,6 +92,18 @@ pub enum PortUse {
 }
 
 impl PortUse {
+    /// What a flow holds its port for.
+    pub const fn of(flow: &Flow) -> Self {
+        match flow.state {
+            FlowState::Free => Self::Free,
+            FlowState::Closed => Self::Closed,
+            FlowState::UdpStream if flow.next[0] < BRIEF => Self::Brief,
+            FlowState::UdpStream => Self::Stream,
+            FlowState::Established | FlowState::Closing => Self::Connection,
+            _ => Self::Unconfirmed,
+        }
+    }
+
     /// What the port of a flow is held for after a TCP segment, where that has changed.
     pub const fn after_segment(change: Change) -> Option<Self> {
         match change {
@@ -110,11 +122,7 @@ impl PortUse {
             return None;
         }
         flow.acked[0] = now.0;
-        Some(match flow.state {
-            FlowState::UdpStream if flow.next[0] < BRIEF => Self::Brief,
-            FlowState::UdpStream => Self::Stream,
-            _ => Self::Unconfirmed,
-        })
+        Some(Self::of(flow))
     }
 }
 
@@ -216,6 +224,21 @@ impl PortPool {
         self.slots[usize::from(i)].holder = holder;
         self.held += 1;
         Some(self.partition.port(i))
+    }
+
+    /// Takes exactly this port, for a flow that had it before this pool was. Whether it was free and is one of
+    /// this pool's.
+    pub fn take_exact(&mut self, port: u16, holder: u32, port_use: PortUse) -> bool {
+        let Some(i) = self.partition.index(port).filter(|i| self.uses.get(*i) == Some(&PortUse::Free)) else {
+            return false;
+        };
+        if port_use == PortUse::Free {
+            return false;
+        }
+        self.put(i as u16, port_use);
+        self.slots[i].holder = holder;
+        self.held += 1;
+        true
     }
 
     /// Who holds `port`.

@@ -127,6 +127,19 @@ fn a_renamed_holder_is_found_by_its_port_and_keeps_its_use() {
 }
 
 #[test]
+fn a_port_taken_exactly_is_held_by_nobody_else_and_none_is_lost_by_it() {
+    let mut pool = PortPool::new(partition(100, 109, 2, 1), 1);
+    assert!(pool.take_exact(105, 7, PortUse::Connection));
+    assert!(!pool.take_exact(105, 8, PortUse::Connection));
+    assert_eq!([104, 99, 111].map(|p| pool.take_exact(p, 8, PortUse::Stream)), [false; 3]);
+    assert_eq!((pool.holder(105), pool.held()), (Some(7), 1));
+    let rest: HashSet<u16> = (0..9).filter_map(|h| pool.take(h)).collect();
+    assert_eq!(rest, HashSet::from([101, 103, 107, 109]));
+    pool.release(105);
+    assert_eq!(pool.take(9), Some(105));
+}
+
+#[test]
 fn ports_outside_of_the_partition_are_nobodys() {
     let pool = PortPool::new(partition(100, 110, 2, 1), 1);
     assert_eq!([99, 100, 111, 0, u16::MAX].map(|p| pool.holder(p)), [None; 5]);

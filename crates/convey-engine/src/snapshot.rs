@@ -110,7 +110,12 @@ pub struct PacketServer {
 impl PacketServer {
     /// What may be sent to it.
     pub fn standing(&self) -> Standing {
-        if self.tenure.retired.is_some() { Standing::Removed } else { self.configured }
+        if self.has_left() { Standing::Removed } else { self.configured }
+    }
+
+    /// Whether it has left the configuration.
+    pub fn has_left(&self) -> bool {
+        self.tenure.retired.is_some()
     }
 }
 
@@ -198,6 +203,16 @@ impl PacketSnapshot {
     #[inline]
     pub fn server(&self, slot: u16) -> Option<&PacketServer> {
         self.servers.get(usize::from(slot))?.as_ref()
+    }
+
+    /// All slots of frontends.
+    pub(crate) fn frontend_slots(&self) -> &[Option<PacketFrontend>] {
+        &self.frontends
+    }
+
+    /// All slots of servers.
+    pub(crate) fn server_slots(&self) -> &[Option<PacketServer>] {
+        &self.servers
     }
 
     /// Frontends in service, and those that left and have flows: protocol number, address, port; each once. For

@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use convey_core::conntrack::tcp::{self, Change};
 use convey_core::conntrack::udp;
 use convey_core::conntrack::{
-    Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Overflow, Ticks, flags,
+    Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Memory, Overflow, Ticks, flags,
 };
 use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
+use crate::memory::WorkerMemory;
 use crate::meta::Nanos;
 use crate::packet::Transport;
 use crate::snapshot::{NatPath, PacketSnapshot};
+use crate::takeover::{Heir, NotKept, TakenOver};
 use crate::verdict::{DropReason, Note};
 use ports::PortPools;
 
@@ -49,20 +51,19 @@ pub(crate) struct NewFlow<Paths> {
 impl Worker {
     /// Worker `index` of the workers `snapshot` was built for. Takes the memory of its flow table at once.
     pub fn new(index: usize, snapshot: &PacketSnapshot) -> Self {
+        Self::in_memory(index, snapshot, WorkerMemory::own(snapshot.options()))
+    }
+
+    /// As [`Worker::new`], with its flows in this memory. What lies in it is lost.
+    pub fn in_memory(index: usize, snapshot: &PacketSnapshot, memory: WorkerMemory) -> Self {
         let options = snapshot.options();
         let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
-        let workers = options.workers.max(1);
         snapshot.adopt(index);
         Self {
             index,
             counters: Arc::default(),
-            flows: FlowTable::new(
-                options.capacity.div_ceil(workers),
-                overflow,
-                snapshot.lifetimes(),
-                options.seed,
-            ),
-            ports: PortPools::new(index, options),
+            flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
+            ports: PortPools::new(index, options, memory.nat),
             generation: snapshot.generation(),
             now: Nanos(0),
             swept: Nanos(0),
@@ -97,6 +98,69 @@ impl Worker {
     pub fn end_all(&mut self, snapshot: &PacketSnapshot) {
         let Self { flows, ports, .. } = self;
         flows.take_all(|flow| settle(&flow, snapshot, ports));
+    }
+
+    /// Gives its memory away as it lies, for another worker; nothing is settled, so end all flows first.
+    pub fn take_memory(&mut self, snapshot: &PacketSnapshot) -> WorkerMemory {
+        let none =
+            FlowTable::in_memory([Memory::own(0), Memory::own(0)], Overflow::Refuse, snapshot.lifetimes(), 0);
+        let flows = std::mem::replace(&mut self.flows, none).into_memory();
+        WorkerMemory { flows, nat: self.ports.take_memory() }
+    }
+
+    /// Goes on with flows of a balancer that was killed, before the first packet. What cannot be kept is counted.
+    pub fn take_over(
+        &mut self,
+        heirs: &[Heir],
+        snapshot: &PacketSnapshot,
+        now: Nanos,
+        report: &mut TakenOver,
+    ) {
+        self.begin(snapshot, now);
+        for heir in heirs {
+            // Killed while it moved the flow, the balancer has left it twice.
+            if self.lookup(&heir.flow.key()).is_some() {
+                continue;
+            }
+            match self.restore(heir, snapshot) {
+                // What is over stays for stragglers only.
+                _ if heir.flow.state == FlowState::Closed => {}
+                // One came, an idle conversation went.
+                Ok(true) => report.lose(NotKept::NoRoom),
+                Ok(false) => report.kept += 1,
+                Err(why) => report.lose(why),
+            }
+        }
+    }
+
+    /// Tells whether another live flow had to go for it.
+    fn restore(&mut self, heir: &Heir, snapshot: &PacketSnapshot) -> Result<bool, NotKept> {
+        let mut flow = heir.flow;
+        if let Some(path) = &heir.path {
+            let port_use = PortUse::of(&flow);
+            flow.pool =
+                self.ports.take_exact(path, flow.nat_port, port_use, snapshot).ok_or(NotKept::NoPort)?;
+            flow.flags |= flags::HAS_PORT;
+        }
+        let Some(stored) = self.flows.restore(flow, self.ticks()) else {
+            if flow.has(flags::HAS_PORT) {
+                self.ports.release(flow.pool, flow.nat_port);
+            }
+            return Err(NotKept::NoRoom);
+        };
+        if flow.has(flags::HAS_PORT) {
+            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
+        }
+        tenures(&flow, snapshot, |t| {
+            t.flows.fetch_add(1, Relaxed);
+        });
+        if flow.state.is_udp() || matches!(flow.state, FlowState::Established | FlowState::Closing) {
+            self.count_open(stored.id, snapshot);
+        }
+        if let Some(evicted) = &stored.evicted {
+            settle(evicted, snapshot, &mut self.ports);
+        }
+        Ok(stored.evicted.is_some_and(|f| f.is_live()))
     }
 
     /// Flows held now, ended ones included until they are swept.

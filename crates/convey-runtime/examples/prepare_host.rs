@@ -1,10 +1,13 @@
 //! Prepares this host as a passthrough balancer would, gives up what privileges it can, says "ready", and takes
-//! everything back when its input ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port> [nft]`.
+//! everything back when its input ends: `prepare_host <state folder> <interface> <vip:port> <first NAT port> <last NAT port> [nft] [flows]`; with `flows` it
+//! keeps an empty table of flows in shared memory, too.
 
 use std::io::Read;
 use std::net::SocketAddr;
 
+use convey_afpacket::share_flows;
 use convey_core::{Mode, Protocol};
+use convey_engine::{Layout, PacketOptions, SlotIdentities};
 use convey_runtime::host::{Host, HostSpec, check_privileges, drop_capabilities, kept_capabilities};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange};
 
@@ -12,28 +15,36 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [state_dir, interface, vip, from, to, rest @ ..] = args.as_slice() else {
         return Err(
-            "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port> [nft]".into(),
+            "usage: prepare_host <state folder> <interface> <vip:port> <first port> <last port> [nft] [flows]"
+                .into(),
         );
     };
     check_privileges(Mode::Passthrough)?;
     let addr: SocketAddr = vip.parse()?;
     let protocol = Protocol::Tcp;
-    let host = Host::install(&HostSpec {
+    let mut host = Host::install(&HostSpec {
         interfaces: vec![interface.clone()],
         rules: GuardRules {
             vips: vec![Endpoint { protocol, addr }],
             nat: vec![NatRange { protocol, addr: addr.ip(), ports: from.parse()?..=to.parse()? }],
             servers: Vec::new(),
         },
-        guard: rest.first().map(|_| GuardMethod::Nft),
+        guard: rest.iter().any(|a| a == "nft").then_some(GuardMethod::Nft),
         state_dir: state_dir.into(),
     })?;
+    let mut memory = Vec::new();
+    if rest.iter().any(|a| a == "flows") {
+        let options = PacketOptions { capacity: 64, ..PacketOptions::default() };
+        memory = share_flows(&host.keep_flows()?, &Layout::new(Mode::Passthrough, &options))?;
+        host.write_slots(&SlotIdentities::default())?;
+    }
     for note in host.notes() {
         println!("{note}");
     }
     drop_capabilities(kept_capabilities(Mode::Passthrough))?;
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;
+    drop(memory);
     for line in host.close()? {
         println!("{line}");
     }

@@ -113,7 +113,7 @@ fn host_error_kind(error: &HostError) -> ErrorKind {
         | HostError::Routes(source)
         | HostError::Socket { source, .. } => by_cause(source),
         HostError::StateNotOurs { .. } => ErrorKind::Permission,
-        HostError::Xdp(_) => ErrorKind::Internal,
+        HostError::Xdp(_) | HostError::FlowMemory { .. } => ErrorKind::Internal,
     }
 }
 

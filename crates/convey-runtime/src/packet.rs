@@ -2,7 +2,10 @@
 //!
 //! Invariants: addresses are locked before anything is opened; the guard stands on an interface before the
 //! engine reads from it, and covers a new frontend before the engine forwards to it; what is no longer forwarded
-//! is given back to the kernel last; closing takes everything back, in reverse order.
+//! is given back to the kernel last; closing takes everything back, in reverse order. What the slots of flows stand
+//! for is written down before the engine goes by it.
+
+mod takeover;
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -11,9 +14,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, arriving, look};
+use convey_afpacket::{
+    AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Inheritance, arriving, look,
+};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
-use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
+use convey_engine::{Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
@@ -57,6 +62,8 @@ struct Watched {
     failed: Option<HostError>,
     /// Why the guard does not stand on some interface, as last told.
     refused: Option<String>,
+    /// What slots stand for, as it was written down.
+    slots: SlotIdentities,
     /// From now on notes of the host are events; those of the start are read with the statistics.
     started: bool,
 }
@@ -73,15 +80,34 @@ impl PacketPath {
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Arc<Self>, RuntimeError> {
-        let options = PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
-        let packet = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
+        let mut options =
+            PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
+        let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
         check_privileges(snapshot.mode)?;
         let Reach { refused, warnings } = reach(&packet)?;
         if let Some(error) = refused {
             return Err(error.into());
         }
-        let rules = rules(&packet);
-        let host = Host::install(&host_spec(rules.clone(), Vec::new()))?;
+        let mut wanted = rules(&packet);
+        let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
+        let saved = takeover::read(&mut host, snapshot.mode);
+        if let Some(suited) = takeover::suited(&saved, &options)
+            && let Ok(built) = PacketSnapshot::build(&snapshot, &suited, None)
+        {
+            host.add_note(takeover::other_workers(&options, &suited));
+            (options, packet) = (suited, built);
+        }
+        if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
+            let rules = rules(&extended);
+            match host.set_rules(&rules) {
+                Ok(()) => (wanted, packet) = (rules, extended),
+                Err(error) => host.add_note(format!(
+                    "connections of frontends and servers that left the configuration cannot go on: {error}"
+                )),
+            }
+        }
+        let memory = takeover::memory(&mut host, &packet);
+        let packet = Arc::new(packet);
         let watched = Watched { host: Some(host), ..Watched::default() };
         let watch = Arc::new(Watch { state: Mutex::new(watched), events: events.clone() });
         let on_interfaces = {
@@ -102,7 +128,9 @@ impl PacketPath {
             on_interfaces: Some(on_interfaces),
             ..EngineConfig::default()
         };
-        let started = AfPacketEngine::start(config, packet.clone(), events);
+        let takes_over = !saved.is_empty();
+        let inheritance = Inheritance { memory, saved };
+        let started = AfPacketEngine::start_with(config, packet.clone(), events, inheritance);
         let failed = lock(&watch.state).failed.take();
         let engine = match (started, failed) {
             (Ok(engine), None) => engine,
@@ -118,8 +146,18 @@ impl PacketPath {
                 return Err(failed.map_or(error, |f| Some(f.into())).unwrap_or(RuntimeError::Closed));
             }
         };
-        lock(&watch.state).started = true;
-        let installed = Installed { snapshot, packet, options, rules, accepting: true };
+        let mut state = lock(&watch.state);
+        if let Some(host) = &mut state.host {
+            if takes_over {
+                host.add_note(engine.taken_over().to_string());
+            }
+            if let Err(error) = host.forget_flows_left() {
+                host.add_note(format!("what a killed balancer left of its flows is still there: {error}"));
+            }
+        }
+        state.started = true;
+        drop(state);
+        let installed = Installed { snapshot, packet, options, rules: wanted, accepting: true };
         let warnings = Mutex::new(warnings);
         let installed = Mutex::new(installed);
         let this = Arc::new(Self { engine, watch, installed, warnings, upkeep: Mutex::default() });
@@ -215,6 +253,7 @@ impl PacketPath {
         if changes {
             self.watch.guard_rules(&union(&installed.rules, &wanted))?;
         }
+        self.watch.write_slots(&packet);
         if let Err(error) = self.engine.install(packet.clone()) {
             if changes {
                 // The former configuration serves on; what the new one needed is given back.
@@ -298,6 +337,7 @@ impl PacketPath {
         let mut installed = lock(&self.installed);
         let refusing = refusing_new_flows(&installed.snapshot)?;
         let packet = Arc::new(PacketSnapshot::build(&refusing, &installed.options, Some(&installed.packet))?);
+        self.watch.write_slots(&packet);
         self.engine.install(packet.clone())?;
         installed.packet = packet;
         installed.accepting = false;
@@ -367,6 +407,25 @@ impl Watch {
         match &mut lock(&self.state).host {
             Some(host) => host.set_rules(wanted),
             None => Ok(()),
+        }
+    }
+
+    /// What slots stand for is on disk before a flow names them.
+    fn write_slots(&self, packet: &PacketSnapshot) {
+        let mut state = lock(&self.state);
+        let Watched { host: Some(host), slots, .. } = &mut *state else { return };
+        let identities = SlotIdentities::of(packet);
+        if identities == *slots {
+            return;
+        }
+        match host.write_slots(&identities) {
+            Ok(()) => *slots = identities,
+            Err(error) => {
+                *slots = SlotIdentities::default();
+                let message =
+                    format!("Flows of this balancer would not outlive it if it were killed: {error}");
+                (self.events)(Event::Warning { message });
+            }
         }
     }
 

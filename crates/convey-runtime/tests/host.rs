@@ -374,6 +374,61 @@ fn a_start_that_is_refused_leaves_the_guard_of_a_killed_balancer_alone() {
     assert!(silent);
 }
 
+/// Files of flows: in the folder, and in shared memory, of the balancer `pid`.
+fn flow_files(folder: &Path, pid: u32) -> usize {
+    let of_pid = format!("balancer_{pid}_");
+    let is_ours =
+        |name: &str| name.contains(&of_pid) && (name.ends_with(".flows") || name.ends_with(".slots"));
+    [folder, Path::new("/dev/shm")]
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|files| files.flatten())
+        .filter(|file| file.file_name().to_str().is_some_and(is_ours))
+        .count()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn flows_of_a_killed_balancer_wait_for_a_start_with_its_frontend_and_end_with_it_or_with_cleanup() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    for by_cleanup in [true, false] {
+        let killed = Prepared::with(&host, &folder.0, "10.9.0.2:80", 40000, 50000, &["flows"]);
+        let pid = killed.child.id();
+        killed.kill();
+        assert_eq!(flow_files(&folder.0, pid), 2);
+
+        let path = folder.0.clone();
+        let refused = host.enter(move || Host::install(&spec(&path, "10.9.0.2:80", 1024..=65535)).is_err());
+        assert!(refused && flow_files(&folder.0, pid) == 2, "a refused start leaves them");
+
+        let path = folder.0.clone();
+        host.enter(move || {
+            let mut other = Host::install(&spec(&path, "10.9.0.3:80", 50001..=51000)).unwrap();
+            assert_eq!(other.flows_left().len(), 0);
+            other.forget_flows_left().unwrap();
+            other.close().unwrap();
+        });
+        assert_eq!(flow_files(&folder.0, pid), 2, "another balancer leaves them");
+
+        let path = folder.0.clone();
+        host.enter(move || {
+            if by_cleanup {
+                cleanup(&path).unwrap();
+                return;
+            }
+            let mut next = Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+            assert_eq!(next.flows_left().len(), 1, "{:?}", next.notes());
+            next.forget_flows_left().unwrap();
+            assert_eq!(flow_files(&path, pid), 0);
+            next.close().unwrap();
+        });
+        assert_eq!(flow_files(&folder.0, pid), 0);
+        assert_eq!(host.enter(state_of_the_host), before);
+        assert!(!folder.0.exists(), "the folder goes with the last journal");
+    }
+}
+
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn an_interface_that_is_handled_no_more_is_given_back_with_its_qdisc() {

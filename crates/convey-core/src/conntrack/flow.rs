@@ -62,6 +62,27 @@ impl FlowState {
     /// How many there are.
     pub const COUNT: usize = 9;
 
+    /// The state of this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Free,
+            1 => Self::SynSent,
+            2 => Self::SynReceived,
+            3 => Self::Established,
+            4 => Self::Closing,
+            5 => Self::Closed,
+            6 => Self::UdpNew,
+            7 => Self::UdpReplied,
+            8 => Self::UdpStream,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is a state of UDP flows.
+    pub const fn is_udp(self) -> bool {
+        matches!(self, Self::UdpNew | Self::UdpReplied | Self::UdpStream)
+    }
+
     /// Whether the conversation is still unconfirmed, so that it may give way to others.
     pub const fn is_half_open(self) -> bool {
         matches!(self, Self::SynSent | Self::SynReceived | Self::UdpNew | Self::UdpReplied)
@@ -118,7 +139,8 @@ pub struct FlowKey {
     pub frontend: u16,
 }
 
-/// One flow, a cache line.
+/// One flow, a cache line. Other processes read it from memory that outlives this one: who changes what a field
+/// means, or where it lies, changes the version of that memory's layout.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub struct Flow {

@@ -11,14 +11,17 @@
 //! made, so that the capacity asked for fits. Keys are compared in full.
 //! Expiry is incremental: [`FlowTable::sweep`] does a bounded amount of work.
 
+mod bytes;
 mod flow;
 mod handshake;
+mod memory;
 mod space;
 pub mod tcp;
 pub mod udp;
 mod window;
 
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
+pub use memory::Memory;
 
 use crate::selection::flow_hash;
 use space::{Space, Victims};
@@ -83,10 +86,26 @@ impl FlowTable {
     /// A table for `capacity` established flows (64 to 2^28, with a third more entries than that) and a quarter
     /// as many half-open ones. `seed` should be secret, so that nobody can aim at one set.
     pub fn new(capacity: usize, overflow: Overflow, lifetimes: Lifetimes, seed: u64) -> Self {
+        Self::in_memory(Self::entries(capacity).map(Memory::own), overflow, lifetimes, seed)
+    }
+
+    /// How many entries a table for `capacity` established flows has: for established flows, and for half-open
+    /// ones.
+    pub fn entries(capacity: usize) -> [usize; 2] {
         let capacity = capacity.clamp(64, 1 << 28);
+        [Space::entries(capacity + capacity / 3), Space::entries((capacity / 4).max(64))]
+    }
+
+    /// A table without flows in this memory: see [`FlowTable::entries`].
+    pub fn in_memory(
+        [established, half_open]: [Memory<Flow>; 2],
+        overflow: Overflow,
+        lifetimes: Lifetimes,
+        seed: u64,
+    ) -> Self {
         Self {
-            established: Space::new(capacity + capacity / 3),
-            half_open: Space::new((capacity / 4).max(64)),
+            established: Space::new(established),
+            half_open: Space::new(half_open),
             overflow,
             seed,
             lifetimes,
@@ -159,9 +178,28 @@ impl FlowTable {
         };
         let hash = self.hash(&flow.key());
         let at = self.established.victim(hash, now, &self.lifetimes, victims)?;
-        self.half_open.take(id.index());
+        // Killed in between, it lies in both: that can be seen, a flow that is lost cannot.
         let evicted = self.established.put(at, hash, flow);
+        self.half_open.take(id.index());
         Some(Stored { id: FlowId(at as u32), evicted })
+    }
+
+    /// Stores a flow that was begun before this table was, where its state has it lie. Nothing but what is over or
+    /// idle gives way to it. `None`: there is no room.
+    pub fn restore(&mut self, flow: Flow, now: Ticks) -> Option<Stored> {
+        let hash = self.hash(&flow.key());
+        let (space, bit) = match flow.state.is_half_open() {
+            true => (&mut self.half_open, FlowId::HALF_OPEN),
+            false => (&mut self.established, 0),
+        };
+        let at = space.victim(hash, now, &self.lifetimes, Victims::Dead)?;
+        let evicted = space.put(at, hash, flow);
+        Some(Stored { id: FlowId(at as u32 | bit), evicted })
+    }
+
+    /// The memory it lies in; what flows it has are lost.
+    pub fn into_memory(self) -> [Memory<Flow>; 2] {
+        [self.established.into_memory(), self.half_open.into_memory()]
     }
 
     /// Takes a flow out.

@@ -1,7 +1,13 @@
 //! Sets of eight entries; every key may lie in one of two sets. A 16-bit tag for each entry, kept apart, lets
 //! a lookup touch one cache line a set and then only the entry it wants.
+//!
+//! The entries may lie in memory that outlives this process. It may be killed between any two instructions, so an
+//! entry is free by its state before its fields change, and until they are whole.
+
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
+use super::memory::Memory;
 use super::udp;
 
 const WAYS: usize = 8;
@@ -24,21 +30,32 @@ pub(super) enum Victims {
 pub(super) struct Space {
     /// By set; `FREE` exactly where `flows` has none.
     tags: Box<[[u16; WAYS]]>,
-    flows: Box<[Flow]>,
+    flows: Memory<Flow>,
     used: usize,
     cursor: usize,
 }
 
 impl Space {
-    /// At least `slots` entries, and at least one set.
-    pub(super) fn new(slots: usize) -> Self {
-        let sets = slots.div_ceil(WAYS).max(1);
-        Self {
-            tags: vec![[FREE; WAYS]; sets].into(),
-            flows: vec![Flow::default(); sets * WAYS].into(),
-            used: 0,
-            cursor: 0,
+    /// Entries of a space that has room for `slots`: whole sets, and at least one.
+    pub(super) const fn entries(slots: usize) -> usize {
+        let sets = slots.div_ceil(WAYS);
+        if sets == 0 { WAYS } else { sets * WAYS }
+    }
+
+    /// A space without a flow in `flows`, of which whole sets are used.
+    pub(super) fn new(mut flows: Memory<Flow>) -> Self {
+        if flows.len() < WAYS {
+            flows = Memory::own(WAYS);
         }
+        for flow in flows.iter_mut().filter(|f| f.state != FlowState::Free) {
+            flow.state = FlowState::Free;
+        }
+        let sets = flows.len() / WAYS;
+        Self { tags: vec![[FREE; WAYS]; sets].into(), flows, used: 0, cursor: 0 }
+    }
+
+    pub(super) fn into_memory(self) -> Memory<Flow> {
+        self.flows
     }
 
     pub(super) fn len(&self) -> usize {
@@ -46,7 +63,7 @@ impl Space {
     }
 
     pub(super) fn slots(&self) -> usize {
-        self.flows.len()
+        self.tags.len() * WAYS
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -127,7 +144,13 @@ impl Space {
 
     /// Stores `flow` at an entry that [`Space::victim`] named for `hash`; gives the flow that lay there.
     pub(super) fn put(&mut self, at: usize, hash: u64, flow: Flow) -> Option<Flow> {
-        let old = std::mem::replace(&mut self.flows[at], flow);
+        let entry = &mut self.flows[at];
+        let old = *entry;
+        entry.state = FlowState::Free;
+        compiler_fence(SeqCst);
+        *entry = Flow { state: FlowState::Free, ..flow };
+        compiler_fence(SeqCst);
+        entry.state = flow.state;
         self.tags[at / WAYS][at % WAYS] = Self::tag(hash);
         if old.state == FlowState::Free {
             self.used += 1;
@@ -137,10 +160,13 @@ impl Space {
     }
 
     pub(super) fn take(&mut self, at: usize) -> Option<Flow> {
-        let flow = self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)?;
+        let entry = self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)?;
+        let flow = *entry;
+        entry.state = FlowState::Free;
+        compiler_fence(SeqCst);
         self.tags[at / WAYS][at % WAYS] = FREE;
         self.used -= 1;
-        Some(std::mem::take(flow))
+        Some(flow)
     }
 
     pub(super) fn take_all(&mut self, ended: &mut impl FnMut(Flow)) {

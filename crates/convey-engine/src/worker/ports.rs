@@ -1,7 +1,9 @@
 //! The port pools of one worker, made when the first flow towards a server begins.
 
 use std::collections::HashMap;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
+use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool, PortUse, Victim};
 use convey_packet::Addr;
 
@@ -18,10 +20,12 @@ pub(super) struct PortPools {
     seed: u64,
     by_path: HashMap<NatPath, u16, MixBuild>,
     pools: Vec<Option<(NatPath, PortPool)>>,
+    /// By pool: its NAT address, for who takes over the flows that name the pool.
+    nat: Memory<u128>,
 }
 
 impl PortPools {
-    pub(super) fn new(index: usize, options: &PacketOptions) -> Self {
+    pub(super) fn new(index: usize, options: &PacketOptions, nat: Memory<u128>) -> Self {
         let stride = u16::try_from(options.workers.max(1)).unwrap_or(u16::MAX);
         let range = options.nat_ports;
         Self {
@@ -34,6 +38,7 @@ impl PortPools {
             seed: options.seed,
             by_path: HashMap::default(),
             pools: Vec::new(),
+            nat,
         }
     }
 
@@ -49,6 +54,11 @@ impl PortPools {
                 self.seed,
                 [path.nat as u64, path.server as u64, u64::from(path.port) << 8 | u64::from(path.protocol)],
             );
+        if let Some(nat) = self.nat.get_mut(at) {
+            *nat = path.nat;
+        }
+        // A process that is killed has written the address before any flow that names it.
+        compiler_fence(SeqCst);
         let made = Some((*path, PortPool::new(self.partition, seed)));
         match self.pools.get_mut(at) {
             Some(slot) => *slot = made,
@@ -69,6 +79,26 @@ impl PortPools {
             ports.release(port);
         }
         None
+    }
+
+    /// Takes exactly this port, unless it is held, another worker's, or a frontend listens on it. Gives the pool.
+    pub(super) fn take_exact(
+        &mut self,
+        path: &NatPath,
+        port: u16,
+        port_use: PortUse,
+        snapshot: &PacketSnapshot,
+    ) -> Option<u16> {
+        if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_some() {
+            return None;
+        }
+        let pool = self.pool(path)?;
+        self.get_mut(pool)?.take_exact(port, 0, port_use).then_some(pool)
+    }
+
+    /// The memory of NAT addresses.
+    pub(super) fn take_memory(&mut self) -> Memory<u128> {
+        std::mem::replace(&mut self.nat, Memory::own(0))
     }
 
     #[inline]

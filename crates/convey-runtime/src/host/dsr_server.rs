@@ -124,7 +124,7 @@ pub fn apply(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
 
 fn apply_in(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
     let id = journal_id(spec.vip, spec.protocol);
-    let mut lines = undo::reclaim(state, undo::Guards::Leave)?;
+    let mut lines = undo::reclaim(state, undo::Leave::GuardsAndFlows)?;
     if let Some(former) = state.journal(&id) {
         if former.complete && former.note == note(spec)? && missing(state, spec)?.is_empty() {
             return Ok(vec![format!("{} is prepared already", spec.vip)]);

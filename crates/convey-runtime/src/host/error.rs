@@ -56,6 +56,14 @@ pub enum HostError {
         /// The cause.
         source: std::io::Error,
     },
+    /// Memory that flows lie in.
+    #[error("cannot take {} MiB of shared memory for flows: {source}", bytes.div_ceil(1 << 20))]
+    FlowMemory {
+        /// How much was asked for.
+        bytes: usize,
+        /// What the system answered.
+        source: std::io::Error,
+    },
     /// The folder or a file that remembers what to undo does not work.
     #[error("cannot {action} {path}: {source}; make the folder writable, or name another state folder")]
     State {

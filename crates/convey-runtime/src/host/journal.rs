@@ -36,6 +36,8 @@ pub enum Record {
     GuardProgram { interface: String, index: u32, handle: u32 },
     /// The egress program of a server.
     EgressProgram { interface: String, index: u32, handle: u32 },
+    /// The flows of a running balancer: their table, and what its slots stand for.
+    Flows { table: PathBuf, slots: PathBuf },
     /// An address on an interface.
     Address { interface: String, address: IpAddr, prefix: u8 },
 }

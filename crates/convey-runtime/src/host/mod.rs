@@ -14,6 +14,7 @@ mod address_lock;
 pub mod capabilities;
 pub mod dsr_server;
 mod error;
+mod flows;
 mod journal;
 mod namespaces;
 mod port_set;
@@ -36,7 +37,7 @@ use convey_xdp::{
 
 use address_lock::AddressLock;
 use journal::{Entry, Found, Kind, NatClaim, Record, StateDir};
-use undo::Guards;
+use undo::Leave;
 
 pub use capabilities::{
     Capability, DropError, DropReport, MissingPrivilege, check_privileges, drop_capabilities,
@@ -114,6 +115,10 @@ pub struct Host {
     entry: Entry,
     locks: Vec<AddressLock>,
     guard: Option<Guard>,
+    /// Flows that killed balancers of these frontends left.
+    left: Vec<flows::Left>,
+    /// Where is written down what the slots of our own flows stand for.
+    slots: Option<PathBuf>,
     /// Says to others that the journal's owner lives.
     owner: Option<File>,
     notes: Vec<String>,
@@ -135,7 +140,7 @@ impl Host {
 
     fn install_in(state: &StateDir, spec: &HostSpec) -> Result<Self, HostError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let notes = undo::reclaim(state, Guards::Leave)?;
+        let notes = undo::reclaim(state, Leave::GuardsAndFlows)?;
         // Another network namespace may have left a journal of this name.
         let id = loop {
             let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -153,6 +158,8 @@ impl Host {
             entry: Entry::new(Kind::Balancer),
             locks,
             guard: None,
+            left: flows::Left::find(&peers, &names(&spec.rules.vips)),
+            slots: None,
             owner: Some(state.own(&id)?),
             notes,
             id,
@@ -288,7 +295,7 @@ impl Host {
                 }
             }
         }
-        self.notes.extend(undo::reclaim(state, Guards::Remove)?);
+        self.notes.extend(undo::reclaim(state, Leave::Flows)?);
         Ok(())
     }
 
@@ -401,6 +408,11 @@ impl Host {
     /// What an operator should know: reclaimed leftovers, why nft was chosen, ports that are scarce.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Adds what somebody else has found that an operator should know.
+    pub fn add_note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// How the kernel is kept out.

@@ -7,7 +7,7 @@ use convey_xdp::{dsr, guard, nft};
 
 use super::journal::{Entry, Found, Kind, Record, StateDir};
 use super::port_set::PortSet;
-use super::{HostError, namespaces, sys, sysctl};
+use super::{HostError, flows, namespaces, sys, sysctl};
 
 pub(crate) const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -21,13 +21,25 @@ pub(crate) enum Outcome {
     Left(String),
 }
 
-/// What to do with the guards of killed balancers.
+/// What of killed balancers stays for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Guards {
-    /// They stay until the caller's own stands: in between the kernel would reset every flow it hears of.
-    Leave,
-    /// They go.
-    Remove,
+pub(crate) enum Leave {
+    /// Their guards, until the caller's own stands: in between the kernel would reset every flow it hears of. And
+    /// their flows.
+    GuardsAndFlows,
+    /// Their flows, until somebody has taken them over.
+    Flows,
+    /// Nothing.
+    Nothing,
+}
+
+impl Leave {
+    fn spares(self, record: &Record) -> bool {
+        match record {
+            Record::Flows { .. } => self != Self::Nothing,
+            record => self == Self::GuardsAndFlows && record.guards(),
+        }
+    }
 }
 
 /// Takes back every record of a journal, last first, and forgets it. Returns what was done, in words.
@@ -35,20 +47,20 @@ pub(crate) enum Guards {
 /// # Errors
 /// The first failure; what is undone by then is no longer in the journal.
 pub(crate) fn undo_journal(state: &StateDir, id: &str, entry: Entry) -> Result<Vec<String>, HostError> {
-    undo_records(state, id, entry, Guards::Remove)
+    undo_records(state, id, entry, Leave::Nothing)
 }
 
 fn undo_records(
     state: &StateDir,
     id: &str,
     mut entry: Entry,
-    guards: Guards,
+    leave: Leave,
 ) -> Result<Vec<String>, HostError> {
     let peers = state.peers(id)?;
     let mut lines = Vec::new();
     let mut left = Vec::new();
     while let Some(record) = entry.records.pop() {
-        if guards == Guards::Leave && entry.kind == Kind::Balancer && record.guards() {
+        if entry.kind == Kind::Balancer && leave.spares(&record) {
             left.insert(0, record);
             continue;
         }
@@ -92,6 +104,10 @@ pub(crate) fn undo_record(record: &Record, peers: &[Found]) -> Result<Outcome, H
         } else {
             Outcome::Nothing
         }),
+        Record::Flows { table, slots } => {
+            flows::remove(table, slots)?;
+            Ok(Outcome::Nothing)
+        }
         Record::Clsact { interface, index } => undo_clsact(interface, *index, record, peers),
         Record::Address { interface, address, prefix } => {
             let Some(index) = netlink::interface_index(interface)? else { return Ok(Outcome::Nothing) };
@@ -191,12 +207,12 @@ pub fn cleanup(state_dir: &Path) -> Result<Vec<String>, HostError> {
         return Ok(Vec::new());
     }
     let state = StateDir::open(state_dir)?;
-    let lines = reclaim(&state, Guards::Remove);
+    let lines = reclaim(&state, Leave::Nothing);
     state.close();
     lines
 }
 
-pub(crate) fn reclaim(state: &StateDir, guards: Guards) -> Result<Vec<String>, HostError> {
+pub(crate) fn reclaim(state: &StateDir, leave: Leave) -> Result<Vec<String>, HostError> {
     let now = Entry::new(Kind::Balancer);
     let (mut lines, mut living) = (Vec::new(), None);
     for found in state.journals()? {
@@ -205,18 +221,26 @@ pub(crate) fn reclaim(state: &StateDir, guards: Guards) -> Result<Vec<String>, H
         if found.in_use && !(is_elsewhere && found.entry.kind == Kind::DsrServer) {
             continue;
         }
+        let forget = |found: &Found| -> Result<(), HostError> {
+            for record in &found.entry.records {
+                if let Record::Flows { table, slots } = record {
+                    flows::remove(table, slots)?;
+                }
+            }
+            state.remove(&found.id)
+        };
         if is_elsewhere {
             let living = living.get_or_insert_with(namespaces::living);
             if living.as_ref().is_some_and(|all| !all.contains(&found.entry.netns)) {
-                state.remove(&found.id)?;
+                forget(&found)?;
                 lines.push(format!("forgot {}: its network namespace is gone", found.id));
             }
         } else if found.entry.boot != now.boot {
-            state.remove(&found.id)?;
+            forget(&found)?;
             lines.push(format!("forgot {}: the host was restarted since", found.id));
         } else {
             let pid = found.entry.pid;
-            let undone = undo_records(state, &found.id, found.entry, guards)?;
+            let undone = undo_records(state, &found.id, found.entry, leave)?;
             lines.extend(undone.into_iter().map(|line| format!("{line} (of process {pid}, which is gone)")));
         }
     }

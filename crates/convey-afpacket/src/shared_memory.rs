@@ -1,0 +1,186 @@
+//! Memory of flows in a file, so that it is there when this process is not. Besides `ring` and `sys` the only
+//! module of this crate where unsafe code is allowed; what lies where is [`Layout`]'s to say.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use convey_core::conntrack::{Flow, Memory};
+use convey_engine::memory::{HEADER_BYTES, Layout, MAX_POOLS, WorkerMemory};
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// Empties `file`, takes the room it needs at once, so that no access fails later for want of memory, and gives
+/// each worker its part. The file must be open for reading and writing and be this process's alone.
+///
+/// # Errors
+/// What the system answers: ENOSPC where there is no room, EOPNOTSUPP where it cannot be taken beforehand.
+pub fn share_flows(file: &File, layout: &Layout) -> io::Result<Vec<WorkerMemory>> {
+    let bytes = layout.file_bytes();
+    let made = reserve(file, bytes).and_then(|()| Mapping::new(file, bytes));
+    let mapping = match made {
+        Ok(mapping) => Arc::new(mapping),
+        Err(error) => {
+            // What was taken of a file system that is full is given back.
+            let _ = file.set_len(0);
+            return Err(error);
+        }
+    };
+    let mut carver = Carver { mapping, at: HEADER_BYTES };
+    let mut memory = Vec::with_capacity(layout.workers);
+    for _ in 0..layout.workers {
+        let nat = carver.next(MAX_POOLS)?;
+        let flows = [carver.next(layout.entries[0])?, carver.next(layout.entries[1])?];
+        memory.push(WorkerMemory { flows, nat });
+    }
+    // Last: only a whole file is one to take over.
+    file.write_all_at(&layout.header(), 0)?;
+    Ok(memory)
+}
+
+fn reserve(file: &File, bytes: usize) -> io::Result<()> {
+    file.set_len(0)?;
+    fallocate(file, FallocateFlags::empty(), 0, bytes as u64)?;
+    Ok(())
+}
+
+/// A whole file, mapped.
+struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it is an address range; what lies in it is reached by the parts a Carver gave away, each to one owner.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared Mapping lets nobody read or write.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(file: &File, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice; the file is at least as long.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { base, bytes })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping's own address and length, once. Every part keeps the mapping alive and lends its
+        // entries no longer than itself (`Memory::mapped`), so nobody can reach them any more.
+        unsafe {
+            libc::munmap(self.base.as_ptr().cast(), self.bytes);
+        }
+    }
+}
+
+/// What may lie in a mapping: all bytes zero is a valid value of it.
+///
+/// # Safety
+/// That must be so.
+unsafe trait Plain {}
+
+// SAFETY: integers, and a state of which 0 is one.
+unsafe impl Plain for Flow {}
+// SAFETY: an integer.
+unsafe impl Plain for u128 {}
+
+/// Gives a mapping away, part by part and each once.
+struct Carver {
+    mapping: Arc<Mapping>,
+    at: usize,
+}
+
+impl Carver {
+    fn next<T: Plain>(&mut self, len: usize) -> io::Result<Memory<T>> {
+        let end = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(self.at));
+        let end = end.filter(|end| *end <= self.mapping.bytes && self.at.is_multiple_of(align_of::<T>()));
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range lies in the mapping, which begins at a page, and is aligned for T. The file was made
+        // of zeros, which are valid, and only owners of parts have written to it since, each to its own: `at`
+        // only grows. The lifetime is that of the mapping, which `Memory` keeps and does not outlive.
+        let entries: &'static mut [T] = unsafe {
+            std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(self.at).cast::<T>(), len)
+        };
+        self.at = end;
+        Ok(Memory::mapped(entries, self.mapping.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom};
+
+    use convey_core::Mode;
+    use convey_core::conntrack::FlowState;
+    use convey_engine::PacketOptions;
+
+    use super::*;
+
+    fn file(name: &str) -> File {
+        let path = std::env::temp_dir().join(format!("convey-{}-{name}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_workers_write_stands_in_the_file_where_the_layout_says() {
+        let mut file = file("layout");
+        let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
+        let layout = Layout::new(Mode::Passthrough, &options);
+        let mut memory = share_flows(&file, &layout).unwrap();
+        let flow = Flow { client: 7, state: FlowState::Closing, scale: [1, 2], ..Flow::default() };
+        memory[1].flows[1][3] = flow;
+        memory[1].nat[9] = 42;
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), layout.file_bytes());
+        assert_eq!(Layout::parse(bytes.first_chunk().unwrap()), Some(layout));
+        let part = &bytes[HEADER_BYTES + layout.worker_bytes()..];
+        assert_eq!(part[9 * 16..10 * 16], 42u128.to_ne_bytes());
+        let at = MAX_POOLS * 16 + (layout.entries[0] + 3) * Flow::BYTES;
+        assert_eq!(part[at..at + Flow::BYTES], flow.to_bytes());
+        assert_eq!(bytes.iter().filter(|b| **b != 0).count(), {
+            let header = layout.header().iter().filter(|b| **b != 0).count();
+            header + 1 + flow.to_bytes().iter().filter(|b| **b != 0).count()
+        });
+    }
+
+    #[test]
+    fn parts_outlive_the_file_and_each_other() {
+        let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
+        let layout = Layout::new(Mode::Dsr, &options);
+        let file = file("lives");
+        let mut memory = share_flows(&file, &layout).unwrap();
+        drop(file);
+        let mut last = memory.pop().unwrap();
+        drop(memory);
+        last.flows[0][0].client = 1;
+        assert_eq!(last.flows[0][0].client, 1);
+    }
+
+    #[test]
+    fn a_file_that_finds_no_room_is_an_error_and_takes_none() {
+        let file = file("full");
+        let options = PacketOptions { workers: 1000, capacity: 1 << 40, ..PacketOptions::default() };
+        assert!(share_flows(&file, &Layout::new(Mode::Dsr, &options)).is_err());
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+}

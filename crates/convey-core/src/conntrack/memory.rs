@@ -1,0 +1,58 @@
+//! Memory of plain entries: this process's own, or mapped from a file that outlives it.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// A fixed number of entries.
+pub struct Memory<T: 'static>(Held<T>);
+
+enum Held<T: 'static> {
+    Own(Box<[T]>),
+    Mapped { entries: &'static mut [T], _mapping: Arc<dyn Any + Send + Sync> },
+}
+
+impl<T: Clone + Default> Memory<T> {
+    /// Memory of this process, with `len` default entries.
+    pub fn own(len: usize) -> Self {
+        Self(Held::Own(vec![T::default(); len].into()))
+    }
+}
+
+impl<T> Memory<T> {
+    /// Entries that are there for as long as `mapping` lives. They are lent out no longer than this value
+    /// lives, which keeps the mapping: so their maker may unmap them when the last `mapping` goes.
+    pub fn mapped(entries: &'static mut [T], mapping: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(Held::Mapped { entries, _mapping: mapping })
+    }
+}
+
+impl<T> Deref for Memory<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Held::Own(entries) => entries,
+            Held::Mapped { entries, .. } => entries,
+        }
+    }
+}
+
+impl<T> DerefMut for Memory<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &mut self.0 {
+            Held::Own(entries) => entries,
+            Held::Mapped { entries, .. } => entries,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Memory<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.0, Held::Own(_)) { "own" } else { "mapped" };
+        f.debug_struct("Memory").field("kind", &kind).field("len", &self.len()).finish()
+    }
+}

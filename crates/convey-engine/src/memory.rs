@@ -1,0 +1,120 @@
+//! The memory of workers, and how it lies in a file that outlives the process.
+//!
+//! A header of a page, then for each worker: the NAT address of each of its port pools, its established flows, its
+//! half-open ones. Times are ticks of the monotonic clock of the boot; the file says nothing of the boot, of the
+//! network namespace and of what its slots stand for: who keeps the file keeps that as well.
+
+use convey_core::Mode;
+use convey_core::conntrack::{Flow, FlowTable, Memory};
+
+use crate::options::PacketOptions;
+
+/// Bytes before the first worker's part.
+pub const HEADER_BYTES: usize = 4096;
+/// Port pools a worker may have.
+pub const MAX_POOLS: usize = 1 << 16;
+/// Bytes of the NAT addresses of one worker.
+pub const NAT_BYTES: usize = MAX_POOLS * size_of::<u128>();
+
+/// Also tells a machine of another byte order.
+const MAGIC: u64 = u64::from_ne_bytes(*b"conveyfl");
+/// Grows with every change of the layout, or of what a field of [`Flow`] means.
+const VERSION: u32 = 1;
+
+/// What a worker keeps its flows in.
+#[derive(Debug)]
+pub struct WorkerMemory {
+    /// Established flows, half-open ones.
+    pub flows: [Memory<Flow>; 2],
+    /// By port pool: its NAT address. Empty where nobody will read it.
+    pub nat: Memory<u128>,
+}
+
+impl WorkerMemory {
+    /// Memory of this process, for one of the workers of `options`.
+    pub fn own(options: &PacketOptions) -> Self {
+        Self { flows: FlowTable::entries(capacity(options)).map(Memory::own), nat: Memory::own(0) }
+    }
+}
+
+/// Established flows of each worker.
+fn capacity(options: &PacketOptions) -> usize {
+    options.capacity.div_ceil(options.workers.max(1))
+}
+
+/// How the memory of all workers lies in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Passthrough or DSR.
+    pub mode: Mode,
+    /// Workers.
+    pub workers: usize,
+    /// Entries of each worker: for established flows, for half-open ones.
+    pub entries: [usize; 2],
+}
+
+impl Layout {
+    /// For the workers of `options`.
+    pub fn new(mode: Mode, options: &PacketOptions) -> Self {
+        Self { mode, workers: options.workers.max(1), entries: FlowTable::entries(capacity(options)) }
+    }
+
+    /// Bytes of one worker's part.
+    pub fn worker_bytes(&self) -> usize {
+        NAT_BYTES + (self.entries[0] + self.entries[1]) * Flow::BYTES
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> usize {
+        HEADER_BYTES + self.workers * self.worker_bytes()
+    }
+
+    /// What the file begins with.
+    pub fn header(&self) -> [u8; 40] {
+        let mut header = [0; 40];
+        let mode: u32 = if self.mode == Mode::Dsr { 2 } else { 1 };
+        header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
+        let numbers = [VERSION, Flow::BYTES as u32, mode, self.workers as u32];
+        for (bytes, number) in header[8..24].chunks_exact_mut(4).zip(numbers) {
+            bytes.copy_from_slice(&number.to_ne_bytes());
+        }
+        for (bytes, entries) in header[24..].chunks_exact_mut(8).zip(self.entries) {
+            bytes.copy_from_slice(&(entries as u64).to_ne_bytes());
+        }
+        header
+    }
+
+    /// Reads what a file begins with. `None`: its layout is none that this version knows.
+    pub fn parse(header: &[u8; 40]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(*header.get(at..)?.first_chunk()?));
+        let long = |at: usize| Some(u64::from_ne_bytes(*header.get(at..)?.first_chunk()?));
+        let mode = match word(16)? {
+            1 => Mode::Passthrough,
+            2 => Mode::Dsr,
+            _ => return None,
+        };
+        let workers = usize::try_from(word(20)?).ok().filter(|w| (1..=1024).contains(w))?;
+        let entries = [long(24)?, long(32)?].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let is_ours = long(0)? == MAGIC && word(8)? == VERSION && word(12)? == Flow::BYTES as u32;
+        (is_ours && entries.iter().all(|n| *n <= 1 << 30)).then_some(Self { mode, workers, entries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_read_back_from_its_header_and_no_other_header_is_taken_for_one() {
+        for mode in [Mode::Passthrough, Mode::Dsr] {
+            let options = PacketOptions { workers: 3, ..PacketOptions::default() };
+            let layout = Layout::new(mode, &options);
+            assert_eq!(Layout::parse(&layout.header()), Some(layout));
+            for at in (0..20).chain(30..32) {
+                let mut header = layout.header();
+                header[at] ^= 0x81;
+                assert_eq!(Layout::parse(&header), None, "byte {at}");
+            }
+        }
+    }
+}

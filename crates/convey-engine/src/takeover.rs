@@ -1,0 +1,418 @@
+//! The flows of a balancer that was killed, for the one that starts after it.
+//!
+//! What was left is bytes of which nothing is believed: each entry is checked, what its slots stood for is looked
+//! up in the configuration of now, and its worker is who gets its packets now. So workers, capacity and the
+//! configuration may have changed meanwhile. What has no counterpart is not kept, and counted by its reason.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::{self, Read};
+use std::net::IpAddr;
+
+use convey_core::Mode;
+use convey_core::conntrack::{Flow, FlowState, Ticks, flags};
+use convey_packet::{Addr, TCP, Tuple};
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{HEADER_BYTES, Layout, NAT_BYTES};
+use crate::meta::Nanos;
+use crate::options::PacketOptions;
+use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot};
+use crate::steering::worker_for;
+
+/// What a frontend's slot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FrontendIdentity {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The VIP.
+    pub address: IpAddr,
+    /// Its port; 0: every port.
+    pub port: u16,
+    /// Its name, for people.
+    pub name: String,
+}
+
+/// What a server's slot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServerIdentity {
+    /// Name of its backend.
+    pub backend: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Whether only MAC addresses change on the way to it.
+    pub l2: bool,
+    /// Its name, for people.
+    pub name: String,
+}
+
+/// What all slots stand for, by slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SlotIdentities {
+    /// Frontends.
+    pub frontends: Vec<Option<FrontendIdentity>>,
+    /// Servers.
+    pub servers: Vec<Option<ServerIdentity>>,
+}
+
+impl SlotIdentities {
+    /// Of a snapshot: frontends and servers that left count while they have flows.
+    pub fn of(snapshot: &PacketSnapshot) -> Self {
+        let frontend = |f: &PacketFrontend| FrontendIdentity {
+            protocol: f.protocol,
+            address: f.address.into(),
+            port: f.port,
+            name: f.name.to_string(),
+        };
+        let server = |s: &PacketServer| ServerIdentity {
+            backend: s.backend.to_string(),
+            address: s.address.into(),
+            port: s.port,
+            l2: s.method == Method::L2,
+            name: s.name.to_string(),
+        };
+        Self {
+            frontends: snapshot.frontend_slots().iter().map(|f| f.as_ref().map(frontend)).collect(),
+            servers: snapshot.server_slots().iter().map(|s| s.as_ref().map(server)).collect(),
+        }
+    }
+}
+
+/// Why a flow could not be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NotKept {
+    /// Its entry makes no sense.
+    Damaged,
+    /// Nobody listens any more where its client talks to.
+    NoFrontend,
+    /// Its server has left the configuration.
+    NoServer,
+    /// Its NAT address or port is none of the configuration's, or somebody else's.
+    NoPort,
+    /// The flow table has no room.
+    NoRoom,
+}
+
+impl NotKept {
+    const ALL: [Self; 5] = [Self::Damaged, Self::NoFrontend, Self::NoServer, Self::NoPort, Self::NoRoom];
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::NoFrontend => "frontend gone",
+            Self::NoServer => "server gone",
+            Self::NoPort => "NAT address or port not available",
+            Self::NoRoom => "no room",
+        }
+    }
+}
+
+/// How many flows were taken over, and how many not, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TakenOver {
+    /// Flows that go on.
+    pub kept: u64,
+    lost: [u64; NotKept::ALL.len()],
+}
+
+impl TakenOver {
+    /// Counts a flow that is not kept.
+    pub(crate) fn lose(&mut self, why: NotKept) {
+        self.lost[why as usize] += 1;
+    }
+
+    /// Flows not kept for this reason.
+    pub fn lost(&self, why: NotKept) -> u64 {
+        self.lost[why as usize]
+    }
+
+    /// Adds what somebody else has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.kept += other.kept;
+        for (mine, theirs) in self.lost.iter_mut().zip(other.lost) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl fmt::Display for TakenOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "took over {} flows of a killed balancer", self.kept)?;
+        let lost: u64 = self.lost.iter().sum();
+        if lost == 0 {
+            return Ok(());
+        }
+        let reasons = NotKept::ALL.iter().filter(|why| self.lost(**why) > 0);
+        let reasons: Vec<String> =
+            reasons.map(|why| format!("{} {}", self.lost(*why), why.words())).collect();
+        write!(f, "; {lost} could not be kept: {}", reasons.join(", "))
+    }
+}
+
+/// Frontends and servers that flows go by and a configuration lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Former {
+    /// Frontends, each with the backend of a server that its flows go to.
+    pub frontends: Vec<(FrontendIdentity, String)>,
+    /// Servers.
+    pub servers: Vec<ServerIdentity>,
+}
+
+impl Former {
+    /// Whether nothing is lacking.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.servers.is_empty()
+    }
+}
+
+/// A flow as its balancer left it.
+#[derive(Debug, Clone, Copy)]
+struct Saved {
+    flow: Flow,
+    nat: u128,
+}
+
+/// A flow in the slots of now, for its worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Heir {
+    pub(crate) flow: Flow,
+    /// Passthrough: where its answers come along.
+    pub(crate) path: Option<NatPath>,
+}
+
+/// All flows of a balancer that was killed.
+#[derive(Debug)]
+pub struct SavedFlows {
+    layout: Layout,
+    slots: SlotIdentities,
+    flows: Vec<Saved>,
+    damaged: u64,
+}
+
+impl SavedFlows {
+    /// Reads what lies as [`Layout`] has it.
+    ///
+    /// # Errors
+    /// InvalidData when it is of another layout; what reading gives.
+    pub fn read(mut source: impl Read, slots: SlotIdentities) -> io::Result<Self> {
+        let mut header = vec![0; HEADER_BYTES];
+        source.read_exact(&mut header)?;
+        let layout = header.first_chunk().and_then(Layout::parse);
+        let layout = layout.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "another layout"))?;
+        let mut saved = Self { layout, slots, flows: Vec::new(), damaged: 0 };
+        let mut nat = vec![0; NAT_BYTES];
+        for _ in 0..layout.workers {
+            source.read_exact(&mut nat)?;
+            for _ in 0..layout.entries[0] + layout.entries[1] {
+                let mut entry = [0; Flow::BYTES];
+                source.read_exact(&mut entry)?;
+                saved.add(&entry, &nat);
+            }
+        }
+        Ok(saved)
+    }
+
+    fn add(&mut self, entry: &[u8; Flow::BYTES], nat: &[u8]) {
+        match Flow::from_bytes(entry) {
+            None => self.damaged += 1,
+            Some(flow) if flow.state == FlowState::Free => {}
+            Some(flow) => {
+                let at = usize::from(flow.pool) * size_of::<u128>();
+                let nat = nat.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u128::from_ne_bytes);
+                self.flows.push(Saved { flow, nat });
+            }
+        }
+    }
+
+    /// The mode its balancer ran in.
+    pub fn mode(&self) -> Mode {
+        self.layout.mode
+    }
+
+    /// Workers its balancer had.
+    pub fn workers(&self) -> usize {
+        self.layout.workers
+    }
+
+    /// Whether every live flow has one worker for both directions with these options. A flow keeps its NAT port,
+    /// and replies are steered by it, so another number of workers may not suit.
+    pub fn suits(&self, options: &PacketOptions) -> bool {
+        let live = self.flows.iter().map(|s| &s.flow).filter(|f| f.is_live() && f.has(flags::HAS_PORT));
+        live.filter(|f| options.nat_ports.contains(f.nat_port)).all(|f| is_steered(f, options))
+    }
+
+    /// What `snapshot` lacks for live TCP flows to go on. Datagrams leave what is gone.
+    pub fn former(&self, snapshot: &PacketSnapshot, now: Nanos) -> Former {
+        let slots = Translation::new(&self.slots, snapshot);
+        let now = Ticks::from_nanos(now.0);
+        let (mut former, mut seen) = (Former::default(), HashSet::new());
+        let live = self.flows.iter().map(|s| &s.flow).filter(|f| f.is_live() && !f.state.is_udp());
+        for flow in live.filter(|f| !is_over(f, snapshot, now)) {
+            let (at, server_at) = (usize::from(flow.frontend), usize::from(flow.server));
+            let frontend = self.slots.frontends.get(at).and_then(Option::as_ref);
+            let server = self.slots.servers.get(server_at).and_then(Option::as_ref);
+            let (Some(frontend), Some(server)) = (frontend, server) else { continue };
+            if slots.frontends[at].is_none() && seen.insert((true, at)) {
+                former.frontends.push((frontend.clone(), server.backend.clone()));
+            }
+            if slots.servers[server_at].is_none() && seen.insert((false, server_at)) {
+                former.servers.push(server.clone());
+            }
+        }
+        former
+    }
+
+    /// The flows by worker of `snapshot`, those to be stored first first.
+    pub fn divide(&self, snapshot: &PacketSnapshot, now: Nanos, report: &mut TakenOver) -> Vec<Vec<Heir>> {
+        let workers = snapshot.options().workers.max(1);
+        let mut heirs: Vec<Vec<Heir>> = vec![Vec::new(); workers];
+        for _ in 0..self.damaged {
+            report.lose(NotKept::Damaged);
+        }
+        if self.layout.mode != snapshot.mode() {
+            return heirs;
+        }
+        let slots = Translation::new(&self.slots, snapshot);
+        let now = Ticks::from_nanos(now.0);
+        for saved in &self.flows {
+            if is_over(&saved.flow, snapshot, now) {
+                continue;
+            }
+            match slots.translate(saved, snapshot) {
+                Ok(heir) => heirs[worker_of(&heir.flow, snapshot.options())].push(heir),
+                // What is over anyway is no loss.
+                Err(_) if saved.flow.state == FlowState::Closed => {}
+                Err(why) => report.lose(why),
+            }
+        }
+        for heirs in &mut heirs {
+            // What is confirmed finds room first; of each kind the oldest first, as ports are kept in that order.
+            heirs.sort_by_key(|h| {
+                let rank = match h.flow.state {
+                    FlowState::Closed => 2,
+                    state if state.is_half_open() => 1,
+                    _ => 0,
+                };
+                (rank, u32::MAX - now.since(Ticks(h.flow.last_seen)))
+            });
+        }
+        heirs
+    }
+}
+
+fn is_over(flow: &Flow, snapshot: &PacketSnapshot, now: Ticks) -> bool {
+    now.since(Ticks(flow.last_seen)) > snapshot.lifetimes().0[flow.state as usize]
+}
+
+/// The worker that gets a client's packets of a flow.
+fn worker_of(flow: &Flow, options: &PacketOptions) -> usize {
+    let client = Addr::from_bits(flow.client).into();
+    worker_for(client, flow.client_port, flow.port, options.nat_ports, options.workers)
+}
+
+/// Whether the replies to a flow reach the worker that gets its client's packets.
+fn is_steered(flow: &Flow, options: &PacketOptions) -> bool {
+    usize::from(flow.nat_port) % options.workers.max(1) == worker_of(flow, options)
+}
+
+/// Slots of then by slots of now.
+struct Translation {
+    frontends: Vec<Option<u16>>,
+    servers: Vec<Option<u16>>,
+}
+
+impl Translation {
+    fn new(slots: &SlotIdentities, snapshot: &PacketSnapshot) -> Self {
+        let now = SlotIdentities::of(snapshot);
+        let frontend = |f: &FrontendIdentity| (f.protocol, f.address, f.port);
+        let server = |s: &ServerIdentity| (s.backend.clone(), s.address, s.port);
+        // One that left may have had the address of one in service, which comes first then.
+        let mut frontends = HashMap::new();
+        let mut servers = HashMap::new();
+        for wants_left in [false, true] {
+            for (slot, f) in (0u16..).zip(&now.frontends) {
+                let left = snapshot.frontend(slot).is_some_and(PacketFrontend::has_left);
+                if let Some(f) = f.as_ref().filter(|_| left == wants_left) {
+                    frontends.entry(frontend(f)).or_insert(slot);
+                }
+            }
+            for (slot, s) in (0u16..).zip(&now.servers) {
+                let left = snapshot.server(slot).is_some_and(PacketServer::has_left);
+                if let Some(s) = s.as_ref().filter(|_| left == wants_left) {
+                    servers.entry(server(s)).or_insert(slot);
+                }
+            }
+        }
+        Self {
+            frontends: slots
+                .frontends
+                .iter()
+                .map(|f| frontends.get(&frontend(f.as_ref()?)).copied())
+                .collect(),
+            servers: slots.servers.iter().map(|s| servers.get(&server(s.as_ref()?)).copied()).collect(),
+        }
+    }
+
+    fn translate(&self, saved: &Saved, snapshot: &PacketSnapshot) -> Result<Heir, NotKept> {
+        let Saved { mut flow, nat } = *saved;
+        let slot = |slots: &[Option<u16>], old: u16, why| match slots.get(usize::from(old)) {
+            Some(slot) => slot.ok_or(why),
+            None => Err(NotKept::Damaged),
+        };
+        flow.frontend = slot(&self.frontends, flow.frontend, NotKept::NoFrontend)?;
+        flow.server = slot(&self.servers, flow.server, NotKept::NoServer)?;
+        let frontend = snapshot.frontend(flow.frontend).ok_or(NotKept::NoFrontend)?;
+        let server = snapshot.server(flow.server).ok_or(NotKept::NoServer)?;
+        let client = Addr::from_bits(flow.client);
+        let is_sound = client.is_valid_source()
+            && client.is_v4() == frontend.address.is_v4()
+            && client.is_v4() == server.address.is_v4()
+            && flow.client_port != 0
+            && flow.port != 0
+            && (frontend.port == 0 || frontend.port == flow.port)
+            && flow.state.is_udp() == (frontend.protocol != TCP);
+        if !is_sound || flow.has(flags::HAS_PORT) != snapshot.is_passthrough() {
+            return Err(NotKept::Damaged);
+        }
+        let from = Tuple {
+            source: client,
+            source_port: flow.client_port,
+            destination: frontend.address,
+            destination_port: flow.port,
+        };
+        let mut path = None;
+        let to = match server.method {
+            Method::Nat => {
+                let along = NatPath {
+                    nat,
+                    server: server.address.bits(),
+                    port: server.port,
+                    protocol: frontend.protocol,
+                };
+                let is_ours = snapshot.is_nat_path(&along)
+                    && frontend.nat_sources.iter().any(|a| a.bits() == nat)
+                    && snapshot.options().nat_ports.contains(flow.nat_port)
+                    && is_steered(&flow, snapshot.options());
+                if !is_ours {
+                    return Err(NotKept::NoPort);
+                }
+                path = Some(along);
+                Tuple {
+                    source: Addr::from_bits(nat),
+                    source_port: flow.nat_port,
+                    destination: server.address,
+                    destination_port: server.port,
+                }
+            }
+            Method::Rewrite => Tuple { destination: server.address, ..from },
+            Method::L2 => from,
+        };
+        let deltas = convey_packet::Deltas::between(&from, &to);
+        flow.transport_delta = deltas.transport.bits();
+        flow.addresses_delta = deltas.addresses.bits();
+        flow.flags &= !(flags::COUNTED | flags::HAS_PORT);
+        Ok(Heir { flow, path })
+    }
+}

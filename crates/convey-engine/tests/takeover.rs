@@ -1,0 +1,325 @@
+//! A balancer is killed, and the next one goes on with its flows.
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use common::Lab;
+use common::world::{VIP, client, close, connect, connect_dsr, open, send, tuple};
+use convey_core::SnapshotSpec;
+use convey_core::conntrack::{Flow, FlowState};
+use convey_engine::memory::{HEADER_BYTES, MAX_POOLS};
+use convey_engine::{Layout, Nanos, NotKept, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities};
+use convey_engine::{PortRange, TakenOver, Worker, WorkerMemory};
+use convey_testkit::PacketBuilder as P;
+use convey_testkit::build::{ACK, SYN};
+use proptest::prelude::*;
+
+const DNS: &str = "192.0.2.10:53";
+const MINUTE: u64 = 60_000;
+
+/// What the balancer leaves when it is killed: the bytes of its file, and what its slots stand for.
+fn kill(lab: &mut Lab) -> (Vec<u8>, SlotIdentities) {
+    let memory = lab.worker.take_memory(&lab.snapshot);
+    let layout = Layout::new(lab.snapshot.mode(), &lab.options);
+    let mut bytes = layout.header().to_vec();
+    bytes.resize(HEADER_BYTES, 0);
+    let nat = (0..MAX_POOLS).map(|i| memory.nat.get(i).copied().unwrap_or(0));
+    bytes.extend(nat.flat_map(u128::to_ne_bytes));
+    for flow in memory.flows.iter().flat_map(|f| f.iter()) {
+        bytes.extend(flow.to_bytes());
+    }
+    (bytes, SlotIdentities::of(&lab.snapshot))
+}
+
+/// A worker of which NAT addresses are remembered, as where the memory is shared.
+fn remembering(lab: &mut Lab) {
+    lab.worker = Worker::in_memory(0, &lab.snapshot, shared(&lab.options));
+}
+
+fn shared(options: &PacketOptions) -> WorkerMemory {
+    let nat = convey_core::conntrack::Memory::own(MAX_POOLS);
+    WorkerMemory { nat, ..WorkerMemory::own(options) }
+}
+
+/// The balancer that starts after it, with another configuration.
+fn restart(
+    mut lab: Lab,
+    now_ms: u64,
+    change: impl FnOnce(&mut SnapshotSpec, &mut PacketOptions),
+) -> (Lab, TakenOver) {
+    let (bytes, slots) = kill(&mut lab);
+    let saved = SavedFlows::read(&*bytes, slots).expect("a file");
+    let (mut spec, mut options) = (lab.config.spec().clone(), lab.options.clone());
+    change(&mut spec, &mut options);
+    let config = convey_core::Snapshot::first(spec, 1).expect("a snapshot");
+    let snapshot = std::sync::Arc::new(PacketSnapshot::build(&config, &options, None).expect("tables"));
+    let worker = Worker::in_memory(0, &snapshot, shared(&options));
+    let mut lab = Lab { config, options, snapshot, worker, ..lab };
+    let mut report = TakenOver::default();
+    let now = Nanos::from_millis(now_ms);
+    for heirs in saved.divide(&lab.snapshot, now, &mut report) {
+        lab.worker.take_over(&heirs, &lab.snapshot, now, &mut report);
+    }
+    (lab, report)
+}
+
+fn passthrough(ports: (u16, u16), servers: usize) -> Lab {
+    let mut lab = Lab::passthrough(ports, servers);
+    remembering(&mut lab);
+    lab
+}
+
+/// Both directions of a connection are as they were.
+fn goes_on(lab: &mut Lab, client: &str, nat: &str, server: &str, now_ms: u64) {
+    let out = send(lab, P::tcp(client, VIP).seq(1001, 5001).payload(b"on"), now_ms);
+    assert_eq!(tuple(&out.frame()), (nat.to_owned(), server.to_owned()));
+    let out = send(lab, P::tcp(server, nat).seq(5001, 1003).payload(b"and on"), now_ms);
+    assert_eq!(tuple(&out.frame()), (VIP.to_owned(), client.to_owned()));
+    let frame = out.frame();
+    let sum = |bytes: &[u8]| {
+        let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
+        let sum: u32 = words.sum();
+        (sum & 0xffff) + (sum >> 16)
+    };
+    assert_eq!(sum(&frame[14..34]), 0xffff, "the IPv4 checksum");
+    let length = (frame.len() - 34) as u32;
+    let pseudo = sum(&frame[26..34]) + 6 + length;
+    let total = sum(&frame[34..]) + pseudo;
+    assert_eq!((total & 0xffff) + (total >> 16), 0xffff, "the TCP checksum");
+}
+
+#[test]
+fn connections_keep_server_and_nat_port_in_both_directions_though_slots_weights_and_seed_are_others() {
+    let mut lab = passthrough((40000, 40099), 3);
+    let flows: Vec<_> = (0..30).map(|n| (client(n), connect(&mut lab, &client(n), 1000))).collect();
+    let (mut lab, report) = restart(lab, 2000, |spec, options| {
+        options.seed = 77;
+        options.capacity = 4096;
+        spec.frontends.reverse();
+        for backend in &mut spec.backends {
+            backend.servers.reverse();
+            backend.servers.iter_mut().take(1).for_each(|s| s.weight = 0);
+        }
+    });
+    assert_eq!((report.kept, report.to_string().as_str()), (30, "took over 30 flows of a killed balancer"));
+    assert_eq!(open(&lab).1, 30);
+    for (client, (nat, server)) in &flows {
+        goes_on(&mut lab, client, nat, server, 2000);
+    }
+    for (client, (nat, server)) in &flows {
+        close(&mut lab, client, nat, server, 3000);
+    }
+    assert_eq!(open(&lab).1, 0);
+}
+
+#[test]
+fn exactly_the_ports_of_kept_flows_are_held_and_they_come_free_with_them() {
+    let mut lab = passthrough((40000, 40009), 1);
+    let flows: Vec<_> = (0..4).map(|n| (client(n), connect(&mut lab, &client(n), 1000))).collect();
+    let (mut lab, _) = restart(lab, 2000, |_, _| {});
+    let held: HashSet<String> = flows.iter().map(|(_, (nat, _))| nat.clone()).collect();
+    let mut others: Vec<String> = (10..16).map(|n| connect(&mut lab, &client(n), 2000).0).collect();
+    assert!(others.iter().all(|nat| !held.contains(nat)));
+    assert_eq!(
+        send(&mut lab, P::syn(&client(20), VIP), 2000).reason.as_deref(),
+        Some("tcp_reset.ports_exhausted")
+    );
+    let (first, (nat, server)) = &flows[0];
+    close(&mut lab, first, nat, server, 2500);
+    others.push(connect(&mut lab, &client(20), 2600).0);
+    assert_eq!(others.last(), Some(nat));
+}
+
+#[test]
+fn a_flow_has_the_age_it_had() {
+    let mut lab = passthrough((40000, 40099), 1);
+    let (idle, (nat, server)) = (client(1), connect(&mut lab, &client(1), 1000));
+    let (mut lab, report) = restart(lab, 100 * MINUTE, |_, _| {});
+    assert_eq!(report.kept, 1);
+    send(&mut lab, P::tcp(&idle, VIP).seq(1001, 5001).payload(b"x"), 123 * MINUTE);
+    let (mut lab, report) = restart(lab, 200 * MINUTE, |_, _| {});
+    assert_eq!(report.kept, 1);
+    goes_on(&mut lab, &idle, &nat, &server, 201 * MINUTE);
+    let (_, report) = restart(lab, 326 * MINUTE, |_, _| {});
+    assert_eq!((report.kept, report.to_string().contains("could not")), (0, false), "its time was over");
+}
+
+#[test]
+fn what_has_no_counterpart_is_counted_by_its_reason_and_the_rest_goes_on() {
+    let mut lab = passthrough((40000, 40099), 3);
+    let flows: Vec<_> = (0..60).map(|n| (client(n), connect(&mut lab, &client(n), 1000))).collect();
+    let on = |server: &str| flows.iter().filter(|(_, (_, s))| s.starts_with(server)).count() as u64;
+    let high = |nat: &str| nat.rsplit(':').next().unwrap().parse::<u16>().unwrap() > 40049;
+    let (mut lab, report) = restart(lab, 2000, |spec, options| {
+        spec.backends[0].servers.retain(|s| s.name != "s1");
+        options.nat_ports = PortRange { first: 40000, last: 40049 };
+    });
+    let kept: Vec<_> =
+        flows.iter().filter(|(_, (nat, s))| !s.starts_with("10.0.0.11:") && !high(nat)).collect();
+    assert_eq!(report.lost(NotKept::NoServer), on("10.0.0.11:"));
+    assert_eq!(report.lost(NotKept::NoPort), 60 - on("10.0.0.11:") - kept.len() as u64);
+    assert_eq!(report.kept, kept.len() as u64);
+    for (client, (nat, server)) in kept {
+        goes_on(&mut lab, client, nat, server, 2000);
+    }
+    let (_, report) = restart(lab, 3000, |spec, _| spec.frontends.retain(|f| f.listen.port() != 80));
+    assert_eq!((report.kept, report.lost(NotKept::NoFrontend)), (0, open_flows(&flows, high)));
+}
+
+fn open_flows(flows: &[(String, (String, String))], high: impl Fn(&str) -> bool) -> u64 {
+    flows.iter().filter(|(_, (nat, s))| !s.starts_with("10.0.0.11:") && !high(nat)).count() as u64
+}
+
+#[test]
+fn a_conversation_of_datagrams_keeps_its_port_and_a_handshake_is_finished_by_the_next_balancer() {
+    let mut lab = passthrough((40000, 40099), 2);
+    let (nat, server) = tuple(&send(&mut lab, P::udp(&client(1), DNS), 1000).frame());
+    send(&mut lab, P::udp(&server, &nat), 1000);
+    let (to, from) = tuple(&send(&mut lab, P::syn(&client(2), VIP), 1000).frame());
+    let (mut lab, report) = restart(lab, 1500, |_, _| {});
+    assert_eq!(report.kept, 2);
+    assert_eq!(tuple(&send(&mut lab, P::udp(&client(1), DNS), 2000).frame()), (nat.clone(), server.clone()));
+    assert_eq!(tuple(&send(&mut lab, P::udp(&server, &nat), 2000).frame()).1, client(1));
+    send(&mut lab, P::tcp(&from, &to).flags(SYN | ACK).seq(5000, 1001), 2000);
+    send(&mut lab, P::tcp(&client(2), VIP).seq(1001, 5001), 2000);
+    goes_on(&mut lab, &client(2), &to, &from, 2000);
+    assert_eq!(open(&lab).1, 2);
+}
+
+#[test]
+fn with_several_nat_addresses_every_flow_keeps_its_own() {
+    let mut world = common::world("passthrough");
+    world.nat_ports = (40000, 40019);
+    world.servers.truncate(1);
+    let addresses: Vec<IpAddr> =
+        ["192.0.2.21", "192.0.2.22", "192.0.2.23"].map(|a| a.parse().unwrap()).into();
+    let options = PacketOptions {
+        nat_addresses: addresses.clone(),
+        local_addresses: addresses,
+        ..common::options(&world)
+    };
+    let mut lab = Lab::with(&world, common::spec(&world), options);
+    remembering(&mut lab);
+    let flows: Vec<_> = (0..40).map(|n| (client(n), connect(&mut lab, &client(n * 7), 1000))).collect();
+    let (_, report) = restart(lab, 2000, |_, options| {
+        options.nat_addresses.remove(0);
+    });
+    let gone = flows.iter().filter(|(_, (nat, _))| nat.starts_with("192.0.2.21:")).count() as u64;
+    assert!(gone > 0 && gone < 40);
+    assert_eq!((report.kept, report.lost(NotKept::NoPort)), (40 - gone, gone));
+}
+
+#[test]
+fn in_dsr_connections_stay_with_their_server_where_the_table_says_another() {
+    let mut lab = Lab::dsr(2);
+    let flows: Vec<_> = (0..40).map(|n| (client(n), connect_dsr(&mut lab, &client(n), 1000))).collect();
+    let (mut lab, report) = restart(lab, 2000, |spec, _| {
+        for server in spec.backends.iter_mut().flat_map(|b| &mut b.servers).filter(|s| s.name == "s1") {
+            server.weight = 0;
+        }
+    });
+    assert_eq!(report.kept, 40);
+    for (client, server) in &flows {
+        let out = send(&mut lab, P::tcp(client, VIP).payload(b"on"), 2000);
+        assert_eq!(tuple(&out.frame()).1, *server);
+    }
+}
+
+#[test]
+fn a_flow_that_was_on_its_way_when_the_process_died_is_there_once() {
+    let mut lab = passthrough((40000, 40099), 1);
+    connect(&mut lab, &client(1), 1000);
+    let memory = lab.worker.take_memory(&lab.snapshot);
+    let flow = *memory.flows[0].iter().find(|f| f.state == FlowState::Established).unwrap();
+    let mut twice = shared(&lab.options);
+    twice.nat.copy_from_slice(&memory.nat);
+    lab.worker = Worker::in_memory(0, &lab.snapshot, twice);
+    let (mut bytes, slots) = kill(&mut lab);
+    for copy in 1..4 {
+        let at = bytes.len() - copy * 100 * Flow::BYTES;
+        bytes[at..at + Flow::BYTES].copy_from_slice(&flow.to_bytes());
+    }
+    let nat = HEADER_BYTES..HEADER_BYTES + 16;
+    bytes[nat].copy_from_slice(&memory.nat[0].to_ne_bytes());
+    let saved = SavedFlows::read(&*bytes, slots).unwrap();
+    let mut report = TakenOver::default();
+    let now = Nanos::from_millis(2000);
+    let mut worker = Worker::new(0, &lab.snapshot);
+    for heirs in saved.divide(&lab.snapshot, now, &mut report) {
+        worker.take_over(&heirs, &lab.snapshot, now, &mut report);
+    }
+    assert_eq!((report.kept, worker.flows()), (1, 1));
+}
+
+#[test]
+fn a_file_that_is_cut_short_or_none_of_ours_is_an_error() {
+    let (bytes, slots) = kill(&mut passthrough((40000, 40099), 1));
+    for len in [0, 1, 39, HEADER_BYTES, bytes.len() - 1] {
+        assert!(SavedFlows::read(&bytes[..len], slots.clone()).is_err(), "{len}");
+    }
+    assert!(SavedFlows::read(&[0xff; 10_000][..], slots.clone()).is_err());
+    assert!(SavedFlows::read(&*bytes, slots).is_ok());
+}
+
+/// What flips in one entry: its number, the byte in it, the new value.
+fn damage() -> impl Strategy<Value = Vec<(usize, usize, u8)>> {
+    prop::collection::vec((0usize..40, 0usize..Flow::BYTES, prop_oneof![any::<u8>(), 0u8..10]), 1..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_lies_in_the_file_no_two_flows_share_a_port_or_a_key_and_nothing_panics(
+        damage in damage(), is_random in any::<bool>(), slots_kept in 0usize..6,
+    ) {
+        let mut lab = passthrough((40000, 40099), 2);
+        for n in 0..30 {
+            connect(&mut lab, &client(n), 1000);
+        }
+        for n in 30..40 {
+            send(&mut lab, P::udp(&client(n), DNS), 1000);
+        }
+        let (mut bytes, mut slots) = kill(&mut lab);
+        let table = HEADER_BYTES + MAX_POOLS * 16;
+        let used: Vec<usize> = (table..bytes.len())
+            .step_by(Flow::BYTES)
+            .filter(|at| bytes[*at..at + Flow::BYTES].iter().any(|b| *b != 0))
+            .collect();
+        let mut random = 7u32;
+        for (entry, at, value) in damage {
+            bytes[used[entry % used.len()] + at] = value;
+            if is_random {
+                // An entry of nothing but noise.
+                let free = table + (entry * 31 + at) % 400 * Flow::BYTES;
+                for byte in &mut bytes[free..free + Flow::BYTES] {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    *byte = (random >> 24) as u8;
+                }
+            }
+        }
+        slots.servers.truncate(slots_kept);
+        let saved = SavedFlows::read(&*bytes, slots).unwrap();
+        let mut report = TakenOver::default();
+        let now = Nanos::from_millis(2000);
+        let mut worker = Worker::new(0, &lab.snapshot);
+        for heirs in saved.divide(&lab.snapshot, now, &mut report) {
+            worker.take_over(&heirs, &lab.snapshot, now, &mut report);
+        }
+        lab.worker = worker;
+        // It works, and ends everything it took.
+        for n in 100..110 {
+            send(&mut lab, P::syn(&client(n), VIP), 2000);
+        }
+        let mut worker = std::mem::replace(&mut lab.worker, Worker::new(0, &lab.snapshot));
+        let memory = worker.take_memory(&lab.snapshot);
+        let (mut ports, mut keys) = (HashSet::new(), HashSet::new());
+        for flow in memory.flows.iter().flat_map(|f| f.iter()).filter(|f| f.state != FlowState::Free) {
+            prop_assert!(ports.insert((flow.pool, flow.nat_port)), "{flow:?}");
+            prop_assert!(keys.insert(flow.key()), "{flow:?}");
+            prop_assert!((40000..=40099).contains(&flow.nat_port));
+        }
+    }
+}

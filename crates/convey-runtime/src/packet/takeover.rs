@@ -1,0 +1,158 @@
+//! At a start: the flows of balancers that were killed, and memory from which the next start can take ours.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use convey_afpacket::{monotonic, share_flows};
+use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_engine::{
+    DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory,
+};
+use convey_xdp::protocol_number;
+
+use crate::host::{Host, HostError};
+
+/// The flows that killed balancers of the same frontends left. Those of another mode are of no use.
+pub(super) fn read(host: &mut Host, mode: Mode) -> Vec<SavedFlows> {
+    let mut saved = host.flows_left();
+    let found = saved.len();
+    saved.retain(|s| s.mode() == mode);
+    if saved.len() < found {
+        host.add_note("the flows of a killed balancer are not taken over: it ran in another mode".to_owned());
+    }
+    saved
+}
+
+/// The options with which flows meet one worker in both directions, where those given do not: replies are steered
+/// by their NAT port, which a flow keeps, to the worker that its client's packets reach too.
+pub(super) fn suited(saved: &[SavedFlows], options: &PacketOptions) -> Option<PacketOptions> {
+    let unsuited = saved.iter().find(|s| !s.suits(options))?;
+    let other = PacketOptions { workers: unsuited.workers(), ..options.clone() };
+    unsuited.suits(&other).then_some(other)
+}
+
+pub(super) fn other_workers(asked: &PacketOptions, suited: &PacketOptions) -> String {
+    format!(
+        "{} workers instead of {}: open flows have NAT ports of the {} workers of the killed balancer; after an \
+         orderly stop the next start has the number configured",
+        suited.workers, asked.workers, suited.workers
+    )
+}
+
+/// The tables for `snapshot` in which frontends and servers that it lacks stand as if a reload had just removed
+/// them, so that their connections go on. `None`: nothing is lacking, or it cannot be had.
+pub(super) fn with_former(
+    snapshot: &Snapshot,
+    asked: &PacketOptions,
+    saved: &[SavedFlows],
+    packet: &PacketSnapshot,
+) -> Option<PacketSnapshot> {
+    let mut spec = snapshot.spec().clone();
+    let mut options = asked.clone();
+    for saved in saved {
+        let former = saved.former(packet, monotonic());
+        // A backend that is gone was reached as its servers were.
+        for server in former.servers.iter().filter(|s| spec.backends.iter().all(|b| b.name != s.backend)) {
+            let method = if server.l2 { DsrMethod::L2 } else { DsrMethod::Rewrite };
+            options.backend_dsr.insert(server.backend.clone(), method);
+        }
+        add_former(&mut spec, &former);
+    }
+    let before = snapshot.next(spec).ok()?;
+    if before.spec().frontends.len() == snapshot.frontends.len()
+        && server_count(&before) == server_count(snapshot)
+    {
+        return None;
+    }
+    let before = PacketSnapshot::build(&before, &options, None).ok()?;
+    PacketSnapshot::build(snapshot, asked, Some(&before)).ok()
+}
+
+fn server_count(snapshot: &Snapshot) -> usize {
+    snapshot.backends.iter().map(|b| b.servers.len()).sum()
+}
+
+fn add_former(spec: &mut SnapshotSpec, former: &Former) {
+    for identity in &former.servers {
+        let addr = SocketAddr::new(identity.address, identity.port);
+        let server = ServerSpec {
+            // Another may have the name by now.
+            name: format!("{} ({addr}, removed)", identity.name),
+            addr,
+            weight: 0,
+            max_connections: 0,
+            up: true,
+            draining: true,
+        };
+        let at = backend(spec, &identity.backend);
+        let servers = &mut spec.backends[at].servers;
+        if servers.iter().all(|s| s.name != server.name) {
+            servers.push(server);
+        }
+    }
+    for (identity, of_backend) in &former.frontends {
+        let listen = SocketAddr::new(identity.address, identity.port);
+        let protocol =
+            if identity.protocol == protocol_number(Protocol::Udp) { Protocol::Udp } else { Protocol::Tcp };
+        backend(spec, of_backend);
+        if spec.frontends.iter().all(|f| (f.listen, f.protocol) != (listen, protocol)) {
+            spec.frontends.push(FrontendSpec {
+                name: format!("{} ({listen}, removed)", identity.name),
+                listen,
+                protocol,
+                backend: of_backend.clone(),
+                max_connections: 0,
+            });
+        }
+    }
+}
+
+/// Index of the backend of this name, made if need be.
+fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
+    if let Some(at) = spec.backends.iter().position(|b| b.name == name) {
+        return at;
+    }
+    spec.backends.push(BackendSpec {
+        name: name.to_owned(),
+        connect_timeout: Duration::from_secs(1),
+        retries: 0,
+        idle_timeout: Duration::ZERO,
+        max_duration: Duration::ZERO,
+        servers: Vec::new(),
+    });
+    spec.backends.len() - 1
+}
+
+/// Memory for the flows of this balancer that outlives it; none, and a note, where that cannot be had.
+pub(super) fn memory(host: &mut Host, packet: &PacketSnapshot) -> Vec<WorkerMemory> {
+    let layout = Layout::new(packet.mode(), packet.options());
+    let made = shared(host, &layout).or_else(|error| {
+        // There may be room for one only, and the flows that were left have been read.
+        if !is_full(&error) || host.forget_flows_left().is_err() {
+            return Err(error);
+        }
+        shared(host, &layout)
+    });
+    let made = made.and_then(|memory| {
+        host.write_slots(&SlotIdentities::of(packet))?;
+        Ok(memory)
+    });
+    made.unwrap_or_else(|error| {
+        host.add_note(format!("flows would not outlive this process if it were killed: {error}"));
+        Vec::new()
+    })
+}
+
+fn shared(host: &mut Host, layout: &Layout) -> Result<Vec<WorkerMemory>, HostError> {
+    let file = host.keep_flows()?;
+    share_flows(&file, layout).map_err(|source| {
+        // It goes with the rest in the end, if not now.
+        let _ = host.give_up_flows();
+        HostError::FlowMemory { bytes: layout.file_bytes(), source }
+    })
+}
+
+fn is_full(error: &HostError) -> bool {
+    matches!(error, HostError::FlowMemory { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+}
