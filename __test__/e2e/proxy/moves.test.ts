@@ -1,4 +1,4 @@
-/** C36: a reload moves listeners over each other's addresses: it works, or nothing changes. */
+/** A reload moves listeners over each other's addresses: it works, or nothing changes. */
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { afterEach, expect, test } from "vitest";
@@ -33,7 +33,7 @@ async function refuses(host: string, port: number): Promise<void> {
 }
 
 test.each([1, 2, 3])(
-  "C36: a frontend moves between an address, its wildcard and back, again and again, with %i workers",
+  "a frontend moves between an address, its wildcard and back, again and again, with %i workers",
   async (workers) => {
     const server = await echo("s1");
     const at = await config(server.addr);
@@ -61,7 +61,7 @@ test.each([1, 2, 3])(
   },
 );
 
-test("C36: a frontend takes the port that another one leaves, also under another address", async () => {
+test("a frontend takes the port that another one leaves, also under another address", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
@@ -76,7 +76,7 @@ test("C36: a frontend takes the port that another one leaves, also under another
   expect([lb.address("web").port, lb.address("api").port]).toEqual([c, b]);
 });
 
-test("C36: two frontends exchange their ports", async () => {
+test("two frontends exchange their ports", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const [a, b] = [await closedPort(), await closedPort()];
@@ -90,7 +90,7 @@ test("C36: two frontends exchange their ports", async () => {
   }
 });
 
-test("C36: the statistics server and a frontend exchange their ports, again and again", async () => {
+test("the statistics server and a frontend exchange their ports, again and again", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const [a, b] = [await closedPort(), await closedPort()];
@@ -104,7 +104,7 @@ test("C36: the statistics server and a frontend exchange their ports, again and 
   expect(lb.stats().config_version).toBe(7);
 });
 
-test("C36: a move that fails leaves every old listener as it was and says who is in the way", async () => {
+test("a move that fails leaves every old listener as it was and says who is in the way", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
@@ -140,7 +140,7 @@ test("C36: a move that fails leaves every old listener as it was and says who is
   }
 });
 
-test("C36: an address that a part of this convey keeps is refused in its name", async () => {
+test("an address that a part of this convey keeps is refused in its name", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const lb = await balance(at({ web: "127.0.0.1:0", stats: 0 }));
