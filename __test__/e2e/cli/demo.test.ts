@@ -58,14 +58,14 @@ describe("demo", () => {
     );
     terminal.stdin.write("1");
     await until(
-      () => /server one is down[\s\S]*one DOWN/.test(shown),
+      () => /server demo\/one is down[\s\S]*one DOWN/.test(shown),
       "server one down",
       10_000,
       () => shown,
     );
     terminal.stdin.write("1");
     await until(
-      () => /server one is up[\s\S]*one up/.test(shown),
+      () => /server demo\/one is up[\s\S]*one up/.test(shown),
       "server one up",
       10_000,
       () => shown,
