@@ -1,6 +1,6 @@
 import { chmod, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { finish, start, succeed } from "../../support/processes.ts";
 import { configuration, echoServer, folder, ROOT } from "./convey.ts";
 
@@ -9,7 +9,7 @@ const INSTALL_MS = 120_000;
 const UNREACHABLE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|ENOTCACHED/;
 
 describe("packed tarballs", () => {
-  it(
+  test(
     "install into an empty folder on a machine without cargo, and forward",
     async (context) => {
       const packed = await succeed([process.execPath, join(ROOT, "ts/bootstrap/pack.mjs")]);
@@ -75,7 +75,7 @@ describe("packed tarballs", () => {
 });
 
 describe("a checkout", () => {
-  it("has npx convey", async () => {
+  test("has npx convey", async () => {
     const done = await finish(["npx", "--no-install", "convey", "--version"], {
       cwd: ROOT,
       timeoutMs: 60_000,

@@ -4,7 +4,7 @@ import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { until } from "../../support/processes.ts";
 import {
   configuration,
@@ -20,7 +20,7 @@ import {
 } from "./convey.ts";
 
 describe("start-up", () => {
-  it("bytes go to the server and back, and every frontend has its ready line in the log", async () => {
+  test("bytes go to the server and back, and every frontend has its ready line in the log", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
@@ -35,14 +35,14 @@ describe("start-up", () => {
     expect(running.stdout).toBe("");
   });
 
-  it("the default file is ./config.toml", async () => {
+  test("the default file is ./config.toml", async () => {
     await using directory = await folder();
     const missing = await convey([], { cwd: directory.path });
     expect(missing.stderr).toContain("./config.toml: error: no such file");
     expect(missing.code).toBe(1);
   });
 
-  it("every problem of the file is told at once, with its place, and the exit code is 1", async () => {
+  test("every problem of the file is told at once, with its place, and the exit code is 1", async () => {
     await using directory = await folder();
     const file = join(directory.path, "broken.toml");
     await writeFile(
@@ -56,7 +56,7 @@ describe("start-up", () => {
     expect(stderr).toMatch(/broken\.toml:5:1: error: backends\.pool\.retrys.*did you mean "retries"/);
   });
 
-  it("an address that is taken: exit code 1, the cause and the remedy, nothing left", async () => {
+  test("an address that is taken: exit code 1, the cause and the remedy, nothing left", async () => {
     await using holder = await echoServer();
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
@@ -69,7 +69,7 @@ describe("start-up", () => {
     expect(code).toBe(1);
   });
 
-  it("a taken stats port ends it too, and frees the frontend's port", async () => {
+  test("a taken stats port ends it too, and frees the frontend's port", async () => {
     await using holder = await echoServer();
     await using directory = await folder();
     const listen = await freePort();
@@ -85,7 +85,7 @@ describe("start-up", () => {
     again.close();
   });
 
-  it.each([
+  test.each([
     ["-p", "passthrough"],
     ["--passthrough", "passthrough"],
     ["-d", "dsr"],
@@ -101,7 +101,7 @@ describe("start-up", () => {
     expect(JSON.parse(stdout)).toMatchObject({ mode });
   });
 
-  it("flags win over CONVEY_ variables, and those over the file", async () => {
+  test("flags win over CONVEY_ variables, and those over the file", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const file = await configuration(directory.path, server.port, '[log]\nlevel = "info"');
@@ -118,7 +118,7 @@ describe("start-up", () => {
     expect(quiet.stderr).toBe("");
   });
 
-  it("on a terminal the log is made for people", async () => {
+  test("on a terminal the log is made for people", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
@@ -137,7 +137,7 @@ describe("start-up", () => {
 });
 
 describe("signals", () => {
-  it.each(["SIGTERM", "SIGINT"] as const)(
+  test.each(["SIGTERM", "SIGINT"] as const)(
     "%s: refuses new connections, lets an open one finish, exits 0",
     async (signal) => {
       await using server = await echoServer();
@@ -156,7 +156,7 @@ describe("signals", () => {
     },
   );
 
-  it("at the drain deadline open connections are cut, and the exit code is 0", async () => {
+  test("at the drain deadline open connections are cut, and the exit code is 0", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
@@ -171,7 +171,7 @@ describe("signals", () => {
     await cut;
   });
 
-  it("a second signal cuts open connections at once, and the exit code is 0", async () => {
+  test("a second signal cuts open connections at once, and the exit code is 0", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
@@ -187,7 +187,7 @@ describe("signals", () => {
     await cut;
   });
 
-  it("SIGHUP reads the file again; an invalid one is told once and the old one serves", async () => {
+  test("SIGHUP reads the file again; an invalid one is told once and the old one serves", async () => {
     await using first = await echoServer();
     await using directory = await folder();
     const file = await configuration(directory.path, first.port);
@@ -209,7 +209,7 @@ describe("signals", () => {
 });
 
 describe("circles", () => {
-  it("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
+  test("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const listen = await freePort();
@@ -223,7 +223,7 @@ describe("circles", () => {
     expect(await exchange(listen, "still")).toBe("still");
   });
 
-  it("a frontend may have another frontend as its server, where that is no circle", async () => {
+  test("a frontend may have another frontend as its server, where that is no circle", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const [outer, inner] = [await freePort(), await freePort()];
@@ -237,7 +237,7 @@ describe("circles", () => {
 });
 
 describe("readers of the log", () => {
-  it("a closed standard error and output do not end it", async () => {
+  test("a closed standard error and output do not end it", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
@@ -252,7 +252,7 @@ describe("readers of the log", () => {
     expect(await once(running.child, "exit")).toEqual([0, null]);
   });
 
-  it("a reader that stops reading costs log lines, not traffic, nor the end", async () => {
+  test("a reader that stops reading costs log lines, not traffic, nor the end", async () => {
     await using server = await echoServer();
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
