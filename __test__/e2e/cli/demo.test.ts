@@ -3,7 +3,8 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { describe, expect, test } from "vitest";
 import { until } from "../../support/processes.ts";
-import { freePort, ROOT, serving } from "./convey.ts";
+import { freePort } from "../../support/sockets.ts";
+import { ROOT, serving } from "./convey.ts";
 
 const TRY = /curl (http:\/\/127\.0\.0\.1:\d+\/)/;
 const STATS = /statistics +(http:\/\/127\.0\.0\.1:\d+\/stats)/;

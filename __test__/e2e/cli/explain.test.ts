@@ -3,7 +3,8 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Explanation } from "../../../ts/index.ts";
-import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, folder, minimal, serving } from "./convey.ts";
 
 describe("convey explain", () => {
   test("tells the way of a connection through a configuration", async () => {
@@ -28,7 +29,7 @@ describe("convey explain", () => {
 
   test("asks the running one by its socket, which needs no HTTP server and no valid file", async () => {
     await using directory = await folder();
-    await using server = await echoServer();
+    await using server = await listening(echo);
     const port = await freePort();
     const file = join(directory.path, "config.toml");
     await writeFile(file, minimal(server.port, "", port));
@@ -50,7 +51,7 @@ describe("convey explain", () => {
 
   test("asks the HTTP server that --stats-port names, beyond loopback with its token", async () => {
     await using directory = await folder();
-    await using server = await echoServer();
+    await using server = await listening(echo);
     const [port, stats] = [await freePort(), await freePort()];
     const token = join(directory.path, "token");
     await writeFile(token, "a-secret", { mode: 0o600 });

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { socketName } from "../../../ts/http/socket-path.ts";
 import { until } from "../../support/processes.ts";
-import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, folder, minimal, serving } from "./convey.ts";
 
 /** Variables by which the socket is in a folder of the test's own. */
 const session = (path: string): NodeJS.ProcessEnv => ({
@@ -21,7 +22,7 @@ async function socketOf(file: string, directory: string): Promise<string | undef
 
 describe("healthcheck asks the process", () => {
   test("exits 0 beside a running one without any HTTP server, and 1 after it ended, which leaves no socket", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -43,7 +44,7 @@ describe("healthcheck asks the process", () => {
   });
 
   test("stays at 0 while an edit that was refused lies in the file, whatever is wrong with it", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -63,7 +64,7 @@ describe("healthcheck asks the process", () => {
   });
 
   test("exits 1 when the process was killed, and the next start takes over the socket it left", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -82,7 +83,7 @@ describe("healthcheck asks the process", () => {
   });
 
   test("exits 1 within its timeout when the process is stopped, though its HTTP server is named too", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port, `[stats]\nport = ${await freePort()}`);
@@ -100,7 +101,7 @@ describe("healthcheck asks the process", () => {
   });
 
   test("of two that run one file the second serves without a socket and says so; the first is asked", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -114,7 +115,7 @@ describe("healthcheck asks the process", () => {
   });
 
   test("another file is another socket, under whatever name the same file is given", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -139,7 +140,7 @@ describe("healthcheck without a socket", () => {
   }
 
   test("asks the HTTP server that [stats] names, even in a file that is invalid otherwise", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const stats = await freePort();
@@ -183,7 +184,7 @@ describe("healthcheck without a socket", () => {
   });
 
   test("believes no folder that others can write, neither to ask in nor to listen in", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     await mkdir(join(directory.path, "run"), { mode: 0o777 });
     await chmod(join(directory.path, "run"), 0o777);

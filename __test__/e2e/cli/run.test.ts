@@ -6,22 +6,12 @@ import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { until } from "../../support/processes.ts";
-import {
-  configuration,
-  convey,
-  echoServer,
-  exchange,
-  folder,
-  freePort,
-  minimal,
-  ROOT,
-  ready,
-  serving,
-} from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, exchange, folder, minimal, ROOT, ready, serving } from "./convey.ts";
 
 describe("start-up", () => {
   test("bytes go to the server and back, and every frontend has its ready line in the log", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -57,7 +47,7 @@ describe("start-up", () => {
   });
 
   test("an address that is taken: exit code 1, the cause and the remedy, nothing left", async () => {
-    await using holder = await echoServer();
+    await using holder = await listening(echo);
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
     await writeFile(file, minimal(9, "", holder.port));
@@ -70,7 +60,7 @@ describe("start-up", () => {
   });
 
   test("a taken stats port ends it too, and frees the frontend's port", async () => {
-    await using holder = await echoServer();
+    await using holder = await listening(echo);
     await using directory = await folder();
     const listen = await freePort();
     const file = join(directory.path, "config.toml");
@@ -102,7 +92,7 @@ describe("start-up", () => {
   });
 
   test("flags win over CONVEY_ variables, and those over the file", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port, '[log]\nlevel = "info"');
     await using quiet = serving(["-c", file, "--stats-port=0"], {
@@ -119,7 +109,7 @@ describe("start-up", () => {
   });
 
   test("on a terminal the log is made for people", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
     const command = `'${process.execPath}' '${join(ROOT, "dist/cli/main.js")}' -c '${file}'`;
@@ -140,16 +130,16 @@ describe("signals", () => {
   test.each(["SIGTERM", "SIGINT"] as const)(
     "%s: refuses new connections, lets an open one finish, exits 0",
     async (signal) => {
-      await using server = await echoServer();
+      await using server = await listening(echo);
       await using directory = await folder();
       const { running, port } = await ready(await configuration(directory.path, server.port));
       await using _ = running;
       const client = await open(port);
-      expect(await echo(client, "before")).toBe("before");
+      expect(await echoed(client, "before")).toBe("before");
       running.child.kill(signal);
       await running.waitFor(/no new connections; 1 open/);
       await until(() => refused(port), "refusal");
-      expect(await echo(client, "after")).toBe("after");
+      expect(await echoed(client, "after")).toBe("after");
       expect(running.running).toBe(true);
       client.end();
       expect(await running.exited).toEqual({ code: 0, signal: null });
@@ -157,7 +147,7 @@ describe("signals", () => {
   );
 
   test("at the drain deadline open connections are cut, and the exit code is 0", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
     const { running, port } = await ready(file, ["--drain-timeout-ms=400"]);
@@ -172,7 +162,7 @@ describe("signals", () => {
   });
 
   test("a second signal cuts open connections at once, and the exit code is 0", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -188,7 +178,7 @@ describe("signals", () => {
   });
 
   test("SIGHUP reads the file again; an invalid one is told once and the old one serves", async () => {
-    await using first = await echoServer();
+    await using first = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, first.port);
     const { running, port } = await ready(file);
@@ -210,7 +200,7 @@ describe("signals", () => {
 
 describe("circles", () => {
   test("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const listen = await freePort();
     const file = join(directory.path, "config.toml");
@@ -224,7 +214,7 @@ describe("circles", () => {
   });
 
   test("a frontend may have another frontend as its server, where that is no circle", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const [outer, inner] = [await freePort(), await freePort()];
     const file = join(directory.path, "config.toml");
@@ -238,7 +228,7 @@ describe("circles", () => {
 
 describe("readers of the log", () => {
   test("a closed standard error and output do not end it", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -253,7 +243,7 @@ describe("readers of the log", () => {
   });
 
   test("a reader that stops reading costs log lines, not traffic, nor the end", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
     const port = await freePort();
@@ -300,11 +290,11 @@ async function open(port: number): Promise<Socket> {
   const socket = connect(port, "127.0.0.1");
   socket.on("error", () => {});
   await once(socket, "connect");
-  await echo(socket, "ping");
+  await echoed(socket, "ping");
   return socket;
 }
 
-async function echo(socket: Socket, text: string): Promise<string> {
+async function echoed(socket: Socket, text: string): Promise<string> {
   socket.write(text);
   const [bytes] = (await once(socket, "data")) as [Buffer];
   return bytes.toString();

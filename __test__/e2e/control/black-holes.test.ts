@@ -1,6 +1,7 @@
 import { afterEach, expect, test } from "vitest";
-import { blackHole, closedPort, collect, harness, pause } from "../../support/control.ts";
+import { blackHole, collect, harness, pause } from "../../support/control.ts";
 import { until } from "../../support/processes.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const { balance, echo, toClose, closeAll } = harness();
 afterEach(closeAll);
@@ -10,7 +11,7 @@ test.each([3000])(
   async (holes) => {
     const hole = await blackHole();
     toClose.push(hole);
-    const neighbour = await echo("neighbour", await closedPort());
+    const neighbour = await echo("neighbour", await freePort());
     const lb = await balance({
       frontends: { web: { listen_addr: "127.0.0.1:0", backend: "live" } },
       backends: {

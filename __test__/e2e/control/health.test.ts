@@ -8,7 +8,6 @@ import { afterEach, expect, test, vi } from "vitest";
 import {
   answers,
   blackHole,
-  closedPort,
   collect,
   harness,
   pause,
@@ -16,6 +15,7 @@ import {
   serverStats as server,
 } from "../../support/control.ts";
 import { needs } from "../../support/requirements.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const bench = harness();
 const { balance, echo, toClose } = bench;
@@ -44,7 +44,7 @@ test("a server that dies leaves selection, comes back when it answers again, and
 test("every transition is logged once, with its cause", async () => {
   const lines: string[] = [];
   const write = (_: object, message: string) => lines.push(message);
-  const dead = await closedPort();
+  const dead = await freePort();
   const lb = await balance(
     poolConfig({ dead: { addr: `127.0.0.1:${dead}` } }, { pool: { health_check_fall: 1 } }),
     { logger: { debug: write, info: write, warn: write, error: write } },
@@ -103,7 +103,7 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
   const a = await echo("a");
   const hung = await blackHole();
   toClose.push(hung);
-  const dead = await closedPort();
+  const dead = await freePort();
   const lb = await balance(
     poolConfig(
       { a: { addr: a.addr }, hung: { addr: hung.addr }, dead: { addr: `127.0.0.1:${dead}` } },
@@ -127,7 +127,7 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
 test("nginx, checked a hundred times, logs no error", async (context) => {
   needs(context, { tools: ["nginx"] });
   const directory = await mkdtemp(join(tmpdir(), "convey-nginx-"));
-  const port = await closedPort();
+  const port = await freePort();
   const log = join(directory, "error.log");
   await writeFile(
     join(directory, "nginx.conf"),

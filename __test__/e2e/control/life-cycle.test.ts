@@ -5,16 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test, vi } from "vitest";
 import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
-import {
-  answers,
-  Client,
-  closedPort,
-  collect,
-  harness,
-  httpServer,
-  pause,
-  poolConfig,
-} from "../../support/control.ts";
+import { answers, Client, collect, harness, httpServer, pause, poolConfig } from "../../support/control.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const bench = harness();
 const { balance, echo, toClose } = bench;
@@ -88,7 +80,7 @@ test("of a thousand frontends each tells where it listens, in no time that grows
 });
 
 test("a health change during the drain opens nothing again", async () => {
-  const [a, b] = [await echo("a"), await echo("b", await closedPort())];
+  const [a, b] = [await echo("a"), await echo("b", await freePort())];
   const lb = await balance(
     poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }, { pool: { health_check_fall: 1 } }),
   );
@@ -162,7 +154,7 @@ test("after close events end, changes are refused with CLOSED, and stats can sti
 
 test("a start that fails leaves nothing running", async () => {
   const [a, taken] = [await echo("a"), await echo("taken")];
-  const port = await closedPort();
+  const port = await freePort();
   const config: ConfigInput = {
     ...poolConfig({ a: { addr: a.addr } }),
     frontends: { web: { listen_addr: `127.0.0.1:${port}`, backend: "pool" } },

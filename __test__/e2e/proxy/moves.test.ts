@@ -3,8 +3,8 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import type { Balancer, ConfigInput } from "../../../ts/index.ts";
-import { ask, Client, closedPort, harness } from "../../support/control.ts";
-import { dial } from "../../support/sockets.ts";
+import { ask, Client, harness } from "../../support/control.ts";
+import { dial, freePort } from "../../support/sockets.ts";
 
 const { balance, echo, closeAll } = harness();
 afterEach(closeAll);
@@ -37,7 +37,7 @@ test.each([1, 2, 3])(
   async (workers) => {
     const server = await echo("s1");
     const at = await config(server.addr);
-    const port = await closedPort();
+    const port = await freePort();
     const places: [string, string, string?][] = [
       [`127.0.0.1:${port}`, "127.0.0.1", "127.0.0.2"],
       [`0.0.0.0:${port}`, "127.0.0.2"],
@@ -64,7 +64,7 @@ test.each([1, 2, 3])(
 test("a frontend takes the port that another one leaves, also under another address", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
+  const [a, b, c] = [await freePort(), await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   await lb.update(at({ web: `127.0.0.1:${b}`, api: `0.0.0.0:${c}` }));
   await serves(lb, "web");
@@ -79,7 +79,7 @@ test("a frontend takes the port that another one leaves, also under another addr
 test("two frontends exchange their ports", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b] = [await closedPort(), await closedPort()];
+  const [a, b] = [await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   for (let round = 0; round < 4; round++) {
     const [web, api] = round % 2 === 0 ? [b, a] : [a, b];
@@ -93,7 +93,7 @@ test("two frontends exchange their ports", async () => {
 test("the statistics server and a frontend exchange their ports, again and again", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b] = [await closedPort(), await closedPort()];
+  const [a, b] = [await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, stats: b }));
   for (let round = 0; round < 6; round++) {
     const [web, stats] = round % 2 === 0 ? [b, a] : [a, b];
@@ -107,7 +107,7 @@ test("the statistics server and a frontend exchange their ports, again and again
 test("a move that fails leaves every old listener as it was and says who is in the way", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
+  const [a, b, c] = [await freePort(), await freePort(), await freePort()];
   const foreign = createServer().listen(c, "127.0.0.1");
   await once(foreign, "listening");
   const before = { web: `127.0.0.1:${a}`, stats: b };

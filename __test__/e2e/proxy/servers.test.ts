@@ -2,18 +2,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeAll, expect, test } from "vitest";
 import type { BalancerEvent } from "../../../ts/index.ts";
-import {
-  answers,
-  blackHole,
-  Client,
-  closedPort,
-  collect,
-  harness,
-  poolConfig,
-} from "../../support/control.ts";
+import { answers, blackHole, Client, collect, harness, poolConfig } from "../../support/control.ts";
 import { loadgenPath, startServer } from "../../support/loadgen.ts";
 import { cpuSeconds, until } from "../../support/processes.ts";
-import { dial, echo, listening, receive, spokenTo } from "../../support/sockets.ts";
+import { dial, echo, freePort, listening, receive, spokenTo } from "../../support/sockets.ts";
 
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
@@ -30,7 +22,7 @@ const UNCHECKED = {
 
 test("a refused connect goes to another server; the client notices nothing and one reason is counted", async () => {
   const good = await echoServer("good");
-  const bad = `127.0.0.1:${await closedPort()}`;
+  const bad = `127.0.0.1:${await freePort()}`;
   const lb = await balance(
     poolConfig({ bad: { addr: bad }, good: { addr: good.addr } }, { pool: UNCHECKED }),
   );
@@ -59,7 +51,7 @@ test("a black-holed connect is given up after its timeout for another server, an
 
 test("at most `retries` further servers are tried, none twice, then the client is closed", async () => {
   const refusing: Record<string, { addr: string }> = {};
-  for (let n = 0; n < 5; n++) refusing[`s${n}`] = { addr: `127.0.0.1:${await closedPort()}` };
+  for (let n = 0; n < 5; n++) refusing[`s${n}`] = { addr: `127.0.0.1:${await freePort()}` };
   const lb = await balance(poolConfig(refusing, { pool: { ...UNCHECKED, retries: 2 } }));
   const socket = await dial(lb.address("web"));
   expect(await receive(socket)).toMatchObject({ bytes: 0 });
