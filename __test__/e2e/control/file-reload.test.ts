@@ -1,4 +1,4 @@
-import { chmod, mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rename, rm, unlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
@@ -127,24 +127,6 @@ test("a file written in pieces without a pause is read once, whole", async () =>
   }
   await writeFile(file(), content);
   await settlesOn(["applied"]);
-});
-
-test("a ConfigMap's ..data link swapped by Kubernetes is taken", async () => {
-  for (const [name, server] of [
-    ["..1", a],
-    ["..2", b],
-  ] as const) {
-    await mkdir(join(directory, name));
-    await writeFile(join(directory, name, "config.toml"), toml({ s: server }), { mode: 0o644 });
-  }
-  await symlink("..1", join(directory, "..data"));
-  await symlink(join("..data", "config.toml"), file());
-  await run();
-  expect(await answer()).toBe("a");
-  await symlink("..2", join(directory, "..data_tmp"));
-  await rename(join(directory, "..data_tmp"), join(directory, "..data"));
-  await settlesOn(["applied"]);
-  expect(await answer()).toBe("b");
 });
 
 test("the same content again does nothing at all; comments alone change nothing", async () => {

@@ -22,7 +22,7 @@ const { balance, echo, toClose } = bench;
 
 afterEach(bench.closeAll);
 
-test("a server that dies leaves selection, comes back when it answers again, and both are events with a cause", async () => {
+test("a server that dies leaves selection once, comes back once, and both are events with a cause", async () => {
   const [a, b] = [await echo("a"), await echo("b")];
   const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
   const seen = collect(lb);
