@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type Balancer,
   type BalancerEvent,
@@ -135,8 +136,6 @@ export class Client {
   }
 }
 
-export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
-
 /**
  * A listener whose accept queue is full: further connects are never answered, on any address of 127.0.0.0/8.
  */
@@ -153,9 +152,9 @@ export async function blackHole(): Promise<Closable & { addr: string; port: numb
   );
   const [line] = await once(child.stdout, "data");
   const port = Number(String(line));
-  await pause(100);
+  await sleep(100);
   const fillers = Array.from({ length: 4 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
-  await pause(100);
+  await sleep(100);
   return {
     addr: `127.0.0.1:${port}`,
     port,

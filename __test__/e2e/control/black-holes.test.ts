@@ -1,5 +1,6 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
-import { blackHole, collect, harness, pause } from "../../support/control.ts";
+import { blackHole, collect, harness } from "../../support/control.ts";
 import { until } from "../../support/processes.ts";
 import { freePort } from "../../support/sockets.ts";
 
@@ -33,7 +34,7 @@ test.each([3000])(
       proxy: { workers: 1 },
     });
     const seen = collect(lb);
-    await pause(5000);
+    await sleep(5000);
     await neighbour.close();
     const closedAt = performance.now();
     await until(() => seen.some((e) => e.type === "server" && e.server === "neighbour"), "the event", 90_000);

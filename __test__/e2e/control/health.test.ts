@@ -4,13 +4,13 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test, vi } from "vitest";
 import {
   answers,
   blackHole,
   collect,
   harness,
-  pause,
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
@@ -50,7 +50,7 @@ test("every transition is logged once, with its cause", async () => {
     { logger: { debug: write, info: write, warn: write, error: write } },
   );
   await vi.waitFor(() => expect(server(lb, "dead").up).toBe(false));
-  await pause(300);
+  await sleep(300);
   expect(lines).toEqual([
     "server pool/dead is down: check failed: connection refused (ECONNREFUSED)",
     "backend pool has no server left",
@@ -117,9 +117,9 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
       },
     ),
   );
-  await pause(300);
+  await sleep(300);
   const before = await descriptors();
-  await pause(3000);
+  await sleep(3000);
   expect(await descriptors()).toBeLessThanOrEqual(before + 4);
   expect(lb.stats().total_connections).toBe(0);
 });

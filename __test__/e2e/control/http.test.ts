@@ -4,10 +4,11 @@ import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Balancer, createBalancer } from "../../../ts/index.ts";
-import { ask, httpServer, pause, poolConfig, type TestServer } from "../../support/control.ts";
+import { ask, httpServer, poolConfig, type TestServer } from "../../support/control.ts";
 import { needs } from "../../support/requirements.ts";
 
 let server: TestServer;
@@ -331,12 +332,12 @@ describe("what a client may cost", () => {
   test("connections beyond 128 are closed, and those within are served when room comes", async () => {
     const address = await start();
     const sockets = Array.from({ length: 200 }, () => connect(address).on("error", () => undefined));
-    await pause(300);
+    await sleep(300);
     const open = sockets.filter((s) => !s.destroyed && s.readyState === "open").length;
     expect(open).toBeLessThanOrEqual(128);
     expect(open).toBeGreaterThan(100);
     for (const socket of sockets) socket.destroy();
-    await pause(100);
+    await sleep(100);
     expect((await ask(address, "/stats")).status).toBe(200);
   });
 });

@@ -3,9 +3,10 @@ import { constants } from "node:fs";
 import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test, vi } from "vitest";
 import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
-import { answers, Client, collect, harness, httpServer, pause, poolConfig } from "../../support/control.ts";
+import { answers, Client, collect, harness, httpServer, poolConfig } from "../../support/control.ts";
 import { freePort } from "../../support/sockets.ts";
 
 const bench = harness();
@@ -44,7 +45,7 @@ test("close drains up to its deadline: no new connections, the open one goes on,
   const client = await Client.open(web);
   const startedAt = performance.now();
   const closed = lb.close({ drainMs: 600 });
-  await pause(200);
+  await sleep(200);
   expect(await client.echo("draining")).toBe("draining");
   await expect(Client.open(web).then((c) => c.greeting)).resolves.toBe("");
   const ready = await fetch(`http://${host}:${port}/readyz`);
@@ -112,7 +113,7 @@ test("close ends by its deadline while a reload hangs on its file, which then ha
   execFileSync("mkfifo", [file]);
   const writer = await open(file, constants.O_RDWR);
   const reload = lb.reload().catch((error: { code: string }) => error.code);
-  await pause(100);
+  await sleep(100);
   const startedAt = performance.now();
   await lb.close();
   expect(performance.now() - startedAt).toBeLessThan(5000);
@@ -132,7 +133,7 @@ test("close ends as soon as the last connection has, and a second close can only
   const hurried = await balance(poolConfig({ a: { addr: a.addr } }));
   const stays = await Client.open(hurried.address("web"));
   const slow = hurried.close({ drainMs: 60_000 });
-  await pause(50);
+  await sleep(50);
   await hurried.close();
   await slow;
   stays.close();
