@@ -71,7 +71,8 @@ describe("usage", () => {
       minimal(81, "", 80).replaceAll("127.0.0.1:8", "192.0.2.1:8").replace("192.0.2.1:81", "198.51.100.1:81"),
     );
     const { code, stdout, stderr } = await convey(args.map((word) => word.replace("FILE", file)));
-    expect(stderr).toBe("");
+    // The packet modes find that this host lacks the address.
+    expect(stderr.replace(/^.*: warning: on this host: .*\n/gm, "")).toBe("");
     expect(stdout).toMatch(/: valid: |"ok": true/);
     expect(code).toBe(0);
   });
