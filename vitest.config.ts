@@ -20,6 +20,6 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     passWithNoTests: true,
-    projects: [suite("unit", 0), suite("e2e", 1, 1), suite("fault", 2, 1), suite("net", 3, 2)],
+    projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), suite("net", 3, 2)],
   },
 });

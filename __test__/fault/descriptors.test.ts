@@ -1,4 +1,4 @@
-/** F32: too few file descriptors for the configuration, at start and at a reload. */
+/** Too few file descriptors for the configuration, at start and at a reload. */
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -41,7 +41,7 @@ async function echoes(port: number): Promise<void> {
   client.destroy();
 }
 
-test("F32: with any limit on open files a start serves on every frontend or says what is missing and exits with 1", async (context) => {
+test("with any limit on open files a start serves on every frontend or says what is missing and exits with 1", async (context) => {
   needs(context, { tools: ["prlimit"] });
   await using server = await listening(echo);
   // Needs 172 beside the twenty or so that Node holds.
@@ -72,7 +72,7 @@ test("F32: with any limit on open files a start serves on every frontend or says
   expect([...outcomes].sort()).toEqual(["counted", "loading", "serves"]);
 }, 180_000);
 
-test("F32: a reload that lacks descriptors is refused whole, told as an event, and the old configuration serves on", async (context) => {
+test("a reload that lacks descriptors is refused whole, told as an event, and the old configuration serves on", async (context) => {
   needs(context, { tools: ["prlimit", "curl"] });
   await using server = await listening(echo);
   await using product = await runConvey(file(config(server.addr, 2)), limited(160));

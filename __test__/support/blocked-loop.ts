@@ -4,6 +4,7 @@
  * milliseconds as the line says, and afterwards tells what became of the server.
  */
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createBalancer } from "../../ts/index.ts";
 
 const addr = process.argv[2] as string;
@@ -31,7 +32,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const until = performance.now() + Number(line);
   while (performance.now() < until);
   tell({ awake: true });
-  await new Promise((done) => setTimeout(done, 1000));
+  await sleep(1000);
   tell({ up: lb.stats().backends.pool?.server_details.s1?.up, transitions });
 }
 await lb.close();

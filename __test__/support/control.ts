@@ -2,7 +2,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request } from "node:http";
-import { connect, createServer as createTcpServer, type Server, type Socket } from "node:net";
+import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type Balancer,
   type BalancerEvent,
@@ -12,6 +13,7 @@ import {
   createBalancer,
   type ServerStats,
 } from "../../ts/index.ts";
+import { echo, listening } from "./sockets.ts";
 
 /** Something to undo at the end of a test. */
 export type Closable = { close: () => Promise<void> };
@@ -20,49 +22,22 @@ export type TestServer = Closable & { addr: string; port: number; accepted: () =
 
 /** An HTTP server on loopback that answers every request with its name. */
 export async function httpServer(name: string, port = 0): Promise<TestServer> {
-  let accepted = 0;
-  const server = createServer((_, response) => response.end(name));
-  server.on("connection", () => {
-    accepted += 1;
-  });
-  return await started(server, port, () => accepted);
+  const http = createServer((_, response) => response.end(name));
+  const server = await listening((socket) => void http.emit("connection", socket), "127.0.0.1", port);
+  return { ...server, close: async () => await server[Symbol.asyncDispose]() };
 }
 
 /** A TCP server that greets each connection with its name and echoes what comes. */
 export async function echoServer(name: string, port = 0): Promise<TestServer> {
-  let accepted = 0;
-  const server = createTcpServer({ allowHalfOpen: true }, (socket) => {
-    accepted += 1;
-    socket.on("error", () => undefined);
-    socket.write(`${name}\n`);
-    socket.pipe(socket);
-  });
-  return await started(server, port, () => accepted);
-}
-
-async function started(server: Server, port: number, accepted: () => number): Promise<TestServer> {
-  const sockets = new Set<Socket>();
-  server.on("connection", (socket: Socket) => {
-    sockets.add(socket);
-    socket.on("close", () => sockets.delete(socket));
-  });
-  server.listen(port, "127.0.0.1");
-  await once(server, "listening");
-  const bound = (server.address() as { port: number }).port;
-  const close = async (): Promise<void> => {
-    if (!server.listening) return;
-    server.close();
-    for (const socket of sockets) socket.destroy();
-    await once(server, "close");
-  };
-  return { addr: `127.0.0.1:${bound}`, port: bound, accepted, close };
-}
-
-/** A loopback port on which nothing listened a moment ago. */
-export async function closedPort(): Promise<number> {
-  const server = await echoServer("");
-  await server.close();
-  return server.port;
+  const server = await listening(
+    (socket) => {
+      socket.write(`${name}\n`);
+      echo(socket);
+    },
+    "127.0.0.1",
+    port,
+  );
+  return { ...server, close: async () => await server[Symbol.asyncDispose]() };
 }
 
 /** One frontend "web" on a free port, one backend "pool" with these servers, quick checks. */
@@ -161,8 +136,6 @@ export class Client {
   }
 }
 
-export const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
-
 /**
  * A listener whose accept queue is full: further connects are never answered, on any address of 127.0.0.0/8.
  */
@@ -179,9 +152,9 @@ export async function blackHole(): Promise<Closable & { addr: string; port: numb
   );
   const [line] = await once(child.stdout, "data");
   const port = Number(String(line));
-  await pause(100);
+  await sleep(100);
   const fillers = Array.from({ length: 4 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
-  await pause(100);
+  await sleep(100);
   return {
     addr: `127.0.0.1:${port}`,
     port,

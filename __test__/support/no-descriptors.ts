@@ -3,6 +3,7 @@
  * for two seconds, and prints what was made of it as one line of JSON. Start it with a low hard limit.
  */
 import { closeSync, openSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createBalancer } from "../../ts/index.ts";
 
 const lb = await createBalancer({
@@ -37,7 +38,3 @@ const last = lb.stats().backends.pool?.server_details.s1?.last_check;
 const checkedAgain = last?.ok === true && Date.parse(last.at) > freedAt;
 console.log(JSON.stringify({ taken: taken.length > 0, up, checkedAgain, events }));
 await lb.close();
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((done) => setTimeout(done, ms));
-}

@@ -2,6 +2,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { hostPort } from "../../ts/config/address.ts";
 
 export interface Address {
   host: string;
@@ -123,7 +124,7 @@ export async function listening(
   const bound = (server.address() as AddressInfo).port;
   return {
     server,
-    addr: host.includes(":") ? `[${host}]:${bound}` : `${host}:${bound}`,
+    addr: hostPort({ host, port: bound }),
     port: bound,
     sockets,
     accepted: () => accepted,
@@ -134,6 +135,12 @@ export async function listening(
       await closed;
     },
   };
+}
+
+/** A loopback port on which nothing listened a moment ago. */
+export async function freePort(): Promise<number> {
+  await using server = await listening(echo);
+  return server.port;
 }
 
 /** Calls `handler` once the client has said something, which health checks never do; it reads it first. */

@@ -43,7 +43,7 @@ export const BASE = [
   ..."sh bash env cat chmod chown cp cut date dd dirname basename du echo expr false head id install".split(
     " ",
   ),
-  ..."ln ls md5sum mkdir mkfifo mktemp mv nice nohup nproc od printf pwd readlink realpath rm rmdir seq".split(
+  ..."ln ls md5sum mkdir mkfifo mktemp mv nice nohup nproc od paste printf pwd readlink realpath rm rmdir seq".split(
     " ",
   ),
   ..."sha256sum sleep sort stat stdbuf stty tail tee test timeout touch tr true truncate uname uniq wc".split(

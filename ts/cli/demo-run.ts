@@ -2,7 +2,7 @@
 import { get } from "node:http";
 import { createServer } from "node:net";
 import { Balancer } from "../control/balancer.ts";
-import type { BalancerEvent } from "../control/events.ts";
+import { narrate } from "../control/narrate.ts";
 import { VERSION } from "../control/version.ts";
 import type { DemoOptions } from "./demo.ts";
 import { DemoLines } from "./demo-lines.ts";
@@ -103,20 +103,7 @@ function greeting(servers: readonly DemoServer[], url: string, http: string, key
 
 async function tellEvents(balancer: Balancer): Promise<void> {
   for await (const event of balancer.events()) {
-    const text = eventText(event);
-    if (text) say(`${text}\n`);
-  }
-}
-
-function eventText(event: BalancerEvent): string | undefined {
-  switch (event.type) {
-    case "server":
-      return `          server ${event.server} is ${event.state}: ${event.cause}`;
-    case "engine":
-    case "fatal":
-      return `          ${event.message}`;
-    default:
-      return undefined;
+    for (const { message } of narrate(event)) say(`          ${message}\n`);
   }
 }
 

@@ -1,7 +1,7 @@
 /** `convey dsr-server`: prepares a server for direct server return, on the server itself. */
 import { isIP } from "node:net";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { formatSocketAddress, parseSocketAddress } from "../config/address.ts";
+import { hostPort, parseSocketAddress } from "../config/address.ts";
 import type { NativeDsrServerAction } from "../native/index.ts";
 import { EXIT } from "./exit-codes.ts";
 
@@ -60,7 +60,7 @@ export function dsrServerCommand(program: Command): void {
       const { loadDataplane } = await import("../native/index.ts");
       const lines = (await loadDataplane()).dsrServer(
         {
-          vip: formatSocketAddress(parsed.value),
+          vip: hostPort(parsed.value),
           protocol: options.protocol,
           method: options.method,
           server: options.server ?? "",

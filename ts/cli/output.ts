@@ -8,6 +8,7 @@
  */
 import { constants, fstatSync, openSync, writeSync } from "node:fs";
 import { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { isatty } from "node:tty";
 
 /** Bytes that may wait; what comes beyond is dropped and counted. */
@@ -78,7 +79,7 @@ class DescriptorOutput implements Output {
   async flush(deadlineMs: number): Promise<void> {
     const deadline = Date.now() + deadlineMs;
     while (this.#waitingBytes > 0 && !this.#faulty && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await sleep(10);
     }
   }
 
@@ -147,7 +148,7 @@ class SocketOutput implements Output {
   async flush(deadlineMs: number): Promise<void> {
     const deadline = Date.now() + deadlineMs;
     while (this.#socket.writableLength > 0 && !this.#socket.destroyed && Date.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await sleep(10);
     }
   }
 

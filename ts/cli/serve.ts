@@ -1,5 +1,6 @@
 /** What `convey run` does: one balancer from a file, steered by signals, until it is told to stop. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { hostPort } from "../config/address.ts";
 import type { Override } from "../config/overrides.ts";
 import { inert } from "../config/problem.ts";
 import { readsEnded } from "../config/read.ts";
@@ -107,7 +108,7 @@ async function balance(
 function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logger }: ProgramLog): void {
   const { config } = balancer;
   for (const [name, { backend }] of Object.entries(config.frontends)) {
-    const address = text(balancer.address(name));
+    const address = hostPort(balancer.address(name));
     const count = Object.keys(config.backends[backend]?.servers ?? {}).length;
     const servers = `${count} ${count === 1 ? "server" : "servers"}`;
     logger.info(
@@ -116,7 +117,7 @@ function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logge
     );
   }
   const stats = balancer.statsAddress;
-  if (stats) logger.info({ address: text(stats) }, `statistics on http://${text(stats)}/stats`);
+  if (stats) logger.info({ address: hostPort(stats) }, `statistics on http://${hostPort(stats)}/stats`);
   if (!source.regular) {
     logger.info({ file }, `${inert(file)} is no regular file and is not watched; SIGHUP reads it again`);
   }
@@ -144,8 +145,4 @@ async function followEvents(balancer: Balancer, { logger }: ProgramLog): Promise
   }
   // Closed in the ordinary way: nothing was lost.
   await new Promise<never>(() => {});
-}
-
-function text({ host, port }: { host: string; port: number }): string {
-  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }

@@ -77,13 +77,8 @@ export function parsePort(text: string): number | undefined {
   return port <= 65535 ? port : undefined;
 }
 
-/** `host:port`, IPv6 in brackets. */
-export function formatSocketAddress(address: SocketAddress): string {
-  return hostPort(address);
-}
-
-/** `host:port`, IPv6 in brackets, also for a host that is a name. */
-export function hostPort({ host, port }: { host: string; port: number }): string {
+/** `host:port`, IPv6 in brackets, also for a host that is a name. The one place that prints it. */
+export function hostPort({ host, port }: { host: string; port: number | string }): string {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 

@@ -4,7 +4,7 @@
  * another where a server of the first is an address on which the second listens. Every edge within a circle is
  * told. A weight of 0 changes nothing: the checks connect all the same, and weights change at run time.
  */
-import { formatSocketAddress, isLoopback, isWildcard, type SocketAddress } from "./address.ts";
+import { hostPort, isLoopback, isWildcard, type SocketAddress } from "./address.ts";
 import { describeValue, type Finding, type KeyPath, quote } from "./problem.ts";
 import { error, type Frontend, type Server, sameAddress, type View } from "./view.ts";
 
@@ -110,7 +110,7 @@ function accepts(
   if (sameAddress(listen, addr)) return "";
   if (!isWildcard(listen)) return undefined;
   const why = isLocal(addr.host);
-  return why === undefined ? undefined : `${formatSocketAddress(listen)} takes ${addr.host}, since ${why}`;
+  return why === undefined ? undefined : `${hostPort(listen)} takes ${addr.host}, since ${why}`;
 }
 
 /** The frontends on the shortest way from one to another, the last one included; empty when they are the same. */

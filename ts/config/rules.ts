@@ -4,7 +4,14 @@
  */
 
 import { availableParallelism } from "node:os";
-import { isLinkLocal, isLoopback, isWildcard, parsePortRange, type SocketAddress } from "./address.ts";
+import {
+  hostPort,
+  isLinkLocal,
+  isLoopback,
+  isWildcard,
+  parsePortRange,
+  type SocketAddress,
+} from "./address.ts";
 import { ELSEWHERE, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
@@ -158,7 +165,7 @@ function pools({ backends }: View): Finding[] {
     const seen = new Map<string, string>();
     for (const server of servers) {
       if (!server.addr) continue;
-      const key = `${server.addr.host} ${server.addr.port}`;
+      const key = hostPort(server.addr);
       const other = seen.get(key);
       if (other === undefined) {
         seen.set(key, server.name);

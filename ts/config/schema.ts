@@ -9,7 +9,7 @@ import { isIP } from "node:net";
 import { z } from "zod";
 import {
   canonicalHost,
-  formatSocketAddress,
+  hostPort,
   notUnicast,
   parsePort,
   parsePortRange,
@@ -42,7 +42,7 @@ const listenAddress = readString((text) => {
   if (!parsed.ok) return parsed;
   const message = notUnicast(parsed.value.host);
   if (message !== undefined) return { ok: false, message: `${message}, where nothing can listen` };
-  return { ok: true, value: formatSocketAddress(parsed.value) };
+  return { ok: true, value: hostPort(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
@@ -58,7 +58,7 @@ const serverAddress = readString((text) => {
   }
   const message = notUnicast(parsed.value.host);
   if (message !== undefined) return { ok: false, message: `${message}, where no server can be` };
-  return { ok: true, value: formatSocketAddress(parsed.value) };
+  return { ok: true, value: hostPort(parsed.value) };
 }).register(wording, {
   type: '"ip:port"',
   expected: '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"',

@@ -2,7 +2,7 @@
  * The configuration as the rules between keys see it: read as it was written, so that rules speak even when the
  * schema has refused something elsewhere. What the schema refuses itself is undefined here.
  */
-import { parseSocketAddress, type SocketAddress } from "./address.ts";
+import { hostPort, parseSocketAddress, type SocketAddress } from "./address.ts";
 import type { Finding, KeyPath } from "./problem.ts";
 
 export type Table = Readonly<Record<string, unknown>>;
@@ -71,7 +71,7 @@ function statsOf({ stats }: Table): SocketAddress | undefined {
   if (!isTable(stats)) return undefined;
   const { port, bind = "127.0.0.1" } = stats;
   if (typeof bind !== "string" || (typeof port !== "string" && typeof port !== "number")) return undefined;
-  return addressOf(bind.includes(":") ? `[${bind}]:${port}` : `${bind}:${port}`, true);
+  return addressOf(hostPort({ host: bind, port }), true);
 }
 
 function addressOf(value: unknown, wildcard: boolean): SocketAddress | undefined {

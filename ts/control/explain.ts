@@ -1,5 +1,5 @@
 /** What would become of a packet, as the command line, the HTTP server and `createBalancer()` tell it. */
-import { formatSocketAddress, type Parsed, parseSocketAddress } from "../config/address.ts";
+import { hostPort, type Parsed, parseSocketAddress } from "../config/address.ts";
 import type { Protocol } from "../config/schema.ts";
 import type { NativeExplanation } from "../native/index.ts";
 
@@ -45,8 +45,8 @@ export function parseFlow(protocol: string, source: string, destination: string)
     ok: true,
     value: {
       protocol,
-      source: formatSocketAddress(from.value),
-      destination: formatSocketAddress(to.value),
+      source: hostPort(from.value),
+      destination: hostPort(to.value),
     },
   };
 }

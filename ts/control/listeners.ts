@@ -1,5 +1,5 @@
 /** Where frontends and the HTTP server listen, so that a reload can move them over each other's addresses. */
-import { formatSocketAddress, parseSocketAddress } from "../config/address.ts";
+import { hostPort, parseSocketAddress } from "../config/address.ts";
 import type { Config } from "../config/schema.ts";
 import type { FrontendListener } from "../http/slot.ts";
 import { ConveyError } from "../native/index.ts";
@@ -27,7 +27,7 @@ export function refuseOwnAddress(
   if (clash === undefined) return;
   throw new ConveyError(
     "BIND_FAILED",
-    `cannot listen on ${formatSocketAddress(clash)} for frontend "${clash.name}": the statistics server of this convey listens there; choose another address or port`,
+    `cannot listen on ${hostPort(clash)} for frontend "${clash.name}": the statistics server of this convey listens there; choose another address or port`,
     { field: `frontends.${clash.name}.listen_addr` },
   );
 }

@@ -1,6 +1,6 @@
 /** The place of the HTTP server within a balancer, and moving it to other settings by reload. */
 import { isDeepStrictEqual } from "node:util";
-import { formatSocketAddress, type SocketAddress } from "../config/address.ts";
+import { hostPort, type SocketAddress } from "../config/address.ts";
 import { ConveyError, type ConveyErrorCode } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import type { AdminSource } from "./app.ts";
@@ -120,7 +120,7 @@ function blame(error: unknown, { host, port }: AdminSettings, frontends: readonl
   if (!busy || other === undefined) throw error;
   throw new ConveyError(
     "BIND_FAILED",
-    `cannot serve stats on ${formatSocketAddress({ family: host.includes(":") ? 6 : 4, host, port })}: frontend "${other.name}" of this convey listens there; choose another stats.port`,
+    `cannot serve stats on ${hostPort({ host, port })}: frontend "${other.name}" of this convey listens there; choose another stats.port`,
     { field: "stats.port", cause: error.cause },
   );
 }

@@ -153,7 +153,7 @@ async function inject(
   rate: number,
 ): Promise<string[]> {
   return [
-    ...["taskset", "-c", String(OTHER_CORE), await example("inject"), "front"],
+    ...["taskset", "-c", String(OTHER_CORE), await example("inject", "release"), "front"],
     ...["--flood", String(seconds), "--flows", String(flows), "--segments", String(run)],
     ...["--rate", rate.toFixed(0), "--from", net.client],
     ...["--to", `${await lab.mac("balancer", "front")}/${peer.floodTo}:${net.udpPort}`],

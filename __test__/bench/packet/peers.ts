@@ -100,7 +100,7 @@ async function oneCall(lab: WireLab): Promise<Running> {
   const running = start(
     pinned(
       lab,
-      await example("one_call"),
+      await example("one_call", "release"),
       "front",
       socket(net.vip),
       socket(net.sink),

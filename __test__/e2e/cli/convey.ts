@@ -1,6 +1,6 @@
 /** Runs the built command line, as a user would, for the tests in this folder. */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -51,33 +51,6 @@ export function minimal(server: number, extra = "", listen = 0): string {
     extra,
     "",
   ].join("\n");
-}
-
-/** A server on a free loopback port that sends back what it gets. */
-export async function echoServer(): Promise<AsyncDisposable & { port: number; sockets: Set<Socket> }> {
-  const sockets = new Set<Socket>();
-  const server: Server = createServer({ allowHalfOpen: true }, (socket) => {
-    sockets.add(socket);
-    socket.on("error", () => {}).on("close", () => sockets.delete(socket));
-    socket.pipe(socket);
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("no port");
-  return {
-    port: address.port,
-    sockets,
-    async [Symbol.asyncDispose]() {
-      for (const socket of sockets) socket.destroy();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
-
-/** A port on which nothing listens at the moment. */
-export async function freePort(): Promise<number> {
-  await using server = await echoServer();
-  return server.port;
 }
 
 /** Sends a text, ends, and returns what comes back. */

@@ -1,15 +1,16 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { until } from "../../support/processes.ts";
-import { freePort, ROOT, serving } from "./convey.ts";
+import { freePort } from "../../support/sockets.ts";
+import { ROOT, serving } from "./convey.ts";
 
 const TRY = /curl (http:\/\/127\.0\.0\.1:\d+\/)/;
 const STATS = /statistics +(http:\/\/127\.0\.0\.1:\d+\/stats)/;
 
 describe("demo", () => {
-  it("serves what it says it serves, tells each second, and ends with exit code 0", async () => {
+  test("serves what it says it serves, tells each second, and ends with exit code 0", async () => {
     await using demo = serving(["demo", `--port=${await freePort()}`, `--stats-port=${await freePort()}`]);
     const [, url] = await demo.waitFor(TRY);
     const [, stats] = await demo.waitFor(STATS);
@@ -28,7 +29,7 @@ describe("demo", () => {
     expect(demo.stderr).toBe("");
   });
 
-  it("takes the next port when the usual one is taken", async () => {
+  test("takes the next port when the usual one is taken", async () => {
     const holder = createServer();
     await new Promise<void>((resolve) => holder.listen(0, "127.0.0.1", resolve));
     const { port } = holder.address() as { port: number };
@@ -42,7 +43,7 @@ describe("demo", () => {
     holder.close();
   });
 
-  it("on a terminal: 1 switches a server off and on, its state follows, Ctrl-C ends with exit code 0", async () => {
+  test("on a terminal: 1 switches a server off and on, its state follows, Ctrl-C ends with exit code 0", async () => {
     const command = `'${process.execPath}' '${ROOT}/dist/cli/main.js' demo --port=${await freePort()} --stats-port=${await freePort()}`;
     const terminal = spawn("script", ["-qec", command, "/dev/null"], { stdio: ["pipe", "pipe", "inherit"] });
     let shown = "";
@@ -58,14 +59,14 @@ describe("demo", () => {
     );
     terminal.stdin.write("1");
     await until(
-      () => /server one is down[\s\S]*one DOWN/.test(shown),
+      () => /server demo\/one is down[\s\S]*one DOWN/.test(shown),
       "server one down",
       10_000,
       () => shown,
     );
     terminal.stdin.write("1");
     await until(
-      () => /server one is up[\s\S]*one up/.test(shown),
+      () => /server demo\/one is up[\s\S]*one up/.test(shown),
       "server one up",
       10_000,
       () => shown,

@@ -1,12 +1,13 @@
 /** explain, run --dry-run, dsr-server and cleanup as users type them, where no root is needed. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Explanation } from "../../../ts/index.ts";
-import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, folder, minimal, serving } from "./convey.ts";
 
 describe("convey explain", () => {
-  it("tells the way of a connection through a configuration", async () => {
+  test("tells the way of a connection through a configuration", async () => {
     await using directory = await folder();
     const port = await freePort();
     const file = join(directory.path, "config.toml");
@@ -26,9 +27,9 @@ describe("convey explain", () => {
     );
   });
 
-  it("asks the running one by its socket, which needs no HTTP server and no valid file", async () => {
+  test("asks the running one by its socket, which needs no HTTP server and no valid file", async () => {
     await using directory = await folder();
-    await using server = await echoServer();
+    await using server = await listening(echo);
     const port = await freePort();
     const file = join(directory.path, "config.toml");
     await writeFile(file, minimal(server.port, "", port));
@@ -48,9 +49,9 @@ describe("convey explain", () => {
     expect(told.server).toEqual({ backend: "pool", name: "s1", addr: `127.0.0.1:${server.port}` });
   });
 
-  it("asks the HTTP server that --stats-port names, beyond loopback with its token", async () => {
+  test("asks the HTTP server that --stats-port names, beyond loopback with its token", async () => {
     await using directory = await folder();
-    await using server = await echoServer();
+    await using server = await listening(echo);
     const [port, stats] = [await freePort(), await freePort()];
     const token = join(directory.path, "token");
     await writeFile(token, "a-secret", { mode: 0o600 });
@@ -72,7 +73,7 @@ describe("convey explain", () => {
 });
 
 describe("usage of the commands around the packet modes", () => {
-  it.each([
+  test.each([
     ["a protocol that is none", ["explain", "icmp", "127.0.0.1:1", "127.0.0.1:2"], /neither tcp nor udp/],
     ["a source without a port", ["explain", "tcp", "127.0.0.1", "127.0.0.1:2"], /the source .* has no port/],
     ["two families", ["explain", "tcp", "127.0.0.1:1", "[::1]:2"], /give two of one family/],
@@ -92,7 +93,7 @@ describe("usage of the commands around the packet modes", () => {
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
   });
 
-  it("proxy mode changes nothing on the host, and --dry-run says so", async () => {
+  test("proxy mode changes nothing on the host, and --dry-run says so", async () => {
     await using directory = await folder();
     const file = await configuration(directory.path, 81);
     expect(await convey(["--dry-run", "-c", file])).toMatchObject({
@@ -102,7 +103,7 @@ describe("usage of the commands around the packet modes", () => {
     });
   });
 
-  it("cleanup with nothing to clean up says so, for programs too", async () => {
+  test("cleanup with nothing to clean up says so, for programs too", async () => {
     await using directory = await folder();
     const env = { ...process.env, CONVEY_STATE_DIR: join(directory.path, "none") };
     expect(await convey(["cleanup"], { env })).toMatchObject({ code: 0, stdout: "nothing to clean up\n" });
@@ -110,7 +111,7 @@ describe("usage of the commands around the packet modes", () => {
     expect(JSON.parse(stdout)).toEqual({ reclaimed: [] });
   });
 
-  it("dsr-server --print shows what to type on a server without Convey", async () => {
+  test("dsr-server --print shows what to type on a server without Convey", async () => {
     const command = [
       "dsr-server",
       "192.0.2.10:80",

@@ -2,10 +2,11 @@ import { chmod, mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { socketName } from "../../../ts/http/socket-path.ts";
 import { until } from "../../support/processes.ts";
-import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, folder, minimal, serving } from "./convey.ts";
 
 /** Variables by which the socket is in a folder of the test's own. */
 const session = (path: string): NodeJS.ProcessEnv => ({
@@ -20,8 +21,8 @@ async function socketOf(file: string, directory: string): Promise<string | undef
 }
 
 describe("healthcheck asks the process", () => {
-  it("exits 0 beside a running one without any HTTP server, and 1 after it ended, which leaves no socket", async () => {
-    await using server = await echoServer();
+  test("exits 0 beside a running one without any HTTP server, and 1 after it ended, which leaves no socket", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -42,8 +43,8 @@ describe("healthcheck asks the process", () => {
     expect(after.stderr).toContain("add [stats] with a port");
   });
 
-  it("stays at 0 while an edit that was refused lies in the file, whatever is wrong with it", async () => {
-    await using server = await echoServer();
+  test("stays at 0 while an edit that was refused lies in the file, whatever is wrong with it", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -62,8 +63,8 @@ describe("healthcheck asks the process", () => {
     expect(await convey(["healthcheck", "-c", file], { env })).toMatchObject({ code: 0 });
   });
 
-  it("exits 1 when the process was killed, and the next start takes over the socket it left", async () => {
-    await using server = await echoServer();
+  test("exits 1 when the process was killed, and the next start takes over the socket it left", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -81,8 +82,8 @@ describe("healthcheck asks the process", () => {
     expect(await convey(["healthcheck", "-c", file], { env })).toMatchObject({ code: 0 });
   });
 
-  it("exits 1 within its timeout when the process is stopped, though its HTTP server is named too", async () => {
-    await using server = await echoServer();
+  test("exits 1 within its timeout when the process is stopped, though its HTTP server is named too", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port, `[stats]\nport = ${await freePort()}`);
@@ -99,8 +100,8 @@ describe("healthcheck asks the process", () => {
     expect(await convey(["healthcheck", "-c", file], { env })).toMatchObject({ code: 0 });
   });
 
-  it("of two that run one file the second serves without a socket and says so; the first is asked", async () => {
-    await using server = await echoServer();
+  test("of two that run one file the second serves without a socket and says so; the first is asked", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -113,8 +114,8 @@ describe("healthcheck asks the process", () => {
     expect(await convey(["healthcheck", "-c", file], { env })).toMatchObject({ code: 0 });
   });
 
-  it("another file is another socket, under whatever name the same file is given", async () => {
-    await using server = await echoServer();
+  test("another file is another socket, under whatever name the same file is given", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const file = await configuration(directory.path, server.port);
@@ -138,8 +139,8 @@ describe("healthcheck without a socket", () => {
     return running;
   }
 
-  it("asks the HTTP server that [stats] names, even in a file that is invalid otherwise", async () => {
-    await using server = await echoServer();
+  test("asks the HTTP server that [stats] names, even in a file that is invalid otherwise", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const env = session(directory.path);
     const stats = await freePort();
@@ -166,7 +167,7 @@ describe("healthcheck without a socket", () => {
     );
   });
 
-  it("asks what --stats-port names and nothing else, and exits 1 in time when that says nothing, or says no", async () => {
+  test("asks what --stats-port names and nothing else, and exits 1 in time when that says nothing, or says no", async () => {
     await using directory = await folder();
     await using silent = await deaf();
     const file = await configuration(directory.path, 9);
@@ -182,8 +183,8 @@ describe("healthcheck without a socket", () => {
     expect(no.code).toBe(1);
   });
 
-  it("believes no folder that others can write, neither to ask in nor to listen in", async () => {
-    await using server = await echoServer();
+  test("believes no folder that others can write, neither to ask in nor to listen in", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     await mkdir(join(directory.path, "run"), { mode: 0o777 });
     await chmod(join(directory.path, "run"), 0o777);

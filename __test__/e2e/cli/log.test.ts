@@ -5,12 +5,13 @@ import { expect, test } from "vitest";
 import { CONVEY } from "../../support/peers.ts";
 import { start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
 import { onTerminal } from "../../support/terminal.ts";
-import { configuration, echoServer, exchange, folder, freePort, minimal } from "./convey.ts";
+import { configuration, exchange, folder, minimal } from "./convey.ts";
 
 test("a log on a full disk goes on once there is room: lines that waited come whole, and traffic never stopped", async (context) => {
   needs(context, { root: true, tools: ["unshare"] });
-  await using server = await echoServer();
+  await using server = await listening(echo);
   await using directory = await folder();
   const port = await freePort();
   const file = join(directory.path, "config.toml");
@@ -51,7 +52,7 @@ test("a log on a full disk goes on once there is room: lines that waited come wh
 
 test("a closed terminal ends it with exit code 0, as SIGTERM does, though SIGHUP alone reloads", async (context) => {
   needs(context, { tools: ["python3"] });
-  await using server = await echoServer();
+  await using server = await listening(echo);
   await using directory = await folder();
   const file = await configuration(directory.path, server.port);
   await using terminal = onTerminal([process.execPath, CONVEY, "-c", file], {

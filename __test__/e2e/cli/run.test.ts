@@ -4,24 +4,14 @@ import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { until } from "../../support/processes.ts";
-import {
-  configuration,
-  convey,
-  echoServer,
-  exchange,
-  folder,
-  freePort,
-  minimal,
-  ROOT,
-  ready,
-  serving,
-} from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, exchange, folder, minimal, ROOT, ready, serving } from "./convey.ts";
 
 describe("start-up", () => {
-  it("bytes go to the server and back, and every frontend has its ready line in the log", async () => {
-    await using server = await echoServer();
+  test("bytes go to the server and back, and every frontend has its ready line in the log", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -35,14 +25,14 @@ describe("start-up", () => {
     expect(running.stdout).toBe("");
   });
 
-  it("the default file is ./config.toml", async () => {
+  test("the default file is ./config.toml", async () => {
     await using directory = await folder();
     const missing = await convey([], { cwd: directory.path });
     expect(missing.stderr).toContain("./config.toml: error: no such file");
     expect(missing.code).toBe(1);
   });
 
-  it("every problem of the file is told at once, with its place, and the exit code is 1", async () => {
+  test("every problem of the file is told at once, with its place, and the exit code is 1", async () => {
     await using directory = await folder();
     const file = join(directory.path, "broken.toml");
     await writeFile(
@@ -56,8 +46,8 @@ describe("start-up", () => {
     expect(stderr).toMatch(/broken\.toml:5:1: error: backends\.pool\.retrys.*did you mean "retries"/);
   });
 
-  it("an address that is taken: exit code 1, the cause and the remedy, nothing left", async () => {
-    await using holder = await echoServer();
+  test("an address that is taken: exit code 1, the cause and the remedy, nothing left", async () => {
+    await using holder = await listening(echo);
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
     await writeFile(file, minimal(9, "", holder.port));
@@ -69,8 +59,8 @@ describe("start-up", () => {
     expect(code).toBe(1);
   });
 
-  it("a taken stats port ends it too, and frees the frontend's port", async () => {
-    await using holder = await echoServer();
+  test("a taken stats port ends it too, and frees the frontend's port", async () => {
+    await using holder = await listening(echo);
     await using directory = await folder();
     const listen = await freePort();
     const file = join(directory.path, "config.toml");
@@ -85,7 +75,7 @@ describe("start-up", () => {
     again.close();
   });
 
-  it.each([
+  test.each([
     ["-p", "passthrough"],
     ["--passthrough", "passthrough"],
     ["-d", "dsr"],
@@ -101,8 +91,8 @@ describe("start-up", () => {
     expect(JSON.parse(stdout)).toMatchObject({ mode });
   });
 
-  it("flags win over CONVEY_ variables, and those over the file", async () => {
-    await using server = await echoServer();
+  test("flags win over CONVEY_ variables, and those over the file", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port, '[log]\nlevel = "info"');
     await using quiet = serving(["-c", file, "--stats-port=0"], {
@@ -118,8 +108,8 @@ describe("start-up", () => {
     expect(quiet.stderr).toBe("");
   });
 
-  it("on a terminal the log is made for people", async () => {
-    await using server = await echoServer();
+  test("on a terminal the log is made for people", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
     const command = `'${process.execPath}' '${join(ROOT, "dist/cli/main.js")}' -c '${file}'`;
@@ -137,27 +127,27 @@ describe("start-up", () => {
 });
 
 describe("signals", () => {
-  it.each(["SIGTERM", "SIGINT"] as const)(
+  test.each(["SIGTERM", "SIGINT"] as const)(
     "%s: refuses new connections, lets an open one finish, exits 0",
     async (signal) => {
-      await using server = await echoServer();
+      await using server = await listening(echo);
       await using directory = await folder();
       const { running, port } = await ready(await configuration(directory.path, server.port));
       await using _ = running;
       const client = await open(port);
-      expect(await echo(client, "before")).toBe("before");
+      expect(await echoed(client, "before")).toBe("before");
       running.child.kill(signal);
       await running.waitFor(/no new connections; 1 open/);
       await until(() => refused(port), "refusal");
-      expect(await echo(client, "after")).toBe("after");
+      expect(await echoed(client, "after")).toBe("after");
       expect(running.running).toBe(true);
       client.end();
       expect(await running.exited).toEqual({ code: 0, signal: null });
     },
   );
 
-  it("at the drain deadline open connections are cut, and the exit code is 0", async () => {
-    await using server = await echoServer();
+  test("at the drain deadline open connections are cut, and the exit code is 0", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
     const { running, port } = await ready(file, ["--drain-timeout-ms=400"]);
@@ -171,8 +161,8 @@ describe("signals", () => {
     await cut;
   });
 
-  it("a second signal cuts open connections at once, and the exit code is 0", async () => {
-    await using server = await echoServer();
+  test("a second signal cuts open connections at once, and the exit code is 0", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -187,8 +177,8 @@ describe("signals", () => {
     await cut;
   });
 
-  it("SIGHUP reads the file again; an invalid one is told once and the old one serves", async () => {
-    await using first = await echoServer();
+  test("SIGHUP reads the file again; an invalid one is told once and the old one serves", async () => {
+    await using first = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, first.port);
     const { running, port } = await ready(file);
@@ -209,8 +199,8 @@ describe("signals", () => {
 });
 
 describe("circles", () => {
-  it("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
-    await using server = await echoServer();
+  test("a reload that would make a frontend its own server is refused, and the old configuration serves on", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const listen = await freePort();
     const file = join(directory.path, "config.toml");
@@ -223,8 +213,8 @@ describe("circles", () => {
     expect(await exchange(listen, "still")).toBe("still");
   });
 
-  it("a frontend may have another frontend as its server, where that is no circle", async () => {
-    await using server = await echoServer();
+  test("a frontend may have another frontend as its server, where that is no circle", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const [outer, inner] = [await freePort(), await freePort()];
     const file = join(directory.path, "config.toml");
@@ -237,8 +227,8 @@ describe("circles", () => {
 });
 
 describe("readers of the log", () => {
-  it("a closed standard error and output do not end it", async () => {
-    await using server = await echoServer();
+  test("a closed standard error and output do not end it", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const { running, port } = await ready(await configuration(directory.path, server.port));
     await using _ = running;
@@ -252,8 +242,8 @@ describe("readers of the log", () => {
     expect(await once(running.child, "exit")).toEqual([0, null]);
   });
 
-  it("a reader that stops reading costs log lines, not traffic, nor the end", async () => {
-    await using server = await echoServer();
+  test("a reader that stops reading costs log lines, not traffic, nor the end", async () => {
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = join(directory.path, "config.toml");
     const port = await freePort();
@@ -300,11 +290,11 @@ async function open(port: number): Promise<Socket> {
   const socket = connect(port, "127.0.0.1");
   socket.on("error", () => {});
   await once(socket, "connect");
-  await echo(socket, "ping");
+  await echoed(socket, "ping");
   return socket;
 }
 
-async function echo(socket: Socket, text: string): Promise<string> {
+async function echoed(socket: Socket, text: string): Promise<string> {
   socket.write(text);
   const [bytes] = (await once(socket, "data")) as [Buffer];
   return bytes.toString();

@@ -8,7 +8,8 @@ import { describe, expect, test } from "vitest";
 import { CONVEY } from "../../support/peers.ts";
 import { type Running, start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
-import { configuration, convey, echoServer, folder, freePort, minimal, serving } from "./convey.ts";
+import { echo, freePort, listening } from "../../support/sockets.ts";
+import { configuration, convey, folder, minimal, serving } from "./convey.ts";
 
 /** Waits until the process catches SIGHUP, the last one it does; what comes before is Node's own start. */
 async function catchesSignals(running: Running): Promise<void> {
@@ -65,7 +66,7 @@ describe("signals during the start", () => {
   );
 
   test.each([0, 60, 150])("SIGHUP %d ms after signals are caught reloads once it serves", async (ms) => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     await using running = serving(["-c", await configuration(directory.path, server.port)]);
     await catchesSignals(running);
@@ -126,7 +127,7 @@ print("ended with", child.wait(), flush=True)
 
 describe("a configuration that is no regular file", () => {
   test("a pipe is read once, not watched, and a reload that finds it empty is refused", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const file = await configuration(directory.path, server.port);
     await using running = start([
@@ -147,7 +148,7 @@ describe("a configuration that is no regular file", () => {
   });
 
   test("a named pipe may get its writer later", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const path = fifo(directory.path);
     await using running = serving(["-c", path]);
@@ -158,7 +159,7 @@ describe("a configuration that is no regular file", () => {
   });
 
   test("a reload from a pipe that gives nothing is refused after ten seconds, and a second SIGTERM does not wait", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using directory = await folder();
     const path = fifo(directory.path);
     await using running = serving(["-c", path]);
@@ -178,7 +179,7 @@ describe("a configuration that is no regular file", () => {
   });
 
   test("standard input is a file like any other", async () => {
-    await using server = await echoServer();
+    await using server = await listening(echo);
     await using running = start([
       "bash",
       "-c",

@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { finish } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
 import { convey, folder, minimal, ROOT } from "./convey.ts";
@@ -10,11 +10,11 @@ import { convey, folder, minimal, ROOT } from "./convey.ts";
 const version = (JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8")) as { version: string }).version;
 
 describe("usage", () => {
-  it.each(["-v", "--version"])("%s prints the version alone", async (flag) => {
+  test.each(["-v", "--version"])("%s prints the version alone", async (flag) => {
     expect(await convey([flag])).toMatchObject({ code: 0, stdout: `convey ${version}\n`, stderr: "" });
   });
 
-  it.each(["-h", "--help"])("%s names every command, the flags of run and the exit codes", async (flag) => {
+  test.each(["-h", "--help"])("%s names every command, the flags of run and the exit codes", async (flag) => {
     const { code, stdout } = await convey([flag]);
     expect(code).toBe(0);
     const commands = "run demo validate config schema explain healthcheck dsr-server cleanup completion";
@@ -25,7 +25,7 @@ describe("usage", () => {
     expect(stdout).toMatch(/Exit codes:\n +0 .*\n +1 .*\n +2 /);
   });
 
-  it("help and version load neither the schema's library nor the logger nor the addon", async () => {
+  test("help and version load neither the schema's library nor the logger nor the addon", async () => {
     const hooks = ["--import", `data:text/javascript,${encodeURIComponent(REPORT_LOADED)}`];
     const { stderr: loaded } = await finish([
       process.execPath,
@@ -38,7 +38,7 @@ describe("usage", () => {
     expect(loaded).not.toMatch(/LOADED .*\/native\//);
   });
 
-  it.each([
+  test.each([
     ["-p and -d", ["-p", "-d"], /--passthrough and --dsr were both given/],
     ["-p and --mode=dsr", ["-p", "--mode=dsr"], /--mode=dsr and --passthrough were both given/],
     ["--mode twice", ["--mode=proxy", "--mode", "dsr"], /--mode=proxy and --mode=dsr were both given/],
@@ -57,7 +57,7 @@ describe("usage", () => {
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
   });
 
-  it.each([
+  test.each([
     [["-c", "FILE", "validate"]],
     [["--config=FILE", "validate"]],
     [["--stats-port", "7000", "-c", "FILE", "--mode=proxy", "validate", "--json"]],
@@ -71,18 +71,19 @@ describe("usage", () => {
       minimal(81, "", 80).replaceAll("127.0.0.1:8", "192.0.2.1:8").replace("192.0.2.1:81", "198.51.100.1:81"),
     );
     const { code, stdout, stderr } = await convey(args.map((word) => word.replace("FILE", file)));
-    expect(stderr).toBe("");
+    // The packet modes find that this host lacks the address.
+    expect(stderr.replace(/^.*: warning: on this host: .*\n/gm, "")).toBe("");
     expect(stdout).toMatch(/: valid: |"ok": true/);
     expect(code).toBe(0);
   });
 
-  it("a value that reads like a command is a value", async () => {
+  test("a value that reads like a command is a value", async () => {
     const { code, stderr } = await convey(["-c", "validate"]);
     expect(stderr).toContain("validate: error: no such file");
     expect(code).toBe(1);
   });
 
-  it.each(["validate", "config", "run", "healthcheck"])(
+  test.each(["validate", "config", "run", "healthcheck"])(
     "CONVEY_CONFIG names the file of %s where no flag or operand does",
     async (command) => {
       const env = { ...process.env, CONVEY_CONFIG: "/does/not/exist-1" };
@@ -96,13 +97,13 @@ describe("usage", () => {
     },
   );
 
-  it("the same mode said twice is no contradiction", async () => {
+  test("the same mode said twice is no contradiction", async () => {
     const { code, stderr } = await convey(["-p", "--mode=passthrough", "--config=/does/not/exist"]);
     expect(stderr).toContain("no such file");
     expect(code).toBe(1);
   });
 
-  it("a reader that goes away early is no failure", () => {
+  test("a reader that goes away early is no failure", () => {
     const script = `"$0" "$1" --help | head -n 1; echo "\${PIPESTATUS[0]}"`;
     const out = execFileSync("bash", ["-c", script, process.execPath, `${ROOT}/dist/cli/main.js`], {
       encoding: "utf8",
@@ -112,7 +113,7 @@ describe("usage", () => {
 });
 
 describe("completion", () => {
-  it.for([
+  test.for([
     ["bash", "-n"],
     ["zsh", "-n"],
     ["fish", "--no-execute"],
@@ -133,7 +134,7 @@ describe("completion", () => {
     },
   );
 
-  it.each([
+  test.each([
     ["convey va", "validate"],
     ["convey --mo", "--mode"],
     ["convey --mode pa", "passthrough"],
@@ -153,7 +154,7 @@ describe("completion", () => {
     expect(execFileSync("bash", { input: script, encoding: "utf8" }).trim()).toBe(expected);
   });
 
-  it("an unknown shell is a usage error", async () => {
+  test("an unknown shell is a usage error", async () => {
     expect(await convey(["completion", "tcsh"])).toMatchObject({ code: 2, stdout: "" });
   });
 });

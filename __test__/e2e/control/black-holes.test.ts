@@ -1,6 +1,8 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
-import { blackHole, closedPort, collect, harness, pause } from "../../support/control.ts";
+import { blackHole, collect, harness } from "../../support/control.ts";
 import { until } from "../../support/processes.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const { balance, echo, toClose, closeAll } = harness();
 afterEach(closeAll);
@@ -10,7 +12,7 @@ test.each([3000])(
   async (holes) => {
     const hole = await blackHole();
     toClose.push(hole);
-    const neighbour = await echo("neighbour", await closedPort());
+    const neighbour = await echo("neighbour", await freePort());
     const lb = await balance({
       frontends: { web: { listen_addr: "127.0.0.1:0", backend: "live" } },
       backends: {
@@ -32,7 +34,7 @@ test.each([3000])(
       proxy: { workers: 1 },
     });
     const seen = collect(lb);
-    await pause(5000);
+    await sleep(5000);
     await neighbour.close();
     const closedAt = performance.now();
     await until(() => seen.some((e) => e.type === "server" && e.server === "neighbour"), "the event", 90_000);

@@ -1,7 +1,8 @@
 /** Explaining in proxy mode: by the library and over HTTP. */
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Balancer, createBalancer } from "../../../ts/index.ts";
-import { ask, closedPort, httpServer, poolConfig, type TestServer } from "../../support/control.ts";
+import { ask, httpServer, poolConfig, type TestServer } from "../../support/control.ts";
+import { freePort } from "../../support/sockets.ts";
 
 let servers: TestServer[];
 let lb: Balancer;
@@ -12,7 +13,7 @@ beforeEach(async () => {
   const addr = (i: number): string => servers[i]?.addr ?? "";
   lb = await createBalancer({
     ...poolConfig({ s1: { addr: addr(0), weight: 3 }, s2: { addr: addr(1) } }, { stats: { port: 0 } }),
-    frontends: { web: { listen_addr: `127.0.0.1:${await closedPort()}`, backend: "pool" } },
+    frontends: { web: { listen_addr: `127.0.0.1:${await freePort()}`, backend: "pool" } },
   });
   const { host, port } = lb.address("web");
   web = `${host}:${port}`;

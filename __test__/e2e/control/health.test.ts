@@ -4,25 +4,25 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test, vi } from "vitest";
 import {
   answers,
   blackHole,
-  closedPort,
   collect,
   harness,
-  pause,
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
 import { needs } from "../../support/requirements.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const bench = harness();
 const { balance, echo, toClose } = bench;
 
 afterEach(bench.closeAll);
 
-test("a server that dies leaves selection, comes back when it answers again, and both are events with a cause", async () => {
+test("a server that dies leaves selection once, comes back once, and both are events with a cause", async () => {
   const [a, b] = [await echo("a"), await echo("b")];
   const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
   const seen = collect(lb);
@@ -44,13 +44,13 @@ test("a server that dies leaves selection, comes back when it answers again, and
 test("every transition is logged once, with its cause", async () => {
   const lines: string[] = [];
   const write = (_: object, message: string) => lines.push(message);
-  const dead = await closedPort();
+  const dead = await freePort();
   const lb = await balance(
     poolConfig({ dead: { addr: `127.0.0.1:${dead}` } }, { pool: { health_check_fall: 1 } }),
     { logger: { debug: write, info: write, warn: write, error: write } },
   );
   await vi.waitFor(() => expect(server(lb, "dead").up).toBe(false));
-  await pause(300);
+  await sleep(300);
   expect(lines).toEqual([
     "server pool/dead is down: check failed: connection refused (ECONNREFUSED)",
     "backend pool has no server left",
@@ -103,7 +103,7 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
   const a = await echo("a");
   const hung = await blackHole();
   toClose.push(hung);
-  const dead = await closedPort();
+  const dead = await freePort();
   const lb = await balance(
     poolConfig(
       { a: { addr: a.addr }, hung: { addr: hung.addr }, dead: { addr: `127.0.0.1:${dead}` } },
@@ -117,9 +117,9 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
       },
     ),
   );
-  await pause(300);
+  await sleep(300);
   const before = await descriptors();
-  await pause(3000);
+  await sleep(3000);
   expect(await descriptors()).toBeLessThanOrEqual(before + 4);
   expect(lb.stats().total_connections).toBe(0);
 });
@@ -127,7 +127,7 @@ test("checks leak no file descriptors, whether they succeed, fail or time out", 
 test("nginx, checked a hundred times, logs no error", async (context) => {
   needs(context, { tools: ["nginx"] });
   const directory = await mkdtemp(join(tmpdir(), "convey-nginx-"));
-  const port = await closedPort();
+  const port = await freePort();
   const log = join(directory, "error.log");
   await writeFile(
     join(directory, "nginx.conf"),

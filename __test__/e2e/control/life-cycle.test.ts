@@ -3,18 +3,11 @@ import { constants } from "node:fs";
 import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test, vi } from "vitest";
 import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
-import {
-  answers,
-  Client,
-  closedPort,
-  collect,
-  harness,
-  httpServer,
-  pause,
-  poolConfig,
-} from "../../support/control.ts";
+import { answers, Client, collect, harness, httpServer, poolConfig } from "../../support/control.ts";
+import { freePort } from "../../support/sockets.ts";
 
 const bench = harness();
 const { balance, echo, toClose } = bench;
@@ -52,7 +45,7 @@ test("close drains up to its deadline: no new connections, the open one goes on,
   const client = await Client.open(web);
   const startedAt = performance.now();
   const closed = lb.close({ drainMs: 600 });
-  await pause(200);
+  await sleep(200);
   expect(await client.echo("draining")).toBe("draining");
   await expect(Client.open(web).then((c) => c.greeting)).resolves.toBe("");
   const ready = await fetch(`http://${host}:${port}/readyz`);
@@ -88,7 +81,7 @@ test("of a thousand frontends each tells where it listens, in no time that grows
 });
 
 test("a health change during the drain opens nothing again", async () => {
-  const [a, b] = [await echo("a"), await echo("b", await closedPort())];
+  const [a, b] = [await echo("a"), await echo("b", await freePort())];
   const lb = await balance(
     poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }, { pool: { health_check_fall: 1 } }),
   );
@@ -120,7 +113,7 @@ test("close ends by its deadline while a reload hangs on its file, which then ha
   execFileSync("mkfifo", [file]);
   const writer = await open(file, constants.O_RDWR);
   const reload = lb.reload().catch((error: { code: string }) => error.code);
-  await pause(100);
+  await sleep(100);
   const startedAt = performance.now();
   await lb.close();
   expect(performance.now() - startedAt).toBeLessThan(5000);
@@ -140,7 +133,7 @@ test("close ends as soon as the last connection has, and a second close can only
   const hurried = await balance(poolConfig({ a: { addr: a.addr } }));
   const stays = await Client.open(hurried.address("web"));
   const slow = hurried.close({ drainMs: 60_000 });
-  await pause(50);
+  await sleep(50);
   await hurried.close();
   await slow;
   stays.close();
@@ -162,7 +155,7 @@ test("after close events end, changes are refused with CLOSED, and stats can sti
 
 test("a start that fails leaves nothing running", async () => {
   const [a, taken] = [await echo("a"), await echo("taken")];
-  const port = await closedPort();
+  const port = await freePort();
   const config: ConfigInput = {
     ...poolConfig({ a: { addr: a.addr } }),
     frontends: { web: { listen_addr: `127.0.0.1:${port}`, backend: "pool" } },

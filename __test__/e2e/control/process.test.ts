@@ -4,10 +4,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { blackHole, Client, type Closable, echoServer, httpServer, pause } from "../../support/control.ts";
+import { blackHole, Client, type Closable, echoServer, httpServer } from "../../support/control.ts";
 
 const LOADER = new URL("../../support/typescript.mjs", import.meta.url).href;
 const BLOCKED = fileURLToPath(new URL("../../support/blocked-loop.ts", import.meta.url));
@@ -56,7 +57,7 @@ test("while Node's event loop is blocked traffic goes on, and no server is held 
   const woke = next().then(() => {
     awake = true;
   });
-  await pause(300);
+  await sleep(300);
   const until = performance.now() + 2200;
   let slowestMs = 0;
   let exchanged = 0;
@@ -68,7 +69,7 @@ test("while Node's event loop is blocked traffic goes on, and no server is held 
     fresh.close();
     slowestMs = Math.max(slowestMs, performance.now() - startedAt);
     exchanged += 1;
-    await pause(10);
+    await sleep(10);
   }
   expect(awake).toBe(false);
   expect(exchanged).toBeGreaterThan(20);

@@ -1,4 +1,5 @@
 /** Limits are held and counted; nothing waits for ever. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
 import type { ConfigInput } from "../../../ts/index.ts";
 import { Client, harness, poolConfig } from "../../support/control.ts";
@@ -49,7 +50,7 @@ test("an idle connection ends at the idle timeout, a busy one lives on", async (
   const until_ = performance.now() + 1500;
   while (performance.now() < until_) {
     expect(await busy.echo("tick")).toBe("tick");
-    await new Promise((done) => setTimeout(done, 100));
+    await sleep(100);
   }
   expect(idle.ended).toBe(true);
   expect(busy.ended).toBe(false);
@@ -63,7 +64,7 @@ test("a busy connection ends at its maximum duration", async () => {
   const busy = await Client.open(lb.address("web"));
   while (!busy.ended && performance.now() - begun < 5000) {
     busy.socket.write("tick\n");
-    await new Promise((done) => setTimeout(done, 50));
+    await sleep(50);
   }
   const lasted = performance.now() - begun;
   expect(lasted).toBeGreaterThan(650);

@@ -1,10 +1,10 @@
-/** C36: a reload moves listeners over each other's addresses: it works, or nothing changes. */
+/** A reload moves listeners over each other's addresses: it works, or nothing changes. */
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { afterEach, expect, test } from "vitest";
 import type { Balancer, ConfigInput } from "../../../ts/index.ts";
-import { ask, Client, closedPort, harness } from "../../support/control.ts";
-import { dial } from "../../support/sockets.ts";
+import { ask, Client, harness } from "../../support/control.ts";
+import { dial, freePort } from "../../support/sockets.ts";
 
 const { balance, echo, closeAll } = harness();
 afterEach(closeAll);
@@ -33,11 +33,11 @@ async function refuses(host: string, port: number): Promise<void> {
 }
 
 test.each([1, 2, 3])(
-  "C36: a frontend moves between an address, its wildcard and back, again and again, with %i workers",
+  "a frontend moves between an address, its wildcard and back, again and again, with %i workers",
   async (workers) => {
     const server = await echo("s1");
     const at = await config(server.addr);
-    const port = await closedPort();
+    const port = await freePort();
     const places: [string, string, string?][] = [
       [`127.0.0.1:${port}`, "127.0.0.1", "127.0.0.2"],
       [`0.0.0.0:${port}`, "127.0.0.2"],
@@ -61,10 +61,10 @@ test.each([1, 2, 3])(
   },
 );
 
-test("C36: a frontend takes the port that another one leaves, also under another address", async () => {
+test("a frontend takes the port that another one leaves, also under another address", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
+  const [a, b, c] = [await freePort(), await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   await lb.update(at({ web: `127.0.0.1:${b}`, api: `0.0.0.0:${c}` }));
   await serves(lb, "web");
@@ -76,10 +76,10 @@ test("C36: a frontend takes the port that another one leaves, also under another
   expect([lb.address("web").port, lb.address("api").port]).toEqual([c, b]);
 });
 
-test("C36: two frontends exchange their ports", async () => {
+test("two frontends exchange their ports", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b] = [await closedPort(), await closedPort()];
+  const [a, b] = [await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   for (let round = 0; round < 4; round++) {
     const [web, api] = round % 2 === 0 ? [b, a] : [a, b];
@@ -90,10 +90,10 @@ test("C36: two frontends exchange their ports", async () => {
   }
 });
 
-test("C36: the statistics server and a frontend exchange their ports, again and again", async () => {
+test("the statistics server and a frontend exchange their ports, again and again", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b] = [await closedPort(), await closedPort()];
+  const [a, b] = [await freePort(), await freePort()];
   const lb = await balance(at({ web: `127.0.0.1:${a}`, stats: b }));
   for (let round = 0; round < 6; round++) {
     const [web, stats] = round % 2 === 0 ? [b, a] : [a, b];
@@ -104,10 +104,10 @@ test("C36: the statistics server and a frontend exchange their ports, again and 
   expect(lb.stats().config_version).toBe(7);
 });
 
-test("C36: a move that fails leaves every old listener as it was and says who is in the way", async () => {
+test("a move that fails leaves every old listener as it was and says who is in the way", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
-  const [a, b, c] = [await closedPort(), await closedPort(), await closedPort()];
+  const [a, b, c] = [await freePort(), await freePort(), await freePort()];
   const foreign = createServer().listen(c, "127.0.0.1");
   await once(foreign, "listening");
   const before = { web: `127.0.0.1:${a}`, stats: b };
@@ -140,7 +140,7 @@ test("C36: a move that fails leaves every old listener as it was and says who is
   }
 });
 
-test("C36: an address that a part of this convey keeps is refused in its name", async () => {
+test("an address that a part of this convey keeps is refused in its name", async () => {
   const server = await echo("s1");
   const at = await config(server.addr);
   const lb = await balance(at({ web: "127.0.0.1:0", stats: 0 }));

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
-import { closedPort, harness, poolConfig } from "../../support/control.ts";
+import { harness, poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
 import { folder, nginxFiles } from "../../support/peers.ts";
 import { finish, start, until } from "../../support/processes.ts";
@@ -12,6 +12,7 @@ import { needs } from "../../support/requirements.ts";
 import {
   dial,
   echo,
+  freePort,
   gone,
   listening,
   pour,
@@ -210,7 +211,7 @@ test("a server's early answer to an upload arrives as often as without a balance
   const body = join(folder("upload"), "body");
   writeFileSync(body, Buffer.alloc(8 * MIB, "u"));
   for (const closing of ["lingering_close off", "lingering_timeout 100ms"]) {
-    const listen = `127.0.0.1:${await closedPort()}`;
+    const listen = `127.0.0.1:${await freePort()}`;
     await using _nginx = start(
       nginxFiles(listen, folder("root"), ["client_max_body_size 1k;", `${closing};`]),
     );

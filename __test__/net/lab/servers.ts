@@ -15,7 +15,7 @@ export const ECHO = 9003;
 /** Bytes of `/blob`, the same on every server. */
 export const BLOB_BYTES = 50 * 1024 * 1024;
 
-export const TOOLS = ["ip", "sysctl", "tc", "nft", "ethtool", "nginx", "curl", "socat"] as const;
+export const TOOLS = ["ip", "ss", "sysctl", "tc", "nft", "ethtool", "nginx", "curl", "socat"] as const;
 
 const FAMILIES: readonly Family[] = ["v4", "v6"];
 

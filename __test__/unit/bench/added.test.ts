@@ -1,8 +1,8 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { fill, parseAdded } from "../../bench/added.ts";
 
 describe("CONVEY_BENCH_PEERS", () => {
-  it("adds peers whose placeholders are replaced", () => {
+  test("adds peers whose placeholders are replaced", () => {
     const [before, other] = parseAdded(
       "before=node /old/main.js run -c {config}, other=relay {listen} {server}",
     );
@@ -15,13 +15,13 @@ describe("CONVEY_BENCH_PEERS", () => {
     expect(other && fill(other, { listen: "a:1", server: "b:2" }).at(-1)).toBe("exec relay a:1 b:2");
   });
 
-  it("is refused when an entry is no name=command, and says which", () => {
+  test("is refused when an entry is no name=command, and says which", () => {
     expect(() => parseAdded("good=x,bad")).toThrow('"bad" is not name=command');
     expect(() => parseAdded("=x")).toThrow('"=x" is not name=command');
     expect(() => parseAdded("a=x,a=y")).toThrow('names "a" twice');
   });
 
-  it("is refused for a placeholder that does not exist, and lists those that do", () => {
+  test("is refused for a placeholder that does not exist, and lists those that do", () => {
     const [peer] = parseAdded("a=x {port}");
     expect(() => peer && fill(peer, { config: "c" })).toThrow('{port} of "a" is not one of {config}');
   });

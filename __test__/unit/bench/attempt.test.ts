@@ -1,4 +1,4 @@
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { attempt } from "../../bench/attempt.ts";
 
 describe("a visit that fails", () => {
@@ -6,11 +6,11 @@ describe("a visit that fails", () => {
     throw new Error("no answer through nginx within 15000 ms\n--- stdout");
   };
 
-  it("ends the bench in the first round", async () => {
+  test("ends the bench in the first round", async () => {
     await expect(attempt(1, fail, (missing) => missing)).rejects.toThrow("no answer through nginx");
   });
 
-  it("is lost with its reason in a later one", async () => {
+  test("is lost with its reason in a later one", async () => {
     const told = vi.spyOn(console, "error").mockImplementation(() => {});
     const lost = await attempt(2, fail, (missing) => missing);
     expect(lost).toEqual(["every figure: no answer through nginx within 15000 ms"]);

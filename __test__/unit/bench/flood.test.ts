@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { parseSeen } from "../../bench/packet/flood.ts";
 
 function counters(packets: number, busyTicks: number, stealTicks: number): string {
@@ -7,19 +7,19 @@ function counters(packets: number, busyTicks: number, stealTicks: number): strin
 }
 
 describe("a flood", () => {
-  it("counts as lost what has not arrived when sending ended", () => {
+  test("counts as lost what has not arrived when sending ended", () => {
     const seen = parseSeen(`${counters(7, 100, 0)}sent 1000 in 0.500000 s\n${counters(997, 120, 0)}`);
     expect(seen).toMatchObject({ offered: 2000, delivered: 990, seconds: 0.5, busySeconds: 0.2 });
     expect(seen.loss).toBeCloseTo(0.01);
   });
 
-  it("tells what share of the machine was stolen meanwhile", () => {
+  test("tells what share of the machine was stolen meanwhile", () => {
     const seen = parseSeen(`${counters(0, 100, 0)}sent 10 in 1.0 s\n${counters(11, 175, 25)}`);
     expect(seen.steal_share).toBe(0.25);
     expect(seen.loss).toBe(0);
   });
 
-  it("is an error when nothing was sent", () => {
+  test("is an error when nothing was sent", () => {
     expect(() => parseSeen("no route to host")).toThrow("no flood in: no route to host");
   });
 });

@@ -1,13 +1,13 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { halfOf } from "../../bench/half-load.ts";
 
 describe("half load", () => {
-  it("is half of the best rate measured, whoever had it", () => {
+  test("is half of the best rate measured, whoever had it", () => {
     const half = halfOf({ convey: 40_000, nginx: 60_001, haproxy: 50_000 });
     expect(half).toMatchObject({ requestsPerS: 30_001, best: "nginx" });
   });
 
-  it("has a reason instead of a number when nothing could be measured", () => {
+  test("has a reason instead of a number when nothing could be measured", () => {
     expect(halfOf({})).toEqual({ reason: expect.stringMatching(/stolen time/) });
     expect(halfOf({ convey: 0 })).toHaveProperty("reason");
   });

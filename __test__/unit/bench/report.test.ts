@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { HalfLoad } from "../../bench/half-load.ts";
 import { type Options, parseOptions } from "../../bench/options.ts";
 import { parsePacketOptions } from "../../bench/packet/options.ts";
@@ -31,29 +31,29 @@ function options(...args: string[]): Options {
 describe("the table of the proxy bench", () => {
   const names = ["convey", "nginx"];
 
-  it("calls a difference decided from twice the control's distance on", () => {
+  test("calls a difference decided from twice the control's distance on", () => {
     const figure = "keepalive_cpu_us_per_request";
     expect(compare(series(figure, 20, 5), names)[0]?.decision).toBe("decided");
     expect(compare(series(figure, 10.3, 5), names)[0]?.decision).toBe("within noise");
   });
 
-  it("decides nothing from fewer than five rounds", () => {
+  test("decides nothing from fewer than five rounds", () => {
     expect(compare(series("bulk_cpu_s_per_gb", 20, 4), names)[0]?.decision).toBe("too few rounds");
   });
 
-  it("tells the rate of half load where its latency stands", () => {
+  test("tells the rate of half load where its latency stands", () => {
     const text = markdown([series("half_load_p99_us", 20, 5)], names, options());
     expect(text).toContain("p99 us at 25000 requests/s, half of the best peer's rate");
   });
 
-  it("says why half load is missing", () => {
+  test("says why half load is missing", () => {
     const half = { reason: "no peer's rate could be measured" };
     const text = markdown([series("bulk_cpu_s_per_gb", 20, 5, half)], names, options());
     expect(text).toContain("half load is missing: no peer's rate could be measured");
     expect(text).not.toContain("p99");
   });
 
-  it("says why a figure is missing", () => {
+  test("says why a figure is missing", () => {
     const round = [
       visit("convey", "bulk_gbit_per_s", 1),
       visit("nginx", "connect_cores_used", 1, ["bulk: x"]),
@@ -67,7 +67,7 @@ describe("the table of the proxy bench", () => {
     expect(text).toContain("- missing: nginx, bulk: x (1 visits)");
   });
 
-  it("says of quick figures that they are not to be quoted", () => {
+  test("says of quick figures that they are not to be quoted", () => {
     expect(markdown([series("bulk_cpu_s_per_gb", 20, 2)], names, options("--quick"))).toContain(QUICK);
     expect(markdown([series("bulk_cpu_s_per_gb", 20, 5)], names, options())).not.toContain(QUICK);
   });
@@ -82,7 +82,7 @@ describe("the table of the packet bench", () => {
     failures: 0,
   }));
 
-  it("has no dash without a reason", () => {
+  test("has no dash without a reason", () => {
     const parsed = parsePacketOptions(["--mode", "packet"]);
     const withBulk = round.map((v) => (v.peer === "convey" ? { ...v, figures: { bulk_gbit_per_s: 1 } } : v));
     const text = packetMarkdown([withBulk], parsed as NonNullable<typeof parsed>, []);
@@ -91,7 +91,7 @@ describe("the table of the packet bench", () => {
     expect(text).not.toContain("| – |");
   });
 
-  it("says when the generator was the limit", () => {
+  test("says when the generator was the limit", () => {
     const parsed = parsePacketOptions(["--mode", "packet", "--quick"]);
     const text = packetMarkdown([round], parsed as NonNullable<typeof parsed>, []);
     expect(text).toContain("generator was the limit: routing, small");

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import { absolute, control, decide, median, noise, paired } from "../../bench/statistics.ts";
 import { unstolen } from "../../bench/steal.ts";
 
@@ -15,24 +15,24 @@ describe("statistics of rounds", () => {
     [visit("a"), visit("b", 20), visit("b", 10), visit("a")],
   ];
 
-  it("pairs what happened in the same round, and leaves out rounds in which one has nothing", () => {
+  test("pairs what happened in the same round, and leaves out rounds in which one has nothing", () => {
     expect(paired(rounds, "a", "b", "rate")).toEqual({ median: 0.625, min: 0.25, max: 1, n: 2 });
     expect(paired(rounds, "a", "nobody", "rate")).toBeUndefined();
   });
 
-  it("takes the mean of there and back, then the median of rounds", () => {
+  test("takes the mean of there and back, then the median of rounds", () => {
     expect(absolute(rounds, "b", "rate")?.median).toBe(20);
   });
 
-  it("compares a peer with itself only where both visits have the figure", () => {
+  test("compares a peer with itself only where both visits have the figure", () => {
     expect(control(rounds, ["a", "b"], "rate")).toEqual([1 / 3, 1, 1, 2]);
   });
 
-  it("takes the middle of an even number of values", () => {
+  test("takes the middle of an even number of values", () => {
     expect(median([4, 1, 3, 2])).toBe(2.5);
   });
 
-  it("decides nothing without a control", () => {
+  test("decides nothing without a control", () => {
     const ratio = { median: 9, min: 9, max: 9, n: 7 };
     expect(decide(ratio, noise([]))).toBe("within noise");
     expect(decide(ratio, noise([1.1, 0.9]))).toBe("decided");
@@ -40,13 +40,13 @@ describe("statistics of rounds", () => {
 });
 
 describe("a run with stolen time", () => {
-  it("is made again until it is quiet", async () => {
+  test("is made again until it is quiet", async () => {
     const shares = [0.2, 0.05, 0.001];
     const seen = await unstolen(async () => ({ steal_share: shares.shift() ?? 1 }));
     expect(seen).toEqual({ steal_share: 0.001 });
   });
 
-  it("has no figure after the third", async () => {
+  test("has no figure after the third", async () => {
     let runs = 0;
     const seen = await unstolen(async () => {
       runs += 1;

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { withLock } from "../../../ts/bootstrap/lock.mjs";
 import { nodeProblem } from "../../../ts/bootstrap/node-version.mjs";
 import { filesBelow, hashOf, isFresh, writeStamp } from "../../../ts/bootstrap/stamp.mjs";
@@ -18,49 +18,49 @@ afterEach(() => rmSync(root, { recursive: true, force: true }));
 describe("what is missing is told in one line", () => {
   const oneLine = expect.stringMatching(/^[^\n]+$/);
 
-  it.each(["8.17.0", "18.20.4", "20.18.3"])("Node %s is too old", (version) => {
+  test.each(["8.17.0", "18.20.4", "20.18.3"])("Node %s is too old", (version) => {
     expect(nodeProblem(version, "linux")).toEqual(oneLine);
     expect(nodeProblem(version, "linux")).toContain(`Node 20.19 or newer is needed (this is ${version})`);
   });
 
-  it.each(["20.19.0", "20.20.2", "22.0.0", "24.1.0"])("Node %s will do", (version) => {
+  test.each(["20.19.0", "20.20.2", "22.0.0", "24.1.0"])("Node %s will do", (version) => {
     expect(nodeProblem(version, "linux")).toBeUndefined();
   });
 
-  it.each(["darwin", "win32"])("%s is not Linux", (platform) => {
+  test.each(["darwin", "win32"])("%s is not Linux", (platform) => {
     expect(nodeProblem("22.0.0", platform)).toContain("runs on Linux only");
   });
 
-  it("no cargo", () => {
+  test("no cargo", () => {
     expect(() => requireRust({ PATH: root }, root)).toThrow(/^cargo was not found.*rustup\.rs[^\n]*$/);
   });
 
-  it("cargo that is too old", () => {
+  test("cargo that is too old", () => {
     tool("cargo", "echo cargo 1.80.1");
     expect(() => requireRust({ PATH: root }, root)).toThrow(
       /^Rust 1\.95 or newer is needed \(this is 1\.80\.1\): run `rustup update stable`\.$/,
     );
   });
 
-  it("cargo that has no toolchain behind it", () => {
+  test("cargo that has no toolchain behind it", () => {
     tool("cargo", "echo error: no default toolchain >&2; exit 1");
     expect(() => requireRust({ PATH: root }, root)).toThrow(
       /^cargo does not run: error: no default toolchain;[^\n]*$/,
     );
   });
 
-  it("no C linker", () => {
+  test("no C linker", () => {
     tool("cargo", "echo cargo 1.95.0");
     expect(() => requireRust({ PATH: root }, root)).toThrow(/^cc was not found[^\n]*gcc[^\n]*$/);
   });
 
-  it("everything there is no complaint", () => {
+  test("everything there is no complaint", () => {
     tool("cargo", "echo cargo 1.95.0");
     tool("cc", "echo cc");
     expect(() => requireRust({ PATH: root }, root)).not.toThrow();
   });
 
-  it("a cargo that rustup installed but the shell does not know is found", () => {
+  test("a cargo that rustup installed but the shell does not know is found", () => {
     mkdirSync(join(root, "bin"));
     writeFileSync(join(root, "bin", "cargo"), "");
     expect(buildEnvironment({ PATH: "/usr/bin", CARGO_HOME: root }).PATH).toBe(
@@ -73,7 +73,7 @@ describe("what is missing is told in one line", () => {
 describe("stamps", () => {
   const stamp = () => join(root, "target", "stamp.json");
 
-  it("go by content, not by time", () => {
+  test("go by content, not by time", () => {
     writeFileSync(join(root, "a"), "one");
     const before = hashOf(root, ["a"]);
     utimesSync(join(root, "a"), 1, 1);
@@ -82,7 +82,7 @@ describe("stamps", () => {
     expect(hashOf(root, ["a"])).not.toBe(before);
   });
 
-  it("see a renamed file, a file that is gone, and another setting", () => {
+  test("see a renamed file, a file that is gone, and another setting", () => {
     writeFileSync(join(root, "a"), "one");
     writeFileSync(join(root, "b"), "one");
     const hashes = [
@@ -94,7 +94,7 @@ describe("stamps", () => {
     expect(new Set(hashes).size).toBe(4);
   });
 
-  it("are stale when an output is gone or somebody else made it", () => {
+  test("are stale when an output is gone or somebody else made it", () => {
     writeFileSync(join(root, "out"), "made");
     writeStamp(root, stamp(), "inputs", ["out"]);
     expect(isFresh(root, stamp(), "inputs", ["out"])).toBe(true);
@@ -105,14 +105,14 @@ describe("stamps", () => {
     expect(isFresh(root, stamp(), "inputs", ["out"])).toBe(false);
   });
 
-  it("that are torn count as none, and none is written for an output that was not made", () => {
+  test("that are torn count as none, and none is written for an output that was not made", () => {
     mkdirSync(join(root, "target"));
     writeFileSync(stamp(), '{"inputs":');
     expect(isFresh(root, stamp(), "inputs", [])).toBe(false);
     expect(() => writeStamp(root, stamp(), "inputs", ["missing"])).toThrow(/did not make all of: missing/);
   });
 
-  it("leave out node_modules and target", () => {
+  test("leave out node_modules and target", () => {
     for (const path of ["src/a", "src/node_modules/b", "src/target/c"]) {
       mkdirSync(join(root, path, ".."), { recursive: true });
       writeFileSync(join(root, path), "");
@@ -122,7 +122,7 @@ describe("stamps", () => {
 });
 
 describe("the lock", () => {
-  it("lets one work at a time and tells who waits", async () => {
+  test("lets one work at a time and tells who waits", async () => {
     const order = [];
     let waited = 0;
     const work = (name) => () => {
@@ -137,7 +137,7 @@ describe("the lock", () => {
     expect(waited).toBe(1);
   });
 
-  it("is free again after its holder was killed", async () => {
+  test("is free again after its holder was killed", async () => {
     const module = new URL("../../../ts/bootstrap/lock.mjs", import.meta.url).href;
     const script = `import { withLock } from ${JSON.stringify(module)};
       withLock(${JSON.stringify(root)}, () => {}, () => { console.log("held"); return new Promise(() => setInterval(() => {}, 1000)); });`;
@@ -158,7 +158,7 @@ describe("the lock", () => {
     expect(waited).toBe(1);
   });
 
-  it("is released when the work fails", async () => {
+  test("is released when the work fails", async () => {
     await expect(
       withLock(
         root,
@@ -176,7 +176,7 @@ describe("the lock", () => {
   });
 });
 
-it("the entry tells a missing toolchain in one line and exits with 1", () => {
+test("the entry tells a missing toolchain in one line and exits with 1", () => {
   const main = new URL("../../../ts/bootstrap/main.mjs", import.meta.url).pathname;
   const pretend = `Object.defineProperty(process.versions, "node", { value: "18.0.0" }); process.argv[1] = ${JSON.stringify(main)}; await import(${JSON.stringify(main)});`;
   const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", pretend], {

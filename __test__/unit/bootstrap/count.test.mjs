@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   addUp,
   byNeeds,
@@ -26,7 +26,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 `;
 
 describe("cargo test", () => {
-  it("is counted over all binaries, with the reason of what was ignored", () => {
+  test("is counted over all binaries, with the reason of what was ignored", () => {
     expect(readCargoTest(CARGO, bad)).toEqual({
       passed: 2,
       failed: [{ name: "pool::breaks", reason: "failed" }],
@@ -34,7 +34,7 @@ describe("cargo test", () => {
     });
   });
 
-  it("that does not compile counts as one failure", () => {
+  test("that does not compile counts as one failure", () => {
     expect(readCargoTest("", bad)).toEqual({
       passed: 0,
       failed: [{ name: "cargo test", reason: "exit code 101" }],
@@ -42,12 +42,12 @@ describe("cargo test", () => {
     });
   });
 
-  it("whose binary dies in the middle counts as one failure beside what passed", () => {
+  test("whose binary dies in the middle counts as one failure beside what passed", () => {
     const tally = readCargoTest("running 2 tests\ntest one ... ok\n", { ok: false, text: "exit code 101" });
     expect([tally.passed, tally.failed.length]).toEqual([1, 1]);
   });
 
-  it("lines torn by a test's own output are made up from the summary", () => {
+  test("lines torn by a test's own output are made up from the summary", () => {
     const torn =
       "test one ... noise\nok\ntest two ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored;\n";
     expect(readCargoTest(torn, good)).toMatchObject({ passed: 2, failed: [] });
@@ -57,7 +57,7 @@ describe("cargo test", () => {
 describe("ignored Rust tests", () => {
   const test = (reason) => ({ name: reason, reason });
 
-  it("are put together by what they need, in whatever order and words they say it", () => {
+  test("are put together by what they need, in whatever order and words they say it", () => {
     const reasons = [
       "needs root",
       "needs nft, root: why",
@@ -72,7 +72,7 @@ describe("ignored Rust tests", () => {
     expect([others, wrong]).toEqual([[], []]);
   });
 
-  it("that need what nobody knows fail: they would never run", () => {
+  test("that need what nobody knows fail: they would never run", () => {
     const { groups, wrong } = byNeeds([test("needs patience: it takes an hour")]);
     expect(groups).toEqual([]);
     expect(wrong).toEqual([
@@ -80,14 +80,14 @@ describe("ignored Rust tests", () => {
     ]);
   });
 
-  it("that another test runs are no tests of their own; any other reason is left as it is", () => {
+  test("that another test runs are no tests of their own; any other reason is left as it is", () => {
     const run = ["run in a child process by one_with_few_descriptors", "run by another"];
     const { groups, others } = byNeeds([...run, "takes an hour", "marked as ignored"].map(test));
     expect(groups).toEqual([]);
     expect(others.map(({ name }) => name)).toEqual(["takes an hour", "marked as ignored"]);
   });
 
-  it("that were asked for and did not run count as failed", () => {
+  test("that were asked for and did not run count as failed", () => {
     const asked = [{ name: "a" }, { name: "b" }];
     const output = "test a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored;\n";
     expect(readIgnored(output, good, asked)).toMatchObject({
@@ -99,20 +99,20 @@ describe("ignored Rust tests", () => {
 });
 
 describe("vitest", () => {
-  it("without a report counts as one failure", () => {
+  test("without a report counts as one failure", () => {
     expect(readVitest(undefined, { ok: false, text: "ended by SIGSEGV" }).failed).toEqual([
       { name: "vitest", reason: "ended without a report (ended by SIGSEGV)" },
     ]);
   });
 
-  it("that ends badly although every test passed counts as one failure", () => {
+  test("that ends badly although every test passed counts as one failure", () => {
     const report = JSON.stringify({ passed: 7, failed: [], skipped: [] });
     expect(readVitest(report, bad)).toMatchObject({ passed: 7, failed: [{ name: "vitest" }] });
     expect(readVitest(report, good)).toMatchObject({ passed: 7, failed: [] });
   });
 });
 
-it("the closing line adds everything up", () => {
+test("the closing line adds everything up", () => {
   const total = addUp([readCargoTest(CARGO, bad), readVitest(undefined, bad)]);
   expect(closingLine(total)).toBe("2 passed, 2 failed, 1 skipped");
 });

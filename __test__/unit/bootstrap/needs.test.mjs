@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { installMissing } from "../../../ts/bootstrap/install.mjs";
 import {
   BASE,
@@ -40,7 +40,7 @@ describe("a machine", () => {
     bash: { package: "bash" },
   };
 
-  it("lacks a program that is not on the PATH, cannot be run, or of which a half is there", () => {
+  test("lacks a program that is not on the PATH, cannot be run, or of which a half is there", () => {
     tool("one");
     writeFileSync(join(folder, "tool"), "");
     const environment = { PATH: folder };
@@ -55,7 +55,7 @@ describe("a machine", () => {
     expect(unmet(["root", "tool", "two", "header"], environment, TABLE)).toEqual(["root", "header"]);
   });
 
-  it("is asked for the packages of all that is missing, and people are told what to do", () => {
+  test("is asked for the packages of all that is missing, and people are told what to do", () => {
     expect(missingPackages({ PATH: folder }, TABLE)).not.toContain("root");
     expect(missingPackages({ PATH: folder }, TABLE)).toEqual(
       expect.arrayContaining(["header-dev", "pair", "tool-light"]),
@@ -63,7 +63,7 @@ describe("a machine", () => {
     expect(remedy(["root", "tool", "two"], TABLE)).toBe("run as root; apt-get install tool-light pair");
   });
 
-  it("shows a test nothing but the base and what it declared", () => {
+  test("shows a test nothing but the base and what it declared", () => {
     for (const name of ["tool", "one", "two"]) tool(name);
     const environment = { PATH: `${folder}:${process.env.PATH}` };
     const only = onlyDeclared(["root", "two"], environment, TABLE);
@@ -77,7 +77,7 @@ describe("a machine", () => {
 });
 
 describe("this test run", () => {
-  it("finds no program that was not declared", () => {
+  test("finds no program that was not declared", () => {
     for (const name of ["nft", "curl", "nginx", "ip"]) {
       expect(spawnSync(name, ["--version"]).error?.code).toBe("ENOENT");
     }
@@ -85,7 +85,7 @@ describe("this test run", () => {
 });
 
 describe("declarations", () => {
-  it("of Rust tests have a reason, and what they need stands in the table", () => {
+  test("of Rust tests have a reason, and what they need stands in the table", () => {
     const wrong = [];
     for (const file of filesBelow("crates", /\.rs$/)) {
       for (const [text, , reason] of readFileSync(file, "utf8").matchAll(
@@ -99,7 +99,7 @@ describe("declarations", () => {
     expect(wrong).toEqual([]);
   });
 
-  it("are few enough: no need of the table stands there twice or in the base", () => {
+  test("are few enough: no need of the table stands there twice or in the base", () => {
     expect(Object.keys(NEEDS).filter((name) => BASE.includes(name))).toEqual([]);
     expect(new Set(BASE).size).toBe(BASE.length);
   });
@@ -113,12 +113,12 @@ describe("installing", () => {
   });
   const nothing = () => ({ PATH: folder });
 
-  it("can be switched off, and says what is left out then", () => {
+  test("can be switched off, and says what is left out then", () => {
     installMissing({ ...nothing(), CONVEY_TEST_INSTALL: "0" }, say, { asRoot: [], run: unexpected });
     expect(said).toEqual([expect.stringMatching(/^CONVEY_TEST_INSTALL=0; tests that need these [^\n]*curl/)]);
   });
 
-  it("needs apt-get, and root or a sudo that asks nothing", () => {
+  test("needs apt-get, and root or a sudo that asks nothing", () => {
     installMissing(nothing(), say, { asRoot: [], run: unexpected });
     expect(said).toEqual([expect.stringMatching(/^there is no apt-get here; [^\n]*curl/)]);
     tool("apt-get");
@@ -127,7 +127,7 @@ describe("installing", () => {
     expect(said).toEqual([expect.stringMatching(/^neither root nor sudo without a password; [^\n]*curl/)]);
   });
 
-  it("says in one line what it installs, and afterwards what could not be had", () => {
+  test("says in one line what it installs, and afterwards what could not be had", () => {
     tool("apt-get");
     const commands = [];
     installMissing(nothing(), say, { asRoot: ["sudo", "-n"], run: (command) => commands.push(command) });
@@ -140,7 +140,7 @@ describe("installing", () => {
     ]);
   });
 
-  it("goes on without a package that does not exist, and installs the others in one go", () => {
+  test("goes on without a package that does not exist, and installs the others in one go", () => {
     apt(`case "$*" in
       *simulate*nosuch*) echo "E: Unable to locate package nosuch" >&2; exit 100;;
       *simulate*|*update*) exit 0;;
@@ -152,7 +152,7 @@ describe("installing", () => {
     expect(status).toBe(0);
   });
 
-  it("tells why nothing could be installed, and goes on", () => {
+  test("tells why nothing could be installed, and goes on", () => {
     apt(`echo "W: Failed to fetch http://deb.example/: Temporary failure resolving 'deb.example'" >&2
     case "$*" in *update*|*simulate*) exit 0;; esac
     echo "E: Unable to fetch some archives" >&2; exit 100`);
@@ -164,7 +164,7 @@ describe("installing", () => {
     expect(status).toBe(0);
   });
 
-  it("waits for another apt-get to end", () => {
+  test("waits for another apt-get to end", () => {
     apt(`if [ ! -e "$0.second" ]; then
       : >"$0.second"; echo "E: Could not get lock /var/lib/apt/lists/lock" >&2; exit 100
     fi`);

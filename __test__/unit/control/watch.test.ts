@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { ConfigWatcher } from "../../../ts/control/watch.ts";
 
@@ -21,7 +22,6 @@ afterEach(async () => {
 
 const file = (): string => join(directory, "config.toml");
 const hash = (content: string): string => createHash("sha256").update(content).digest("hex");
-const pause = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
 async function watch(content: string): Promise<void> {
   watcher = await ConfigWatcher.start(file(), hash(content), async (change) => {
@@ -35,7 +35,7 @@ let accepted = true;
 /** Waits for exactly these changes so far, then makes sure that no more follow. */
 async function settlesOn(expected: string[], withinMs = 1500): Promise<void> {
   await vi.waitFor(() => expect(changes).toEqual(expected), { timeout: withinMs, interval: 20 });
-  await pause(300);
+  await sleep(300);
   expect(changes).toEqual(expected);
 }
 
@@ -64,7 +64,7 @@ test("an editor that moves the old file away and writes a new one causes one cha
   await writeFile(file(), "a");
   await watch("a");
   await rename(file(), `${file()}~`);
-  await pause(200);
+  await sleep(200);
   await writeFile(file(), "b");
   await settlesOn(["changed"]);
 });
@@ -100,7 +100,7 @@ test("writes that follow each other are one change", async () => {
   await watch("");
   for (let i = 0; i < 10; i++) {
     await writeFile(file(), "x".repeat(i + 1));
-    await pause(20);
+    await sleep(20);
   }
   await settlesOn(["changed"]);
 });
@@ -111,7 +111,7 @@ test("a file written without pause is looked at nevertheless", async () => {
   const until = performance.now() + 2500;
   for (let i = 0; performance.now() < until; i++) {
     await writeFile(file(), String(i + 1));
-    await pause(30);
+    await sleep(30);
   }
   expect(changes.length).toBeGreaterThanOrEqual(1);
   expect(changes.length).toBeLessThanOrEqual(4);
@@ -135,7 +135,7 @@ test("the target of a link elsewhere is found out by the poll", async () => {
   await writeFile(join(elsewhere, "real.toml"), "a");
   await symlink(join(elsewhere, "real.toml"), file());
   await watch("a");
-  await pause(200);
+  await sleep(200);
   await writeFile(join(elsewhere, "real.toml"), "b");
   await settlesOn(["changed"], 8000);
   await rm(elsewhere, { recursive: true });
@@ -160,7 +160,7 @@ test("content that was refused is told again when it is saved again, and only th
     await writeFile(file(), "bad");
     await settlesOn(["changed"]);
     // The poll and a look without a change of the file say nothing new.
-    await pause(3200);
+    await sleep(3200);
     expect(changes).toEqual(["changed"]);
     await writeFile(file(), "bad");
     await settlesOn(["changed", "changed"]);

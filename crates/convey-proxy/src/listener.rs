@@ -212,7 +212,7 @@ impl ListenGroup {
     pub fn refuse_handshakes(&self) {
         self.refuses_handshakes.store(true, Relaxed);
         for socket in &self.sockets {
-            // Without it closing is as it would be anyhow.
+            // Kernels may refuse filters to whoever has no privilege; without one closing resets what is half open.
             let _ = lock(socket).attach_filter(&NO_SYN);
         }
     }

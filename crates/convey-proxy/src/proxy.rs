@@ -72,7 +72,8 @@ impl Proxy {
         self.listeners.settle();
     }
 
-    /// Where each frontend listens, by name, with the port the kernel chose for port 0.
+    /// Where each frontend listens, by name, with the port the kernel chose for port 0. A listener that is closed
+    /// is not among them.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         self.listeners.addresses()
     }

@@ -259,13 +259,14 @@ fn a_killed_server_is_noticed_at_once_and_others_go_on() {
 #[test]
 fn closing_the_proxy_resets_what_is_open_and_counts_it() {
     let (lab, mut client, mut server) = pair();
+    let addr = lab.addr();
     lab.proxy.close();
     expect_reset(&mut client);
     expect_reset(&mut server);
     assert_eq!(lab.gauges(), [0; 4]);
     assert_eq!(lab.count(Reason::DrainDeadline), 1);
     lab.proxy.close();
-    assert!(TcpStream::connect(lab.addr()).is_err(), "something still listens");
+    assert!(TcpStream::connect(addr).is_err(), "something still listens");
 }
 
 #[test]
@@ -284,8 +285,10 @@ fn closing_from_several_threads_at_once_returns_in_each_when_all_is_over() {
 #[test]
 fn after_stop_accepting_new_clients_are_refused_and_open_connections_go_on() {
     let (lab, mut client, mut server) = pair();
+    let addr = lab.addr();
     lab.proxy.stop_accepting();
-    let refused = TcpStream::connect(lab.addr()).expect_err("something still listens");
+    lab.proxy.settle();
+    let refused = TcpStream::connect(addr).expect_err("something still listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     client.write_all(b"still").unwrap();
     client.shutdown(Shutdown::Write).unwrap();

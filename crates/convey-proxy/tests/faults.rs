@@ -143,6 +143,7 @@ fn connect_from(port: u16, lab: &Lab) -> TcpStream {
 }
 
 #[test]
+#[ignore = "needs user-namespaces, ip: makes a namespace of its own"]
 fn a_server_port_that_the_kernel_chooses_as_source_port_counts_as_refused() {
     run_with_source_ports("40000 40000", "child_that_would_connect_to_itself");
 }
@@ -272,6 +273,7 @@ fn threads_carry_their_name() {
 }
 
 #[test]
+#[ignore = "needs root, ss: closes sockets from outside"]
 fn a_listener_that_is_closed_from_outside_listens_again_and_says_so() {
     for workers in [1, 3] {
         let lab = Lab::start_with(spec(&[serve(named("served"))]), workers);
