@@ -14,7 +14,7 @@ use std::time::Duration;
 use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, EngineStats, arriving, look};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
 use convey_engine::{Explanation, PacketOptions, PacketSnapshot};
-use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
+use convey_xdp::{Endpoint, GuardDrops, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
 use crate::host::{self, DEFAULT_STATE_DIR, Host, HostError, HostSpec, check_privileges};
@@ -280,6 +280,7 @@ impl PacketPath {
                 .collect(),
             flow_capacity,
             packets: self.engine.stats(),
+            guard_drops: state.host.as_ref().and_then(Host::guard_drops),
         }
     }
 
@@ -335,6 +336,8 @@ pub struct PacketStats {
     pub flow_capacity: u64,
     /// Packets by verdict and reason.
     pub packets: EngineStats,
+    /// Packets kept from the kernel; `None` with nft, which counts in its own rules.
+    pub guard_drops: Option<GuardDrops>,
 }
 
 impl Watch {

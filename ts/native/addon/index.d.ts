@@ -264,6 +264,16 @@ export interface NativeFrontendStats {
   reasons: Array<NativeReason>
 }
 
+/** Packets that the guard kept from the kernel. */
+export interface NativeGuardDrops {
+  /** To a frontend. */
+  toVip: number
+  /** From a server to a NAT port. */
+  fromServer: number
+  /** ICMP errors about either. */
+  icmpErrors: number
+}
+
 /** How connections are forwarded. */
 export type NativeMode = 'proxy' | 'passthrough' | 'dsr'
 
@@ -314,6 +324,10 @@ export interface NativePacketStats {
   passed: Array<NativeReason>
   /** Dropped or lost, by reason. */
   dropped: Array<NativeReason>
+  /** What happened on the way to a verdict, by kind. */
+  noted: Array<NativeReason>
+  /** Absent where the guard's method does not count. */
+  guardDrops?: NativeGuardDrops
 }
 
 /** The layer-4 protocol of a frontend. */
