@@ -151,8 +151,8 @@ impl PacketPath {
         Ok(this)
     }
 
-    /// Forwards by `snapshot` from now on; per-backend settings may change with it, capacity and ports do not.
-    /// Without `settings` only servers changed.
+    /// Forwards by `snapshot` from now on; per-backend settings and lifetimes of flows may change with it, capacity and
+    /// ports do not. Without `settings` only servers changed.
     pub(crate) fn install(
         &self,
         snapshot: Arc<Snapshot>,
@@ -164,6 +164,7 @@ impl PacketPath {
                 dsr: new.dsr,
                 interfaces: new.interfaces.clone(),
                 backend_dsr: new.backend_dsr.clone(),
+                timeouts: new.timeouts,
                 ..installed.options.clone()
             })?,
             None => installed.options.clone(),

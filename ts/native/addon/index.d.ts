@@ -244,6 +244,19 @@ export interface NativeExplanation {
   steps: Array<string>
 }
 
+/** How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days. */
+export interface NativeFlowTimeouts {
+  synMs: number
+  establishedMs: number
+  /** Passthrough. */
+  finMs: number
+  /** DSR. */
+  dsrFinMs: number
+  closedMs: number
+  udpMs: number
+  udpStreamMs: number
+}
+
 /** A listening address. */
 export interface NativeFrontend {
   name: string
@@ -301,6 +314,7 @@ export interface NativePacketOptions {
   natAddresses: Array<string>
   /** Names of the interfaces to listen on; empty: every Ethernet link that is up. */
   interfaces: Array<string>
+  timeouts: NativeFlowTimeouts
 }
 
 /** Packets by verdict, and the flow table; a super-frame counts once. */
