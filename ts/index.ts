@@ -52,6 +52,7 @@ export type {
   CheckStats,
   CounterStats,
   FrontendStats,
+  GuardStats,
   PacketStats,
   Reasons,
   ServerStats,

@@ -46,16 +46,21 @@ describe("a reload in passthrough mode", () => {
   });
 
   test("a frontend that leaves keeps its connections, refuses others, and gives its address back with the last", async () => {
-    const top = { top: ['mode = "passthrough"'] };
+    const top = (...timeouts: string[]) => ({
+      top: ['mode = "passthrough"', "[passthrough.timeouts]", ...timeouts],
+    });
     const product = await startConvey(
-      pool({ s: `${SERVERS[0]}:80` }, { ...top, listen: `${VIP}:80` }),
+      pool({ s: `${SERVERS[0]}:80` }, { ...top(), listen: `${VIP}:80` }),
       segment.at("balancer"),
     );
     try {
       await using old = start(segment.at("client", "socat", "-t5", "-", `TCP:${VIP}:80`), { stdin: true });
       old.child.stdin?.write(REQUEST);
       await old.waitFor(/10\.0\.0\.11 /);
-      product.replace(pool({ s: `${SERVERS[0]}:8080` }, { ...top, listen: `${VIP}:8080` }));
+      // The old flow, too, lives by the new lifetimes from now on.
+      product.replace(
+        pool({ s: `${SERVERS[0]}:8080` }, { ...top("closed_ms = 1000"), listen: `${VIP}:8080` }),
+      );
       await product.process.waitFor(/"msg":"reload: /);
       // The host's own, which is reached only where Convey leaves the address alone.
       await using _own = start(
@@ -70,9 +75,9 @@ describe("a reload in passthrough mode", () => {
       expect((await connect()).stderr).toContain("refused");
       old.child.stdin?.end();
       expect((await old.exited).code).toBe(0);
-      await until(async () => (await connect()).stdout === "own\n", "the host's own service", 90_000);
+      await until(async () => (await connect()).stdout === "own\n", "the host's own service", 30_000);
     } finally {
       await product.process.stop("SIGTERM");
     }
-  }, 120_000);
+  }, 60_000);
 });

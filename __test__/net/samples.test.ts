@@ -36,6 +36,14 @@ describe("samples of the packet modes", () => {
     expect(stats.flows?.capacity).toBe(20_000);
     expect(stats.packets?.forwarded).toBeGreaterThan(40);
     expect(stats.packets?.dropped).toEqual({});
+    expect(stats.packets?.noted.flow_begun).toBe(stats.total_connections);
+    if (stats.guard === "tcx") {
+      const { to_vip = 0, from_server = 0 } = stats.packets?.guard ?? {};
+      expect(to_vip).toBeGreaterThan(20);
+      expect(from_server).toBeGreaterThan(20);
+    } else {
+      expect(stats.packets).not.toHaveProperty("guard");
+    }
     expect(stats.total_bytes_rx).toBeGreaterThan(0);
     expect(stats).not.toHaveProperty("return_path_visible");
   });

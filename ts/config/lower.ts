@@ -65,6 +65,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
 
 function lowerPacketOptions({ engine, interfaces, passthrough }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
+  const { timeouts } = passthrough;
   return {
     engine,
     capacity: passthrough.connection_tracker_capacity,
@@ -72,6 +73,15 @@ function lowerPacketOptions({ engine, interfaces, passthrough }: Config): Native
     lastPort,
     natAddresses: passthrough.nat_addresses,
     interfaces,
+    timeouts: {
+      synMs: timeouts.syn_ms,
+      establishedMs: timeouts.established_ms,
+      finMs: timeouts.fin_ms,
+      dsrFinMs: timeouts.dsr_fin_ms,
+      closedMs: timeouts.closed_ms,
+      udpMs: timeouts.udp_ms,
+      udpStreamMs: timeouts.udp_stream_ms,
+    },
   };
 }
 

@@ -26,6 +26,8 @@ export const wording = z.registry<{ type: string; expected: string; pattern?: st
 const count = z.int().min(0).max(0xffff_ffff);
 const milliseconds = z.int().min(0).max(86_400_000);
 const workers = z.int().min(0).max(1024);
+/** From what a flow may need at least to 24 days, beyond which the flow table cannot tell an age. */
+const flowLifetime = z.int().min(100).max(2_073_600_000);
 
 /** A string that `parse` reads; what it returns is the value from then on. */
 function readString(parse: (text: string) => { ok: true; value: string } | { ok: false; message: string }) {
@@ -249,6 +251,40 @@ export const frontendSchema = z
   })
   .describe("A listening address.");
 
+const flowTimeoutsSchema = z
+  .strictObject({
+    syn_ms: flowLifetime
+      .default(30_000)
+      .describe("Milliseconds a TCP flow lives whose handshake is not finished."),
+    established_ms: flowLifetime
+      .default(7_440_000)
+      .describe("Milliseconds without a packet after which an established TCP flow ends."),
+    fin_ms: flowLifetime
+      .default(120_000)
+      .describe(
+        "Milliseconds without a packet after which a TCP flow ends of which one side has sent its FIN, passthrough mode.",
+      ),
+    dsr_fin_ms: flowLifetime
+      .default(10_000)
+      .describe(
+        "Milliseconds without a packet after which a TCP flow ends whose client has sent its FIN, dsr mode, where the server's is not seen.",
+      ),
+    closed_ms: flowLifetime
+      .default(60_000)
+      .describe(
+        "Milliseconds without a packet for which a TCP flow is remembered after both FINs or a valid reset; it no longer counts as open.",
+      ),
+    udp_ms: flowLifetime
+      .default(30_000)
+      .describe(
+        "Milliseconds without a packet after which a UDP flow ends that is no conversation yet: the client has not gone on after an answer, in dsr mode not sent twice.",
+      ),
+    udp_stream_ms: flowLifetime
+      .default(300_000)
+      .describe("Milliseconds without a packet after which a UDP conversation ends."),
+  })
+  .describe("How long flows live after their last packet, in passthrough and dsr mode.");
+
 export const configSchema = z
   .strictObject({
     mode: modeSchema.default("proxy").describe(modeSchema.description as string),
@@ -289,6 +325,7 @@ export const configSchema = z
           .describe(
             "Source addresses used towards the servers in passthrough mode, each with the whole port_range; addresses of this host. A frontend of whose family there is none uses its own.",
           ),
+        timeouts: flowTimeoutsSchema.prefault({}),
       })
       .prefault({})
       .describe("Settings of passthrough and of dsr mode."),

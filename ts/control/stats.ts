@@ -6,6 +6,7 @@ import { serverKey } from "../config/lower.ts";
 import type { Mode } from "../config/schema.ts";
 import type {
   NativeCounters,
+  NativeGuardDrops,
   NativePacketStats,
   NativeReason,
   NativeServerStats,
@@ -56,6 +57,9 @@ export type FrontendStats = CounterStats & {
   reasons: Reasons;
 };
 
+/** Packets that the guard kept from the kernel: to a frontend, from a server to a NAT port, ICMP errors about either. */
+export type GuardStats = { to_vip: number; from_server: number; icmp_errors: number };
+
 /** What the packet modes add to `/stats`. A super-frame, as network cards put them together, counts once. */
 export type PacketStats = {
   /** What moves the packets: "af_packet". */
@@ -74,6 +78,10 @@ export type PacketStats = {
     passed: Reasons;
     /** Dropped, or lost on the way in or out, by reason. */
     dropped: Reasons;
+    /** What happened on the way to one of these, by kind: "flow_begun", "out_of_window", "port_taken_over" and others. */
+    noted: Reasons;
+    /** Kept from the kernel, as the engine has them; absent where the guard is nft, which counts in its own rules. */
+    guard?: GuardStats;
   };
 };
 
@@ -173,8 +181,14 @@ function packetStats(native: NativePacketStats): PacketStats {
       replied: reasons(native.replied),
       passed: reasons(native.passed),
       dropped: reasons(native.dropped),
+      noted: reasons(native.noted),
+      ...(native.guardDrops === undefined ? {} : { guard: guardStats(native.guardDrops) }),
     },
   };
+}
+
+function guardStats({ toVip, fromServer, icmpErrors }: NativeGuardDrops): GuardStats {
+  return { to_vip: toVip, from_server: fromServer, icmp_errors: icmpErrors };
 }
 
 function serverStats(

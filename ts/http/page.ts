@@ -97,6 +97,8 @@ function packetReasons({ packets }: Stats): string {
     reasonList("Packets answered here", packets.replied),
     reasonList("Packets left to the kernel", packets.passed),
     reasonList("Packets dropped", packets.dropped),
+    reasonList("Noted of packets and flows", packets.noted),
+    reasonList("Packets kept from the kernel", packets.guard ?? {}),
   ].join("");
 }
 

@@ -29,6 +29,7 @@ export type {
   NativeDsrServerAction,
   NativeEvent,
   NativeExplanation,
+  NativeGuardDrops,
   NativePacketStats,
   NativeReason,
   NativeServerStats,

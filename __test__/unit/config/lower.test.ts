@@ -72,6 +72,36 @@ test("the packet modes take their own number of workers", () => {
   expect(lower(packet).workers).toBe(2);
 });
 
+test("lifetimes of flows reach the data plane, each under its name, the others with their defaults", () => {
+  const timeouts = {
+    syn_ms: 101,
+    established_ms: 102,
+    fin_ms: 103,
+    dsr_fin_ms: 104,
+    closed_ms: 105,
+    udp_ms: 106,
+    udp_stream_ms: 107,
+  };
+  expect(lower(checked({ passthrough: { timeouts } })).packet.timeouts).toEqual({
+    synMs: 101,
+    establishedMs: 102,
+    finMs: 103,
+    dsrFinMs: 104,
+    closedMs: 105,
+    udpMs: 106,
+    udpStreamMs: 107,
+  });
+  expect(lower(checked({ passthrough: { timeouts: { closed_ms: 1000 } } })).packet.timeouts).toEqual({
+    synMs: 30_000,
+    establishedMs: 7_440_000,
+    finMs: 120_000,
+    dsrFinMs: 10_000,
+    closedMs: 1000,
+    udpMs: 30_000,
+    udpStreamMs: 300_000,
+  });
+});
+
 test("states replace what they name and leave the rest", () => {
   const states = new Map([
     [serverKey("pool", "a"), { up: false, weight: 0 }],

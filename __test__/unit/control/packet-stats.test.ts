@@ -25,6 +25,7 @@ const packet = {
   replied: [{ reason: "tcp_reset", count: 1 }],
   passed: [{ reason: "not_vip", count: 2 }],
   dropped: [{ reason: "bad_checksum", count: 4 }],
+  noted: [{ reason: "port_taken_over", count: 5 }],
 };
 
 const context = (mode: StatsContext["mode"]): StatsContext => ({
@@ -51,8 +52,17 @@ describe("/stats in the packet modes", () => {
         replied: { tcp_reset: 1 },
         passed: { not_vip: 2 },
         dropped: { bad_checksum: 4 },
+        noted: { port_taken_over: 5 },
       },
     });
+  });
+
+  test("tells what the guard kept from the kernel where the guard counts it, and no zeros where it does not", () => {
+    const guardDrops = { toVip: 60_000, fromServer: 9_000, icmpErrors: 0 };
+    expect(buildStats(native({ ...packet, guardDrops }), context("passthrough")).packets).toMatchObject({
+      guard: { to_vip: 60_000, from_server: 9_000, icmp_errors: 0 },
+    });
+    expect(buildStats(native(packet), context("passthrough")).packets).not.toHaveProperty("guard");
   });
 
   test("says in dsr mode, and only there, that answers are not seen", () => {
@@ -73,9 +83,16 @@ describe("the page in the packet modes", () => {
     const page = renderPage(buildStats(native(packet), context("dsr")), "n");
     expect(page).toContain("af_packet on front, &lt;back&gt; · guard nft · 3 of 1,048,576 flows");
     expect(page).toContain("70,000 packets forwarded · answers do not pass here");
-    for (const item of ["tcp_reset: 1", "not_vip: 2", "bad_checksum: 4"]) {
+    for (const item of ["tcp_reset: 1", "not_vip: 2", "bad_checksum: 4", "port_taken_over: 5"]) {
       expect(page).toContain(`<li>${item}</li>`);
     }
+    expect(page).not.toContain("kept from the kernel");
+  });
+
+  test("shows what the guard kept from the kernel", () => {
+    const guardDrops = { toVip: 60_000, fromServer: 9_000, icmpErrors: 0 };
+    const page = renderPage(buildStats(native({ ...packet, guardDrops }), context("dsr")), "n");
+    expect(page).toContain("<h2>Packets kept from the kernel</h2><ul><li>to_vip: 60,000</li>");
   });
 
   test("shows none of it in proxy mode", () => {

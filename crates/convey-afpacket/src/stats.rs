@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use convey_engine::{DropReason, PassReason, ReplyKind, WorkerCounters};
+use convey_engine::{DropReason, Note, PassReason, ReplyKind, WorkerCounters};
 
 macro_rules! losses {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -101,6 +101,8 @@ pub struct EngineStats {
     pub passed: Vec<(&'static str, u64)>,
     /// Dropped or lost, by reason; every reason is there, most are 0.
     pub dropped: Vec<(&'static str, u64)>,
+    /// What happened on the way to a verdict, by kind; a packet may be in several or none.
+    pub noted: Vec<(&'static str, u64)>,
     /// Flows held now, as of a moment ago.
     pub flows: u64,
     /// Times a worker was started again after a panic.
@@ -119,12 +121,14 @@ impl EngineStats {
                 .chain(Loss::ALL.iter().map(|l| l.name()))
                 .map(|name| (name, 0))
                 .collect(),
+            noted: Note::ALL.iter().map(|n| (n.name(), 0)).collect(),
             ..Self::default()
         };
         for (worker, io) in workers {
             stats.forwarded += worker.forwarded();
             add(&mut stats.replied, ReplyKind::ALL.iter().map(|k| worker.replied(*k)));
             add(&mut stats.passed, PassReason::ALL.iter().map(|r| worker.passed(*r)));
+            add(&mut stats.noted, Note::ALL.iter().map(|n| worker.noted(*n)));
             let retried = io.retried.load(Relaxed);
             // The engine counted a retried frame as dropped the first time.
             let drops = DropReason::ALL.iter().map(|r| match r {

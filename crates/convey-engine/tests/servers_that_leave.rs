@@ -102,6 +102,21 @@ fn a_handshake_nobody_answers_ends_30_seconds_after_its_first_syn_however_often_
 }
 
 #[test]
+fn a_handshake_under_way_lives_by_the_lifetime_of_the_latest_configuration() {
+    for mode in ["passthrough", "dsr"] {
+        let mut lab = lab(mode);
+        send(&mut lab, P::syn(&client(1), VIP), 1000);
+        lab.options.timeouts.syn = std::time::Duration::from_secs(2);
+        lab.reload(|_| {});
+        let begun = |lab: &Lab| lab.worker.counters().noted(convey_engine::Note::FlowBegun);
+        send(&mut lab, P::syn(&client(1), VIP), 2500);
+        assert_eq!(begun(&lab), 1, "{mode}");
+        send(&mut lab, P::syn(&client(1), VIP), 4000);
+        assert_eq!(begun(&lab), 2, "{mode}");
+    }
+}
+
+#[test]
 fn datagrams_leave_a_server_that_went_down_or_was_removed_at_once() {
     for mode in ["passthrough", "dsr"] {
         for how in ["down", "removed"] {

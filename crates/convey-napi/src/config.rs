@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
-use convey_engine::{DsrMethod, PacketOptions, PortRange};
+use convey_engine::{DsrMethod, PacketOptions, PortRange, Timeouts};
 use convey_runtime::{EngineChoice, RuntimeSpec};
 use napi_derive::napi;
 
@@ -56,6 +56,21 @@ pub struct NativePacketOptions {
     pub nat_addresses: Vec<String>,
     /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
     pub interfaces: Vec<String>,
+    pub timeouts: NativeFlowTimeouts,
+}
+
+/// How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days.
+#[napi(object)]
+pub struct NativeFlowTimeouts {
+    pub syn_ms: u32,
+    pub established_ms: u32,
+    /// Passthrough.
+    pub fin_ms: u32,
+    /// DSR.
+    pub dsr_fin_ms: u32,
+    pub closed_ms: u32,
+    pub udp_ms: u32,
+    pub udp_stream_ms: u32,
 }
 
 /// The whole configuration of the data plane; every field is present.
@@ -135,6 +150,7 @@ impl NativeConfig {
             nat_ports: self.packet.port_range()?,
             nat_addresses: self.packet.nat_addresses()?,
             interfaces: self.packet.interfaces.clone(),
+            timeouts: (&self.packet.timeouts).into(),
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
         };
@@ -174,6 +190,20 @@ impl NativePacketOptions {
             text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")))
         };
         self.nat_addresses.iter().map(parse).collect()
+    }
+}
+
+impl From<&NativeFlowTimeouts> for Timeouts {
+    fn from(timeouts: &NativeFlowTimeouts) -> Self {
+        Self {
+            syn: ms(timeouts.syn_ms),
+            established: ms(timeouts.established_ms),
+            fin: ms(timeouts.fin_ms),
+            closed: ms(timeouts.closed_ms),
+            dsr_fin: ms(timeouts.dsr_fin_ms),
+            udp: ms(timeouts.udp_ms),
+            udp_stream: ms(timeouts.udp_stream_ms),
+        }
     }
 }
 

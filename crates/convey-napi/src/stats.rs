@@ -73,6 +73,21 @@ pub struct NativePacketStats {
     pub passed: Vec<NativeReason>,
     /// Dropped or lost, by reason.
     pub dropped: Vec<NativeReason>,
+    /// What happened on the way to a verdict, by kind.
+    pub noted: Vec<NativeReason>,
+    /// Absent where the guard's method does not count.
+    pub guard_drops: Option<NativeGuardDrops>,
+}
+
+/// Packets that the guard kept from the kernel.
+#[napi(object)]
+pub struct NativeGuardDrops {
+    /// To a frontend.
+    pub to_vip: f64,
+    /// From a server to a NAT port.
+    pub from_server: f64,
+    /// ICMP errors about either.
+    pub icmp_errors: f64,
 }
 
 /// All counters at one moment.
@@ -185,6 +200,12 @@ fn packet(stats: PacketStats) -> NativePacketStats {
         replied: occurred(stats.packets.replied),
         passed: occurred(stats.packets.passed),
         dropped: occurred(stats.packets.dropped),
+        noted: occurred(stats.packets.noted),
+        guard_drops: stats.guard_drops.map(|drops| NativeGuardDrops {
+            to_vip: drops.to_vip as f64,
+            from_server: drops.from_server as f64,
+            icmp_errors: drops.icmp_errors as f64,
+        }),
     }
 }
 

@@ -19,7 +19,7 @@ use convey_afpacket::{
 };
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
 use convey_engine::{Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
-use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
+use convey_xdp::{Endpoint, GuardDrops, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
 use crate::host::{self, DEFAULT_STATE_DIR, Host, HostError, HostSpec, check_privileges};
@@ -189,8 +189,8 @@ impl PacketPath {
         Ok(this)
     }
 
-    /// Forwards by `snapshot` from now on; per-backend settings may change with it, capacity and ports do not.
-    /// Without `settings` only servers changed.
+    /// Forwards by `snapshot` from now on; per-backend settings and lifetimes of flows may change with it, capacity and
+    /// ports do not. Without `settings` only servers changed.
     pub(crate) fn install(
         &self,
         snapshot: Arc<Snapshot>,
@@ -202,6 +202,7 @@ impl PacketPath {
                 dsr: new.dsr,
                 interfaces: new.interfaces.clone(),
                 backend_dsr: new.backend_dsr.clone(),
+                timeouts: new.timeouts,
                 ..installed.options.clone()
             })?,
             None => installed.options.clone(),
@@ -319,6 +320,7 @@ impl PacketPath {
                 .collect(),
             flow_capacity,
             packets: self.engine.stats(),
+            guard_drops: state.host.as_ref().and_then(Host::guard_drops),
         }
     }
 
@@ -375,6 +377,8 @@ pub struct PacketStats {
     pub flow_capacity: u64,
     /// Packets by verdict and reason.
     pub packets: EngineStats,
+    /// Packets kept from the kernel; `None` with nft, which counts in its own rules.
+    pub guard_drops: Option<GuardDrops>,
 }
 
 impl Watch {

@@ -244,6 +244,19 @@ export interface NativeExplanation {
   steps: Array<string>
 }
 
+/** How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days. */
+export interface NativeFlowTimeouts {
+  synMs: number
+  establishedMs: number
+  /** Passthrough. */
+  finMs: number
+  /** DSR. */
+  dsrFinMs: number
+  closedMs: number
+  udpMs: number
+  udpStreamMs: number
+}
+
 /** A listening address. */
 export interface NativeFrontend {
   name: string
@@ -262,6 +275,16 @@ export interface NativeFrontendStats {
   address: string
   counters: NativeCounters
   reasons: Array<NativeReason>
+}
+
+/** Packets that the guard kept from the kernel. */
+export interface NativeGuardDrops {
+  /** To a frontend. */
+  toVip: number
+  /** From a server to a NAT port. */
+  fromServer: number
+  /** ICMP errors about either. */
+  icmpErrors: number
 }
 
 /** How connections are forwarded. */
@@ -291,6 +314,7 @@ export interface NativePacketOptions {
   natAddresses: Array<string>
   /** Names of the interfaces to listen on; empty: every Ethernet link that is up. */
   interfaces: Array<string>
+  timeouts: NativeFlowTimeouts
 }
 
 /** Packets by verdict, and the flow table; a super-frame counts once. */
@@ -314,6 +338,10 @@ export interface NativePacketStats {
   passed: Array<NativeReason>
   /** Dropped or lost, by reason. */
   dropped: Array<NativeReason>
+  /** What happened on the way to a verdict, by kind. */
+  noted: Array<NativeReason>
+  /** Absent where the guard's method does not count. */
+  guardDrops?: NativeGuardDrops
 }
 
 /** The layer-4 protocol of a frontend. */
