@@ -75,6 +75,12 @@ describe("packed tarballs", () => {
 });
 
 describe("a checkout", () => {
+  it("is not published itself, for its command is made to build it", async () => {
+    const done = await finish(["npm", "publish", "--dry-run", "--offline"], { cwd: ROOT, timeoutMs: 60_000 });
+    expect(done.stderr).toContain("EPRIVATE");
+    expect(done.code).not.toBe(0);
+  }, 60_000);
+
   it("has npx convey", async () => {
     const done = await finish(["npx", "--no-install", "convey", "--version"], {
       cwd: ROOT,
