@@ -227,6 +227,7 @@ export class Balancer implements AsyncDisposable {
     const { dataplane, servers } = this.#service;
     try {
       servers.close();
+      this.#reloader.close();
       this.#service.stopAccepting();
       await this.#watcher?.close();
       let settled = false;

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 /** How often connections are counted. */
 const POLL_MS = 50;
-/** What a reload under way gets when the deadline comes sooner. One that hangs on its file ends without effect. */
+/** What a reload that is being put in service gets when the deadline comes sooner. */
 const RELOAD_GRACE_MS = 1000;
 
 /** `deadline` is asked again and again: it may come nearer meanwhile. */

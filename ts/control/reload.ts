@@ -41,6 +41,8 @@ export class Reloader {
   #tail: Promise<unknown> = Promise.resolve();
   #nextFileReload: Promise<ReloadResult> | undefined;
   #last: ReloadStatus | undefined;
+  #closed = false;
+  #giveUp: (() => void) | undefined;
 
   constructor(apply: Apply, onStatus: OnReload) {
     this.#apply = apply;
@@ -76,6 +78,12 @@ export class Reloader {
     this.#record({ at: new Date(), result: "rejected", source, message }, [], []);
   }
 
+  /** For good: a file that is being read is waited for no longer, for what it says would not be put in service. */
+  close(): void {
+    this.#closed = true;
+    this.#giveUp?.();
+  }
+
   #enqueue(source: ReloadSource, read: () => Promise<Candidate>): Promise<ReloadResult> {
     const run = this.#tail.then(() => this.#run(source, read));
     this.#tail = run.catch(() => undefined);
@@ -84,7 +92,7 @@ export class Reloader {
 
   async #run(source: ReloadSource, read: () => Promise<Candidate>): Promise<ReloadResult> {
     try {
-      const candidate = await read();
+      const candidate = await this.#unlessClosed(read);
       if (!candidate.ok) throw invalidConfig(candidate.problems);
       const { result, changes, warnings: leftOut } = await this.#apply(candidate.config);
       const warnings = [...candidate.warnings, ...leftOut];
@@ -94,6 +102,19 @@ export class Reloader {
       const message = error instanceof Error ? error.message : String(error);
       this.#record({ at: new Date(), result: "rejected", source, message }, [], []);
       throw error;
+    }
+  }
+
+  async #unlessClosed<T>(read: () => Promise<T>): Promise<T> {
+    const closed = () => new ConveyError("CLOSED", "this balancer was closed");
+    if (this.#closed) throw closed();
+    const givenUp = new Promise<never>((_, reject) => {
+      this.#giveUp = () => reject(closed());
+    });
+    try {
+      return await Promise.race([read(), givenUp]);
+    } finally {
+      this.#giveUp = undefined;
     }
   }
 

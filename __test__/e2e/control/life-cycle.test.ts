@@ -109,7 +109,7 @@ test("a health change during the drain opens nothing again", async () => {
   await closed;
 });
 
-test("close ends by its deadline while a reload hangs on its file, which then has no effect", async () => {
+test("close does not wait for a reload that hangs on its file, which then has no effect", async () => {
   const a = await echo("a");
   const directory = await mkdtemp(join(tmpdir(), "convey-hung-"));
   const file = join(directory, "config.toml");
@@ -122,11 +122,11 @@ test("close ends by its deadline while a reload hangs on its file, which then ha
   const reload = lb.reload().catch((error: { code: string }) => error.code);
   await pause(100);
   const startedAt = performance.now();
-  await lb.close();
+  await lb.close({ drainMs: 60_000 });
   expect(performance.now() - startedAt).toBeLessThan(5000);
+  expect(await reload).toBe("CLOSED");
   await writer.write(text);
   await writer.close();
-  expect(["CLOSED", "CONFIG_INVALID"]).toContain(await reload);
   await rm(directory, { recursive: true });
 });
 
