@@ -85,6 +85,7 @@ function say(text: string): void {
 
 function greeting(servers: readonly DemoServer[], url: string, http: string, keys: boolean): string {
   const where = servers.map((server) => `${server.name} on 127.0.0.1:${server.port}`).join(", ");
+  const again = process.env.npm_lifecycle_event === "start" ? "npm start --" : "convey demo";
   return [
     `convey ${VERSION} demo: one frontend, three servers (${where})`,
     "",
@@ -95,7 +96,7 @@ function greeting(servers: readonly DemoServer[], url: string, http: string, key
     `  health       ${http}/healthz`,
     keys
       ? "  keys         1 2 3 switch a server off and on, t starts and stops traffic, Ctrl-C ends"
-      : "  more         --traffic 20 opens connections by itself, --chaos switches servers off and on; Ctrl-C ends",
+      : `  more         ${again} --traffic 20 opens connections by itself, --chaos switches servers off and on; Ctrl-C ends`,
     "",
     "",
   ].join("\n");

@@ -49,7 +49,7 @@ export function refuseOperands(command: Command): void {
   const [operand] = command.args;
   if (operand === undefined) return;
   const commands = command.parent?.commands.map((other) => other.name()) ?? [];
-  const near = ALSO[operand] ?? nearest(operand, [...commands, ...Object.keys(ALSO)]);
+  const near = ALSO[operand] ?? nearest(operand, [...commands, "help", ...Object.keys(ALSO)]);
   const meant = near === undefined ? undefined : (ALSO[near] ?? near);
   command.error(
     `error: unknown command "${operand}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,

@@ -9,6 +9,7 @@ import { completionCommand } from "./completion.ts";
 import { configCommand } from "./config.ts";
 import { demoCommand } from "./demo.ts";
 import { dsrServerCommand } from "./dsr-server.ts";
+import { leaveHungReads } from "./end.ts";
 import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
 import { explainCommand } from "./explain.ts";
 import { healthcheckCommand } from "./healthcheck.ts";
@@ -27,7 +28,7 @@ export function buildProgram(): Command {
     .description("A layer-4 load balancer: TCP connections in, spread over servers that are up.")
     .version(`convey ${VERSION}`, "-v, --version", "print the version")
     .helpOption("-h, --help", "print this help, or a command's with `convey <command> --help`")
-    .helpCommand(false)
+    .helpCommand("help [command]", "print this help, or that of a command")
     .configureHelp({ showGlobalOptions: false })
     .showHelpAfterError("Run `convey --help` for the commands and options.")
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "convey: ")) });
@@ -75,6 +76,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     const program = buildProgram();
     await program.parseAsync([...argv.slice(0, 2), ...commandFirst(program, argv.slice(2))]);
+    await leaveHungReads(Number(process.exitCode ?? EXIT.ok));
   } catch (error) {
     if (error instanceof CommanderError) {
       process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;

@@ -2,21 +2,19 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Override } from "../config/overrides.ts";
 import { inert } from "../config/problem.ts";
-import { readsEnded } from "../config/read.ts";
 import { Balancer } from "../control/balancer.ts";
 import { VERSION } from "../control/version.ts";
+import { end } from "./end.ts";
 import { EXIT } from "./exit-codes.ts";
 import { failureText } from "./failure.ts";
 import { type Loaded, loadOrExplain } from "./load.ts";
 import { openLog, type ProgramLog } from "./logger.ts";
-import { endProcess, type Signals, signals } from "./signals.ts";
+import { type Signals, signals } from "./signals.ts";
 
 /** How long the last log lines may take on their way out. */
 const FLUSH_MS = 500;
 /** How long freeing everything may take once a second signal has cut the connections. */
 const CUT_MS = 1000;
-/** A read that takes longer hangs. */
-const HUNG_MS = 500;
 /** After so long, reading the configuration is worth a word. */
 const PATIENCE_MS = 3000;
 
@@ -30,17 +28,6 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
   const code = await balance(file, overrides, loaded, log, steering);
   await log.flush(FLUSH_MS);
   return await end(code);
-}
-
-/** Ends the process, even when a file system hangs: Node's own exit would wait for the thread that reads. */
-async function end(code: number): Promise<never> {
-  const free = await Promise.race([readsEnded().then(() => true), sleep(HUNG_MS, false)]);
-  if (!free) {
-    process.emit("exit", code);
-    const { loadDataplane } = await import("../native/index.ts");
-    (await loadDataplane()).exitNow(code);
-  }
-  return endProcess(code);
 }
 
 /** Waits for ever for a pipe that nobody writes to, but not longer than until a signal. */

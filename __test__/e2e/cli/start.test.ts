@@ -108,6 +108,28 @@ describe("signals during the start", () => {
     await running.waitFor(/ended with -?\d+/, 20_000);
     expect(running.stdout).toContain("ended with 0");
   });
+
+  test("while a file system hangs validate gives up by itself", async (context) => {
+    needs(context, { root: true, tools: ["unshare", "python3"] });
+    await using directory = await folder();
+    const script = join(directory.path, "hang.py");
+    writeFileSync(script, HANG.replace("time.sleep(4)\nchild.send_signal(signal.SIGTERM)\n", ""));
+    await using running = start(
+      [
+        "unshare",
+        "-m",
+        "bash",
+        "-c",
+        `python3 '${script}' "$PWD" "$0" "$1" validate "$PWD/config.toml"`,
+        process.execPath,
+        CONVEY,
+      ],
+      { cwd: directory.path },
+    );
+    await running.waitFor(/ended with -?\d+/, 30_000);
+    expect(running.stdout).toContain("ended with 1");
+    expect(running.stderr).toContain("within 10 s");
+  });
 });
 
 /** Mounts a file system that answers nothing, runs a command in sight of it, ends the command by SIGTERM. */

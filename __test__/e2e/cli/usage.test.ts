@@ -25,6 +25,15 @@ describe("usage", () => {
     expect(stdout).toMatch(/Exit codes:\n +0 .*\n +1 .*\n +2 /);
   });
 
+  it("help, with or without a command's name, is as --help", async () => {
+    expect(await convey(["help"])).toEqual(await convey(["--help"]));
+    expect(await convey(["help", "validate"])).toEqual(await convey(["validate", "--help"]));
+    expect(await convey(["hlep"])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('mean "help"?'),
+    });
+  });
+
   it("help and version load neither the schema's library nor the logger nor the addon", async () => {
     const hooks = ["--import", `data:text/javascript,${encodeURIComponent(REPORT_LOADED)}`];
     const { stderr: loaded } = await finish([
