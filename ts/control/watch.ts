@@ -25,6 +25,8 @@ export type FileListener = (change: FileChange) => Promise<boolean>;
 const DEBOUNCE_MS = 100;
 /** Looked at this late even if it is never quiet. */
 const DEBOUNCE_LIMIT_MS = 1000;
+/** Looked at again this long after: of changes that follow each other closely, chokidar leaves some out, even the last. */
+const SECOND_LOOK_MS = 500;
 /** Gone or empty this long, a file is not just being replaced. */
 const GRACE_MS = 500;
 const POLL_MS = 3000;
@@ -45,6 +47,7 @@ export class ConfigWatcher {
   /** The file, by inode and time, whose content was refused. */
   #refused: string | undefined;
   #debounce: NodeJS.Timeout | undefined;
+  #secondLook: NodeJS.Timeout | undefined;
   #firstEventAt = 0;
   #poll: NodeJS.Timeout | undefined;
   #looking = false;
@@ -71,6 +74,7 @@ export class ConfigWatcher {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#debounce);
+    clearTimeout(this.#secondLook);
     clearInterval(this.#poll);
     await this.#watcher?.close();
   }
@@ -117,11 +121,14 @@ export class ConfigWatcher {
     const now = performance.now();
     if (this.#debounce === undefined) this.#firstEventAt = now;
     clearTimeout(this.#debounce);
+    clearTimeout(this.#secondLook);
     const wait = Math.min(DEBOUNCE_MS, this.#firstEventAt + DEBOUNCE_LIMIT_MS - now);
     this.#debounce = setTimeout(
       () => {
         this.#debounce = undefined;
         void this.#look();
+        this.#secondLook = setTimeout(() => void this.#look(), SECOND_LOOK_MS);
+        this.#secondLook.unref();
       },
       Math.max(0, wait),
     );

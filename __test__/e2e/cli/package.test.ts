@@ -77,10 +77,9 @@ describe("packed tarballs", () => {
 
 describe("a checkout", () => {
   test("is not published itself, for its command is made to build it", async () => {
-    const done = await finish(["npm", "publish", "--dry-run", "--offline"], { cwd: ROOT, timeoutMs: 60_000 });
-    expect(done.stderr).toContain("EPRIVATE");
-    expect(done.code).not.toBe(0);
-  }, 60_000);
+    const manifest = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8")) as { private?: boolean };
+    expect(manifest.private).toBe(true);
+  });
 
   test("has npx convey", async () => {
     const done = await finish(["npx", "--no-install", "convey", "--version"], {

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -57,6 +57,26 @@ test("renaming over it is seen, again and again", async () => {
     await writeFile(join(directory, "new.tmp"), String(i));
     await rename(join(directory, "new.tmp"), file());
     await settlesOn(Array.from({ length: i }, () => "changed"));
+  }
+});
+
+test("the last of many writes that follow each other closely is seen soon", async () => {
+  await writeFile(file(), "0");
+  let seen = "0";
+  watcher = await ConfigWatcher.start(file(), hash("0"), async () => {
+    seen = await readFile(file(), "utf8");
+    return true;
+  });
+  for (let round = 0; round < 3; round++) {
+    const end = performance.now() + 1010 + 20 * round;
+    let last = "";
+    for (let i = 1; performance.now() < end; i++) {
+      last = `${round} ${i}`;
+      await writeFile(join(directory, "new.tmp"), last);
+      await rename(join(directory, "new.tmp"), file());
+      await pause(5);
+    }
+    await vi.waitFor(() => expect(seen).toBe(last), { timeout: 2500, interval: 20 });
   }
 });
 
