@@ -62,7 +62,9 @@ async function current(product: Product): Promise<number | undefined> {
 
 /** Files that are there still: of any balancer of this scene, and the shared memory of these. */
 async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<string[]> {
-  const state = await readdir(join(scene.services.folder, "state")).catch(() => []);
+  const folder = await readdir(join(scene.services.folder, "state")).catch(() => []);
+  // The sockets of killed ones go with a later start, and the folder's lock with the last file.
+  const state = folder.filter((name) => name !== ".lock" && !name.endsWith(".sock"));
   const memory = await readdir("/dev/shm");
   const pids = balancers.map(({ process }) => process.child.pid);
   return [
@@ -183,7 +185,7 @@ for (const method of METHODS) {
           await using killed = await scene.balance();
           balancers.push(killed);
           await flows.open(20);
-          expect(await leftBehind(scene, balancers)).toHaveLength(5);
+          expect(await leftBehind(scene, balancers)).toHaveLength(4);
           killed.process.child.kill("SIGKILL");
           await killed.process.exited;
         }
