@@ -46,7 +46,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn an_answer_from_a_vip_leaves_by_the_uplink_that_a_rule_names() {
     let (ns, _peer) = host();
     let (front, back) = (index(&ns, "front"), index(&ns, "back"));
@@ -60,7 +60,7 @@ fn an_answer_from_a_vip_leaves_by_the_uplink_that_a_rule_names() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_route_by_the_number_of_a_next_hop_object_is_followed_and_so_is_a_group() {
     let (ns, _peer) = host();
     let (front, back) = (index(&ns, "front"), index(&ns, "back"));
@@ -82,7 +82,7 @@ fn a_route_by_the_number_of_a_next_hop_object_is_followed_and_so_is_a_group() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn routes_that_refuse_are_obeyed_and_tunnels_do_not_fall_to_the_default_route() {
     let (ns, _peer) = host();
     ns.ip("route add default via 10.0.0.254");
@@ -106,7 +106,7 @@ fn routes_that_refuse_are_obeyed_and_tunnels_do_not_fall_to_the_default_route() 
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_rule_that_is_not_followed_is_a_warning_that_names_it() {
     let (ns, _peer) = host();
     ns.ip("rule add sport 80 ipproto tcp lookup 100 priority 777");
@@ -196,7 +196,7 @@ impl Drop for Following {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn changes_of_rules_routes_addresses_and_links_are_followed() {
     let (ns, peer) = host();
     let (front, back) = (index(&ns, "front"), index(&ns, "back"));
@@ -234,7 +234,7 @@ fn changes_of_rules_routes_addresses_and_links_are_followed() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_named_interface_that_is_missing_is_told_once_and_listened_on_when_it_comes() {
     let (ns, peer) = host();
     let interfaces = Interfaces::named(&["later".into()]);
@@ -248,7 +248,7 @@ fn a_named_interface_that_is_missing_is_told_once_and_listened_on_when_it_comes(
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_client_on_the_link_that_moved_to_another_machine_is_found_again_while_packets_go_to_it() {
     let (ns, peer) = host();
     let front = index(&ns, "front");
@@ -280,7 +280,7 @@ fn a_client_on_the_link_that_moved_to_another_machine_is_found_again_while_packe
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_server_that_nobody_answers_for_is_named_once() {
     let (ns, peer) = host();
     let wanted = Wanted { servers: vec![ip("10.1.0.77"), ip("10.1.0.254")], ..Wanted::default() };

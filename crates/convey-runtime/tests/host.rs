@@ -346,19 +346,19 @@ fn the_kernel_stays_silent_from_sigkill_until_the_next_start(more: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_the_kernel_program() {
     the_kernel_stays_silent_from_sigkill_until_the_next_start(&[]);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_nft() {
     the_kernel_stays_silent_from_sigkill_until_the_next_start(&["nft"]);
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_start_that_is_refused_leaves_the_guard_of_a_killed_balancer_alone() {
     let (peer, host, folder) = pair();
     let killed = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
@@ -430,7 +430,7 @@ fn flows_of_a_killed_balancer_wait_for_a_start_with_its_frontend_and_end_with_it
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn an_interface_that_is_handled_no_more_is_given_back_with_its_qdisc() {
     let (_peer, host, folder) = pair();
     let before = host.enter(state_of_the_host);
@@ -533,7 +533,7 @@ fn a_state_folder_that_others_can_write_is_refused() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn the_journal_of_a_namespace_that_is_gone_is_forgotten_and_that_of_one_that_lives_is_kept() {
     let (_peer, host, folder) = pair();
     let (other_peer, other, _other_folder) = pair();
@@ -548,7 +548,7 @@ fn the_journal_of_a_namespace_that_is_gone_is_forgotten_and_that_of_one_that_liv
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_local_user_who_takes_the_name_of_an_address_keeps_no_balancer_from_it() {
     let (_peer, host, folder) = pair();
     let name = "ABSTRACT-LISTEN:convey/tcp/10.9.0.2\\:80";

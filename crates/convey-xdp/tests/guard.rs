@@ -233,7 +233,7 @@ fn an_interface_that_is_not_there_is_an_error() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn five_thousand_frontends_are_guarded_by_the_kernel_program() {
     let (left, right) = (Netns::new("left"), Netns::new("right"));
     cable(&left, &right);
