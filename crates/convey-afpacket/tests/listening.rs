@@ -98,7 +98,7 @@ fn the_engine_listens_only_where_the_guard_stands_and_there_once_it_does() {
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, sysctl: makes network namespaces"]
 fn a_thousand_scattered_addresses_are_served_where_the_kernel_has_little_room_for_filters() {
     let (ns, _peer) = two_links();
     // As before Linux 6.8.
@@ -119,7 +119,7 @@ fn a_thousand_scattered_addresses_are_served_where_the_kernel_has_little_room_fo
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, sysctl: makes network namespaces"]
 fn a_reload_whose_filter_the_kernel_does_not_take_fails_and_the_former_one_serves_on() {
     let (ns, _peer) = two_links();
     let name = ns.name.clone();

@@ -60,7 +60,7 @@ fn an_answer_from_a_vip_leaves_by_the_uplink_that_a_rule_names() {
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, sysctl: makes network namespaces"]
 fn a_route_by_the_number_of_a_next_hop_object_is_followed_and_so_is_a_group() {
     let (ns, _peer) = host();
     let (front, back) = (index(&ns, "front"), index(&ns, "back"));

@@ -462,7 +462,7 @@ fn the_servers_own_address_is_found_by_the_route_to_the_vip() {
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, sysctl: makes network namespaces"]
 fn by_method_l2_the_servers_address_is_found_too_when_the_vip_is_held_already() {
     let pair = Pair::new();
     let l2 = pair.spec(VIP, Protocol::Tcp, DsrMethod::L2);
@@ -477,7 +477,7 @@ fn by_method_l2_the_servers_address_is_found_too_when_the_vip_is_held_already() 
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, nft, sysctl: makes network namespaces"]
 fn answers_that_leave_by_another_interface_than_the_servers_own_are_rewritten_there() {
     let pair = Pair::new();
     pair.balance();

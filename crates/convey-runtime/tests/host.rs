@@ -346,13 +346,13 @@ fn the_kernel_stays_silent_from_sigkill_until_the_next_start(more: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs ethtool, ip, nft, root, tc: makes network namespaces"]
 fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_the_kernel_program() {
     the_kernel_stays_silent_from_sigkill_until_the_next_start(&[]);
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs ethtool, ip, nft, root, tc: makes network namespaces"]
 fn the_kernel_stays_silent_from_sigkill_until_the_next_start_with_nft() {
     the_kernel_stays_silent_from_sigkill_until_the_next_start(&["nft"]);
 }
@@ -388,7 +388,7 @@ fn flow_files(folder: &Path, pid: u32) -> usize {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs ethtool, ip, nft, root, tc: makes network namespaces"]
 fn flows_of_a_killed_balancer_wait_for_a_start_with_its_frontend_and_end_with_it_or_with_cleanup() {
     let (_peer, host, folder) = pair();
     let before = host.enter(state_of_the_host);
@@ -430,7 +430,7 @@ fn flows_of_a_killed_balancer_wait_for_a_start_with_its_frontend_and_end_with_it
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs ethtool, ip, nft, root, tc: makes network namespaces"]
 fn an_interface_that_is_handled_no_more_is_given_back_with_its_qdisc() {
     let (_peer, host, folder) = pair();
     let before = host.enter(state_of_the_host);
@@ -548,7 +548,7 @@ fn the_journal_of_a_namespace_that_is_gone_is_forgotten_and_that_of_one_that_liv
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, socat: makes network namespaces"]
 fn a_local_user_who_takes_the_name_of_an_address_keeps_no_balancer_from_it() {
     let (_peer, host, folder) = pair();
     let name = "ABSTRACT-LISTEN:convey/tcp/10.9.0.2\\:80";
