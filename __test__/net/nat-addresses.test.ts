@@ -5,7 +5,7 @@ import { type Running, start } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "curl", "socat"] });
+const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
 const [VIP] = VIPS;
 const [SERVER] = SERVERS;
 const REQUEST = "GET / HTTP/1.1\r\nHost: vip\r\n\r\n";

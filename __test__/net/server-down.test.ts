@@ -5,7 +5,7 @@ import { finish, type Running, start, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "curl", "socat"] });
+const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
 const [VIP] = VIPS;
 
 /** One backend behind TCP and UDP port 80, checked by TCP. */
@@ -45,7 +45,7 @@ describe("a server that is gone", () => {
     return (await finish(segment.at("client", "sh", "-c", line))).stdout.trim();
   }
 
-  test("C28: datagrams of a client whose server went down are answered by another", async () => {
+  test("datagrams of a client whose server went down are answered by another", async () => {
     const product = await startConvey(CONFIGURATION, segment.at("balancer"));
     try {
       const first = await until(async () => (await ask()) || undefined, "a first answer", 10_000);

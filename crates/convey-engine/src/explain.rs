@@ -116,7 +116,7 @@ fn from_client(
     e.frontend = Some(frontend.name.to_string());
     if frontend.has_left() {
         e.step(format!(
-            "frontend \"{}\" has left the configuration; it keeps the flows it has",
+            "frontend \"{}\" no longer listens there; it keeps the flows it has",
             frontend.name
         ));
     } else {
