@@ -115,10 +115,7 @@ fn from_client(
     e.direction = Some(Direction::FromClient);
     e.frontend = Some(frontend.name.to_string());
     if frontend.has_left() {
-        e.step(format!(
-            "frontend \"{}\" no longer listens there; it keeps the flows it has",
-            frontend.name
-        ));
+        e.step(format!("frontend \"{}\" no longer listens there; it keeps the flows it has", frontend.name));
     } else {
         e.step(format!("frontend \"{}\" listens there", frontend.name));
     }
