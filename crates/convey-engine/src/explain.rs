@@ -7,10 +7,10 @@ use convey_core::conntrack::{Direction, Flow};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{Missing, NextHop, NextHops};
-use crate::packet::Transport;
 use crate::process::{Course, Owner, course, flow_key, nat_paths, owner};
 use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
+use crate::transport::Transport;
 use crate::worker::Worker;
 
 /// The way of one packet through the balancer.

@@ -14,6 +14,7 @@
 //! Nothing here does I/O, reads a clock, takes a lock or panics on any bytes.
 #![forbid(unsafe_code)]
 
+mod accounts;
 pub mod counters;
 pub mod explain;
 mod hash;
@@ -28,6 +29,7 @@ pub mod routes;
 pub mod snapshot;
 pub mod steering;
 pub mod takeover;
+mod transport;
 pub mod verdict;
 pub mod worker;
 

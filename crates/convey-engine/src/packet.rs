@@ -1,49 +1,15 @@
 //! A TCP or UDP packet, checked, and the pieces of a decision both directions share.
 
-use convey_core::conntrack::{Direction, Flow};
-use convey_packet::transport::parse_udp;
-use convey_packet::{Addr, Fragment, Ip, Ports, TCP, Tcp, TransportError, Tuple, reply, rewrite};
+use convey_packet::{Addr, Ip, Ports, Tuple, reply, rewrite};
 
 use crate::meta::{Checksum, FrameMeta};
 use crate::next_hop::{Missing, NextHop, NextHops};
 use crate::options::Refusal;
 use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketSnapshot};
+use crate::transport::Transport;
 use crate::verdict::{DropReason, Forward, Reply, ReplyKind, Verdict};
 use crate::worker::Worker;
-
-/// What lies above IP.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Transport {
-    Tcp(Tcp),
-    Udp { payload_len: u32 },
-}
-
-impl Transport {
-    pub(crate) fn parse(frame: &[u8], ip: &Ip, meta: &FrameMeta) -> Result<Self, DropReason> {
-        if ip.fragment == Fragment::First {
-            return Err(DropReason::FragmentFirst);
-        }
-        let parsed = if ip.protocol == TCP {
-            Tcp::parse(frame, ip).map(Self::Tcp)
-        } else {
-            parse_udp(frame, ip, meta.gso.is_some()).map(|payload_len| Self::Udp { payload_len })
-        };
-        parsed.map_err(|e| match e {
-            TransportError::Truncated => DropReason::Truncated,
-            TransportError::BadTcpHeader => DropReason::BadTcpHeader,
-            TransportError::BadTcpFlags => DropReason::BadTcpFlags,
-            TransportError::BadUdpLength => DropReason::BadUdpLength,
-        })
-    }
-
-    pub(crate) fn payload_len(&self) -> u32 {
-        match self {
-            Self::Tcp(tcp) => tcp.payload_len,
-            Self::Udp { payload_len } => *payload_len,
-        }
-    }
-}
 
 /// A checked packet for a frontend or from a server.
 pub(crate) struct Packet<'a> {
@@ -181,26 +147,4 @@ pub(crate) fn forward(frame: &mut [u8], ip: &Ip, method: Method, hop: &NextHop) 
     }
     rewrite::rewrite_macs(frame, hop.destination, hop.source);
     Verdict::Forward(Forward { egress_ifindex: hop.ifindex, len: ip.end })
-}
-
-/// Counts a packet and its payload for its flow's frontend, backend and server.
-pub(crate) fn account(
-    flow: &Flow,
-    from: Direction,
-    payload_len: u32,
-    snapshot: &PacketSnapshot,
-    worker: &Worker,
-) {
-    let add = |counters: &convey_core::ConnCounters| match from {
-        Direction::FromClient => counters.add_tx_packet(worker.index(), u64::from(payload_len)),
-        Direction::FromServer => counters.add_rx_packet(worker.index(), u64::from(payload_len)),
-    };
-    add(snapshot.totals());
-    if let Some(frontend) = snapshot.frontend(flow.frontend) {
-        add(&frontend.counters);
-    }
-    if let Some(server) = snapshot.server(flow.server) {
-        add(&server.backend_counters);
-        add(&server.counters);
-    }
 }

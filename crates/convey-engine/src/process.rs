@@ -3,16 +3,17 @@
 //! A frame is parsed; it is for a frontend, or an answer from a server, or an ICMP error about one of the two,
 //! or none of ours. Everything that can fail comes before the first byte or flow is changed.
 
-use convey_core::Reason;
 use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState, flags, tcp};
 use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tuple, UDP, rewrite, tcp_flags};
 
+use crate::accounts::{account, count_refusal};
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
-use crate::packet::{Packet, Transport, account, forward};
+use crate::packet::{Packet, forward};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
 use crate::steering::client_hash;
+use crate::transport::Transport;
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::{NewFlow, Worker};
 
@@ -336,7 +337,7 @@ fn from_client(
             flow
         }
     };
-    account(&flow, Direction::FromClient, packet.transport.payload_len(), snapshot, worker);
+    account(&flow, Direction::FromClient, packet.transport.payload_len(), snapshot, worker.index());
     if server.method != Method::L2 {
         let to = towards_server(packet, &flow, server, worker);
         rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow), packet.is_partial());
@@ -359,7 +360,7 @@ fn from_server(
     let hop = packet.next_hop(buffer, [frontend.address, client], next_hops, snapshot, worker)?;
     packet.check_route(buffer, Method::Nat, &hop, snapshot, worker)?;
     worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
-    account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker);
+    account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker.index());
     let to = Tuple {
         source: frontend.address,
         source_port: flow.port,
@@ -407,17 +408,4 @@ fn deltas(flow: &Flow) -> Deltas {
         addresses: Delta::from_bits(flow.addresses_delta),
         transport: Delta::from_bits(flow.transport_delta),
     }
-}
-
-fn count_refusal(reason: DropReason, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
-    let reason = match reason {
-        DropReason::NoServer => Reason::NoServer,
-        DropReason::LimitTotal => Reason::LimitTotal,
-        DropReason::LimitFrontend => Reason::LimitFrontend,
-        DropReason::LimitServer => Reason::LimitServer,
-        DropReason::PortsExhausted => Reason::PortsExhausted,
-        _ => return,
-    };
-    frontend.reasons.count(reason);
-    snapshot.reasons().count(reason);
 }

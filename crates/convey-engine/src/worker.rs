@@ -15,9 +15,9 @@ use convey_core::nat_ports::PortUse;
 use crate::counters::WorkerCounters;
 use crate::memory::WorkerMemory;
 use crate::meta::Nanos;
-use crate::packet::Transport;
 use crate::snapshot::{NatPath, PacketSnapshot};
 use crate::takeover::{Heir, NotKept, TakenOver};
+use crate::transport::Transport;
 use crate::verdict::{DropReason, Note};
 use ports::PortPools;
 
