@@ -7,7 +7,7 @@ use convey_core::conntrack::{Direction, Flow};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::next_hop::{Missing, NextHop, NextHops};
-use crate::process::{Course, Owner, course, flow_key, nat_paths, owner};
+use crate::process::{Owner, Selection, flow_key, nat_paths, owner, select_server};
 use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::transport::Transport;
@@ -129,8 +129,8 @@ fn from_client(
         Protocol::Udp => Transport::Udp { payload_len: 0 },
     };
     let mut nat = None;
-    let server_slot = match course(&key, &transport, frontend, snapshot, worker) {
-        Ok(Course::Known(_, flow)) => {
+    let server_slot = match select_server(&key, &transport, frontend, snapshot, worker) {
+        Ok(Selection::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
             e.step(format!("the flow table knows it ({})", flow.state.name()));
             if let Some(address) = worker.nat_address(&flow) {
@@ -138,7 +138,7 @@ fn from_client(
             }
             flow.server
         }
-        Ok(Course::New { slot, server, .. } | Course::HashRouted { slot, server }) => {
+        Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server }) => {
             e.step("the flow table does not know it".into());
             e.maglev_slot = Some(slot);
             e.step(format!("its hash names slot {slot} of the Maglev table"));

@@ -9,7 +9,6 @@ use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketSnapshot};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, Forward, Reply, ReplyKind, Verdict};
-use crate::worker::Worker;
 
 /// A checked packet for a frontend or from a server.
 pub(crate) struct Packet<'a> {
@@ -17,6 +16,14 @@ pub(crate) struct Packet<'a> {
     pub(crate) ports: Ports,
     pub(crate) transport: Transport,
     pub(crate) meta: &'a FrameMeta,
+}
+
+/// Why a packet cannot go on to its next hop.
+pub(crate) enum Obstacle {
+    /// Its sender is told by ICMP, as far as the budget goes.
+    Told(reply::Error),
+    /// It meets this verdict.
+    Silent(Verdict),
 }
 
 impl Packet<'_> {
@@ -46,55 +53,31 @@ impl Packet<'_> {
     }
 
     /// TTL and size: what a router checks before it sends a packet on.
-    pub(crate) fn check_route(
-        &self,
-        buffer: &mut [u8],
-        method: Method,
-        hop: &NextHop,
-        snapshot: &PacketSnapshot,
-        worker: &mut Worker,
-    ) -> Result<(), Verdict> {
+    pub(crate) fn check_route(&self, method: Method, hop: &NextHop) -> Result<(), Obstacle> {
         if method == Method::L2 && !hop.on_link {
-            return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+            return Err(Obstacle::Silent(Verdict::Drop(DropReason::ServerNotOnLink)));
         }
         // L2 is a switch: only MACs change (no TTL), and the frame fits the link it came from.
-        let error = if method != Method::L2 && self.ip.ttl <= 1 {
-            reply::Error::TimeExceeded
+        if method != Method::L2 && self.ip.ttl <= 1 {
+            Err(Obstacle::Told(reply::Error::TimeExceeded))
         } else if self.longest() > hop.mtu as usize {
-            reply::Error::TooBig { mtu: hop.mtu }
+            Err(Obstacle::Told(reply::Error::TooBig { mtu: hop.mtu }))
         } else {
-            return Ok(());
-        };
-        Err(self.icmp_error(buffer, error, snapshot, worker))
+            Ok(())
+        }
     }
 
-    /// The next hop of the packet once its addresses are these, or the verdict that asks for it.
-    pub(crate) fn next_hop(
-        &self,
-        buffer: &mut [u8],
-        [from, to]: [Addr; 2],
-        next_hops: &NextHops,
-        snapshot: &PacketSnapshot,
-        worker: &mut Worker,
-    ) -> Result<NextHop, Verdict> {
+    /// The next hop of the packet once its addresses are these.
+    pub(crate) fn next_hop(&self, [from, to]: [Addr; 2], next_hops: &NextHops) -> Result<NextHop, Obstacle> {
         next_hop(next_hops, from, to, self.meta.ingress_ifindex).map_err(|missing| match missing {
-            Missing::Rejected(Reject::Unreachable) => {
-                self.icmp_error(buffer, reply::Error::Unreachable, snapshot, worker)
-            }
-            Missing::Rejected(Reject::Prohibit) => {
-                self.icmp_error(buffer, reply::Error::Prohibited, snapshot, worker)
-            }
-            other => without_next_hop(other, to),
+            Missing::Rejected(Reject::Unreachable) => Obstacle::Told(reply::Error::Unreachable),
+            Missing::Rejected(Reject::Prohibit) => Obstacle::Told(reply::Error::Prohibited),
+            other => Obstacle::Silent(without_next_hop(other, to)),
         })
     }
 
-    fn icmp_error(
-        &self,
-        buffer: &mut [u8],
-        error: reply::Error,
-        snapshot: &PacketSnapshot,
-        worker: &mut Worker,
-    ) -> Verdict {
+    /// Turns the packet into the ICMP error about it, or drops it where `may_tell` forbids that.
+    pub(crate) fn tell_sender(&self, buffer: &mut [u8], error: reply::Error, may_tell: bool) -> Verdict {
         let (kind, reason) = match error {
             reply::Error::TimeExceeded => (ReplyKind::TimeExceeded, DropReason::TtlExceeded),
             reply::Error::TooBig { .. } => (ReplyKind::TooBig, DropReason::TooBig),
@@ -102,7 +85,7 @@ impl Packet<'_> {
                 (ReplyKind::Unreachable, DropReason::RouteRejected)
             }
         };
-        if !worker.take_icmp_budget(snapshot.options().icmp_per_second) {
+        if !may_tell {
             return Verdict::Drop(reason);
         }
         match reply::build_icmp_error(buffer, &self.ip, error) {

@@ -9,8 +9,8 @@ use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tupl
 use crate::accounts::{account, count_refusal};
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
-use crate::next_hop::NextHops;
-use crate::packet::{Packet, forward};
+use crate::next_hop::{NextHop, NextHops};
+use crate::packet::{Obstacle, Packet, forward};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
 use crate::steering::client_hash;
 use crate::transport::Transport;
@@ -131,8 +131,8 @@ fn not_ip(error: IpError) -> Verdict {
     }
 }
 
-/// What a client's packet meets.
-pub(crate) enum Course {
+/// The flow and server of a client's packet.
+pub(crate) enum Selection {
     /// A flow we know.
     Known(FlowId, Flow),
     /// A flow that may begin, with the server it gets; `replaces` is the one with the same key that ends for it.
@@ -141,26 +141,26 @@ pub(crate) enum Course {
     HashRouted { slot: usize, server: u16 },
 }
 
-/// The course of a client's packet, or why it has none. Changes nothing.
-pub(crate) fn course(
+/// The flow or the server that a client's packet gets, or why it gets none. Changes nothing.
+pub(crate) fn select_server(
     key: &FlowKey,
     transport: &Transport,
     frontend: &PacketFrontend,
     snapshot: &PacketSnapshot,
     worker: &Worker,
-) -> Result<Course, DropReason> {
+) -> Result<Selection, DropReason> {
     let is_syn = matches!(transport, Transport::Tcp(t) if t.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN);
     let is_reset = matches!(transport, Transport::Tcp(t) if t.has(tcp_flags::RST));
     let is_tcp = matches!(transport, Transport::Tcp(_));
     let known = worker.lookup(key).and_then(|id| Some((id, *worker.flow(id)?)));
     let replaces = known.filter(|(_, flow)| begins_anew(flow, transport, snapshot));
     if let (Some((id, flow)), None) = (known, replaces) {
-        return Ok(Course::Known(id, flow));
+        return Ok(Selection::Known(id, flow));
     }
     if frontend.has_left() {
         return match replaces {
             // A conversation has nothing to lose.
-            Some((id, flow)) if !is_tcp => Ok(Course::Known(id, flow)),
+            Some((id, flow)) if !is_tcp => Ok(Selection::Known(id, flow)),
             _ => Err(DropReason::FrontendLeft),
         };
     }
@@ -171,11 +171,11 @@ pub(crate) fn course(
     let (slot, server) = match (snapshot.select(frontend, client, key.client_port, key.port), replaces) {
         (Some(selected), _) => selected,
         // Checks that fail everywhere may be wrong; a conversation has nothing to lose.
-        (None, Some((id, flow))) if !is_tcp => return Ok(Course::Known(id, flow)),
+        (None, Some((id, flow))) if !is_tcp => return Ok(Selection::Known(id, flow)),
         (None, _) => return Err(DropReason::NoServer),
     };
     if is_reset {
-        return Ok(Course::HashRouted { slot, server });
+        return Ok(Selection::HashRouted { slot, server });
     }
     // In DSR two forged packets make a connection, and one that a server ended is not seen to end: a limit
     // there would lock real clients out.
@@ -187,7 +187,7 @@ pub(crate) fn course(
     if !leaves_room && !worker.has_room(key) {
         return Err(DropReason::FlowTableFull);
     }
-    Ok(Course::New { slot, server, replaces: replaces.map(|(id, _)| id) })
+    Ok(Selection::New { slot, server, replaces: replaces.map(|(id, _)| id) })
 }
 
 /// The key of a client's packet: under the frontend in `slot`, which listens there, unless one that did before has
@@ -274,34 +274,36 @@ fn from_client(
     let key = flow_key(slot, packet.ip.protocol, &packet.tuple(), Some(&packet.transport), snapshot, worker);
     let slot = key.frontend;
     let frontend = snapshot.frontend(slot).ok_or(not_vip)?;
-    let course = match course(&key, &packet.transport, frontend, snapshot, worker) {
-        Ok(course) => course,
+    let selection = match select_server(&key, &packet.transport, frontend, snapshot, worker) {
+        Ok(selection) => selection,
         Err(reason) => {
             count_refusal(reason, frontend, snapshot);
             return Err(packet.refuse(buffer, reason, snapshot));
         }
     };
-    let server_slot = match &course {
-        Course::Known(_, flow) => flow.server,
-        Course::New { server, .. } | Course::HashRouted { server, .. } => *server,
+    let server_slot = match &selection {
+        Selection::Known(_, flow) => flow.server,
+        Selection::New { server, .. } | Selection::HashRouted { server, .. } => *server,
     };
     let server = snapshot.server(server_slot).ok_or(Verdict::Drop(DropReason::NoServer))?;
     if server.method == Method::Rewrite && server.address == packet.ip.source {
         return Err(packet.refuse(buffer, DropReason::ServerIsClient, snapshot));
     }
-    let from = match &course {
+    let from = match &selection {
         _ if server.method != Method::Nat => packet.ip.source,
-        Course::Known(_, flow) => worker.nat_address(flow).map_or(frontend.address, Addr::from_bits),
+        Selection::Known(_, flow) => worker.nat_address(flow).map_or(frontend.address, Addr::from_bits),
         _ => nat_paths(frontend, server, &key)
             .next()
             .map_or(frontend.address, |path| Addr::from_bits(path.nat)),
     };
-    let hop = packet.next_hop(buffer, [from, server.address], next_hops, snapshot, worker)?;
-    packet.check_route(buffer, server.method, &hop, snapshot, worker)?;
+    let hop = next_hop(packet, [from, server.address], server.method, next_hops)
+        .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
 
-    let id = match course {
-        Course::Known(id, _) => Some(worker.advance(id, Direction::FromClient, &packet.transport, snapshot)),
-        Course::New { server: chosen, replaces, .. } => {
+    let id = match selection {
+        Selection::Known(id, _) => {
+            Some(worker.advance(id, Direction::FromClient, &packet.transport, snapshot))
+        }
+        Selection::New { server: chosen, replaces, .. } => {
             if let Some(old) = replaces {
                 worker.end_flow(old, snapshot);
             }
@@ -323,7 +325,7 @@ fn from_client(
                 }
             }
         }
-        Course::HashRouted { .. } => None,
+        Selection::HashRouted { .. } => None,
     };
     let flow = match id.and_then(|id| worker.flow(id)) {
         Some(flow) => *flow,
@@ -357,8 +359,8 @@ fn from_server(
     let flow = *worker.flow(id).ok_or(no_flow)?;
     let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
     let client = Addr::from_bits(flow.client);
-    let hop = packet.next_hop(buffer, [frontend.address, client], next_hops, snapshot, worker)?;
-    packet.check_route(buffer, Method::Nat, &hop, snapshot, worker)?;
+    let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops)
+        .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
     worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
     account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker.index());
     let to = Tuple {
@@ -369,6 +371,35 @@ fn from_server(
     };
     rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow).inverse(), packet.is_partial());
     Ok(forward(buffer, &packet.ip, Method::Nat, &hop))
+}
+
+/// The next hop of a packet that becomes one from and to these addresses, and may go on there.
+fn next_hop(
+    packet: &Packet<'_>,
+    addresses: [Addr; 2],
+    method: Method,
+    next_hops: &NextHops,
+) -> Result<NextHop, Obstacle> {
+    let hop = packet.next_hop(addresses, next_hops)?;
+    packet.check_route(method, &hop)?;
+    Ok(hop)
+}
+
+/// The verdict on a packet that cannot go on: its sender is told while the worker's ICMP budget lasts.
+fn stopped_by(
+    obstacle: Obstacle,
+    buffer: &mut [u8],
+    packet: &Packet<'_>,
+    snapshot: &PacketSnapshot,
+    worker: &mut Worker,
+) -> Verdict {
+    match obstacle {
+        Obstacle::Told(error) => {
+            let may_tell = worker.take_icmp_budget(snapshot.options().icmp_per_second);
+            packet.tell_sender(buffer, error, may_tell)
+        }
+        Obstacle::Silent(verdict) => verdict,
+    }
 }
 
 /// Where answers of `server` to a new flow may come along: the NAT address of the client first, then those to go
