@@ -43,7 +43,7 @@ export type {
   ReloadEvent,
   ServerEvent,
 } from "./control/events.ts";
-export type { Explanation } from "./control/explain.ts";
+export type { Explanation, Step } from "./control/explain.ts";
 export type { Logger } from "./control/logger.ts";
 export type { BalancerOptions, ConfigFileSource, DrainResult, ListenAddress } from "./control/options.ts";
 export type { ReloadResult } from "./control/reload.ts";

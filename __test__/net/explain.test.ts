@@ -79,7 +79,11 @@ describe("convey explain in passthrough mode", () => {
       () => open.output(),
     );
     expect(told).toMatchObject({ maglev_slot: null, direction: "from_client", verdict: "forward" });
-    expect(told.steps.join("\n")).toContain("the flow table knows it (established)");
+    expect(told.steps).toContainEqual({
+      kind: "known_flow",
+      state: "established",
+      text: "the flow table knows it (established)",
+    });
 
     const { source = "", destination = "" } = told.rewritten ?? {};
     const back = await explain(destination, source, "--running");

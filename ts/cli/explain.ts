@@ -25,7 +25,7 @@ export function explainCommand(program: Command): void {
       "--running",
       "ask the running one, which knows flows, health and weights, instead of the configuration",
     )
-    .option("--json", "print JSON instead of sentences")
+    .option("--json", "print JSON: every step as data, with its sentence")
     .addHelpText(
       "after",
       "\nWithout --running: an empty flow table, every server as the file has it.\n" +
@@ -56,9 +56,7 @@ type Question = Pick<Explanation, "protocol" | "source" | "destination">;
 /** The explanation in numbered steps, the verdict last. */
 export function sentences(explanation: Explanation): string {
   const { protocol, source, destination, steps, verdict } = explanation;
-  const numbered = steps
-    .filter((step) => !step.startsWith("verdict: "))
-    .map((step, i) => `${String(i + 1).padStart(3)}. ${step}`);
+  const numbered = steps.map(({ text }, i) => `${String(i + 1).padStart(3)}. ${text}`);
   return `${[`${protocol} ${source} -> ${destination}`, ...numbered, `verdict: ${verdict}`].join("\n")}\n`;
 }
 

@@ -2,6 +2,7 @@
 import { hostPort, type Parsed, parseSocketAddress } from "../config/address.ts";
 import type { Protocol } from "../config/schema.ts";
 import type { NativeExplanation } from "../native/index.ts";
+import { type Finding, wording } from "./wording.ts";
 
 /** A flow that is asked about; addresses are "ip:port", IPv6 in brackets. */
 export type Flow = { protocol: Protocol; source: string; destination: string };
@@ -22,9 +23,12 @@ export type Explanation = Flow & {
   next_hop: { ifindex: number; mtu: number; source_mac: string; destination_mac: string } | null;
   /** `forward`, `connect` (proxy mode), or verdict and reason, such as `pass not_vip`. */
   verdict: string;
-  /** All of that in sentences, the verdict last. */
-  steps: string[];
+  /** How that came about, in order; `kind` tells what was found, `text` is the sentence. */
+  steps: Step[];
 };
+
+/** One thing found out about a packet, as data and as a sentence. */
+export type Step = Finding & { text: string };
 
 /** Reads a flow as people write it; the message of a failure begins with what is wrong. */
 export function parseFlow(protocol: string, source: string, destination: string): Parsed<Flow> {
@@ -73,7 +77,7 @@ export function toExplanation(flow: Flow, native: NativeExplanation): Explanatio
           destination_mac: nextHop.destination,
         }
       : null,
-    verdict: native.verdict,
-    steps: native.steps,
+    verdict: native.reason === "" ? native.verdict : `${native.verdict} ${native.reason}`,
+    steps: native.steps.map((finding) => ({ ...finding, text: wording(finding) })),
   };
 }

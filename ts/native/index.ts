@@ -35,6 +35,7 @@ export type {
   NativeServerStats,
   NativeServerUpdate,
   NativeStats,
+  NativeStep,
 } from "./addon/index.js";
 
 /**

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { sentences } from "../../../ts/cli/explain.ts";
 import { parseFlow, toExplanation } from "../../../ts/control/explain.ts";
+import { wording } from "../../../ts/control/wording.ts";
+import type { NativeExplanation } from "../../../ts/native/index.ts";
 
 describe("a flow as people write it", () => {
   test("addresses come out canonical", () => {
@@ -33,9 +35,10 @@ describe("an explanation", () => {
     method: "",
     rewrittenSource: "",
     rewrittenDestination: "",
-    verdict: "pass not_vip",
-    steps: ["no frontend listens on 10.0.0.1:80 and no flow answers to it", "verdict: pass not_vip"],
-  };
+    verdict: "pass",
+    reason: "not_vip",
+    steps: [{ kind: "not_ours", destination: "10.0.0.1:80" }],
+  } satisfies NativeExplanation;
 
   test("has null for what does not apply", () => {
     expect(toExplanation(flow, nothing)).toEqual({
@@ -49,7 +52,13 @@ describe("an explanation", () => {
       rewritten: null,
       next_hop: null,
       verdict: "pass not_vip",
-      steps: nothing.steps,
+      steps: [
+        {
+          kind: "not_ours",
+          destination: "10.0.0.1:80",
+          text: "no frontend listens on 10.0.0.1:80 and no flow answers to it",
+        },
+      ],
     });
   });
 
@@ -66,5 +75,24 @@ describe("an explanation", () => {
         "",
       ].join("\n"),
     );
+  });
+});
+
+describe("what was found out", () => {
+  test.each([
+    ["10.1.0.1:0", "rewritten to 10.1.0.1 (a free port) -> 10.2.0.1:80"],
+    ["[fd00::1]:0", "rewritten to fd00::1 (a free port) -> 10.2.0.1:80"],
+    ["10.1.0.1:40000", "rewritten to 10.1.0.1:40000 -> 10.2.0.1:80"],
+  ])("a source of %s is told as what is known of it", (source, sentence) => {
+    expect(wording({ kind: "rewritten", source, destination: "10.2.0.1:80" })).toBe(sentence);
+  });
+
+  test("a server's share is told in percent", () => {
+    const share = { kind: "share", name: "s1", addr: "10.2.0.1:80", weight: 1, total: 3 } as const;
+    expect(wording(share)).toBe('server "s1", 10.2.0.1:80, weight 1: 33.3 % of new connections');
+  });
+
+  test("interfaces stand in sentences by their names", () => {
+    expect(wording({ kind: "sent", interface: "eth0", mtu: 1500 })).toBe("sent on interface eth0 (MTU 1500)");
   });
 });

@@ -10,7 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use convey_core::{Mode, Protocol};
 use convey_engine::steering::worker_for;
-use convey_engine::{Explanation, Missing, NextHops, PacketSnapshot, Path, PortRange, Worker, explain};
+use convey_engine::{
+    Explanation, Interface, Missing, NextHops, Outcome, PacketSnapshot, Path, PortRange, Step, Worker,
+    explain,
+};
 
 use crate::engine::AfPacketEngine;
 
@@ -101,14 +104,18 @@ pub fn arriving(
     if explanation.direction.is_none() {
         return explanation;
     }
-    let (ifindex, why) = match next_hops.way(&Path::to(source.ip())) {
-        Ok((ifindex, _)) if !interfaces.contains(&ifindex) => (ifindex, "which is not listened on"),
-        Err(Missing::Link { ifindex }) if ifindex != 0 => (ifindex, "no Ethernet link that is up"),
+    let from = source.ip();
+    let step = match next_hops.way(&Path::to(from)) {
+        Ok((ifindex, _)) if !interfaces.contains(&ifindex) => {
+            Step::NotListenedOn { source: from, interface: Interface::of(ifindex) }
+        }
+        Err(Missing::Link { ifindex }) if ifindex != 0 => {
+            Step::NoEthernet { source: from, interface: Interface::of(ifindex) }
+        }
         _ => return explanation,
     };
     explanation.next_hop = None;
-    explanation.verdict = "pass not_listened_on".to_owned();
-    explanation.steps = vec![format!("packets from {} come in by interface {ifindex}, {why}", source.ip())];
-    explanation.steps.push(format!("verdict: {}", explanation.verdict));
+    explanation.outcome = Outcome::NotListenedOn;
+    explanation.steps = vec![step];
     explanation
 }

@@ -6,37 +6,14 @@ use convey_core::Protocol;
 use convey_core::conntrack::{Direction, Flow};
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
-use crate::next_hop::{Missing, NextHop, NextHops};
+use crate::explanation::{Explanation, Interface, Outcome, Step};
+use crate::next_hop::{Missing, NextHops};
 use crate::process::{Owner, Selection, flow_key, nat_paths, owner, select_server};
-use crate::routes::{Path, Reject};
+use crate::routes::Path;
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::transport::Transport;
+use crate::verdict::{DropReason, PassReason};
 use crate::worker::Worker;
-
-/// The way of one packet through the balancer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Explanation {
-    /// Name of the frontend it is for.
-    pub frontend: Option<String>,
-    /// State of its flow, where the flow table has one.
-    pub flow: Option<&'static str>,
-    /// Which way it goes.
-    pub direction: Option<Direction>,
-    /// The Maglev slot its hash names, where the table was asked.
-    pub maglev_slot: Option<usize>,
-    /// Backend, name and address of its server.
-    pub server: Option<(String, String, SocketAddr)>,
-    /// How the server is reached.
-    pub method: Option<Method>,
-    /// Source and destination once rewritten; a source port of 0 is one still to be taken.
-    pub rewritten: Option<(SocketAddr, SocketAddr)>,
-    /// Where it is sent.
-    pub next_hop: Option<NextHop>,
-    /// `forward`, or verdict and reason, such as `pass not_vip`, `refuse no_server`.
-    pub verdict: String,
-    /// All of that in sentences.
-    pub steps: Vec<String>,
-}
 
 /// Explains what would become of the first packet (TCP: a SYN) from `source` to `destination`, or, where a flow
 /// is known, of its next. `worker` must be the one the packet is steered to.
@@ -62,9 +39,8 @@ pub fn explain(
     if snapshot.options().local_addresses.contains(&source.ip()) && !source.ip().is_unspecified() {
         let host = source.ip();
         if matches!(owner(number, &tuple, snapshot, worker), Owner::Frontend(_)) {
-            e.step(format!("{host} is an address of this host: its packets to {destination} pass no link"));
-            e.verdict("pass not_vip");
-            return e;
+            e.steps.push(Step::OwnAddress { source: host, destination });
+            return e.ended(Outcome::Pass(PassReason::NotVip));
         }
     }
     match owner(number, &tuple, snapshot, worker) {
@@ -73,7 +49,7 @@ pub fn explain(
             let Some(flow) = worker.flow(id).copied() else { return e };
             e.direction = Some(Direction::FromServer);
             e.flow = Some(flow.state.name());
-            e.step(format!("port {} belongs to a flow ({})", destination.port(), flow.state.name()));
+            e.steps.push(Step::FlowPort { port: destination.port(), state: flow.state.name() });
             if let Some(server) = snapshot.server(flow.server) {
                 e.server(server);
             }
@@ -86,12 +62,12 @@ pub fn explain(
             }
         }
         Owner::StrayReply => {
-            e.step(format!("no flow holds port {} towards {source}", destination.port()));
-            e.verdict("refuse no_flow");
+            e.steps.push(Step::StrayPort { port: destination.port(), server: source });
+            e.outcome = Outcome::Refuse(DropReason::NoFlow);
         }
         Owner::Nobody => {
-            e.step(format!("no frontend listens on {destination} and no flow answers to it"));
-            e.verdict("pass not_vip");
+            e.steps.push(Step::NotOurs { destination });
+            e.outcome = Outcome::Pass(PassReason::NotVip);
         }
     }
     e
@@ -113,12 +89,13 @@ fn from_client(
     let key = flow_key(slot, number, tuple, None, snapshot, worker);
     let Some(frontend) = snapshot.frontend(key.frontend) else { return };
     e.direction = Some(Direction::FromClient);
-    e.frontend = Some(frontend.name.to_string());
-    if frontend.has_left() {
-        e.step(format!("frontend \"{}\" no longer listens there; it keeps the flows it has", frontend.name));
+    let name = frontend.name.to_string();
+    e.frontend = Some(name.clone());
+    e.steps.push(if frontend.has_left() {
+        Step::ListensNoLonger { frontend: name }
     } else {
-        e.step(format!("frontend \"{}\" listens there", frontend.name));
-    }
+        Step::Listens { frontend: name }
+    });
     let transport = match protocol {
         // Of a known flow, its next packet; else its first.
         Protocol::Tcp => {
@@ -132,21 +109,20 @@ fn from_client(
     let server_slot = match select_server(&key, &transport, frontend, snapshot, worker) {
         Ok(Selection::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
-            e.step(format!("the flow table knows it ({})", flow.state.name()));
+            e.steps.push(Step::KnownFlow { state: flow.state.name() });
             if let Some(address) = worker.nat_address(&flow) {
                 nat = Some((Addr::from_bits(address), flow.nat_port));
             }
             flow.server
         }
         Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server }) => {
-            e.step("the flow table does not know it".into());
             e.maglev_slot = Some(slot);
-            e.step(format!("its hash names slot {slot} of the Maglev table"));
+            e.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
             server
         }
         Err(reason) => {
-            e.step(format!("it is refused: {}", reason.name()));
-            e.verdict(&format!("refuse {}", reason.name()));
+            e.steps.push(Step::Refused { reason });
+            e.outcome = Outcome::Refuse(reason);
             return;
         }
     };
@@ -168,78 +144,66 @@ fn from_client(
     e.rewritten = Some((source, destination));
     e.rewritten_step();
     if server.method == Method::Rewrite && server.address == tuple.source {
-        e.step("the server is its own client: it would take the packet for a forged one".into());
-        e.verdict("refuse server_is_client");
+        e.steps.push(Step::ServerIsClient);
+        e.outcome = Outcome::Refuse(DropReason::ServerIsClient);
         return;
     }
     e.route(next_hops, source.ip(), server.address.into());
 }
 
 impl Explanation {
-    fn step(&mut self, text: String) {
-        self.steps.push(text);
-    }
-
-    fn verdict(&mut self, verdict: &str) {
-        self.verdict = verdict.into();
-        self.steps.push(format!("verdict: {verdict}"));
+    fn ended(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
     }
 
     fn server(&mut self, server: &PacketServer) {
         let address = socket(server.address, server.port);
-        self.step(format!("server \"{}\" of backend \"{}\", {address}", server.name, server.backend));
-        self.server = Some((server.backend.to_string(), server.name.to_string(), address));
+        let (backend, name) = (server.backend.to_string(), server.name.to_string());
+        self.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: address });
+        self.server = Some((backend, name, address));
         self.method = Some(server.method);
     }
 
     fn rewritten_step(&mut self) {
         if let Some((source, destination)) = self.rewritten {
-            self.step(match self.method {
-                Some(Method::L2) => "only its MAC addresses change".into(),
-                _ if source.port() == 0 => {
-                    format!("rewritten to {} (a free port) -> {destination}", source.ip())
-                }
-                _ => format!("rewritten to {source} -> {destination}"),
+            self.steps.push(match self.method {
+                Some(Method::L2) => Step::MacsOnly,
+                _ => Step::Rewritten { source, destination },
             });
         }
     }
 
     fn route(&mut self, next_hops: &NextHops, from: IpAddr, to: IpAddr) {
         let path = Path { source: from, destination: to, ingress: 0 };
-        match next_hops.lookup(&path) {
+        let (step, outcome) = match next_hops.lookup(&path) {
             Ok(hop) if self.method == Some(Method::L2) && !hop.on_link => {
-                self.step(format!("{to} is behind a router, which method \"l2\" does not reach"));
-                self.verdict("drop server_not_on_link");
+                (Step::BehindRouter { address: to }, Outcome::Drop(DropReason::ServerNotOnLink))
             }
             Ok(hop) => {
                 self.next_hop = Some(hop);
-                self.step(format!("sent on interface {} (MTU {})", hop.ifindex, hop.mtu));
-                self.verdict("forward");
+                (Step::Sent { interface: Interface::of(hop.ifindex), mtu: hop.mtu }, Outcome::Forward)
             }
-            Err(Missing::Neighbour { address, ifindex }) => {
-                self.step(format!("the MAC address of {address} on interface {ifindex} is not known yet"));
-                self.verdict("drop no_next_hop");
-            }
-            Err(Missing::Route) => {
-                self.step(format!("no route leads to {to}"));
-                self.verdict("drop no_next_hop");
-            }
-            Err(Missing::Link { ifindex }) => {
-                self.step(format!(
-                    "the route to {to} is over interface {ifindex}, no Ethernet link that is up"
-                ));
-                self.verdict("drop no_next_hop");
-            }
-            Err(Missing::Rejected(reject)) => {
-                let kind = match reject {
-                    Reject::Blackhole => "blackhole",
-                    Reject::Unreachable => "unreachable",
-                    Reject::Prohibit => "prohibit",
+            Err(missing) => {
+                let (step, reason) = match missing {
+                    Missing::Neighbour { address, ifindex } => (
+                        Step::NoNeighbour { address, interface: Interface::of(ifindex) },
+                        DropReason::NoNextHop,
+                    ),
+                    Missing::Route => (Step::NoRoute { address: to }, DropReason::NoNextHop),
+                    Missing::Link { ifindex } => (
+                        Step::NoLink { address: to, interface: Interface::of(ifindex) },
+                        DropReason::NoNextHop,
+                    ),
+                    Missing::Rejected(reject) => {
+                        (Step::RouteRejected { address: to, reject }, DropReason::RouteRejected)
+                    }
                 };
-                self.step(format!("the route to {to} is of type {kind}"));
-                self.verdict("drop route_rejected");
+                (step, Outcome::Drop(reason))
             }
-        }
+        };
+        self.steps.push(step);
+        self.outcome = outcome;
     }
 }
 

@@ -17,6 +17,7 @@
 mod accounts;
 pub mod counters;
 pub mod explain;
+pub mod explanation;
 mod hash;
 mod icmp;
 pub mod memory;
@@ -35,7 +36,8 @@ pub mod worker;
 
 pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
-pub use explain::{Explanation, explain};
+pub use explain::explain;
+pub use explanation::{Explanation, Interface, Outcome, Step};
 pub use memory::{Layout, WorkerMemory};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Topology};

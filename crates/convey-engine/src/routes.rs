@@ -53,6 +53,17 @@ pub enum Reject {
     Prohibit,
 }
 
+impl Reject {
+    /// The type of route, as `ip route` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Blackhole => "blackhole",
+            Self::Unreachable => "unreachable",
+            Self::Prohibit => "prohibit",
+        }
+    }
+}
+
 /// What becomes of packets that take a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use common::Lab;
 use common::world::{VIP, client, close, connect, connect_dsr, open, send, tuple};
-use convey_engine::{Nanos, Note, PacketSnapshot, Worker, explain};
+use convey_engine::{Nanos, Note, Outcome, PacketSnapshot, PassReason, Step, Worker, explain};
 use convey_testkit::PacketBuilder as P;
 use convey_testkit::build::RST;
 
@@ -376,7 +376,7 @@ fn explain_says_what_the_packet_path_does_and_changes_nothing() {
         };
         let foretold = ask(&lab);
         assert_eq!(foretold, ask(&lab));
-        assert_eq!((foretold.flow, foretold.verdict.as_str()), (None, "forward"));
+        assert_eq!((foretold.flow, foretold.outcome), (None, Outcome::Forward));
         assert!(foretold.maglev_slot.is_some());
         let (nat, server) = connect(&mut lab, &client(n), 1000);
         assert_eq!(foretold.server.as_ref().unwrap().2.to_string(), server);
@@ -403,7 +403,8 @@ fn explain_says_what_the_packet_path_does_and_changes_nothing() {
         &lab.next_hops,
         &lab.worker,
     );
-    assert_eq!(stray.verdict, "pass not_vip");
+    assert_eq!(stray.outcome, Outcome::Pass(PassReason::NotVip));
+    assert_eq!(stray.steps, [Step::NotOurs { destination: "192.0.2.10:22".parse().unwrap() }]);
 }
 
 #[test]

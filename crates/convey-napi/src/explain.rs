@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use convey_core::Protocol;
 use convey_core::conntrack::Direction;
-use convey_engine::Method;
+use convey_engine::{Interface, Method, Step};
 use convey_runtime::{Explanation, Runtime};
 use napi::{Env, Task};
 use napi_derive::napi;
@@ -52,10 +52,98 @@ pub struct NativeExplanation {
     /// Destination once rewritten.
     pub rewritten_destination: String,
     pub next_hop: Option<NativeNextHop>,
-    /// `forward`, `connect`, or verdict and reason, such as `pass not_vip`.
+    /// "forward", "connect", "pass", "drop" or "refuse".
     pub verdict: String,
-    /// All of that in sentences, the verdict last.
-    pub steps: Vec<String>,
+    /// Why, where there is a why: as counted in statistics.
+    pub reason: String,
+    /// How that came about, in order.
+    pub steps: Vec<NativeStep>,
+}
+
+/// One thing found out about a packet. Interfaces are named, or numbered where they have no name any more; addresses
+/// with a port are `ip:port`, IPv6 in brackets.
+#[napi(discriminant = "kind", discriminant_case = "snake_case")]
+pub enum NativeStep {
+    OwnAddress { source: String, destination: String },
+    NotListenedOn { source: String, interface: String },
+    NoEthernet { source: String, interface: String },
+    NoFrontend { destination: String },
+    NotOurs { destination: String },
+    FlowPort { port: u16, state: String },
+    StrayPort { port: u16, server: String },
+    Listens { frontend: String },
+    Accepts { frontend: String },
+    ListensNoLonger { frontend: String },
+    KnownFlow { state: String },
+    NewFlow,
+    MaglevSlot { slot: u32 },
+    Refused { reason: String },
+    Server { backend: String, name: String, addr: String },
+    Rewritten { source: String, destination: String },
+    MacsOnly,
+    ServerIsClient,
+    BehindRouter { address: String },
+    Sent { interface: String, mtu: u32 },
+    NoNeighbour { address: String, interface: String },
+    NoRoute { address: String },
+    NoLink { address: String, interface: String },
+    RouteRejected { address: String, reject: String },
+    RoundRobin { backend: String },
+    Share { name: String, addr: String, weight: u16, total: f64 },
+    NoServer { backend: String },
+    OwnConnection,
+}
+
+impl From<Step> for NativeStep {
+    fn from(step: Step) -> Self {
+        let named = |interface: Interface| interface.name.unwrap_or_else(|| interface.index.to_string());
+        match step {
+            Step::OwnAddress { source, destination } => {
+                Self::OwnAddress { source: source.to_string(), destination: destination.to_string() }
+            }
+            Step::NotListenedOn { source, interface } => {
+                Self::NotListenedOn { source: source.to_string(), interface: named(interface) }
+            }
+            Step::NoEthernet { source, interface } => {
+                Self::NoEthernet { source: source.to_string(), interface: named(interface) }
+            }
+            Step::NoFrontend { destination } => Self::NoFrontend { destination: destination.to_string() },
+            Step::NotOurs { destination } => Self::NotOurs { destination: destination.to_string() },
+            Step::FlowPort { port, state } => Self::FlowPort { port, state: state.to_owned() },
+            Step::StrayPort { port, server } => Self::StrayPort { port, server: server.to_string() },
+            Step::Listens { frontend } => Self::Listens { frontend },
+            Step::Accepts { frontend } => Self::Accepts { frontend },
+            Step::ListensNoLonger { frontend } => Self::ListensNoLonger { frontend },
+            Step::KnownFlow { state } => Self::KnownFlow { state: state.to_owned() },
+            Step::NewFlow => Self::NewFlow,
+            Step::MaglevSlot { slot } => Self::MaglevSlot { slot: slot as u32 },
+            Step::Refused { reason } => Self::Refused { reason: reason.name().to_owned() },
+            Step::Server { backend, name, addr } => Self::Server { backend, name, addr: addr.to_string() },
+            Step::Rewritten { source, destination } => {
+                Self::Rewritten { source: source.to_string(), destination: destination.to_string() }
+            }
+            Step::MacsOnly => Self::MacsOnly,
+            Step::ServerIsClient => Self::ServerIsClient,
+            Step::BehindRouter { address } => Self::BehindRouter { address: address.to_string() },
+            Step::Sent { interface, mtu } => Self::Sent { interface: named(interface), mtu },
+            Step::NoNeighbour { address, interface } => {
+                Self::NoNeighbour { address: address.to_string(), interface: named(interface) }
+            }
+            Step::NoRoute { address } => Self::NoRoute { address: address.to_string() },
+            Step::NoLink { address, interface } => {
+                Self::NoLink { address: address.to_string(), interface: named(interface) }
+            }
+            Step::RouteRejected { address, reject } => {
+                Self::RouteRejected { address: address.to_string(), reject: reject.name().to_owned() }
+            }
+            Step::RoundRobin { backend } => Self::RoundRobin { backend },
+            Step::Share { name, addr, weight, total } => {
+                Self::Share { name, addr: addr.to_string(), weight, total: total as f64 }
+            }
+            Step::NoServer { backend } => Self::NoServer { backend },
+            Step::OwnConnection => Self::OwnConnection,
+        }
+    }
 }
 
 /// A flow that is asked about.
@@ -150,8 +238,9 @@ impl From<Explanation> for NativeExplanation {
                 source: mac(hop.source),
                 destination: mac(hop.destination),
             }),
-            verdict: e.verdict,
-            steps: e.steps,
+            verdict: e.outcome.verdict().to_owned(),
+            reason: e.outcome.reason().unwrap_or_default().to_owned(),
+            steps: e.steps.into_iter().map(NativeStep::from).collect(),
         }
     }
 }

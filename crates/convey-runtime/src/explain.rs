@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 
 use convey_core::{Protocol, Snapshot};
-use convey_engine::Explanation;
+use convey_engine::{DropReason, Explanation, Outcome, Step};
+use convey_xdp::netlink;
 
 /// The way of a connection through proxy mode. Which server comes next is decided when it arrives.
 pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: SocketAddr) -> Explanation {
@@ -21,37 +22,35 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
         .filter(|f| f.protocol == protocol && listens(f.listen))
         .min_by_key(|f| f.listen.ip().is_unspecified());
     let Some(frontend) = frontend else {
-        e.steps.push(format!("no frontend listens on {destination}"));
-        return ended(e, "pass not_vip");
+        e.steps.push(Step::NoFrontend { destination });
+        return e;
     };
     e.frontend = Some(frontend.name.to_string());
-    e.steps.push(format!("frontend \"{}\" listens there and accepts the connection", frontend.name));
+    e.steps.push(Step::Accepts { frontend: frontend.name.to_string() });
     let Some(backend) = snapshot.backends.get(frontend.backend) else { return e };
     let eligible: Vec<_> = backend.servers.iter().filter(|s| s.effective_weight() > 0).collect();
     let total: u64 = eligible.iter().map(|s| u64::from(s.effective_weight())).sum();
     if total == 0 {
-        e.steps.push(format!("backend \"{}\" has no server that is up with a weight", backend.name));
-        return ended(e, "refuse no_server");
+        e.steps.push(Step::NoServer { backend: backend.name.to_string() });
+        e.outcome = Outcome::Refuse(DropReason::NoServer);
+        return e;
     }
-    e.steps.push(format!("backend \"{}\" takes its servers by weighted round robin:", backend.name));
-    for server in &eligible {
-        let share = 100.0 * f64::from(server.effective_weight()) / total as f64;
-        e.steps.push(format!(
-            "server \"{}\", {}, weight {}: {share:.1} % of new connections",
-            server.name,
-            server.addr,
-            server.effective_weight()
-        ));
-    }
+    e.steps.push(Step::RoundRobin { backend: backend.name.to_string() });
+    e.steps.extend(eligible.iter().map(|server| Step::Share {
+        name: server.name.to_string(),
+        addr: server.addr,
+        weight: server.effective_weight(),
+        total,
+    }));
     if let [only] = eligible.as_slice() {
         e.server = Some((backend.name.to_string(), only.name.to_string(), only.addr));
     }
-    e.steps.push("the connection to the server is one of the balancer's own".to_owned());
-    ended(e, "connect")
+    e.steps.push(Step::OwnConnection);
+    e.outcome = Outcome::Connect;
+    e
 }
 
-fn ended(mut e: Explanation, verdict: &str) -> Explanation {
-    e.steps.push(format!("verdict: {verdict}"));
-    e.verdict = verdict.to_owned();
-    e
+/// The engine knows interfaces by number, people by name.
+pub(crate) fn with_interface_names(explanation: Explanation) -> Explanation {
+    explanation.with_interface_names(|index| netlink::interface_name(index).ok())
 }

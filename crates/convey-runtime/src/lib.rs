@@ -293,7 +293,9 @@ impl Runtime {
     ) -> Option<Explanation> {
         match &self.engine {
             Engine::Proxy(_) => Some(explain::proxied(&self.snapshot(), protocol, destination)),
-            Engine::Packet(packet) => packet.explain(protocol, source, destination),
+            Engine::Packet(packet) => {
+                packet.explain(protocol, source, destination).map(explain::with_interface_names)
+            }
         }
     }
 
@@ -391,6 +393,7 @@ pub fn explain(
         return Ok(explain::proxied(&snapshot, protocol, destination));
     }
     packet::explain_unstarted(&snapshot, spec.packet, [source, destination], protocol)
+        .map(explain::with_interface_names)
 }
 
 /// Takes back what killed processes left on this host. Returns what was done, in words.

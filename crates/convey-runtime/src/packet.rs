@@ -331,7 +331,7 @@ impl PacketPath {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<Explanation> {
-        self.engine.explain(protocol, source, destination, ANSWER).map(with_interface_names)
+        self.engine.explain(protocol, source, destination, ANSWER)
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.
@@ -482,8 +482,7 @@ pub(crate) fn explain_unstarted(
     let worker = convey_engine::Worker::new(0, &packet);
     let explanation =
         convey_engine::explain(protocol, source, destination, &packet, &found.next_hops, &worker);
-    let explanation = arriving(explanation, source, &found.next_hops, &found.interfaces);
-    Ok(with_interface_names(explanation))
+    Ok(arriving(explanation, source, &found.next_hops, &found.interfaces))
 }
 
 /// What stands in the way of a configuration on this host. An error is why it cannot be served here.
@@ -548,19 +547,6 @@ pub(crate) fn state_dir() -> PathBuf {
 
 fn names(interfaces: &[u32]) -> Vec<String> {
     interfaces.iter().map(|i| netlink::interface_name(*i).unwrap_or_else(|_| i.to_string())).collect()
-}
-
-/// The engine knows interfaces by number, people by name.
-fn with_interface_names(mut explanation: Explanation) -> Explanation {
-    const BEFORE: &str = "interface ";
-    for step in &mut explanation.steps {
-        let Some(at) = step.find(BEFORE).map(|at| at + BEFORE.len()) else { continue };
-        let digits = step[at..].bytes().take_while(u8::is_ascii_digit).count();
-        if let Ok(Ok(name)) = step[at..at + digits].parse().map(netlink::interface_name) {
-            step.replace_range(at..at + digits, &name);
-        }
-    }
-    explanation
 }
 
 /// What the engine handles by `packet`: servers that left count for as long as their flows may go on.

@@ -238,10 +238,12 @@ export interface NativeExplanation {
   /** Destination once rewritten. */
   rewrittenDestination: string
   nextHop?: NativeNextHop
-  /** `forward`, `connect`, or verdict and reason, such as `pass not_vip`. */
+  /** "forward", "connect", "pass", "drop" or "refuse". */
   verdict: string
-  /** All of that in sentences, the verdict last. */
-  steps: Array<string>
+  /** Why, where there is a why: as counted in statistics. */
+  reason: string
+  /** How that came about, in order. */
+  steps: Array<NativeStep>
 }
 
 /** How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days. */
@@ -399,3 +401,37 @@ export interface NativeStats {
   /** Only in the packet modes. */
   packet?: NativePacketStats
 }
+
+/**
+ * One thing found out about a packet. Interfaces are named, or numbered where they have no name any more; addresses
+ * with a port are `ip:port`, IPv6 in brackets.
+ */
+export type NativeStep =
+  | { kind: 'own_address'; source: string; destination: string }
+  | { kind: 'not_listened_on'; source: string; interface: string }
+  | { kind: 'no_ethernet'; source: string; interface: string }
+  | { kind: 'no_frontend'; destination: string }
+  | { kind: 'not_ours'; destination: string }
+  | { kind: 'flow_port'; port: number; state: string }
+  | { kind: 'stray_port'; port: number; server: string }
+  | { kind: 'listens'; frontend: string }
+  | { kind: 'accepts'; frontend: string }
+  | { kind: 'listens_no_longer'; frontend: string }
+  | { kind: 'known_flow'; state: string }
+  | { kind: 'new_flow' }
+  | { kind: 'maglev_slot'; slot: number }
+  | { kind: 'refused'; reason: string }
+  | { kind: 'server'; backend: string; name: string; addr: string }
+  | { kind: 'rewritten'; source: string; destination: string }
+  | { kind: 'macs_only' }
+  | { kind: 'server_is_client' }
+  | { kind: 'behind_router'; address: string }
+  | { kind: 'sent'; interface: string; mtu: number }
+  | { kind: 'no_neighbour'; address: string; interface: string }
+  | { kind: 'no_route'; address: string }
+  | { kind: 'no_link'; address: string; interface: string }
+  | { kind: 'route_rejected'; address: string; reject: string }
+  | { kind: 'round_robin'; backend: string }
+  | { kind: 'share'; name: string; addr: string; weight: number; total: number }
+  | { kind: 'no_server'; backend: string }
+  | { kind: 'own_connection' }

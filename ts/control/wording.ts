@@ -1,0 +1,78 @@
+/** What was found out about a packet, in words. */
+import type { NativeStep } from "../native/index.ts";
+
+/** One thing found out about a packet, as the data plane tells it. */
+export type Finding = NativeStep;
+
+/** The sentence for a finding. */
+export function wording(finding: Finding): string {
+  switch (finding.kind) {
+    case "own_address":
+      return `${finding.source} is an address of this host: its packets to ${finding.destination} pass no link`;
+    case "not_listened_on":
+      return `packets from ${finding.source} come in by interface ${finding.interface}, which is not listened on`;
+    case "no_ethernet":
+      return `packets from ${finding.source} come in by interface ${finding.interface}, no Ethernet link that is up`;
+    case "no_frontend":
+      return `no frontend listens on ${finding.destination}`;
+    case "not_ours":
+      return `no frontend listens on ${finding.destination} and no flow answers to it`;
+    case "flow_port":
+      return `port ${finding.port} belongs to a flow (${finding.state})`;
+    case "stray_port":
+      return `no flow holds port ${finding.port} towards ${finding.server}`;
+    case "listens":
+      return `frontend "${finding.frontend}" listens there`;
+    case "accepts":
+      return `frontend "${finding.frontend}" listens there and accepts the connection`;
+    case "listens_no_longer":
+      return `frontend "${finding.frontend}" no longer listens there; it keeps the flows it has`;
+    case "known_flow":
+      return `the flow table knows it (${finding.state})`;
+    case "new_flow":
+      return "the flow table does not know it";
+    case "maglev_slot":
+      return `its hash names slot ${finding.slot} of the Maglev table`;
+    case "refused":
+      return `it is refused: ${finding.reason}`;
+    case "server":
+      return `server "${finding.name}" of backend "${finding.backend}", ${finding.addr}`;
+    case "rewritten":
+      return `rewritten to ${rewrittenSource(finding.source)} -> ${finding.destination}`;
+    case "macs_only":
+      return "only its MAC addresses change";
+    case "server_is_client":
+      return "the server is its own client: it would take the packet for a forged one";
+    case "behind_router":
+      return `${finding.address} is behind a router, which method "l2" does not reach`;
+    case "sent":
+      return `sent on interface ${finding.interface} (MTU ${finding.mtu})`;
+    case "no_neighbour":
+      return `the MAC address of ${finding.address} on interface ${finding.interface} is not known yet`;
+    case "no_route":
+      return `no route leads to ${finding.address}`;
+    case "no_link":
+      return `the route to ${finding.address} is over interface ${finding.interface}, no Ethernet link that is up`;
+    case "route_rejected":
+      return `the route to ${finding.address} is of type ${finding.reject}`;
+    case "round_robin":
+      return `backend "${finding.backend}" takes its servers by weighted round robin:`;
+    case "share":
+      return `server "${finding.name}", ${finding.addr}, weight ${finding.weight}: ${share(finding)} of new connections`;
+    case "no_server":
+      return `backend "${finding.backend}" has no server that is up with a weight`;
+    case "own_connection":
+      return "the connection to the server is one of the balancer's own";
+    default:
+      return finding satisfies never;
+  }
+}
+
+function share({ weight, total }: { weight: number; total: number }): string {
+  return `${((100 * weight) / total).toFixed(1)} %`;
+}
+
+/** Source port 0 is one still to be taken. */
+function rewrittenSource(source: string): string {
+  return source.endsWith(":0") ? `${source.slice(0, -2).replace(/^\[(.*)\]$/, "$1")} (a free port)` : source;
+}
