@@ -13,9 +13,9 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, EngineConfig, EngineStats};
+use convey_afpacket::{AfPacketEngine, EngineConfig};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{DsrMethod, PacketOptions, PacketSnapshot, PortRange};
+use convey_engine::{DsrMethod, EngineStats, PacketOptions, PacketSnapshot, PortRange};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = PacketOptions { workers: 2, ..PacketOptions::default() };

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
 use convey_engine::{
-    Heir, Nanos, NextHops, PacketSnapshot, SavedFlows, TakenOver, Worker, WorkerCounters, WorkerMemory,
+    EngineStats, Heir, IoCounters, Loss, Nanos, NextHops, PacketSnapshot, SavedFlows, TakenOver, Worker,
+    WorkerCounters, WorkerMemory,
 };
 use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
 use rustix::time::{ClockId, clock_gettime};
@@ -21,7 +22,6 @@ use crate::frames::KernelFrames;
 use crate::intake::Intake;
 use crate::questions::Questions;
 use crate::scope::Scope;
-use crate::stats::{EngineStats, IoCounters, Loss};
 use crate::supervise::supervise;
 use crate::sys::PacketSocket;
 use crate::worker::Runner;

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use convey_engine::Loss;
+
 use crate::engine::Shared;
 use crate::intake::Intake;
-use crate::stats::Loss;
 use crate::sys::{Pieces, VNET_HEADER_BYTES};
 
 /// Where a worker's frames come from and go to. One batch at a time: the next one replaces it.

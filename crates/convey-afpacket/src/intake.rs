@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use convey_engine::Loss;
+
 use crate::ring::{Arrived, Ring, Whereabouts};
-use crate::stats::Loss;
 use crate::sys::{BATCH, FRAME_BYTES, PacketSocket, Slot, VNET_HEADER_BYTES};
 
 /// Long frames taken at once: 256 KB of super-frames, which second-level caches hold.

@@ -24,8 +24,8 @@ mod parking;
 mod questions;
 mod ring;
 mod scope;
+mod send_loss;
 mod shared_memory;
-mod stats;
 mod supervise;
 mod sys;
 mod vnet;
@@ -38,7 +38,6 @@ pub use engine::{
 pub use questions::arriving;
 pub use scope::look;
 pub use shared_memory::share_flows;
-pub use stats::{EngineStats, Loss};
 
 /// The sockets by themselves, for tools that put frames on a link.
 pub mod raw {

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{
-    FrameMeta, Heir, Nanos, PacketSnapshot, TakenOver, Verdict, Worker, WorkerMemory, process,
+    FrameMeta, Heir, IoCounters, Loss, Nanos, PacketSnapshot, TakenOver, Verdict, Worker, WorkerMemory,
+    process,
 };
 use convey_links::Wake;
 
@@ -15,7 +16,7 @@ use crate::engine::Shared;
 use crate::frames::FrameIo;
 use crate::misses::Misses;
 use crate::parking::Parking;
-use crate::stats::{IoCounters, Loss};
+use crate::send_loss;
 use crate::supervise::STUBBORN;
 use crate::sys::{BATCH, Pieces, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;
@@ -228,7 +229,7 @@ impl<F: FrameIo> Runner<F> {
                             self.send_apart(group.members().map(departure));
                         } else {
                             // Never tried again: the sender's own retransmission is the queue.
-                            self.io.lost(Loss::of_send(&error), group.len() as u64);
+                            self.io.lost(send_loss::of(&error), group.len() as u64);
                         }
                     }
                     at += 1;
@@ -244,7 +245,7 @@ impl<F: FrameIo> Runner<F> {
     fn send_apart<'a>(&self, frames: impl Iterator<Item = Departure<'a>>) {
         for Departure { ifindex, bytes, .. } in frames {
             if let Err(error) = self.frames.send(&[Pieces { ifindex, pieces: &[IoSlice::new(bytes)] }]) {
-                self.io.lost(Loss::of_send(&error), 1);
+                self.io.lost(send_loss::of(&error), 1);
             }
         }
     }

@@ -14,11 +14,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use convey_afpacket::{
-    AfPacketEngine, AfPacketError, EngineConfig, EngineStats, Inheritance, arriving, look,
-};
+use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, Inheritance, arriving, look};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
-use convey_engine::{Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
+use convey_engine::{EngineStats, Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
 use convey_xdp::{Endpoint, GuardDrops, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;

@@ -1,9 +1,9 @@
-//! Frames that were lost on the way in or out, and the sum of all workers' counters.
+//! What an engine tells of its packets: the sum of all workers' counters, and frames lost on the way in or out.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use convey_engine::{DropReason, Note, PassReason, ReplyKind, WorkerCounters};
+use crate::counters::WorkerCounters;
+use crate::verdict::{DropReason, Note, PassReason, ReplyKind};
 
 macro_rules! losses {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -40,19 +40,6 @@ losses! {
     TxLinkDown = "tx_link_down",
     /// The kernel refused it for another cause.
     TxFailed = "tx_failed",
-}
-
-impl Loss {
-    /// The loss behind a failed send.
-    pub fn of_send(error: &io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::EAGAIN) => Self::TxQueueFull,
-            Some(libc::ENOBUFS | libc::ENOMEM) => Self::TxNoBuffer,
-            Some(libc::EMSGSIZE) => Self::TxTooBig,
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Self::TxLinkDown,
-            _ => Self::TxFailed,
-        }
-    }
 }
 
 /// A counter for each [`Loss`], and the gauges of one worker.
@@ -169,15 +156,5 @@ mod tests {
         let stats = EngineStats::sum(workers.iter().zip(&io));
         assert_eq!((stats.dropped("tx_too_big"), stats.dropped("rx_queue_full"), stats.flows), (3, 7, 3));
         assert_eq!(stats.dropped.len(), DropReason::ALL.len() + Loss::ALL.len());
-    }
-
-    #[test]
-    fn a_failed_send_is_counted_by_its_cause() {
-        let loss = |errno| Loss::of_send(&io::Error::from_raw_os_error(errno));
-        assert_eq!(loss(libc::EAGAIN), Loss::TxQueueFull);
-        assert_eq!(loss(libc::ENOBUFS), Loss::TxNoBuffer);
-        assert_eq!(loss(libc::EMSGSIZE), Loss::TxTooBig);
-        assert_eq!(loss(libc::ENETDOWN), Loss::TxLinkDown);
-        assert_eq!(loss(libc::EINVAL), Loss::TxFailed);
     }
 }
