@@ -13,13 +13,14 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, EngineConfig};
+use convey_afpacket::{AfPacketEngine, Inheritance};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{DsrMethod, EngineStats, PacketOptions, PacketSnapshot, PortRange};
+use convey_engine::{
+    DsrMethod, EngineSetup, EngineStats, Keep, PacketEngine, PacketOptions, PacketSnapshot, PortRange,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = PacketOptions { workers: 2, ..PacketOptions::default() };
-    let config = EngineConfig::default();
     let mut mode = Mode::Passthrough;
     let (mut frontends, mut backends) = (Vec::new(), Vec::new());
     let mut args = std::env::args().skip(1);
@@ -55,13 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let snapshot = Snapshot::first(spec, options.workers)?;
     let packets = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
     let events = Arc::new(|event| eprintln!("{event:?}"));
-    let engine = AfPacketEngine::start(config, packets, events)?;
+    let engine = AfPacketEngine::start(EngineSetup::new(packets, events), Inheritance::default())?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         line?;
         println!("{}", json(&engine.stats()));
     }
-    engine.close();
+    engine.close(Keep::Nothing);
     Ok(())
 }
 

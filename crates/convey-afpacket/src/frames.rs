@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use convey_engine::Loss;
 
-use crate::engine::Shared;
 use crate::intake::Intake;
+use crate::shared::Shared;
 use crate::sys::{Pieces, VNET_HEADER_BYTES};
 
 /// Where a worker's frames come from and go to. One batch at a time: the next one replaces it.

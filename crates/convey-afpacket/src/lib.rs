@@ -14,8 +14,10 @@
 #![deny(unsafe_code)]
 
 mod bpf;
+mod clock;
 mod coalesce;
 mod engine;
+mod error;
 mod filter;
 mod frames;
 mod intake;
@@ -25,18 +27,16 @@ mod questions;
 mod ring;
 mod scope;
 mod send_loss;
+mod shared;
 mod shared_memory;
 mod supervise;
 mod sys;
 mod vnet;
 mod worker;
 
-pub use convey_links::Look;
-pub use engine::{
-    AddressSink, AfPacketEngine, AfPacketError, EngineConfig, Inheritance, InterfaceSink, monotonic,
-};
+pub use clock::monotonic;
+pub use engine::{AfPacketEngine, Inheritance};
 pub use questions::arriving;
-pub use scope::look;
 pub use shared_memory::share_flows;
 
 /// The sockets by themselves, for tools that put frames on a link.

@@ -3,31 +3,24 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use convey_core::{Mode, Protocol};
-use convey_engine::steering::worker_for;
+use convey_core::Protocol;
 use convey_engine::{
-    Explanation, Interface, Missing, NextHops, Outcome, PacketSnapshot, Path, PortRange, Step, Worker,
-    explain,
+    Explanation, Interface, Missing, NextHops, Outcome, PacketSnapshot, Path, Step, Worker, explain,
 };
-
-use crate::engine::AfPacketEngine;
 
 /// Questions that may wait for one worker.
 const MAX_WAITING: usize = 64;
 
-/// No port lies within: answers of servers do not come by here.
-const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
-
-struct Question {
-    protocol: Protocol,
-    source: SocketAddr,
-    destination: SocketAddr,
-    answer: SyncSender<Explanation>,
+/// A packet that somebody asks about.
+pub(crate) struct Question {
+    pub(crate) protocol: Protocol,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) answer: SyncSender<Explanation>,
 }
 
 /// What waits for one worker.
@@ -58,7 +51,8 @@ impl Questions {
         }
     }
 
-    fn ask(&self, question: Question) -> bool {
+    /// Adds a question; false when too many wait.
+    pub(crate) fn ask(&self, question: Question) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MAX_WAITING {
             return false;
@@ -66,31 +60,6 @@ impl Questions {
         waiting.push(question);
         self.any.store(true, Relaxed);
         true
-    }
-}
-
-impl AfPacketEngine {
-    /// What would become of the next packet from `source` to `destination`, by the worker it is steered to.
-    /// An idle worker answers within a tenth of a second. `None` when it did not within `timeout`.
-    pub fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation> {
-        let snapshot = self.snapshot();
-        let options = snapshot.options();
-        let nat_ports = if snapshot.mode() == Mode::Passthrough { options.nat_ports } else { NO_PORTS };
-        let index =
-            worker_for(source.ip(), source.port(), destination.port(), nat_ports, options.workers.max(1));
-        let (answer, answered) = sync_channel(1);
-        let question = Question { protocol, source, destination, answer };
-        if !self.questions(index)?.ask(question) {
-            return None;
-        }
-        let explanation = answered.recv_timeout(timeout).ok()?;
-        Some(arriving(explanation, source, &self.next_hops(), &self.interfaces()))
     }
 }
 

@@ -1,23 +1,14 @@
 //! What of a configuration concerns I/O: which packets to take in, and which neighbours to keep.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use convey_core::Mode;
 use convey_engine::{PacketSnapshot, PortRange};
-use convey_links::{Interfaces, Look, Wanted};
+use convey_links::Wanted;
 
 use crate::filter::Interest;
-
-/// The network as an engine that starts now with this snapshot would find it.
-///
-/// # Errors
-/// rtnetlink cannot be opened or read.
-pub fn look(snapshot: &PacketSnapshot) -> io::Result<Look> {
-    convey_links::look(&Scope::of(snapshot).wanted())
-}
 
 /// The addresses and ports of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,10 +19,8 @@ pub struct Scope {
     pub ports: Vec<RangeInclusive<u16>>,
     /// Ports that servers' replies come to; `None` in DSR.
     pub nat_ports: Option<PortRange>,
-    /// Servers.
-    pub servers: Vec<IpAddr>,
-    /// Names of the interfaces to listen on; empty: every Ethernet link.
-    pub interfaces: Vec<String>,
+    /// Interfaces to listen on, and servers.
+    pub wanted: Wanted,
 }
 
 impl Scope {
@@ -42,20 +31,12 @@ impl Scope {
         addresses.extend(snapshot.nat_sources());
         // Port 0 stands for every port.
         let ports = snapshot.vips().map(|(_, _, port)| if port == 0 { 0..=u16::MAX } else { port..=port });
-        let servers: BTreeSet<IpAddr> =
-            (0..=u16::MAX).filter_map(|slot| snapshot.server(slot)).map(|s| s.address.into()).collect();
         Self {
             addresses: addresses.into_iter().collect(),
             ports: ports.collect(),
             nat_ports: nat.then_some(snapshot.options().nat_ports),
-            servers: servers.into_iter().collect(),
-            interfaces: snapshot.options().interfaces.clone(),
+            wanted: Wanted::of(snapshot),
         }
-    }
-
-    /// What it takes of the network.
-    pub fn wanted(&self) -> Wanted {
-        Wanted { interfaces: Interfaces::named(&self.interfaces), servers: self.servers.clone() }
     }
 
     /// What the sockets are to let through on `interfaces`.

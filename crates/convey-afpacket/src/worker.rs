@@ -12,11 +12,11 @@ use convey_engine::{
 use convey_links::Wake;
 
 use crate::coalesce::{Coalescer, Departure};
-use crate::engine::Shared;
 use crate::frames::FrameIo;
 use crate::misses::Misses;
 use crate::parking::Parking;
 use crate::send_loss;
+use crate::shared::Shared;
 use crate::supervise::STUBBORN;
 use crate::sys::{BATCH, Pieces, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;

@@ -5,12 +5,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{Link, NextHops, PacketOptions, PacketSnapshot, Route};
+use convey_engine::{EngineSetup, Link, NextHops, PacketOptions, PacketSnapshot, Route};
 use convey_links::channel;
 use convey_testkit::PacketBuilder;
 
 use super::*;
-use crate::engine::EngineConfig;
 use crate::scope::Scope;
 
 const VIP: &str = "192.0.2.10:80";
@@ -104,7 +103,8 @@ fn shared() -> Arc<Shared> {
     let options = PacketOptions { capacity: 1024, ..PacketOptions::default() };
     let snapshot = PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap();
     let scope = Scope::of(&snapshot);
-    Arc::new(Shared::new(Arc::new(snapshot), Vec::new(), scope, EngineConfig::default(), Arc::new(|_| ())))
+    let setup = EngineSetup::new(Arc::new(snapshot), Arc::new(|_| ()));
+    Arc::new(Shared::new(setup, Vec::new(), scope))
 }
 
 /// Servers behind the gateway fe80::1 of link 2, which link 3 has too, resolved on these links.

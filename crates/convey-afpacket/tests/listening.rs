@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Netns;
-use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig};
+use convey_afpacket::{AfPacketEngine, Inheritance};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{PacketOptions, PacketSnapshot};
+use convey_engine::{EngineSetup, PacketEngine, PacketOptions, PacketSnapshot};
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
@@ -57,6 +57,10 @@ fn snapshot(vips: &[String]) -> Arc<PacketSnapshot> {
     Arc::new(PacketSnapshot::build(&Snapshot::first(spec, 2).unwrap(), &options, None).unwrap())
 }
 
+fn setup(vips: &[String]) -> EngineSetup {
+    EngineSetup::new(snapshot(vips), Arc::new(|_| ()))
+}
+
 /// A host with the links `front` (10.0.0.1/24) and `back` (10.1.0.1/24), and who is at their other ends.
 fn two_links() -> (Netns, Netns) {
     let (host, peer) = (Netns::new("host"), Netns::new("peer"));
@@ -88,8 +92,8 @@ fn the_engine_listens_only_where_the_guard_stands_and_there_once_it_does() {
                 wanted.iter().filter(|i| **i != back || may.load(Relaxed)).copied().collect()
             })
         };
-        let config = EngineConfig { on_interfaces: Some(sink), ..EngineConfig::default() };
-        let engine = AfPacketEngine::start(config, snapshot(&["10.0.0.1".into()]), Arc::new(|_| ())).unwrap();
+        let setup = EngineSetup { on_interfaces: Some(sink), ..setup(&["10.0.0.1".into()]) };
+        let engine = AfPacketEngine::start(setup, Inheritance::default()).unwrap();
         assert_eq!(engine.interfaces(), [front]);
         assert_eq!(listening_when_asked.lock().unwrap()[0], [front, back], "the guard is asked first");
         may.store(true, Relaxed);
@@ -111,7 +115,7 @@ fn a_thousand_scattered_addresses_are_served_where_the_kernel_has_little_room_fo
                 })
                 .collect()
         };
-        let engine = AfPacketEngine::start(EngineConfig::default(), snapshot(&vips(1000)), Arc::new(|_| ()));
+        let engine = AfPacketEngine::start(setup(&vips(1000)), Inheritance::default());
         let engine = engine.unwrap();
         engine.install(snapshot(&vips(1100))).unwrap();
         engine.install(snapshot(&vips(100))).unwrap();
@@ -124,16 +128,14 @@ fn a_reload_whose_filter_the_kernel_does_not_take_fails_and_the_former_one_serve
     let (ns, _peer) = two_links();
     let name = ns.name.clone();
     ns.enter(move || {
-        let engine =
-            AfPacketEngine::start(EngineConfig::default(), snapshot(&["10.0.0.1".into()]), Arc::new(|_| ()))
-                .unwrap();
+        let engine = AfPacketEngine::start(setup(&["10.0.0.1".into()]), Inheritance::default()).unwrap();
         let set = |bytes| {
             let key = format!("net.core.optmem_max={bytes}");
             common::run("ip", &["netns", "exec", &name, "sysctl", "-qw", &key]);
         };
         set(0);
         let refused = engine.install(snapshot(&["10.0.0.1".into(), "10.0.0.2".into()]));
-        assert!(matches!(refused, Err(AfPacketError::Socket { what: "filter", .. })), "{refused:?}");
+        assert!(matches!(&refused, Err(error) if error.cause.contains("(filter)")), "{refused:?}");
         assert_eq!(engine.interfaces().len(), 2);
         set(20480);
         engine.install(snapshot(&["10.0.0.1".into(), "10.0.0.2".into()])).unwrap();

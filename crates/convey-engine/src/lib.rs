@@ -16,6 +16,7 @@
 
 mod accounts;
 pub mod counters;
+pub mod engine_error;
 pub mod explain;
 pub mod explanation;
 mod hash;
@@ -25,6 +26,7 @@ pub mod meta;
 pub mod next_hop;
 pub mod options;
 mod packet;
+pub mod packet_engine;
 pub mod process;
 pub mod routes;
 pub mod snapshot;
@@ -37,12 +39,14 @@ pub mod worker;
 
 pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
+pub use engine_error::{EngineError, EngineErrorKind};
 pub use explain::explain;
 pub use explanation::{Explanation, Interface, Outcome, Step};
 pub use memory::{Layout, WorkerMemory};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Topology};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
+pub use packet_engine::{AddressSink, EngineKind, EngineSetup, InterfaceSink, Keep, PacketEngine};
 pub use process::{REPLY_HEADROOM, process};
 pub use routes::{Hop, Path, Reject, Route, Rule};
 pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};

@@ -18,6 +18,7 @@ mod next_hop_objects;
 mod next_hops;
 mod rules;
 mod wake;
+mod wanted;
 
 pub use interfaces::Interfaces;
 pub use look::{Look, look, uplinks};

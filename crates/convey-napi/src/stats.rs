@@ -190,7 +190,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
 
 fn packet(stats: PacketStats) -> NativePacketStats {
     NativePacketStats {
-        engine: stats.engine.to_owned(),
+        engine: stats.engine.name().to_owned(),
         guard: stats.guard.unwrap_or_default().to_owned(),
         interfaces: stats.interfaces,
         notes: stats.notes,

@@ -14,10 +14,9 @@ mod upkeep;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use convey_afpacket::AfPacketError;
 use convey_core::{EventSink, Mode, Protocol, Snapshot, SnapshotSpec, SpecError};
 pub use convey_engine::Explanation;
-use convey_engine::PacketOptions;
+use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 use convey_proxy::{Proxy, ProxyError};
 
 use crate::host::{HostError, MissingPrivilege};
@@ -35,7 +34,7 @@ pub enum RuntimeError {
     Proxy(#[from] ProxyError),
     /// The packet engine failed.
     #[error(transparent)]
-    AfPacket(#[from] AfPacketError),
+    Engine(#[from] EngineError),
     /// The host could not be prepared.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -85,9 +84,12 @@ impl RuntimeError {
             }
             Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
             Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
-            Self::AfPacket(AfPacketError::Permission(_)) => ErrorKind::Permission,
-            Self::AfPacket(AfPacketError::NoInterface { .. }) => ErrorKind::Bind,
-            Self::AfPacket(_) => ErrorKind::Internal,
+            Self::Engine(error) => match error.kind {
+                EngineErrorKind::Permission => ErrorKind::Permission,
+                EngineErrorKind::NoInterface => ErrorKind::Bind,
+                EngineErrorKind::Unsupported => ErrorKind::Unsupported,
+                EngineErrorKind::Failed => ErrorKind::Internal,
+            },
             Self::Host(error) => host_error_kind(error),
             Self::Privilege(_) => ErrorKind::Permission,
             Self::Unsupported { .. } => ErrorKind::Unsupported,

@@ -14,9 +14,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, AfPacketError, EngineConfig, Inheritance, arriving, look};
+use convey_afpacket::{AfPacketEngine, Inheritance, arriving};
 use convey_core::{Event, EventSink, Mode, Protocol, Snapshot, SpecError};
-use convey_engine::{EngineStats, Explanation, PacketOptions, PacketSnapshot, SlotIdentities};
+use convey_engine::{
+    EngineError, EngineKind, EngineSetup, EngineStats, Explanation, Keep, PacketEngine, PacketOptions,
+    PacketSnapshot, SlotIdentities,
+};
+use convey_links::{Look, Wanted};
 use convey_xdp::{Endpoint, GuardDrops, GuardMethod, GuardRules, NatRange, netlink, protocol_number};
 
 use crate::RuntimeError;
@@ -30,7 +34,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A packet engine at work.
 #[derive(Debug)]
 pub(crate) struct PacketPath {
-    engine: AfPacketEngine,
+    engine: Box<dyn PacketEngine>,
     watch: Arc<Watch>,
     installed: Mutex<Installed>,
     /// What the host stands in the way of, as of the last configuration.
@@ -121,21 +125,19 @@ impl PacketPath {
                 }
             })
         };
-        let config = EngineConfig {
+        let setup = EngineSetup {
             on_addresses: Some(on_addresses),
             on_interfaces: Some(on_interfaces),
-            ..EngineConfig::default()
+            ..EngineSetup::new(packet.clone(), events)
         };
-        let takes_over = !saved.is_empty();
-        let inheritance = Inheritance { memory, saved };
-        let started = AfPacketEngine::start_with(config, packet.clone(), events, inheritance);
+        let started = AfPacketEngine::start(setup, Inheritance { memory, saved });
         let failed = lock(&watch.state).failed.take();
-        let engine = match (started, failed) {
-            (Ok(engine), None) => engine,
+        let engine: Box<dyn PacketEngine> = match (started, failed) {
+            (Ok(engine), None) => Box::new(engine),
             (started, failed) => {
                 let error = match started {
                     Ok(engine) => {
-                        engine.close();
+                        engine.close(Keep::Nothing);
                         None
                     }
                     Err(error) => Some(error.into()),
@@ -146,8 +148,8 @@ impl PacketPath {
         };
         let mut state = lock(&watch.state);
         if let Some(host) = &mut state.host {
-            if takes_over {
-                host.add_note(engine.taken_over().to_string());
+            if let Some(taken_over) = engine.taken_over() {
+                host.add_note(taken_over.to_string());
             }
             if let Err(error) = host.forget_flows_left() {
                 host.add_note(format!("what a killed balancer left of its flows is still there: {error}"));
@@ -163,6 +165,7 @@ impl PacketPath {
         let told = Mutex::new(String::new());
         let upkeep = Upkeep::start(move || {
             let Some(path) = path.get().and_then(Weak::upgrade) else { return false };
+            path.engine.collect();
             let failed = path.release_ended().map_or_else(|error| error.to_string(), |()| String::new());
             // What fails each time is said once.
             if !failed.is_empty() && *lock(&told) != failed {
@@ -274,8 +277,8 @@ impl PacketPath {
 
     /// Refuses what this host cannot serve, and tells what stands newly in the way.
     fn check(&self, packet: &PacketSnapshot, interfaces_changed: bool) -> Result<(), RuntimeError> {
-        if interfaces_changed && look(packet).map_err(AfPacketError::Netlink)?.interfaces.is_empty() {
-            return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+        if interfaces_changed && look(packet)?.interfaces.is_empty() {
+            return Err(EngineError::no_interface(&packet.options().interfaces).into());
         }
         let Reach { refused, warnings } = reach(packet)?;
         if let Some(error) = refused {
@@ -300,10 +303,11 @@ impl PacketPath {
     pub(crate) fn stats(&self) -> PacketStats {
         // Before the host's lock, as everywhere.
         let flow_capacity = lock(&self.installed).options.capacity as u64;
+        self.engine.collect();
         let state = lock(&self.watch.state);
         let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
-            engine: "af_packet",
+            engine: self.engine.kind(),
             interfaces: names(&self.engine.interfaces()),
             guard: guard.map(|method| match method {
                 GuardMethod::Bpf => "tcx",
@@ -348,8 +352,9 @@ impl PacketPath {
     pub(crate) fn close(&self) -> Vec<String> {
         let upkeep = lock(&self.upkeep).take();
         drop(upkeep);
-        self.engine.close();
-        self.watch.close()
+        let mut left = self.engine.close(Keep::Nothing);
+        left.extend(self.watch.close());
+        left
     }
 }
 
@@ -363,8 +368,8 @@ fn refusing_new_flows(snapshot: &Snapshot) -> Result<Arc<Snapshot>, SpecError> {
 /// What a packet engine did so far.
 #[derive(Debug, Clone)]
 pub struct PacketStats {
-    /// Its name, as in the configuration.
-    pub engine: &'static str,
+    /// Which one.
+    pub engine: EngineKind,
     /// The interfaces it listens on, by name.
     pub interfaces: Vec<String>,
     /// How the kernel is kept out: "tcx" or "nft".
@@ -446,10 +451,10 @@ impl Watch {
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
 pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec<String>, RuntimeError> {
     let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
-    let found = look(&packet).map_err(AfPacketError::Netlink)?;
+    let found = look(&packet)?;
     let interfaces = names(&found.interfaces);
     if interfaces.is_empty() {
-        return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+        return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
     let Reach { refused, warnings } = reach(&packet)?;
     if let Some(error) = refused {
@@ -459,8 +464,12 @@ pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec
         packet.vips().map(|(_, address, port)| SocketAddr::new(address, port).to_string()).collect();
     vips.sort();
     vips.dedup();
-    let mut lines =
-        vec![format!("# engine af_packet forwards {} on {}", vips.join(", "), interfaces.join(", "))];
+    let mut lines = vec![format!(
+        "# engine {} forwards {} on {}",
+        EngineKind::AfPacket,
+        vips.join(", "),
+        interfaces.join(", ")
+    )];
     lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
     lines.extend(host::dry_run(&host_spec(rules(&packet), interfaces))?);
     Ok(lines)
@@ -476,7 +485,7 @@ pub(crate) fn explain_unstarted(
     // An empty flow table serves whatever its size.
     let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
     let packet = PacketSnapshot::build(snapshot, &options, None)?;
-    let found = look(&packet).map_err(AfPacketError::Netlink)?;
+    let found = look(&packet)?;
     let worker = convey_engine::Worker::new(0, &packet);
     let explanation =
         convey_engine::explain(protocol, source, destination, &packet, &found.next_hops, &worker);
@@ -490,9 +499,9 @@ pub(crate) fn host_problems(
 ) -> Result<Vec<String>, RuntimeError> {
     let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
     let packet = PacketSnapshot::build(snapshot, &options, None)?;
-    let found = look(&packet).map_err(AfPacketError::Netlink)?;
+    let found = look(&packet)?;
     if found.interfaces.is_empty() {
-        return Err(AfPacketError::no_interface(&packet.options().interfaces).into());
+        return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
     let Reach { refused, warnings } = reach(&packet)?;
     match refused {
@@ -501,8 +510,13 @@ pub(crate) fn host_problems(
     }
 }
 
+/// The network as an engine that starts now would find it.
+fn look(packet: &PacketSnapshot) -> Result<Look, EngineError> {
+    convey_links::look(&Wanted::of(packet)).map_err(EngineError::links)
+}
+
 fn reach(packet: &PacketSnapshot) -> Result<Reach, RuntimeError> {
-    let next_hops = look(packet).map_err(AfPacketError::Netlink)?.next_hops;
+    let next_hops = look(packet)?.next_hops;
     Ok(reach::check(packet, &next_hops, &netlink::addresses().map_err(HostError::from)?))
 }
 

@@ -1,0 +1,209 @@
+//! What the threads of an engine share: the tables they go by, the sockets, the counters.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use convey_core::{Event, EventSink};
+use convey_engine::{
+    AddressSink, EngineSetup, EngineStats, InterfaceSink, IoCounters, Loss, Nanos, NextHops, PacketSnapshot,
+    Worker, WorkerCounters, WorkerMemory,
+};
+use convey_links::{LinkSink, Wanted};
+
+use crate::clock::monotonic;
+use crate::filter;
+use crate::questions::Questions;
+use crate::scope::Scope;
+use crate::sys::PacketSocket;
+
+/// What all threads of an engine share.
+pub(crate) struct Shared {
+    pub(crate) snapshot: ArcSwap<PacketSnapshot>,
+    pub(crate) next_hops: ArcSwap<NextHops>,
+    pub(crate) sockets: Vec<PacketSocket>,
+    pub(crate) io: Vec<Arc<IoCounters>>,
+    pub(crate) questions: Vec<Questions>,
+    pub(crate) events: EventSink,
+    counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
+    listening: Mutex<Listening>,
+    /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
+    changing: Mutex<()>,
+    on_interfaces: Option<InterfaceSink>,
+    on_addresses: Option<AddressSink>,
+    kernel_drops: Vec<AtomicU64>,
+    stop: AtomicBool,
+    started: Instant,
+    /// The monotonic clock when `started` was taken.
+    epoch: Nanos,
+}
+
+#[derive(Clone, Default)]
+struct Listening {
+    scope: Arc<Scope>,
+    interfaces: Vec<u32>,
+}
+
+impl Shared {
+    /// With a socket for each worker; in tests there may be none.
+    pub(crate) fn new(setup: EngineSetup, sockets: Vec<PacketSocket>, scope: Scope) -> Self {
+        let EngineSetup { snapshot, events, on_interfaces, on_addresses } = setup;
+        let workers = snapshot.options().workers.max(1);
+        Self {
+            snapshot: ArcSwap::new(snapshot),
+            next_hops: ArcSwap::default(),
+            io: (0..workers).map(|_| Arc::default()).collect(),
+            questions: (0..workers).map(|_| Questions::default()).collect(),
+            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            sockets,
+            events,
+            counters: Mutex::default(),
+            listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
+            changing: Mutex::default(),
+            on_interfaces,
+            on_addresses,
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+            epoch: monotonic(),
+        }
+    }
+
+    /// Has every thread end.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> Nanos {
+        let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Nanos(self.epoch.0.saturating_add(elapsed))
+    }
+
+    /// Worker `index`, with its flows in `memory`.
+    pub(crate) fn new_worker(&self, index: usize, memory: WorkerMemory) -> Worker {
+        let worker = Worker::in_memory(index, &self.snapshot.load(), memory);
+        lock(&self.counters).push((index, worker.counters()));
+        worker
+    }
+
+    /// Listens from now on on these of the interfaces on which the kernel is kept from answering. Tells whether
+    /// that is all of them. What is new is guarded before it is listened on, what is gone as long as it is.
+    ///
+    /// # Errors
+    /// The kernel did not take the sockets' filter; the former interfaces are listened on.
+    fn listen_where_guarded(&self, interfaces: &[u32]) -> io::Result<bool> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
+        if listening.interfaces == interfaces {
+            return Ok(true);
+        }
+        let both: BTreeSet<u32> = listening.interfaces.iter().chain(interfaces).copied().collect();
+        let both: Vec<u32> = both.into_iter().collect();
+        let guarded = self.guard(&both);
+        listening.interfaces = interfaces.iter().filter(|i| guarded.contains(i)).copied().collect();
+        self.listen(listening.clone())?;
+        if both != listening.interfaces {
+            self.guard(&listening.interfaces);
+        }
+        Ok(listening.interfaces == interfaces)
+    }
+
+    fn guard(&self, interfaces: &[u32]) -> Vec<u32> {
+        self.on_interfaces.as_ref().map_or_else(|| interfaces.to_vec(), |guard| guard(interfaces))
+    }
+
+    /// Indices of the interfaces listened on.
+    pub(crate) fn interfaces(&self) -> Vec<u32> {
+        lock(&self.listening).interfaces.clone()
+    }
+
+    /// Goes by another configuration's addresses and ports.
+    ///
+    /// # Errors
+    /// The kernel did not take the sockets' filter; the former one stays.
+    pub(crate) fn set_scope(&self, scope: Scope) -> io::Result<()> {
+        let _changing = lock(&self.changing);
+        let mut listening = lock(&self.listening).clone();
+        if *listening.scope == scope {
+            return Ok(());
+        }
+        listening.scope = Arc::new(scope);
+        self.listen(listening)
+    }
+
+    /// Sets the filters of all sockets, or leaves them as they were.
+    fn listen(&self, next: Listening) -> io::Result<()> {
+        let set = |socket: &PacketSocket, to: &Listening| {
+            let programs = filter::interest(&to.scope.interest(&to.interfaces));
+            filter::attach(&programs, |program| socket.filter(program))
+        };
+        for (at, socket) in self.sockets.iter().enumerate() {
+            if let Err(error) = set(socket, &next) {
+                let former = lock(&self.listening).clone();
+                for socket in &self.sockets[..at] {
+                    // There was room for it a moment ago.
+                    let _ = set(socket, &former);
+                }
+                return Err(error);
+            }
+        }
+        *lock(&self.listening) = next;
+        Ok(())
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let drops = socket.take_kernel_drops();
+            self.kernel_drops[index].fetch_add(drops, Relaxed);
+            self.io[index].lost(Loss::RxQueueFull, drops);
+        }
+        let counters = lock(&self.counters);
+        let idle = IoCounters::default();
+        // A worker that began anew has several packet counters but one set of I/O counters.
+        let mut seen = vec![false; self.io.len()];
+        EngineStats::sum(counters.iter().map(|(index, counters)| {
+            let io = if std::mem::replace(&mut seen[*index], true) { &idle } else { &*self.io[*index] };
+            (&**counters, io)
+        }))
+    }
+}
+
+impl LinkSink for Shared {
+    fn is_closing(&self) -> bool {
+        self.stopping()
+    }
+
+    fn wanted(&self) -> Wanted {
+        lock(&self.listening).scope.wanted.clone()
+    }
+
+    fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
+        self.listen_where_guarded(interfaces)
+    }
+
+    fn publish(&self, next_hops: Arc<NextHops>) {
+        self.next_hops.store(next_hops);
+    }
+
+    fn addresses(&self, addresses: &[IpAddr]) {
+        if let Some(sink) = &self.on_addresses {
+            sink(addresses);
+        }
+    }
+
+    fn warn(&self, message: String) {
+        (self.events)(Event::Warning { message });
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these protect is replaced whole, so it is valid even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
