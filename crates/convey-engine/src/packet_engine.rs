@@ -12,7 +12,7 @@ use std::time::Duration;
 use convey_core::{EventSink, Protocol};
 
 use crate::engine_error::EngineError;
-use crate::explain::Explanation;
+use crate::explanation::Explanation;
 use crate::snapshot::PacketSnapshot;
 use crate::stats::EngineStats;
 use crate::takeover::TakenOver;

@@ -19,6 +19,7 @@ pub use convey_engine::Explanation;
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 use convey_proxy::{Proxy, ProxyError};
 
+pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
 use crate::packet::PacketPath;
 pub use crate::packet::PacketStats;
@@ -404,9 +405,4 @@ pub fn explain(
 /// [`RuntimeError`]; what failed is tried again next time.
 pub fn cleanup() -> Result<Vec<String>, RuntimeError> {
     Ok(host::cleanup(&state_dir())?)
-}
-
-/// Where what to undo is remembered: [`host::DEFAULT_STATE_DIR`] unless `CONVEY_STATE_DIR` says otherwise.
-pub fn state_dir() -> std::path::PathBuf {
-    packet::state_dir()
 }

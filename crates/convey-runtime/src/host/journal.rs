@@ -18,6 +18,13 @@ use super::{HostError, sys};
 /// Where journals are kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/convey";
 
+/// Where what to undo is remembered: [`DEFAULT_STATE_DIR`] unless `CONVEY_STATE_DIR` says otherwise.
+pub fn state_dir() -> PathBuf {
+    std::env::var_os("CONVEY_STATE_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), PathBuf::from)
+}
+
 /// One change of the host, with what undoing it takes. An interface's index outlives its being renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]

@@ -44,7 +44,7 @@ pub use capabilities::{
     kept_capabilities,
 };
 pub use error::HostError;
-pub use journal::DEFAULT_STATE_DIR;
+pub use journal::{DEFAULT_STATE_DIR, state_dir};
 pub use port_set::PortSet;
 pub use step::Step;
 pub use sys::exit_now;

@@ -1,0 +1,132 @@
+//! The start of a packet mode: privileges, the host, what killed balancers left, the engine, and who follows changes.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use convey_afpacket::{AfPacketEngine, Inheritance};
+use convey_core::{Event, EventSink, Snapshot};
+use convey_engine::{EngineSetup, Keep, PacketEngine, PacketOptions, PacketSnapshot};
+
+use super::network::{here, local_addresses, reach};
+use super::rules::rules;
+use super::watch::{Watch, host_spec};
+use super::{Installed, PacketPath, lock, takeover};
+use crate::RuntimeError;
+use crate::host::{Host, check_privileges};
+use crate::reach::Reach;
+use crate::upkeep::Upkeep;
+
+impl PacketPath {
+    pub(crate) fn start(
+        snapshot: Arc<Snapshot>,
+        options: PacketOptions,
+        events: EventSink,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let mut options =
+            PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
+        let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
+        check_privileges(snapshot.mode)?;
+        let Reach { refused, warnings } = reach(&packet)?;
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        let mut wanted = rules(&packet);
+        let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
+        let saved = takeover::read(&mut host, snapshot.mode);
+        if let Some(suited) = takeover::suited(&saved, &options)
+            && let Ok(built) = PacketSnapshot::build(&snapshot, &suited, None)
+        {
+            host.add_note(takeover::other_workers(&options, &suited));
+            (options, packet) = (suited, built);
+        }
+        if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
+            let rules = rules(&extended);
+            match host.set_rules(&rules) {
+                Ok(()) => (wanted, packet) = (rules, extended),
+                Err(error) => host.add_note(format!(
+                    "connections of frontends and servers that left the configuration cannot go on: {error}"
+                )),
+            }
+        }
+        let memory = takeover::memory(&mut host, &packet);
+        let packet = Arc::new(packet);
+        let watch = Arc::new(Watch::new(host, events.clone()));
+        let on_interfaces = {
+            let watch = watch.clone();
+            Arc::new(move |interfaces: &[u32]| watch.guard_interfaces(interfaces))
+        };
+        let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let on_addresses = {
+            let path = path.clone();
+            Arc::new(move |addresses: &[IpAddr]| {
+                if let Some(path) = path.get().and_then(Weak::upgrade) {
+                    path.follow_addresses(addresses);
+                }
+            })
+        };
+        let setup = EngineSetup {
+            on_addresses: Some(on_addresses),
+            on_interfaces: Some(on_interfaces),
+            ..EngineSetup::new(packet.clone(), events)
+        };
+        let started = AfPacketEngine::start(setup, Inheritance { memory, saved });
+        let failed = lock(&watch.state).failed.take();
+        let engine: Box<dyn PacketEngine> = match (started, failed) {
+            (Ok(engine), None) => Box::new(engine),
+            (started, failed) => {
+                let error = match started {
+                    Ok(engine) => {
+                        engine.close(Keep::Nothing);
+                        None
+                    }
+                    Err(error) => Some(error.into()),
+                };
+                watch.close();
+                return Err(failed.map_or(error, |f| Some(f.into())).unwrap_or(RuntimeError::Closed));
+            }
+        };
+        let mut state = lock(&watch.state);
+        if let Some(host) = &mut state.host {
+            if let Some(taken_over) = engine.taken_over() {
+                host.add_note(taken_over.to_string());
+            }
+            if let Err(error) = host.forget_flows_left() {
+                host.add_note(format!("what a killed balancer left of its flows is still there: {error}"));
+            }
+        }
+        state.started = true;
+        drop(state);
+        let installed = Installed { snapshot, packet, options, rules: wanted, accepting: true };
+        let warnings = Mutex::new(warnings);
+        let installed = Mutex::new(installed);
+        let this = Arc::new(Self { engine, watch, installed, warnings, upkeep: Mutex::default() });
+        let _ = path.set(Arc::downgrade(&this));
+        let told = Mutex::new(String::new());
+        let upkeep = Upkeep::start(move || {
+            let Some(path) = path.get().and_then(Weak::upgrade) else { return false };
+            path.engine.collect();
+            let failed = path.release_ended().map_or_else(|error| error.to_string(), |()| String::new());
+            // What fails each time is said once.
+            if !failed.is_empty() && *lock(&told) != failed {
+                let message = format!("An address that a reload removed is not given back yet: {failed}");
+                (path.watch.events)(Event::Warning { message });
+            }
+            *lock(&told) = failed;
+            true
+        });
+        match upkeep {
+            Ok(upkeep) => *lock(&this.upkeep) = Some(upkeep),
+            Err(error) => {
+                let message = format!(
+                    "Addresses of frontends that a reload removes stay taken until the next one: no thread could be \
+                     made: {error}"
+                );
+                (this.watch.events)(Event::Warning { message });
+            }
+        }
+        // What changed before there was anybody to follow it.
+        this.follow_addresses(&local_addresses()?);
+        Ok(this)
+    }
+}

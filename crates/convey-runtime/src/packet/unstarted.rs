@@ -1,0 +1,76 @@
+//! What a start would do and find, for those who ask before there is one. Nothing is changed.
+
+use std::net::SocketAddr;
+
+use convey_afpacket::arriving;
+use convey_core::{Protocol, Snapshot};
+use convey_engine::{EngineError, EngineKind, Explanation, PacketOptions, PacketSnapshot};
+
+use super::network::{here, look, names, reach};
+use super::rules::rules;
+use super::watch::host_spec;
+use crate::RuntimeError;
+use crate::host;
+use crate::reach::Reach;
+
+/// What a start would change, as lines one could type; nothing is changed and no privilege needed.
+pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec<String>, RuntimeError> {
+    let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
+    let found = look(&packet)?;
+    let interfaces = names(&found.interfaces);
+    if interfaces.is_empty() {
+        return Err(EngineError::no_interface(&packet.options().interfaces).into());
+    }
+    let Reach { refused, warnings } = reach(&packet)?;
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
+    let mut vips: Vec<String> =
+        packet.vips().map(|(_, address, port)| SocketAddr::new(address, port).to_string()).collect();
+    vips.sort();
+    vips.dedup();
+    let mut lines = vec![format!(
+        "# engine {} forwards {} on {}",
+        EngineKind::AfPacket,
+        vips.join(", "),
+        interfaces.join(", ")
+    )];
+    lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
+    lines.extend(host::dry_run(&host_spec(rules(&packet), interfaces))?);
+    Ok(lines)
+}
+
+/// What would become of the first packet of a flow if a balancer started now, every server as configured.
+pub(crate) fn explain_unstarted(
+    snapshot: &Snapshot,
+    options: PacketOptions,
+    [source, destination]: [SocketAddr; 2],
+    protocol: Protocol,
+) -> Result<Explanation, RuntimeError> {
+    // An empty flow table serves whatever its size.
+    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let packet = PacketSnapshot::build(snapshot, &options, None)?;
+    let found = look(&packet)?;
+    let worker = convey_engine::Worker::new(0, &packet);
+    let explanation =
+        convey_engine::explain(protocol, source, destination, &packet, &found.next_hops, &worker);
+    Ok(arriving(explanation, source, &found.next_hops, &found.interfaces))
+}
+
+/// What stands in the way of a configuration on this host. An error is why it cannot be served here.
+pub(crate) fn host_problems(
+    snapshot: &Snapshot,
+    options: PacketOptions,
+) -> Result<Vec<String>, RuntimeError> {
+    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let packet = PacketSnapshot::build(snapshot, &options, None)?;
+    let found = look(&packet)?;
+    if found.interfaces.is_empty() {
+        return Err(EngineError::no_interface(&packet.options().interfaces).into());
+    }
+    let Reach { refused, warnings } = reach(&packet)?;
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(found.warnings.into_iter().chain(warnings).collect()),
+    }
+}
