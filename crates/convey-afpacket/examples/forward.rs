@@ -13,7 +13,7 @@ use std::io::BufRead;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_afpacket::{AfPacketEngine, Inheritance};
+use convey_afpacket::AfPacketEngine;
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{
     DsrMethod, EngineSetup, EngineStats, Keep, PacketEngine, PacketOptions, PacketSnapshot, PortRange,
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let snapshot = Snapshot::first(spec, options.workers)?;
     let packets = Arc::new(PacketSnapshot::build(&snapshot, &options, None)?);
     let events = Arc::new(|event| eprintln!("{event:?}"));
-    let engine = AfPacketEngine::start(EngineSetup::new(packets, events), Inheritance::default())?;
+    let engine = AfPacketEngine::start(EngineSetup::new(packets, events), Vec::new(), &[])?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         line?;

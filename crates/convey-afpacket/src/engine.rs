@@ -38,15 +38,6 @@ const RING_SHARE: usize = 4;
 /// No port lies within: answers of servers do not come by here.
 const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
 
-/// What an engine has of those before it, and leaves to those after it.
-#[derive(Debug, Default)]
-pub struct Inheritance {
-    /// What each worker keeps its flows in, by worker; memory of this process where there is none.
-    pub memory: Vec<WorkerMemory>,
-    /// Flows of balancers that were killed.
-    pub saved: Vec<SavedFlows>,
-}
-
 /// The portable packet engine at work. Dropping it closes it.
 pub struct AfPacketEngine {
     shared: Arc<Shared>,
@@ -64,11 +55,16 @@ impl std::fmt::Debug for AfPacketEngine {
 
 impl AfPacketEngine {
     /// Opens the sockets in the calling thread's network namespace and starts forwarding by the setup's snapshot, with
-    /// as many workers as its options say. Goes on with the flows of other balancers before it takes the first frame.
+    /// as many workers as its options say. Workers keep their flows in `memory`, by worker, or in that of this process
+    /// where there is none. They go on with the flows that killed balancers `saved` before they take the first frame.
     ///
     /// # Errors
     /// [`EngineError`]; nothing is left running.
-    pub fn start(setup: EngineSetup, inheritance: Inheritance) -> Result<Self, EngineError> {
+    pub fn start(
+        setup: EngineSetup,
+        memory: Vec<WorkerMemory>,
+        saved: &[SavedFlows],
+    ) -> Result<Self, EngineError> {
         let snapshot = setup.snapshot.clone();
         let workers = snapshot.options().workers.max(1);
         let scope = Scope::of(&snapshot);
@@ -82,14 +78,14 @@ impl AfPacketEngine {
         }
         keeper.resolve_first(FIRST_RESOLUTION);
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
-        let mut memory = inheritance.memory.into_iter();
+        let mut memory = memory.into_iter();
         let mut runners: Vec<Runner<KernelFrames>> = Vec::with_capacity(workers);
         for (index, intake) in intakes.into_iter().enumerate() {
             let memory = memory.next().unwrap_or_else(|| WorkerMemory::own(snapshot.options()));
             let frames = KernelFrames::new(intake, engine.shared.clone(), index);
             runners.push(Runner::new(index, frames, engine.shared.clone(), engine.wake.clone(), memory));
         }
-        engine.take_over(&inheritance.saved, &mut runners);
+        engine.take_over(saved, &mut runners);
         for (index, mut runner) in runners.into_iter().enumerate() {
             engine.spawn(format!("convey-packet-{index}"), move |panics| runner.run(panics))?;
         }

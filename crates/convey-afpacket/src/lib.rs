@@ -35,7 +35,7 @@ mod vnet;
 mod worker;
 
 pub use clock::monotonic;
-pub use engine::{AfPacketEngine, Inheritance};
+pub use engine::AfPacketEngine;
 pub use questions::arriving;
 pub use shared_memory::share_flows;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Netns;
-use convey_afpacket::{AfPacketEngine, Inheritance};
+use convey_afpacket::AfPacketEngine;
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{EngineSetup, PacketEngine, PacketOptions, PacketSnapshot};
 
@@ -93,7 +93,7 @@ fn the_engine_listens_only_where_the_guard_stands_and_there_once_it_does() {
             })
         };
         let setup = EngineSetup { on_interfaces: Some(sink), ..setup(&["10.0.0.1".into()]) };
-        let engine = AfPacketEngine::start(setup, Inheritance::default()).unwrap();
+        let engine = AfPacketEngine::start(setup, Vec::new(), &[]).unwrap();
         assert_eq!(engine.interfaces(), [front]);
         assert_eq!(listening_when_asked.lock().unwrap()[0], [front, back], "the guard is asked first");
         may.store(true, Relaxed);
@@ -115,7 +115,7 @@ fn a_thousand_scattered_addresses_are_served_where_the_kernel_has_little_room_fo
                 })
                 .collect()
         };
-        let engine = AfPacketEngine::start(setup(&vips(1000)), Inheritance::default());
+        let engine = AfPacketEngine::start(setup(&vips(1000)), Vec::new(), &[]);
         let engine = engine.unwrap();
         engine.install(snapshot(&vips(1100))).unwrap();
         engine.install(snapshot(&vips(100))).unwrap();
@@ -128,7 +128,7 @@ fn a_reload_whose_filter_the_kernel_does_not_take_fails_and_the_former_one_serve
     let (ns, _peer) = two_links();
     let name = ns.name.clone();
     ns.enter(move || {
-        let engine = AfPacketEngine::start(setup(&["10.0.0.1".into()]), Inheritance::default()).unwrap();
+        let engine = AfPacketEngine::start(setup(&["10.0.0.1".into()]), Vec::new(), &[]).unwrap();
         let set = |bytes| {
             let key = format!("net.core.optmem_max={bytes}");
             common::run("ip", &["netns", "exec", &name, "sysctl", "-qw", &key]);

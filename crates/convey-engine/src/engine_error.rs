@@ -11,7 +11,9 @@ pub enum EngineErrorKind {
     Permission,
     /// The configuration names no interface that is there.
     NoInterface,
-    /// This version, kernel, driver or link cannot do it.
+    /// This version does not have the engine.
+    NotBuilt,
+    /// The kernel, a driver or a link cannot do it.
     Unsupported,
     /// Something else failed.
     Failed,
@@ -23,6 +25,7 @@ impl EngineErrorKind {
         match self {
             Self::Permission => "permission",
             Self::NoInterface => "no_interface",
+            Self::NotBuilt => "not_built",
             Self::Unsupported => "unsupported",
             Self::Failed => "failed",
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
-use convey_engine::{DsrMethod, PacketOptions, PortRange, Timeouts};
+use convey_engine::{DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts};
 use convey_runtime::{EngineChoice, RuntimeSpec};
 use napi_derive::napi;
 
@@ -211,10 +211,10 @@ impl From<&NativeEngine> for EngineChoice {
     fn from(engine: &NativeEngine) -> Self {
         match engine {
             NativeEngine::Auto => Self::Auto,
-            NativeEngine::Tc => Self::Tc,
-            NativeEngine::Xdp => Self::Xdp,
-            NativeEngine::AfXdp => Self::AfXdp,
-            NativeEngine::AfPacket => Self::AfPacket,
+            NativeEngine::Tc => Self::Only(EngineKind::Tc),
+            NativeEngine::Xdp => Self::Only(EngineKind::Xdp),
+            NativeEngine::AfXdp => Self::Only(EngineKind::AfXdp),
+            NativeEngine::AfPacket => Self::Only(EngineKind::AfPacket),
         }
     }
 }

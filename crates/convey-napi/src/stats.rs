@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::collections::HashMap;
 
 use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
-use convey_runtime::{PacketStats, Runtime};
+use convey_runtime::{PacketStats, RefusedEngine, Runtime};
 use napi_derive::napi;
 
 /// Connections and bytes; tx is client→server, rx is server→client.
@@ -56,6 +56,8 @@ pub struct NativeBackendStats {
 pub struct NativePacketStats {
     /// The engine at work, as in the configuration.
     pub engine: String,
+    /// Engines that "auto" would have preferred.
+    pub refused: Vec<NativeRefusedEngine>,
     /// How the kernel is kept from answering: "tcx", "nft", or "" for not at all.
     pub guard: String,
     /// The interfaces it listens on.
@@ -77,6 +79,20 @@ pub struct NativePacketStats {
     pub noted: Vec<NativeReason>,
     /// Absent where the guard's method does not count.
     pub guard_drops: Option<NativeGuardDrops>,
+}
+
+/// Why an engine was not taken.
+#[napi(object)]
+pub struct NativeRefusedEngine {
+    /// As in the configuration.
+    pub engine: String,
+    /// "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed".
+    pub kind: String,
+    /// What the system answered, as in errno(3).
+    pub errno: Option<i32>,
+    pub cause: String,
+    /// What to try; "" where nobody knows.
+    pub remedy: String,
 }
 
 /// Packets that the guard kept from the kernel.
@@ -191,6 +207,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
 fn packet(stats: PacketStats) -> NativePacketStats {
     NativePacketStats {
         engine: stats.engine.name().to_owned(),
+        refused: stats.refused.iter().map(refused).collect(),
         guard: stats.guard.unwrap_or_default().to_owned(),
         interfaces: stats.interfaces,
         notes: stats.notes,
@@ -206,6 +223,16 @@ fn packet(stats: PacketStats) -> NativePacketStats {
             from_server: drops.from_server as f64,
             icmp_errors: drops.icmp_errors as f64,
         }),
+    }
+}
+
+fn refused(RefusedEngine { engine, error }: &RefusedEngine) -> NativeRefusedEngine {
+    NativeRefusedEngine {
+        engine: engine.name().to_owned(),
+        kind: error.kind.name().to_owned(),
+        errno: error.errno(),
+        cause: error.cause.clone(),
+        remedy: error.remedy.clone(),
     }
 }
 

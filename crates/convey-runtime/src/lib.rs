@@ -7,6 +7,7 @@
 
 mod explain;
 pub mod host;
+mod ladder;
 mod packet;
 mod reach;
 mod upkeep;
@@ -21,6 +22,8 @@ use convey_proxy::{Proxy, ProxyError};
 
 pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
+use crate::ladder::Ladder;
+pub use crate::ladder::{EngineChoice, RefusedEngine};
 use crate::packet::PacketPath;
 pub use crate::packet::PacketStats;
 
@@ -42,14 +45,6 @@ pub enum RuntimeError {
     /// A privilege is missing.
     #[error(transparent)]
     Privilege(#[from] MissingPrivilege),
-    /// No engine serves this mode here.
-    #[error("engine \"{engine}\" is not available: {why}")]
-    Unsupported {
-        /// The engine asked for, as in the configuration.
-        engine: &'static str,
-        /// The cause.
-        why: String,
-    },
     /// The balancer was closed.
     #[error("the balancer is closed")]
     Closed,
@@ -88,12 +83,11 @@ impl RuntimeError {
             Self::Engine(error) => match error.kind {
                 EngineErrorKind::Permission => ErrorKind::Permission,
                 EngineErrorKind::NoInterface => ErrorKind::Bind,
-                EngineErrorKind::Unsupported => ErrorKind::Unsupported,
+                EngineErrorKind::NotBuilt | EngineErrorKind::Unsupported => ErrorKind::Unsupported,
                 EngineErrorKind::Failed => ErrorKind::Internal,
             },
             Self::Host(error) => host_error_kind(error),
             Self::Privilege(_) => ErrorKind::Permission,
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Closed => ErrorKind::Closed,
         }
     }
@@ -117,35 +111,6 @@ fn host_error_kind(error: &HostError) -> ErrorKind {
         | HostError::Socket { source, .. } => by_cause(source),
         HostError::StateNotOurs { .. } => ErrorKind::Permission,
         HostError::Xdp(_) | HostError::FlowMemory { .. } => ErrorKind::Internal,
-    }
-}
-
-/// Which packet engine to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EngineChoice {
-    /// The best one that works here.
-    #[default]
-    Auto,
-    /// The kernel program at tc/TCX ingress.
-    Tc,
-    /// The kernel program at native XDP.
-    Xdp,
-    /// AF_XDP sockets, decided in user space.
-    AfXdp,
-    /// AF_PACKET sockets, decided in user space.
-    AfPacket,
-}
-
-impl EngineChoice {
-    fn available(self) -> Result<(), RuntimeError> {
-        let engine = match self {
-            Self::Auto | Self::AfPacket => return Ok(()),
-            Self::Tc => "tc",
-            Self::Xdp => "xdp",
-            Self::AfXdp => "af_xdp",
-        };
-        let why = "this version forwards packets with engine = \"af_packet\" (or \"auto\") only".to_owned();
-        Err(RuntimeError::Unsupported { engine, why })
     }
 }
 
@@ -210,8 +175,8 @@ impl Runtime {
                 Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
             }
             Mode::Passthrough | Mode::Dsr => {
-                spec.engine.available()?;
-                Engine::Packet(PacketPath::start(snapshot.clone(), spec.packet, events)?)
+                let ladder = Ladder::new(spec.engine)?;
+                Engine::Packet(PacketPath::start(ladder, snapshot.clone(), spec.packet, events)?)
             }
         };
         Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })
@@ -363,8 +328,7 @@ pub fn dry_run(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
     if snapshot.mode == Mode::Proxy {
         return Ok(vec!["# proxy mode changes nothing on the host".to_owned()]);
     }
-    spec.engine.available()?;
-    packet::dry_run(&snapshot, spec.packet)
+    packet::dry_run(&Ladder::new(spec.engine)?, &snapshot, spec.packet)
 }
 
 /// What this host would say to a start with `spec`, beside what is wrong with the configuration itself: why it would be

@@ -24,6 +24,7 @@ use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 
 use crate::RuntimeError;
 use crate::host::Host;
+use crate::ladder::RefusedEngine;
 use crate::reach::Reach;
 use crate::upkeep::Upkeep;
 use network::{here, look, names, reach};
@@ -39,6 +40,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct PacketPath {
     engine: Box<dyn PacketEngine>,
+    /// Engines that were tried or thought of before it.
+    refused: Arc<[RefusedEngine]>,
     watch: Arc<Watch>,
     installed: Mutex<Installed>,
     /// What the host stands in the way of, as of the last configuration.
@@ -175,6 +178,7 @@ impl PacketPath {
         let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
             engine: self.engine.kind(),
+            refused: self.refused.clone(),
             interfaces: names(&self.engine.interfaces()),
             guard: guard.map(|method| match method {
                 GuardMethod::Bpf => "tcx",
@@ -237,6 +241,8 @@ fn refusing_new_flows(snapshot: &Snapshot) -> Result<Arc<Snapshot>, SpecError> {
 pub struct PacketStats {
     /// Which one.
     pub engine: EngineKind,
+    /// Those that "auto" would have preferred, and why they were not taken.
+    pub refused: Arc<[RefusedEngine]>,
     /// The interfaces it listens on, by name.
     pub interfaces: Vec<String>,
     /// How the kernel is kept out: "tcx" or "nft".

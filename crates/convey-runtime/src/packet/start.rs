@@ -4,9 +4,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use convey_afpacket::{AfPacketEngine, Inheritance};
+use convey_afpacket::AfPacketEngine;
 use convey_core::{Event, EventSink, Snapshot};
-use convey_engine::{EngineSetup, Keep, PacketEngine, PacketOptions, PacketSnapshot};
+use convey_engine::{
+    EngineError, EngineKind, EngineSetup, InterfaceSink, PacketEngine, PacketOptions, PacketSnapshot,
+    SavedFlows,
+};
 
 use super::network::{here, local_addresses, reach};
 use super::rules::rules;
@@ -14,11 +17,17 @@ use super::watch::{Watch, host_spec};
 use super::{Installed, PacketPath, lock, takeover};
 use crate::RuntimeError;
 use crate::host::{Host, check_privileges};
+use crate::ladder::{Ladder, not_built};
 use crate::reach::Reach;
 use crate::upkeep::Upkeep;
 
 impl PacketPath {
+    /// Starts the first engine of `ladder` that lets itself be started.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; the host is as before.
     pub(crate) fn start(
+        ladder: Ladder,
         snapshot: Arc<Snapshot>,
         options: PacketOptions,
         events: EventSink,
@@ -49,13 +58,8 @@ impl PacketPath {
                 )),
             }
         }
-        let memory = takeover::memory(&mut host, &packet);
         let packet = Arc::new(packet);
         let watch = Arc::new(Watch::new(host, events.clone()));
-        let on_interfaces = {
-            let watch = watch.clone();
-            Arc::new(move |interfaces: &[u32]| watch.guard_interfaces(interfaces))
-        };
         let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let on_addresses = {
             let path = path.clone();
@@ -65,25 +69,14 @@ impl PacketPath {
                 }
             })
         };
-        let setup = EngineSetup {
-            on_addresses: Some(on_addresses),
-            on_interfaces: Some(on_interfaces),
-            ..EngineSetup::new(packet.clone(), events)
-        };
-        let started = AfPacketEngine::start(setup, Inheritance { memory, saved });
-        let failed = lock(&watch.state).failed.take();
-        let engine: Box<dyn PacketEngine> = match (started, failed) {
-            (Ok(engine), None) => Box::new(engine),
-            (started, failed) => {
-                let error = match started {
-                    Ok(engine) => {
-                        engine.close(Keep::Nothing);
-                        None
-                    }
-                    Err(error) => Some(error.into()),
-                };
+        let setup =
+            EngineSetup { on_addresses: Some(on_addresses), ..EngineSetup::new(packet.clone(), events) };
+        let started = ladder.climb(|kind| start_engine(kind, setup.clone(), &saved, &watch));
+        let (engine, refused) = match started {
+            Ok(started) => started,
+            Err(error) => {
                 watch.close();
-                return Err(failed.map_or(error, |f| Some(f.into())).unwrap_or(RuntimeError::Closed));
+                return Err(error);
             }
         };
         let mut state = lock(&watch.state);
@@ -100,7 +93,14 @@ impl PacketPath {
         let installed = Installed { snapshot, packet, options, rules: wanted, accepting: true };
         let warnings = Mutex::new(warnings);
         let installed = Mutex::new(installed);
-        let this = Arc::new(Self { engine, watch, installed, warnings, upkeep: Mutex::default() });
+        let this = Arc::new(Self {
+            engine,
+            refused: refused.into(),
+            watch,
+            installed,
+            warnings,
+            upkeep: Mutex::default(),
+        });
         let _ = path.set(Arc::downgrade(&this));
         let told = Mutex::new(String::new());
         let upkeep = Upkeep::start(move || {
@@ -128,5 +128,30 @@ impl PacketPath {
         // What changed before there was anybody to follow it.
         this.follow_addresses(&local_addresses()?);
         Ok(this)
+    }
+}
+
+/// Starts one engine; if the host could not be prepared for it, that is the error.
+fn start_engine(
+    kind: EngineKind,
+    setup: EngineSetup,
+    saved: &[SavedFlows],
+    watch: &Arc<Watch>,
+) -> Result<Box<dyn PacketEngine>, RuntimeError> {
+    let guard: InterfaceSink = {
+        let watch = watch.clone();
+        Arc::new(move |interfaces| watch.guard_interfaces(interfaces))
+    };
+    let setup = EngineSetup { on_interfaces: kind.needs_guard().then_some(guard), ..setup };
+    let started: Result<Box<dyn PacketEngine>, EngineError> = match kind {
+        EngineKind::AfPacket => {
+            let memory = watch.memory(&setup.snapshot);
+            AfPacketEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
+        }
+        EngineKind::Tc | EngineKind::Xdp | EngineKind::AfXdp => Err(not_built(kind)),
+    };
+    match lock(&watch.state).failed.take() {
+        None => Ok(started?),
+        Some(error) => Err(error.into()),
     }
 }

@@ -4,17 +4,22 @@ use std::net::SocketAddr;
 
 use convey_afpacket::arriving;
 use convey_core::{Protocol, Snapshot};
-use convey_engine::{EngineError, EngineKind, Explanation, PacketOptions, PacketSnapshot};
+use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot};
 
 use super::network::{here, look, names, reach};
 use super::rules::rules;
 use super::watch::host_spec;
 use crate::RuntimeError;
 use crate::host;
+use crate::ladder::Ladder;
 use crate::reach::Reach;
 
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
-pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec<String>, RuntimeError> {
+pub(crate) fn dry_run(
+    ladder: &Ladder,
+    snapshot: &Snapshot,
+    options: PacketOptions,
+) -> Result<Vec<String>, RuntimeError> {
     let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
     let found = look(&packet)?;
     let interfaces = names(&found.interfaces);
@@ -31,7 +36,7 @@ pub(crate) fn dry_run(snapshot: &Snapshot, options: PacketOptions) -> Result<Vec
     vips.dedup();
     let mut lines = vec![format!(
         "# engine {} forwards {} on {}",
-        EngineKind::AfPacket,
+        ladder.first(),
         vips.join(", "),
         interfaces.join(", ")
     )];

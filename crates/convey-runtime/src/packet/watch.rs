@@ -3,10 +3,10 @@
 use std::sync::Mutex;
 
 use convey_core::{Event, EventSink};
-use convey_engine::{PacketSnapshot, SlotIdentities};
+use convey_engine::{PacketSnapshot, SlotIdentities, WorkerMemory};
 use convey_xdp::GuardRules;
 
-use super::lock;
+use super::{lock, takeover};
 use crate::host::{self, Host, HostError, HostSpec, state_dir};
 
 /// The prepared host. The engine's thread brings interfaces, ours brings rules.
@@ -62,6 +62,11 @@ impl Watch {
             state.failed = Some(error);
         }
         guarded
+    }
+
+    /// Memory for the flows of this balancer that outlives it.
+    pub(super) fn memory(&self, packet: &PacketSnapshot) -> Vec<WorkerMemory> {
+        lock(&self.state).host.as_mut().map_or_else(Vec::new, |host| takeover::memory(host, packet))
     }
 
     pub(super) fn guard_rules(&self, wanted: &GuardRules) -> Result<(), HostError> {
