@@ -59,12 +59,22 @@ export const narrateWarnings = (warnings: readonly Problem[]): Line[] =>
     message: formatProblem(warning),
   }));
 
-/** Where packets are forwarded, and what an operator should know about the host. */
-export function narratePacketPath({ engine, guard, interfaces, notes }: NativePacketStats): Line[] {
+/** Where packets are forwarded, which engines could not do it, and what an operator should know about the host. */
+export function narratePacketPath({ engine, refused, guard, interfaces, notes }: NativePacketStats): Line[] {
   const method = guard === "tcx" ? "a kernel program (tcx)" : guard;
+  // What this version lacks is no news of this host.
+  const tried = refused.filter(({ kind }) => kind !== "not_built");
   const message = `engine ${engine} forwards on ${interfaces.join(", ")}; ${method} keeps the kernel from answering`;
   return [
     { level: "info", fields: { engine, guard, interfaces }, message },
+    ...tried.map(({ engine, kind, errno, cause, remedy }): Line => {
+      const advice = remedy === "" ? "" : `; ${remedy}`;
+      return {
+        level: "info",
+        fields: { engine, kind, errno },
+        message: `engine ${engine} was not taken: ${cause}${advice}`,
+      };
+    }),
     ...notes.map((note): Line => ({ level: "warn", fields: {}, message: note })),
   ];
 }

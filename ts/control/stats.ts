@@ -9,6 +9,7 @@ import type {
   NativeGuardDrops,
   NativePacketStats,
   NativeReason,
+  NativeRefusedEngine,
   NativeServerStats,
   NativeStats,
 } from "../native/index.ts";
@@ -60,10 +61,26 @@ export type FrontendStats = CounterStats & {
 /** Packets that the guard kept from the kernel: to a frontend, from a server to a NAT port, ICMP errors about either. */
 export type GuardStats = { to_vip: number; from_server: number; icmp_errors: number };
 
+/** An engine that "auto" would have preferred, and why it was not taken. */
+export type RefusedEngine = {
+  engine: string;
+  /** "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed". */
+  kind: string;
+  /** What the system answered, as in errno(3); absent where no system call is behind it. */
+  errno?: number;
+  cause: string;
+  /** What to try; "" where nobody knows. */
+  remedy: string;
+};
+
 /** What the packet modes add to `/stats`. A super-frame, as network cards put them together, counts once. */
 export type PacketStats = {
   /** What moves the packets: "af_packet". */
   engine: string;
+  /** Engines that "auto" would have preferred to it, in order. */
+  engines_refused: RefusedEngine[];
+  /** Times a worker was started again after a panic, which an event and the log tell too. */
+  worker_panics: number;
   /** How the kernel is kept from answering what is forwarded: "tcx" (a program of ours), "nft", or "" for not. */
   guard: string;
   /** Where packets are taken in and sent. */
@@ -173,6 +190,8 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
 function packetStats(native: NativePacketStats): PacketStats {
   return {
     engine: native.engine,
+    engines_refused: native.refused.map(refusedEngine),
+    worker_panics: native.workerPanics,
     guard: native.guard,
     interfaces: native.interfaces,
     flows: { current: native.flows, capacity: native.flowCapacity },
@@ -185,6 +204,10 @@ function packetStats(native: NativePacketStats): PacketStats {
       ...(native.guardDrops === undefined ? {} : { guard: guardStats(native.guardDrops) }),
     },
   };
+}
+
+function refusedEngine({ engine, kind, errno, cause, remedy }: NativeRefusedEngine): RefusedEngine {
+  return { engine, kind, ...(errno === undefined ? {} : { errno }), cause, remedy };
 }
 
 function guardStats({ toVip, fromServer, icmpErrors }: NativeGuardDrops): GuardStats {

@@ -32,6 +32,7 @@ export type {
   NativeGuardDrops,
   NativePacketStats,
   NativeReason,
+  NativeRefusedEngine,
   NativeServerStats,
   NativeServerUpdate,
   NativeStats,

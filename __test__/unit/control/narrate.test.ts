@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { type BalancerEvent, EventHub, type ReloadEvent } from "../../../ts/control/events.ts";
-import { narrate, Reporter } from "../../../ts/control/narrate.ts";
+import { narrate, narratePacketPath, Reporter } from "../../../ts/control/narrate.ts";
 
 const at = new Date(0);
 const down = {
@@ -53,6 +53,38 @@ test("a refused reload is an error that says what serves on, an applied one says
   ]);
   expect(narrate({ ...reload, result: "applied", message: "in service" })).toEqual([
     { level: "info", fields: { source: "file", config_version: 2 }, message: "reload: in service" },
+  ]);
+});
+
+test("a packet path is told with the engines this host refused, and not with those this version lacks", () => {
+  const lines = narratePacketPath({
+    engine: "af_packet",
+    refused: [
+      { engine: "xdp", kind: "not_built", cause: "not in this version", remedy: "" },
+      {
+        engine: "tc",
+        kind: "unsupported",
+        errno: 95,
+        cause: "eth0 has no tcx",
+        remedy: "use a newer kernel",
+      },
+    ],
+    guard: "nft",
+    interfaces: ["eth0"],
+    notes: ["look"],
+    flows: 0,
+    flowCapacity: 1,
+    forwarded: 0,
+    replied: [],
+    passed: [],
+    dropped: [],
+    noted: [],
+    workerPanics: 0,
+  });
+  expect(lines.map(({ level, message }) => `${level}: ${message}`)).toEqual([
+    "info: engine af_packet forwards on eth0; nft keeps the kernel from answering",
+    "info: engine tc was not taken: eth0 has no tcx; use a newer kernel",
+    "warn: look",
   ]);
 });
 

@@ -16,6 +16,11 @@ const native = (packet?: NativeStats["packet"]): NativeStats => ({
 
 const packet = {
   engine: "af_packet",
+  refused: [
+    { engine: "xdp", kind: "not_built", cause: 'engine "xdp" is not in this version', remedy: "" },
+    { engine: "tc", kind: "unsupported", errno: 95, cause: "front has no tcx", remedy: "use a newer kernel" },
+  ],
+  workerPanics: 2,
   guard: "nft",
   interfaces: ["front", "<back>"],
   notes: ["nft keeps the kernel out, because BPF is refused: EPERM"],
@@ -57,6 +62,13 @@ describe("/stats in the packet modes", () => {
     });
   });
 
+  test("tells which engines were refused and why, and how often a worker began anew", () => {
+    expect(buildStats(native(packet), context("passthrough"))).toMatchObject({
+      engines_refused: packet.refused,
+      worker_panics: 2,
+    });
+  });
+
   test("tells what the guard kept from the kernel where the guard counts it, and no zeros where it does not", () => {
     const guardDrops = { toVip: 60_000, fromServer: 9_000, icmpErrors: 0 };
     expect(buildStats(native({ ...packet, guardDrops }), context("passthrough")).packets).toMatchObject({
@@ -72,7 +84,15 @@ describe("/stats in the packet modes", () => {
 
   test("has none of it in proxy mode", () => {
     const stats = buildStats(native(), context("proxy"));
-    for (const field of ["engine", "guard", "interfaces", "flows", "packets"]) {
+    for (const field of [
+      "engine",
+      "engines_refused",
+      "worker_panics",
+      "guard",
+      "interfaces",
+      "flows",
+      "packets",
+    ]) {
       expect(stats).not.toHaveProperty(field);
     }
   });

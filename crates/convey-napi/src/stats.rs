@@ -77,6 +77,8 @@ pub struct NativePacketStats {
     pub dropped: Vec<NativeReason>,
     /// What happened on the way to a verdict, by kind.
     pub noted: Vec<NativeReason>,
+    /// Times a worker was started again after a panic.
+    pub worker_panics: f64,
     /// Absent where the guard's method does not count.
     pub guard_drops: Option<NativeGuardDrops>,
 }
@@ -218,6 +220,7 @@ fn packet(stats: PacketStats) -> NativePacketStats {
         passed: occurred(stats.packets.passed),
         dropped: occurred(stats.packets.dropped),
         noted: occurred(stats.packets.noted),
+        worker_panics: stats.packets.panics as f64,
         guard_drops: stats.guard_drops.map(|drops| NativeGuardDrops {
             to_vip: drops.to_vip as f64,
             from_server: drops.from_server as f64,

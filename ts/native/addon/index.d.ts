@@ -323,6 +323,8 @@ export interface NativePacketOptions {
 export interface NativePacketStats {
   /** The engine at work, as in the configuration. */
   engine: string
+  /** Engines that "auto" would have preferred. */
+  refused: Array<NativeRefusedEngine>
   /** How the kernel is kept from answering: "tcx", "nft", or "" for not at all. */
   guard: string
   /** The interfaces it listens on. */
@@ -342,6 +344,8 @@ export interface NativePacketStats {
   dropped: Array<NativeReason>
   /** What happened on the way to a verdict, by kind. */
   noted: Array<NativeReason>
+  /** Times a worker was started again after a panic. */
+  workerPanics: number
   /** Absent where the guard's method does not count. */
   guardDrops?: NativeGuardDrops
 }
@@ -353,6 +357,19 @@ export type NativeProtocol = 'tcp' | 'udp'
 export interface NativeReason {
   reason: string
   count: number
+}
+
+/** Why an engine was not taken. */
+export interface NativeRefusedEngine {
+  /** As in the configuration. */
+  engine: string
+  /** "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed". */
+  kind: string
+  /** What the system answered, as in errno(3). */
+  errno?: number
+  cause: string
+  /** What to try; "" where nobody knows. */
+  remedy: string
 }
 
 /** A member of a backend. */
