@@ -16,10 +16,10 @@ use convey_engine::{
 use convey_links::{NextHopKeeper, Wake, channel};
 
 use crate::error;
+use crate::explain_queue::{ExplainRequest, arriving};
 use crate::filter;
 use crate::frames::KernelFrames;
-use crate::intake::Intake;
-use crate::questions::{Question, arriving};
+use crate::rx_batch::RxBatch;
 use crate::scope::Scope;
 use crate::shared::{Shared, lock};
 use crate::supervise::supervise;
@@ -68,7 +68,7 @@ impl AfPacketEngine {
         let snapshot = setup.snapshot.clone();
         let workers = snapshot.options().workers.max(1);
         let scope = Scope::of(&snapshot);
-        let (sockets, intakes) = open_sockets(workers, &scope)?;
+        let (sockets, rx_batches) = open_sockets(workers, &scope)?;
         let (wake, inbox) = channel().map_err(|source| error::socket("wake-up", source))?;
         let shared = Arc::new(Shared::new(setup, sockets, scope));
         let mut keeper = NextHopKeeper::start(shared.clone(), inbox).map_err(EngineError::links)?;
@@ -80,9 +80,9 @@ impl AfPacketEngine {
         engine.spawn("convey-nexthops".to_owned(), move |_| keeper.run())?;
         let mut memory = memory.into_iter();
         let mut runners: Vec<Runner<KernelFrames>> = Vec::with_capacity(workers);
-        for (index, intake) in intakes.into_iter().enumerate() {
+        for (index, rx) in rx_batches.into_iter().enumerate() {
             let memory = memory.next().unwrap_or_else(|| WorkerMemory::own(snapshot.options()));
-            let frames = KernelFrames::new(intake, engine.shared.clone(), index);
+            let frames = KernelFrames::new(rx, engine.shared.clone(), index);
             runners.push(Runner::new(index, frames, engine.shared.clone(), engine.wake.clone(), memory));
         }
         engine.take_over(saved, &mut runners);
@@ -146,8 +146,8 @@ impl PacketEngine for AfPacketEngine {
         let index =
             worker_for(source.ip(), source.port(), destination.port(), nat_ports, options.workers.max(1));
         let (answer, answered) = sync_channel(1);
-        let question = Question { protocol, source, destination, answer };
-        if !self.shared.questions.get(index)?.ask(question) {
+        let request = ExplainRequest { protocol, source, destination, answer };
+        if !self.shared.explain_queues.get(index)?.push(request) {
             return None;
         }
         let explanation = answered.recv_timeout(timeout).ok()?;
@@ -180,10 +180,10 @@ impl Drop for AfPacketEngine {
     }
 }
 
-fn open_sockets(workers: usize, scope: &Scope) -> Result<(Vec<PacketSocket>, Vec<Intake>), EngineError> {
+fn open_sockets(workers: usize, scope: &Scope) -> Result<(Vec<PacketSocket>, Vec<RxBatch>), EngineError> {
     let failed = |what| move |source| error::socket(what, source);
     let mut sockets: Vec<PacketSocket> = Vec::with_capacity(workers);
-    let mut intakes = Vec::with_capacity(workers);
+    let mut rx_batches = Vec::with_capacity(workers);
     let mut group = None;
     for _ in 0..workers {
         let socket = PacketSocket::open(RECEIVE_BUFFER_BYTES).map_err(|source| {
@@ -204,11 +204,11 @@ fn open_sockets(workers: usize, scope: &Scope) -> Result<(Vec<PacketSocket>, Vec
             }
         }
         sockets.push(socket);
-        intakes.push(Intake::new(ring));
+        rx_batches.push(RxBatch::new(ring));
     }
     if let [first, _, ..] = sockets.as_slice() {
         let program = filter::steering(scope.nat_ports, workers);
         first.steer(&program).map_err(failed("fan-out program"))?;
     }
-    Ok((sockets, intakes))
+    Ok((sockets, rx_batches))
 }

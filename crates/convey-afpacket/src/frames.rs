@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use convey_engine::Loss;
 
-use crate::intake::Intake;
+use crate::rx_batch::RxBatch;
 use crate::shared::Shared;
 use crate::sys::{Pieces, VNET_HEADER_BYTES};
 
@@ -46,41 +46,41 @@ pub trait FrameIo {
 
 /// A worker's socket.
 pub struct KernelFrames {
-    intake: Intake,
+    rx: RxBatch,
     shared: Arc<Shared>,
     index: usize,
 }
 
 impl KernelFrames {
     /// Of worker `index`.
-    pub fn new(intake: Intake, shared: Arc<Shared>, index: usize) -> Self {
-        Self { intake, shared, index }
+    pub fn new(rx: RxBatch, shared: Arc<Shared>, index: usize) -> Self {
+        Self { rx, shared, index }
     }
 }
 
 impl FrameIo for KernelFrames {
     fn receive(&mut self, timeout: Duration) -> io::Result<usize> {
-        self.intake.receive(&self.shared.sockets[self.index], timeout)
+        self.rx.receive(&self.shared.sockets[self.index], timeout)
     }
 
     fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
-        self.intake.refill(ifindex, bytes);
+        self.rx.refill(ifindex, bytes);
     }
 
     fn arrival(&self, at: usize) -> Result<(u32, usize), Loss> {
-        self.intake.arrival(at).map(|arrival| (arrival.ifindex, arrival.len))
+        self.rx.arrival(at).map(|arrival| (arrival.ifindex, arrival.len))
     }
 
     fn buffer_mut(&mut self, at: usize) -> &mut [u8] {
-        self.intake.buffer_mut(at)
+        self.rx.buffer_mut(at)
     }
 
     fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
-        self.intake.depart(at, vnet, len);
+        self.rx.depart(at, vnet, len);
     }
 
     fn bytes(&self, at: usize) -> &[u8] {
-        self.intake.bytes(at)
+        self.rx.bytes(at)
     }
 
     fn send(&self, frames: &[Pieces<'_>]) -> io::Result<usize> {

@@ -18,13 +18,13 @@ mod clock;
 mod coalesce;
 mod engine;
 mod error;
+mod explain_queue;
 mod filter;
 mod frames;
-mod intake;
 mod misses;
-mod parking;
-mod questions;
+mod pending_frames;
 mod ring;
+mod rx_batch;
 mod scope;
 mod send_loss;
 mod shared;
@@ -36,7 +36,7 @@ mod worker;
 
 pub use clock::monotonic;
 pub use engine::AfPacketEngine;
-pub use questions::arriving;
+pub use explain_queue::arriving;
 pub use shared_memory::share_flows;
 
 /// The sockets by themselves, for tools that put frames on a link.

@@ -20,22 +20,22 @@ pub const BLOCK_BYTES: usize = 64 << 10;
 
 /// What the kernel tells of the frame in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrived {
+pub struct RingFrame {
     /// The interface it arrived on.
     pub ifindex: u32,
     /// Bytes of the frame.
     pub len: usize,
     /// Where it is.
-    pub whereabouts: Whereabouts,
+    pub place: FramePlace,
 }
 
 /// Where a frame is that the ring announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum FramePlace {
     /// In the slot.
-    Here,
+    InSlot,
     /// In the socket's queue.
-    Queued,
+    InQueue,
     /// Cut off: the queue was full.
     Lost,
 }
@@ -63,7 +63,7 @@ impl Ring {
     }
 
     /// The frame in slot `at`, once the kernel has finished it.
-    pub fn arrived(&self, at: usize) -> Option<Arrived> {
+    pub fn arrived(&self, at: usize) -> Option<RingFrame> {
         let slot = self.slot(at);
         // The kernel writes everything else before the status.
         let status = self.status(slot).load(Ordering::Acquire);
@@ -71,14 +71,14 @@ impl Ring {
             return None;
         }
         let header = self.header(slot);
-        let whereabouts = if status & libc::TP_STATUS_COPY != 0 {
-            Whereabouts::Queued
+        let place = if status & libc::TP_STATUS_COPY != 0 {
+            FramePlace::InQueue
         } else if header.tp_snaplen < header.tp_len || self.frame_at(slot).is_none() {
-            Whereabouts::Lost
+            FramePlace::Lost
         } else {
-            Whereabouts::Here
+            FramePlace::InSlot
         };
-        Some(Arrived { ifindex: self.ifindex(slot), len: header.tp_len as usize, whereabouts })
+        Some(RingFrame { ifindex: self.ifindex(slot), len: header.tp_len as usize, place })
     }
 
     /// The virtio_net_hdr, the frame and the room behind it in slot `at`, which [`Ring::arrived`] said is here.

@@ -16,8 +16,8 @@ use convey_engine::{
 use convey_links::{LinkSink, Wanted};
 
 use crate::clock::monotonic;
+use crate::explain_queue::ExplainQueue;
 use crate::filter;
-use crate::questions::Questions;
 use crate::scope::Scope;
 use crate::sys::PacketSocket;
 
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) next_hops: ArcSwap<NextHops>,
     pub(crate) sockets: Vec<PacketSocket>,
     pub(crate) io: Vec<Arc<IoCounters>>,
-    pub(crate) questions: Vec<Questions>,
+    pub(crate) explain_queues: Vec<ExplainQueue>,
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
     listening: Mutex<Listening>,
@@ -57,7 +57,7 @@ impl Shared {
             snapshot: ArcSwap::new(snapshot),
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
-            questions: (0..workers).map(|_| Questions::default()).collect(),
+            explain_queues: (0..workers).map(|_| ExplainQueue::default()).collect(),
             kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             sockets,
             events,

@@ -14,7 +14,7 @@ use convey_links::Wake;
 use crate::coalesce::{Coalescer, Departure};
 use crate::frames::FrameIo;
 use crate::misses::Misses;
-use crate::parking::Parking;
+use crate::pending_frames::PendingFrames;
 use crate::send_loss;
 use crate::shared::Shared;
 use crate::supervise::STUBBORN;
@@ -24,8 +24,8 @@ use crate::vnet::VnetHeader;
 /// How long a worker waits for frames before it looks after its flows.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long it waits while frames are parked.
-const PARKED_TIMEOUT: Duration = Duration::from_millis(1);
+/// How long it waits while frames are pending.
+const PENDING_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// How often flows are looked after under load.
 const TICK: Duration = Duration::from_millis(10);
@@ -59,7 +59,7 @@ pub struct Runner<F> {
     frames: F,
     departures: Vec<Leaving>,
     coalescer: Coalescer,
-    parking: Parking,
+    pending: PendingFrames,
     misses: Misses,
     in_hand: u64,
     ticked: Instant,
@@ -77,7 +77,7 @@ impl<F: FrameIo> Runner<F> {
             frames,
             departures: Vec::with_capacity(BATCH),
             coalescer: Coalescer::default(),
-            parking: Parking::default(),
+            pending: PendingFrames::default(),
             misses: Misses::default(),
             in_hand: 0,
             ticked: Instant::now(),
@@ -105,17 +105,17 @@ impl<F: FrameIo> Runner<F> {
         }
         let shared = self.shared.clone();
         while !shared.stopping() {
-            let timeout = if self.parking.is_empty() { RECEIVE_TIMEOUT } else { PARKED_TIMEOUT };
+            let timeout = if self.pending.is_empty() { RECEIVE_TIMEOUT } else { PENDING_TIMEOUT };
             match self.frames.receive(timeout) {
                 Ok(received) => self.forward(received, Retry::Later),
                 Err(error) if is_timeout(&error) => self.tick(),
                 // An interface went down or memory is short: it comes again until that is over.
                 Err(_) => std::thread::sleep(ERROR_PAUSE),
             }
-            if !self.parking.is_empty() {
-                self.retry_parked();
+            if !self.pending.is_empty() {
+                self.retry_pending();
             }
-            shared.questions[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
+            shared.explain_queues[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
         self.worker.end_all(&shared.snapshot.load());
         self.io.flows.store(0, Relaxed);
@@ -154,7 +154,7 @@ impl<F: FrameIo> Runner<F> {
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
                     let now = Instant::now();
                     if retry == Retry::Later {
-                        self.parking.park(ingress, self.frames.bytes(at), (ifindex, address), now);
+                        self.pending.push(ingress, self.frames.bytes(at), (ifindex, address), now);
                     }
                     if self.misses.is_news((ifindex, address), now) {
                         self.wake.resolve(ifindex, address);
@@ -171,10 +171,10 @@ impl<F: FrameIo> Runner<F> {
     }
 
     /// Frames whose neighbour has become known go through the engine once more, and no more than once.
-    fn retry_parked(&mut self) {
+    fn retry_pending(&mut self) {
         while !self.shared.stopping() {
             let next_hops = self.shared.next_hops.load();
-            let Some(frame) = self.parking.next_ready(&next_hops, Instant::now()) else { break };
+            let Some(frame) = self.pending.next_ready(&next_hops, Instant::now()) else { break };
             drop(next_hops);
             self.frames.refill(frame.ifindex, &frame.bytes);
             self.io.retried.fetch_add(1, Relaxed);

@@ -15,7 +15,7 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// A frame as it was received.
 #[derive(Debug)]
-pub struct ParkedFrame {
+pub struct PendingFrame {
     /// The interface it arrived on.
     pub ifindex: u32,
     /// Its virtio_net_hdr and the frame.
@@ -27,25 +27,25 @@ pub struct ParkedFrame {
 
 /// The frames of one worker that wait.
 #[derive(Debug, Default)]
-pub struct Parking(VecDeque<ParkedFrame>);
+pub struct PendingFrames(VecDeque<PendingFrame>);
 
-impl Parking {
+impl PendingFrames {
     /// Whether no frame waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Keeps a copy of a frame until `neighbour` (interface and address) is resolved. Tells whether there was room.
-    pub fn park(&mut self, ifindex: u32, bytes: &[u8], neighbour: (u32, IpAddr), now: Instant) -> bool {
+    pub fn push(&mut self, ifindex: u32, bytes: &[u8], neighbour: (u32, IpAddr), now: Instant) -> bool {
         if self.0.len() >= MAX_FRAMES {
             return false;
         }
-        self.0.push_back(ParkedFrame { ifindex, bytes: bytes.into(), neighbour, since: now });
+        self.0.push_back(PendingFrame { ifindex, bytes: bytes.into(), neighbour, since: now });
         true
     }
 
     /// The next frame that can go on, in the order of arrival. Those that waited too long are forgotten.
-    pub fn next_ready(&mut self, next_hops: &NextHops, now: Instant) -> Option<ParkedFrame> {
+    pub fn next_ready(&mut self, next_hops: &NextHops, now: Instant) -> Option<PendingFrame> {
         self.0.retain(|frame| now < frame.since + MAX_WAIT);
         let is_known = |(ifindex, address)| next_hops.neighbour(ifindex, address).is_some();
         let ready = self.0.iter().position(|frame| is_known(frame.neighbour))?;
@@ -71,15 +71,15 @@ mod tests {
     #[test]
     fn a_frame_goes_on_in_order_once_its_neighbour_is_known() {
         let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let (mut parking, now) = (Parking::default(), Instant::now());
+        let (mut pending, now) = (PendingFrames::default(), Instant::now());
         for (byte, address) in [(1, a), (2, b), (3, a)] {
-            assert!(parking.park(7, &[byte], (2, address), now));
+            assert!(pending.push(7, &[byte], (2, address), now));
         }
-        assert!(parking.next_ready(&table(&[]), now).is_none());
+        assert!(pending.next_ready(&table(&[]), now).is_none());
         let known = table(&[a]);
-        let mut next = || parking.next_ready(&known, now).map(|frame| frame.bytes[0]);
+        let mut next = || pending.next_ready(&known, now).map(|frame| frame.bytes[0]);
         assert_eq!([next(), next(), next()], [Some(1), Some(3), None]);
-        assert!(!parking.is_empty());
+        assert!(!pending.is_empty());
     }
 
     #[test]
@@ -97,26 +97,25 @@ mod tests {
                 known.iter().map(|ifindex| ((*ifindex, gateway), [9; 6])),
             )
         };
-        let (mut parking, now) = (Parking::default(), Instant::now());
-        parking.park(7, &[1], (3, gateway), now);
-        assert!(parking.next_ready(&table(&[2]), now).is_none(), "the twin's answer is not its own");
-        assert!(parking.next_ready(&table(&[3]), now).is_some(), "its own is, whatever the twin does");
+        let (mut pending, now) = (PendingFrames::default(), Instant::now());
+        pending.push(7, &[1], (3, gateway), now);
+        assert!(pending.next_ready(&table(&[2]), now).is_none(), "the twin's answer is not its own");
+        assert!(pending.next_ready(&table(&[3]), now).is_some(), "its own is, whatever the twin does");
     }
 
     #[test]
     fn a_frame_that_waited_too_long_is_forgotten() {
         let a = IpAddr::from([10, 0, 0, 1]);
-        let (mut parking, now) = (Parking::default(), Instant::now());
-        parking.park(7, &[1], (2, a), now);
-        assert!(parking.next_ready(&table(&[a]), now + MAX_WAIT).is_none());
-        assert!(parking.is_empty());
+        let (mut pending, now) = (PendingFrames::default(), Instant::now());
+        pending.push(7, &[1], (2, a), now);
+        assert!(pending.next_ready(&table(&[a]), now + MAX_WAIT).is_none());
+        assert!(pending.is_empty());
     }
 
     #[test]
-    fn a_flood_to_nobody_parks_a_few_frames_only() {
-        let (mut parking, now) = (Parking::default(), Instant::now());
-        let parked =
-            (0..1000).filter(|_| parking.park(7, &[1], (2, IpAddr::from([10, 0, 0, 1])), now)).count();
-        assert_eq!(parked, MAX_FRAMES);
+    fn a_flood_to_nobody_keeps_a_few_frames_only() {
+        let (mut pending, now) = (PendingFrames::default(), Instant::now());
+        let kept = (0..1000).filter(|_| pending.push(7, &[1], (2, IpAddr::from([10, 0, 0, 1])), now)).count();
+        assert_eq!(kept, MAX_FRAMES);
     }
 }

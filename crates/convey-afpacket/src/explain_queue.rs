@@ -12,11 +12,11 @@ use convey_engine::{
     Explanation, Interface, Missing, NextHops, Outcome, PacketSnapshot, Path, Step, Worker, explain,
 };
 
-/// Questions that may wait for one worker.
+/// Requests that may wait for one worker.
 const MAX_WAITING: usize = 64;
 
 /// A packet that somebody asks about.
-pub(crate) struct Question {
+pub(crate) struct ExplainRequest {
     pub(crate) protocol: Protocol,
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
@@ -25,14 +25,14 @@ pub(crate) struct Question {
 
 /// What waits for one worker.
 #[derive(Default)]
-pub(crate) struct Questions {
+pub(crate) struct ExplainQueue {
     /// All that the packet path looks at.
     any: AtomicBool,
-    waiting: Mutex<Vec<Question>>,
+    waiting: Mutex<Vec<ExplainRequest>>,
 }
 
-impl Questions {
-    /// Answers what waits. Without a question this is one load.
+impl ExplainQueue {
+    /// Answers what waits. Without a request this is one load.
     pub(crate) fn answer(
         &self,
         snapshot: &ArcSwap<PacketSnapshot>,
@@ -45,19 +45,19 @@ impl Questions {
         self.any.store(false, Relaxed);
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         let (snapshot, next_hops) = (snapshot.load(), next_hops.load());
-        for Question { protocol, source, destination, answer } in waiting {
+        for ExplainRequest { protocol, source, destination, answer } in waiting {
             // Who asked may have given up.
             let _ = answer.try_send(explain(protocol, source, destination, &snapshot, &next_hops, worker));
         }
     }
 
-    /// Adds a question; false when too many wait.
-    pub(crate) fn ask(&self, question: Question) -> bool {
+    /// Adds a request; false when too many wait.
+    pub(crate) fn push(&self, request: ExplainRequest) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MAX_WAITING {
             return false;
         }
-        waiting.push(question);
+        waiting.push(request);
         self.any.store(true, Relaxed);
         true
     }

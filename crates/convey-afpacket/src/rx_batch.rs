@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use convey_engine::Loss;
 
-use crate::ring::{Arrived, Ring, Whereabouts};
+use crate::ring::{FramePlace, Ring, RingFrame};
 use crate::sys::{BATCH, FRAME_BYTES, PacketSocket, Slot, VNET_HEADER_BYTES};
 
 /// Long frames taken at once: 256 KB of super-frames, which second-level caches hold.
@@ -13,10 +13,10 @@ const LONG_FRAMES: usize = 4;
 
 /// A frame of the batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival {
+pub struct RxFrame {
     /// The interface it arrived on.
     pub ifindex: u32,
-    /// Bytes of the frame; changed by [`Intake::depart`].
+    /// Bytes of the frame; changed by [`RxBatch::depart`].
     pub len: usize,
     place: Place,
 }
@@ -29,17 +29,17 @@ enum Place {
 }
 
 /// Receives batches for one worker.
-pub struct Intake {
+pub struct RxBatch {
     ring: Ring,
     long: Vec<Slot>,
-    arrivals: Vec<Arrival>,
+    arrivals: Vec<RxFrame>,
     /// Slots of the ring that the batch holds.
     held: usize,
     /// Whether the queue may hold frames whose announcement is past.
     is_out_of_step: bool,
 }
 
-impl Intake {
+impl RxBatch {
     /// Takes frames from this ring and its socket's queue.
     pub fn new(ring: Ring) -> Self {
         let long = (0..LONG_FRAMES).map(|_| Slot::new()).collect();
@@ -60,19 +60,19 @@ impl Intake {
             socket.wait(timeout)?;
         }
         let mut long = 0;
-        while let Some(Arrived { ifindex, len, whereabouts }) =
+        while let Some(RingFrame { ifindex, len, place }) =
             self.ring.arrived(self.held).filter(|_| self.held < BATCH)
         {
-            let place = match whereabouts {
-                Whereabouts::Here => Place::Ring(self.held),
-                Whereabouts::Queued if long == LONG_FRAMES => break,
-                Whereabouts::Queued => {
+            let place = match place {
+                FramePlace::InSlot => Place::Ring(self.held),
+                FramePlace::InQueue if long == LONG_FRAMES => break,
+                FramePlace::InQueue => {
                     long += 1;
                     Place::Long(long - 1)
                 }
-                Whereabouts::Lost => Place::Nowhere,
+                FramePlace::Lost => Place::Nowhere,
             };
-            self.arrivals.push(Arrival { ifindex, len, place });
+            self.arrivals.push(RxFrame { ifindex, len, place });
             self.held += 1;
         }
         if long > 0 {
@@ -81,21 +81,21 @@ impl Intake {
         Ok(self.arrivals.len())
     }
 
-    /// Makes a batch of one frame that was received before, with its header as [`Intake::bytes`] gave both.
+    /// Makes a batch of one frame that was received before, with its header as [`RxBatch::bytes`] gave both.
     pub fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
         self.give_back();
         self.long[0].refill(bytes);
-        self.arrivals.push(Arrival { ifindex, len: self.long[0].len, place: Place::Long(0) });
+        self.arrivals.push(RxFrame { ifindex, len: self.long[0].len, place: Place::Long(0) });
     }
 
-    /// Frame `at` of the batch, below what [`Intake::receive`] returned.
+    /// Frame `at` of the batch, below what [`RxBatch::receive`] returned.
     ///
     /// # Errors
     /// How the frame was lost, when nobody had room for all of it.
-    pub fn arrival(&self, at: usize) -> Result<Arrival, Loss> {
+    pub fn arrival(&self, at: usize) -> Result<RxFrame, Loss> {
         match self.arrivals[at] {
-            Arrival { place: Place::Nowhere, len, .. } if len > FRAME_BYTES => Err(Loss::RxTooLong),
-            Arrival { place: Place::Nowhere, .. } => Err(Loss::RxQueueFull),
+            RxFrame { place: Place::Nowhere, len, .. } if len > FRAME_BYTES => Err(Loss::RxTooLong),
+            RxFrame { place: Place::Nowhere, .. } => Err(Loss::RxQueueFull),
             arrival => Ok(arrival),
         }
     }
@@ -121,7 +121,7 @@ impl Intake {
 
     /// Its virtio_net_hdr and the frame.
     pub fn bytes(&self, at: usize) -> &[u8] {
-        let Arrival { len, place, .. } = self.arrivals[at];
+        let RxFrame { len, place, .. } = self.arrivals[at];
         let buffer = match place {
             Place::Ring(slot) => self.ring.bytes(slot),
             Place::Long(slot) => self.long[slot].buffer(),
