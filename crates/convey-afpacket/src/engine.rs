@@ -11,12 +11,12 @@ use convey_core::{Mode, Protocol};
 use convey_engine::steering::worker_for;
 use convey_engine::{
     EngineError, EngineKind, EngineSetup, EngineStats, Explanation, Heir, Keep, PacketEngine, PacketSnapshot,
-    PortRange, SavedFlows, TakenOver, WorkerMemory,
+    PortRange, SavedFlows, TakenOver, WorkerMemory, explain_arrival,
 };
 use convey_links::{NextHopKeeper, Wake, channel};
 
 use crate::error;
-use crate::explain_queue::{ExplainRequest, arriving};
+use crate::explain_queue::ExplainRequest;
 use crate::filter;
 use crate::frames::KernelFrames;
 use crate::rx_batch::RxBatch;
@@ -151,7 +151,7 @@ impl PacketEngine for AfPacketEngine {
             return None;
         }
         let explanation = answered.recv_timeout(timeout).ok()?;
-        Some(arriving(explanation, source, &self.shared.next_hops.load(), &self.interfaces()))
+        Some(explain_arrival(explanation, source, &self.shared.next_hops.load(), &self.interfaces()))
     }
 
     fn interfaces(&self) -> Vec<u32> {

@@ -8,9 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use convey_core::Protocol;
-use convey_engine::{
-    Explanation, Interface, Missing, NextHops, Outcome, PacketSnapshot, Path, Step, Worker, explain,
-};
+use convey_engine::{Explanation, NextHops, PacketSnapshot, Worker, explain};
 
 /// Requests that may wait for one worker.
 const MAX_WAITING: usize = 64;
@@ -61,30 +59,4 @@ impl ExplainQueue {
         self.any.store(true, Relaxed);
         true
     }
-}
-
-/// The explanation, unless packets from `source` come in where nobody listens.
-pub fn arriving(
-    mut explanation: Explanation,
-    source: SocketAddr,
-    next_hops: &NextHops,
-    interfaces: &[u32],
-) -> Explanation {
-    if explanation.direction.is_none() {
-        return explanation;
-    }
-    let from = source.ip();
-    let step = match next_hops.way(&Path::to(from)) {
-        Ok((ifindex, _)) if !interfaces.contains(&ifindex) => {
-            Step::NotListenedOn { source: from, interface: Interface::of(ifindex) }
-        }
-        Err(Missing::Link { ifindex }) if ifindex != 0 => {
-            Step::NoEthernet { source: from, interface: Interface::of(ifindex) }
-        }
-        _ => return explanation,
-    };
-    explanation.next_hop = None;
-    explanation.outcome = Outcome::NotListenedOn;
-    explanation.steps = vec![step];
-    explanation
 }

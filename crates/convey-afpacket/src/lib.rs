@@ -36,7 +36,6 @@ mod worker;
 
 pub use clock::monotonic;
 pub use engine::AfPacketEngine;
-pub use explain_queue::arriving;
 pub use shared_memory::share_flows;
 
 /// The sockets by themselves, for tools that put frames on a link.

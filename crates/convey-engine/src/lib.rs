@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+pub mod arrival;
 pub mod counters;
 pub mod engine_error;
 pub mod explain;
@@ -37,6 +38,7 @@ mod transport;
 pub mod verdict;
 pub mod worker;
 
+pub use arrival::explain_arrival;
 pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
 pub use engine_error::{EngineError, EngineErrorKind};

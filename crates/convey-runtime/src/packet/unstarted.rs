@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
-use convey_afpacket::arriving;
 use convey_core::{Protocol, Snapshot};
-use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot};
+use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot, explain_arrival};
 
 use super::network::{here, look, names, reach};
 use super::rules::rules;
@@ -59,7 +58,7 @@ pub(crate) fn explain_unstarted(
     let worker = convey_engine::Worker::new(0, &packet);
     let explanation =
         convey_engine::explain(protocol, source, destination, &packet, &found.next_hops, &worker);
-    Ok(arriving(explanation, source, &found.next_hops, &found.interfaces))
+    Ok(explain_arrival(explanation, source, &found.next_hops, &found.interfaces))
 }
 
 /// What stands in the way of a configuration on this host. An error is why it cannot be served here.
