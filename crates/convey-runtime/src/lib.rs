@@ -9,8 +9,8 @@ mod explain;
 pub mod host;
 mod ladder;
 mod packet;
-mod reach;
-mod upkeep;
+mod periodic_task;
+mod reachability;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

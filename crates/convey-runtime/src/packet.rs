@@ -7,10 +7,10 @@
 
 mod network;
 mod rules;
+mod shared_host;
 mod start;
 mod takeover;
 mod unstarted;
-mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +25,13 @@ use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 use crate::RuntimeError;
 use crate::host::Host;
 use crate::ladder::RefusedEngine;
-use crate::reach::Reach;
-use crate::upkeep::Upkeep;
-use network::{here, look, names, reach};
+use crate::periodic_task::PeriodicTask;
+use crate::reachability::Reachability;
+use network::{look, names, reachability, with_local_addresses};
 use rules::{rules, union};
+use shared_host::SharedHost;
+pub(crate) use shared_host::reclaim_leftovers;
 pub(crate) use unstarted::{dry_run, explain_unstarted, host_problems};
-use watch::Watch;
-pub(crate) use watch::reclaim_leftovers;
 
 /// How long a worker may take to answer a question; an idle one takes a tenth of a second.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -42,12 +42,12 @@ pub(crate) struct PacketPath {
     engine: Box<dyn PacketEngine>,
     /// Engines that were tried or thought of before it.
     refused: Arc<[RefusedEngine]>,
-    watch: Arc<Watch>,
+    host: Arc<SharedHost>,
     installed: Mutex<Installed>,
     /// What the host stands in the way of, as of the last configuration.
     warnings: Mutex<Vec<String>>,
     /// Gives back what left the configuration once its last flow is over. `None` before the start and after the end.
-    upkeep: Mutex<Option<Upkeep>>,
+    periodic_task: Mutex<Option<PeriodicTask>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl PacketPath {
     ) -> Result<(), RuntimeError> {
         let mut installed = lock(&self.installed);
         let options = match settings {
-            Some(new) => here(PacketOptions {
+            Some(new) => with_local_addresses(PacketOptions {
                 dsr: new.dsr,
                 interfaces: new.interfaces.clone(),
                 backend_dsr: new.backend_dsr.clone(),
@@ -92,7 +92,7 @@ impl PacketPath {
         let snapshot = installed.snapshot.clone();
         if let Err(error) = self.replace(&mut installed, snapshot, options, false) {
             let message = format!("The host's addresses changed, and frontends do not follow: {error}");
-            (self.watch.events)(Event::Warning { message });
+            (self.host.events)(Event::Warning { message });
         }
     }
 
@@ -123,23 +123,23 @@ impl PacketPath {
         let wanted = rules(&packet);
         let changes = wanted != installed.rules;
         if changes {
-            self.watch.guard_rules(&union(&installed.rules, &wanted))?;
+            self.host.guard_rules(&union(&installed.rules, &wanted))?;
         }
-        self.watch.write_slots(&packet);
+        self.host.write_slots(&packet);
         if let Err(error) = self.engine.install(packet.clone()) {
             if changes {
                 // The former configuration serves on; what the new one needed is given back.
-                self.watch.guard_rules(&installed.rules)?;
+                self.host.guard_rules(&installed.rules)?;
             }
             return Err(error.into());
         }
         *installed =
             Installed { snapshot, packet, options, rules: wanted.clone(), accepting: installed.accepting };
-        if changes && let Err(error) = self.watch.guard_rules(&wanted) {
+        if changes && let Err(error) = self.host.guard_rules(&wanted) {
             // The new configuration serves; what the old one needed is only not given back yet.
             let message =
                 format!("What the former configuration needed is still kept from the kernel: {error}");
-            (self.watch.events)(Event::Warning { message });
+            (self.host.events)(Event::Warning { message });
             installed.rules = GuardRules::default();
         }
         Ok(())
@@ -150,13 +150,13 @@ impl PacketPath {
         if interfaces_changed && look(packet)?.interfaces.is_empty() {
             return Err(EngineError::no_interface(&packet.options().interfaces).into());
         }
-        let Reach { refused, warnings } = reach(packet)?;
+        let Reachability { refused, warnings } = reachability(packet)?;
         if let Some(error) = refused {
             return Err(error.into());
         }
         let mut known = lock(&self.warnings);
         for message in warnings.iter().filter(|w| !known.contains(w)) {
-            (self.watch.events)(Event::Warning { message: message.clone() });
+            (self.host.events)(Event::Warning { message: message.clone() });
         }
         *known = warnings;
         Ok(())
@@ -174,7 +174,7 @@ impl PacketPath {
         // Before the host's lock, as everywhere.
         let flow_capacity = lock(&self.installed).options.capacity as u64;
         self.engine.collect();
-        let state = lock(&self.watch.state);
+        let state = lock(&self.host.state);
         let guard = state.host.as_ref().and_then(Host::guard_method);
         PacketStats {
             engine: self.engine.kind(),
@@ -212,7 +212,7 @@ impl PacketPath {
         let mut installed = lock(&self.installed);
         let refusing = refusing_new_flows(&installed.snapshot)?;
         let packet = Arc::new(PacketSnapshot::build(&refusing, &installed.options, Some(&installed.packet))?);
-        self.watch.write_slots(&packet);
+        self.host.write_slots(&packet);
         self.engine.install(packet.clone())?;
         installed.packet = packet;
         installed.accepting = false;
@@ -221,10 +221,10 @@ impl PacketPath {
 
     /// Returns what was taken back, and what was not and why, in words.
     pub(crate) fn close(&self) -> Vec<String> {
-        let upkeep = lock(&self.upkeep).take();
-        drop(upkeep);
+        let task = lock(&self.periodic_task).take();
+        drop(task);
         let mut left = self.engine.close(Keep::Nothing);
-        left.extend(self.watch.close());
+        left.extend(self.host.close());
         left
     }
 }

@@ -9,20 +9,20 @@ use convey_xdp::netlink;
 
 use crate::RuntimeError;
 use crate::host::HostError;
-use crate::reach::{self, Reach};
+use crate::reachability::{self, Reachability};
 
 /// The network as an engine that starts now would find it.
 pub(super) fn look(packet: &PacketSnapshot) -> Result<Look, EngineError> {
     convey_links::look(&Wanted::of(packet)).map_err(EngineError::links)
 }
 
-pub(super) fn reach(packet: &PacketSnapshot) -> Result<Reach, RuntimeError> {
+pub(super) fn reachability(packet: &PacketSnapshot) -> Result<Reachability, RuntimeError> {
     let next_hops = look(packet)?.next_hops;
-    Ok(reach::check(packet, &next_hops, &netlink::addresses().map_err(HostError::from)?))
+    Ok(reachability::check(packet, &next_hops, &netlink::addresses().map_err(HostError::from)?))
 }
 
 /// The options with the addresses this host has now.
-pub(super) fn here(options: PacketOptions) -> Result<PacketOptions, RuntimeError> {
+pub(super) fn with_local_addresses(options: PacketOptions) -> Result<PacketOptions, RuntimeError> {
     Ok(PacketOptions { local_addresses: local_addresses()?, ..options })
 }
 

@@ -11,15 +11,15 @@ use convey_engine::{
     SavedFlows,
 };
 
-use super::network::{here, local_addresses, reach};
+use super::network::{local_addresses, reachability, with_local_addresses};
 use super::rules::rules;
-use super::watch::{Watch, host_spec};
+use super::shared_host::{SharedHost, host_spec};
 use super::{Installed, PacketPath, lock, takeover};
 use crate::RuntimeError;
 use crate::host::{Host, check_privileges};
 use crate::ladder::{Ladder, not_built};
-use crate::reach::Reach;
-use crate::upkeep::Upkeep;
+use crate::periodic_task::PeriodicTask;
+use crate::reachability::Reachability;
 
 impl PacketPath {
     /// Starts the first engine of `ladder` that lets itself be started.
@@ -32,11 +32,13 @@ impl PacketPath {
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Arc<Self>, RuntimeError> {
-        let mut options =
-            PacketOptions { seed: RandomState::new().build_hasher().finish(), ..here(options)? };
+        let mut options = PacketOptions {
+            seed: RandomState::new().build_hasher().finish(),
+            ..with_local_addresses(options)?
+        };
         let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
         check_privileges(snapshot.mode)?;
-        let Reach { refused, warnings } = reach(&packet)?;
+        let Reachability { refused, warnings } = reachability(&packet)?;
         if let Some(error) = refused {
             return Err(error.into());
         }
@@ -59,7 +61,7 @@ impl PacketPath {
             }
         }
         let packet = Arc::new(packet);
-        let watch = Arc::new(Watch::new(host, events.clone()));
+        let host = Arc::new(SharedHost::new(host, events.clone()));
         let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let on_addresses = {
             let path = path.clone();
@@ -71,15 +73,15 @@ impl PacketPath {
         };
         let setup =
             EngineSetup { on_addresses: Some(on_addresses), ..EngineSetup::new(packet.clone(), events) };
-        let started = ladder.climb(|kind| start_engine(kind, setup.clone(), &saved, &watch));
+        let started = ladder.climb(|kind| start_engine(kind, setup.clone(), &saved, &host));
         let (engine, refused) = match started {
             Ok(started) => started,
             Err(error) => {
-                watch.close();
+                host.close();
                 return Err(error);
             }
         };
-        let mut state = lock(&watch.state);
+        let mut state = lock(&host.state);
         if let Some(host) = &mut state.host {
             if let Some(taken_over) = engine.taken_over() {
                 host.add_note(taken_over.to_string());
@@ -96,33 +98,33 @@ impl PacketPath {
         let this = Arc::new(Self {
             engine,
             refused: refused.into(),
-            watch,
+            host,
             installed,
             warnings,
-            upkeep: Mutex::default(),
+            periodic_task: Mutex::default(),
         });
         let _ = path.set(Arc::downgrade(&this));
         let told = Mutex::new(String::new());
-        let upkeep = Upkeep::start(move || {
+        let task = PeriodicTask::start(move || {
             let Some(path) = path.get().and_then(Weak::upgrade) else { return false };
             path.engine.collect();
             let failed = path.release_ended().map_or_else(|error| error.to_string(), |()| String::new());
             // What fails each time is said once.
             if !failed.is_empty() && *lock(&told) != failed {
                 let message = format!("An address that a reload removed is not given back yet: {failed}");
-                (path.watch.events)(Event::Warning { message });
+                (path.host.events)(Event::Warning { message });
             }
             *lock(&told) = failed;
             true
         });
-        match upkeep {
-            Ok(upkeep) => *lock(&this.upkeep) = Some(upkeep),
+        match task {
+            Ok(task) => *lock(&this.periodic_task) = Some(task),
             Err(error) => {
                 let message = format!(
                     "Addresses of frontends that a reload removes stay taken until the next one: no thread could be \
                      made: {error}"
                 );
-                (this.watch.events)(Event::Warning { message });
+                (this.host.events)(Event::Warning { message });
             }
         }
         // What changed before there was anybody to follow it.
@@ -136,21 +138,21 @@ fn start_engine(
     kind: EngineKind,
     setup: EngineSetup,
     saved: &[SavedFlows],
-    watch: &Arc<Watch>,
+    host: &Arc<SharedHost>,
 ) -> Result<Box<dyn PacketEngine>, RuntimeError> {
     let guard: InterfaceSink = {
-        let watch = watch.clone();
-        Arc::new(move |interfaces| watch.guard_interfaces(interfaces))
+        let host = host.clone();
+        Arc::new(move |interfaces| host.guard_interfaces(interfaces))
     };
     let setup = EngineSetup { on_interfaces: kind.needs_guard().then_some(guard), ..setup };
     let started: Result<Box<dyn PacketEngine>, EngineError> = match kind {
         EngineKind::AfPacket => {
-            let memory = watch.memory(&setup.snapshot);
+            let memory = host.memory(&setup.snapshot);
             AfPacketEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
         }
         EngineKind::Tc | EngineKind::Xdp | EngineKind::AfXdp => Err(not_built(kind)),
     };
-    match lock(&watch.state).failed.take() {
+    match lock(&host.state).failed.take() {
         None => Ok(started?),
         Some(error) => Err(error.into()),
     }

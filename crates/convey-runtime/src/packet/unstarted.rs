@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use convey_core::{Protocol, Snapshot};
 use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot, explain_arrival};
 
-use super::network::{here, look, names, reach};
+use super::network::{look, names, reachability, with_local_addresses};
 use super::rules::rules;
-use super::watch::host_spec;
+use super::shared_host::host_spec;
 use crate::RuntimeError;
 use crate::host;
 use crate::ladder::Ladder;
-use crate::reach::Reach;
+use crate::reachability::Reachability;
 
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
 pub(crate) fn dry_run(
@@ -19,13 +19,13 @@ pub(crate) fn dry_run(
     snapshot: &Snapshot,
     options: PacketOptions,
 ) -> Result<Vec<String>, RuntimeError> {
-    let packet = PacketSnapshot::build(snapshot, &here(options)?, None)?;
+    let packet = PacketSnapshot::build(snapshot, &with_local_addresses(options)?, None)?;
     let found = look(&packet)?;
     let interfaces = names(&found.interfaces);
     if interfaces.is_empty() {
         return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
-    let Reach { refused, warnings } = reach(&packet)?;
+    let Reachability { refused, warnings } = reachability(&packet)?;
     if let Some(error) = refused {
         return Err(error.into());
     }
@@ -52,7 +52,7 @@ pub(crate) fn explain_unstarted(
     protocol: Protocol,
 ) -> Result<Explanation, RuntimeError> {
     // An empty flow table serves whatever its size.
-    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let options = PacketOptions { workers: 1, capacity: 1024, ..with_local_addresses(options)? };
     let packet = PacketSnapshot::build(snapshot, &options, None)?;
     let found = look(&packet)?;
     let worker = convey_engine::Worker::new(0, &packet);
@@ -66,13 +66,13 @@ pub(crate) fn host_problems(
     snapshot: &Snapshot,
     options: PacketOptions,
 ) -> Result<Vec<String>, RuntimeError> {
-    let options = PacketOptions { workers: 1, capacity: 1024, ..here(options)? };
+    let options = PacketOptions { workers: 1, capacity: 1024, ..with_local_addresses(options)? };
     let packet = PacketSnapshot::build(snapshot, &options, None)?;
     let found = look(&packet)?;
     if found.interfaces.is_empty() {
         return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
-    let Reach { refused, warnings } = reach(&packet)?;
+    let Reachability { refused, warnings } = reachability(&packet)?;
     match refused {
         Some(error) => Err(error.into()),
         None => Ok(found.warnings.into_iter().chain(warnings).collect()),

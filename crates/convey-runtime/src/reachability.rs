@@ -10,7 +10,7 @@ use convey_xdp::netlink::InterfaceAddress;
 
 /// What stands in the way.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Reach {
+pub(crate) struct Reachability {
     /// A server that can never be served as the configuration says; the first one.
     pub(crate) refused: Option<SpecError>,
     /// What an operator should know, in words.
@@ -18,8 +18,12 @@ pub(crate) struct Reach {
 }
 
 /// Looks at every server and frontend in service; `addresses` are the host's.
-pub(crate) fn check(packet: &PacketSnapshot, next_hops: &NextHops, addresses: &[InterfaceAddress]) -> Reach {
-    let mut reach = Reach::default();
+pub(crate) fn check(
+    packet: &PacketSnapshot,
+    next_hops: &NextHops,
+    addresses: &[InterfaceAddress],
+) -> Reachability {
+    let mut reach = Reachability::default();
     for server in packet.servers_in_service() {
         let at = IpAddr::from(server.address);
         if addresses.iter().any(|a| a.address == at) {
@@ -53,7 +57,7 @@ pub(crate) fn check(packet: &PacketSnapshot, next_hops: &NextHops, addresses: &[
     reach
 }
 
-impl Reach {
+impl Reachability {
     fn refuse(&mut self, server: &PacketServer, message: String) {
         let field = format!("backends.{}.servers.{}.addr", server.backend, server.name);
         self.refused.get_or_insert(SpecError { field, message });

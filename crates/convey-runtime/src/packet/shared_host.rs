@@ -10,13 +10,13 @@ use super::{lock, takeover};
 use crate::host::{self, Host, HostError, HostSpec, state_dir};
 
 /// The prepared host. The engine's thread brings interfaces, ours brings rules.
-pub(super) struct Watch {
-    pub(super) state: Mutex<Watched>,
+pub(super) struct SharedHost {
+    pub(super) state: Mutex<SharedHostState>,
     pub(super) events: EventSink,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct SharedHostState {
     pub(super) host: Option<Host>,
     pub(super) failed: Option<HostError>,
     /// Why the guard does not stand on some interface, as last told.
@@ -27,22 +27,22 @@ pub(super) struct Watched {
     pub(super) started: bool,
 }
 
-impl std::fmt::Debug for Watch {
+impl std::fmt::Debug for SharedHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("SharedHost").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
-impl Watch {
+impl SharedHost {
     pub(super) fn new(host: Host, events: EventSink) -> Self {
-        let state = Watched { host: Some(host), ..Watched::default() };
+        let state = SharedHostState { host: Some(host), ..SharedHostState::default() };
         Self { state: Mutex::new(state), events }
     }
 
     /// Guards these interfaces; returns those on which the guard stands.
     pub(super) fn guard_interfaces(&self, interfaces: &[u32]) -> Vec<u32> {
         let mut state = lock(&self.state);
-        let Watched { host: Some(host), started, .. } = &mut *state else { return Vec::new() };
+        let SharedHostState { host: Some(host), started, .. } = &mut *state else { return Vec::new() };
         let known = host.notes().len();
         let done = host.set_interfaces(interfaces);
         let guarded = host.interfaces();
@@ -79,7 +79,7 @@ impl Watch {
     /// What slots stand for is on disk before a flow names them.
     pub(super) fn write_slots(&self, packet: &PacketSnapshot) {
         let mut state = lock(&self.state);
-        let Watched { host: Some(host), slots, .. } = &mut *state else { return };
+        let SharedHostState { host: Some(host), slots, .. } = &mut *state else { return };
         let identities = SlotIdentities::of(packet);
         if identities == *slots {
             return;

@@ -9,26 +9,26 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Dropping it stops the thread and waits for its end.
 #[derive(Debug)]
-pub(crate) struct Upkeep {
+pub(crate) struct PeriodicTask {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Upkeep {
+impl PeriodicTask {
     /// Calls `look` until it returns false.
     ///
     /// # Errors
     /// The thread could not be made.
     pub fn start(look: impl Fn() -> bool + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = channel();
-        let thread = thread::Builder::new().name("convey-upkeep".into()).spawn(move || {
+        let thread = thread::Builder::new().name("convey-periodic".into()).spawn(move || {
             while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) && look() {}
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
-impl Drop for Upkeep {
+impl Drop for PeriodicTask {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
