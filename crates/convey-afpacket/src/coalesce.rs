@@ -6,24 +6,25 @@
 //! count up by one, except where DF forbids fragments and so deprives them of meaning (RFC 6864): there they count
 //! up from the first. The order within a flow never changes; flows may pass each other within a batch.
 //!
-//! Left alone: IP options, extension headers, fragments, padded frames, datagrams without a checksum, frames
-//! whose checksum is wrong (merging would repair it), flags other than ACK and PSH, and super-frames.
+//! Left alone: IP options, extension headers, fragments, datagrams without a checksum, frames whose checksum is
+//! wrong (merging would repair it), flags other than ACK and PSH, and super-frames. The packet path has told where
+//! the headers lie; a frame whose flow it did not tell (an ICMP error, an answer of ours) joins none.
+
+use convey_engine::Headers;
+use convey_packet::bytes::{get8, get16, get32, put16};
+use convey_packet::checksum::{fold, sum};
+use convey_packet::{ETHERNET_LEN, UDP, tcp_flags, transport};
 
 use crate::sys::{BATCH, VNET_HEADER_BYTES};
 use crate::vnet::VnetHeader;
 
-const ETHERNET_BYTES: usize = 14;
-const IPV4_BYTES: usize = 20;
+/// Where the IP header starts behind a virtio_net_hdr.
+const IP: usize = VNET_HEADER_BYTES + ETHERNET_LEN;
 const IPV6_BYTES: usize = 40;
-const UDP_BYTES: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ACK: u8 = 0x10;
-const PSH: u8 = 0x08;
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// The longest header: virtio_net_hdr, Ethernet, IPv6, TCP with options.
-const HEADER_BYTES: usize = VNET_HEADER_BYTES + ETHERNET_BYTES + IPV6_BYTES + 60;
+const HEADER_BYTES: usize = IP + IPV6_BYTES + 60;
 
 /// Longest IP packet.
 const MAX_PACKET_BYTES: usize = 65_535;
@@ -47,29 +48,17 @@ pub struct Departure<'a> {
     pub bytes: &'a [u8],
     /// Whether its layer-4 checksum is known to be right or still to be filled in.
     pub is_checked: bool,
+    /// Its flow, as [`convey_engine::Forward`] tells it.
+    pub flow: Option<u32>,
+    /// Its headers, likewise.
+    pub headers: Option<Headers>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct FlowKey {
-    ifindex: u32,
-    is_v6: bool,
-    protocol: u8,
-    addresses: [u8; 32],
-    ports: [u8; 4],
-}
-
-/// A frame as the rules see it.
-enum Kind {
-    /// Of no flow that can be told: nothing may pass it.
-    Opaque,
-    /// Of this flow, and to be sent as it is.
-    Lone(FlowKey),
-    Segment(Segment),
-}
-
+/// A frame that may be merged. Positions count from the virtio_net_hdr on.
 #[derive(Clone, Copy)]
 struct Segment {
-    flow: FlowKey,
+    is_v6: bool,
+    protocol: u8,
     /// Where the layer-4 header begins, and where the payload.
     l4: usize,
     payload: usize,
@@ -79,7 +68,8 @@ struct Segment {
 
 /// Frames that leave as one: often just one.
 struct Group {
-    flow: FlowKey,
+    ifindex: u32,
+    flow: Option<u32>,
     /// Whether another segment may follow.
     is_open: bool,
     is_checked: bool,
@@ -96,8 +86,6 @@ pub struct Coalescer {
     groups: Vec<Group>,
     /// The member behind each, by its number in the batch.
     next: [u8; BATCH],
-    /// Groups before this one are closed to everything that follows.
-    barrier: usize,
     tcp: bool,
     udp: bool,
 }
@@ -111,7 +99,7 @@ pub struct Gathered<'a> {
 
 impl Default for Coalescer {
     fn default() -> Self {
-        Self { groups: Vec::with_capacity(BATCH), next: [END; BATCH], barrier: 0, tcp: true, udp: true }
+        Self { groups: Vec::with_capacity(BATCH), next: [END; BATCH], tcp: true, udp: true }
     }
 }
 
@@ -119,31 +107,28 @@ impl Coalescer {
     /// Forgets the batch before.
     pub fn clear(&mut self) {
         self.groups.clear();
-        self.barrier = 0;
     }
 
     /// Takes frame `at` of the batch, at most [`BATCH`] of them and each once; `frame` tells every one taken so far.
     pub fn add<'f>(&mut self, at: usize, frame: impl Fn(usize) -> Departure<'f>) {
         let departure = frame(at);
-        let (flow, segment) = match classify(&departure) {
-            Kind::Segment(segment) if self.merges(segment.flow.protocol) => (segment.flow, Some(segment)),
-            Kind::Segment(Segment { flow, .. }) | Kind::Lone(flow) => (flow, None),
-            Kind::Opaque => {
-                self.barrier = self.groups.len() + 1;
-                (FlowKey::default(), None)
-            }
+        let Departure { ifindex, flow, .. } = departure;
+        let segment = Segment::of(&departure).filter(|segment| self.merges(segment.protocol));
+        let from = self.groups.len().saturating_sub(LOOK_BACK);
+        let is_same = |group: &&mut Group| group.flow == flow && group.ifindex == ifindex;
+        let latest = match flow {
+            Some(_) => self.groups.get_mut(from..).and_then(|groups| groups.iter_mut().rev().find(is_same)),
+            None => None,
         };
-        let from = self.barrier.max(self.groups.len().saturating_sub(LOOK_BACK));
-        let latest = self.groups.get_mut(from..).and_then(|g| g.iter_mut().rev().find(|g| g.flow == flow));
         if let (Some(segment), Some(group)) = (&segment, latest)
             && group.takes(segment, departure.bytes)
-            && (departure.is_checked || is_checksum_right(segment, departure.bytes))
+            && (departure.is_checked || segment.is_checksum_right(departure.bytes))
             && group.is_sound(|first| frame(first).bytes)
         {
             self.next[usize::from(group.last)] = at as u8;
             group.append(at, segment);
         } else {
-            self.groups.push(Group::new(at, flow, segment, &departure));
+            self.groups.push(Group::new(at, segment, &departure));
         }
         self.next[at] = END;
     }
@@ -162,7 +147,7 @@ impl Coalescer {
 
     /// No more super-frames of the protocol of this group, the `at`th: the kernel does not know them.
     pub fn refuse(&mut self, at: usize) {
-        match self.groups.get(at).map(|g| g.flow.protocol) {
+        match self.groups.get(at).and_then(|g| g.segment).map(|s| s.protocol) {
             Some(UDP) => self.udp = false,
             _ => self.tcp = false,
         }
@@ -191,7 +176,7 @@ impl<'a> Gathered<'a> {
 
     /// The interface they leave by.
     pub fn ifindex(self) -> u32 {
-        self.group.flow.ifindex
+        self.group.ifindex
     }
 
     /// Its virtio_net_hdr and headers, behind which the payloads of all members follow; `None` for a single frame,
@@ -203,13 +188,14 @@ impl<'a> Gathered<'a> {
 }
 
 impl Group {
-    fn new(at: usize, flow: FlowKey, segment: Option<Segment>, departure: &Departure<'_>) -> Self {
+    fn new(at: usize, segment: Option<Segment>, departure: &Departure<'_>) -> Self {
         let mut header = [0; HEADER_BYTES];
         if let Some(segment) = &segment {
             header[..segment.payload].copy_from_slice(&departure.bytes[..segment.payload]);
         }
         Self {
-            flow: FlowKey { ifindex: departure.ifindex, ..flow },
+            ifindex: departure.ifindex,
+            flow: departure.flow,
             is_open: segment.is_some_and(|s| !s.is_last),
             is_checked: departure.is_checked,
             first: at as u8,
@@ -224,8 +210,7 @@ impl Group {
     /// Whether the frame continues this group so that cutting gives it back.
     fn takes(&self, other: &Segment, bytes: &[u8]) -> bool {
         let Some(first) = &self.segment else { return false };
-        let total =
-            other.payload - VNET_HEADER_BYTES - ETHERNET_BYTES + self.payload_bytes + other.payload_len;
+        let total = other.payload - IP + self.payload_bytes + other.payload_len;
         self.is_open
             && self.segments < MAX_SEGMENTS
             && total <= MAX_PACKET_BYTES
@@ -235,25 +220,26 @@ impl Group {
     }
 
     fn continues(&self, other: &Segment, bytes: &[u8]) -> bool {
-        const ETHERNET: usize = VNET_HEADER_BYTES;
-        const IP: usize = ETHERNET + ETHERNET_BYTES;
-        let (ours, l4) = (&self.header, other.l4);
-        let same = |from: usize, to: usize| ours[from..to] == bytes[from..to];
-        let is_same_ip = if self.flow.is_v6 {
-            same(IP, IP + 4) && same(IP + 6, IP + 8)
+        let (ours, l4) = (&self.header[..], other.l4);
+        let same = |from: usize, to: usize| ours.get(from..to) == bytes.get(from..to);
+        let is_same_ip = if other.is_v6 {
+            same(IP, IP + 4) && same(IP + 6, l4)
         } else {
-            // Version and TOS, flags, TTL and protocol; then the identification.
-            let number = u16_at(ours, IP + 4).wrapping_add(self.segments as u16);
+            // Version and TOS; flags, TTL and protocol; addresses; then the identification.
+            let number = get16(ours, IP + 4).map(|first| first.wrapping_add(self.segments as u16));
             same(IP, IP + 2)
                 && same(IP + 6, IP + 10)
-                && (ours[IP + 6] & DONT_FRAGMENT != 0 || u16_at(bytes, IP + 4) == number)
+                && same(IP + 12, l4)
+                && (ours[IP + 6] & DONT_FRAGMENT != 0 || get16(bytes, IP + 4) == number)
         };
-        is_same_ip
-            && same(ETHERNET, IP)
-            && (self.flow.protocol == UDP || {
-                let sequence = u32_at(ours, l4 + 4).wrapping_add(self.payload_bytes as u32);
+        // MACs and EtherType; ports.
+        same(VNET_HEADER_BYTES, IP)
+            && is_same_ip
+            && same(l4, l4 + 4)
+            && (other.protocol == UDP || {
+                let sequence = get32(ours, l4 + 4).map(|first| first.wrapping_add(self.payload_bytes as u32));
                 // Acknowledgement and data offset; window; urgent pointer and options.
-                u32_at(bytes, l4 + 4) == sequence
+                get32(bytes, l4 + 4) == sequence
                     && same(l4 + 8, l4 + 13)
                     && same(l4 + 14, l4 + 16)
                     && same(l4 + 18, other.payload)
@@ -264,7 +250,7 @@ impl Group {
     fn is_sound<'f>(&mut self, first: impl Fn(usize) -> &'f [u8]) -> bool {
         if !self.is_checked {
             self.is_checked =
-                self.segment.as_ref().is_some_and(|s| is_checksum_right(s, first(self.first.into())));
+                self.segment.as_ref().is_some_and(|s| s.is_checksum_right(first(self.first.into())));
             self.is_open = self.is_checked;
         }
         self.is_checked
@@ -278,27 +264,27 @@ impl Group {
     }
 
     fn write_header(&mut self, last: &[u8]) {
-        const IP: usize = VNET_HEADER_BYTES + ETHERNET_BYTES;
-        let Some(Segment { l4, payload, payload_len, .. }) = self.segment else { return };
-        let (header, is_v6, is_udp) = (&mut self.header, self.flow.is_v6, self.flow.protocol == UDP);
+        let Some(segment) = self.segment else { return };
+        let Segment { is_v6, protocol, l4, payload, payload_len, .. } = segment;
+        let (header, is_udp) = (&mut self.header[..], protocol == UDP);
         let l4_len = payload - l4 + self.payload_bytes;
         if is_v6 {
-            put(header, IP + 4, l4_len as u16);
+            put16(header, IP + 4, l4_len as u16);
         } else {
-            put(header, IP + 2, (l4 - IP + l4_len) as u16);
-            put(header, IP + 10, 0);
-            let checksum = !sum(&header[IP..l4], 0);
-            put(header, IP + 10, checksum);
+            put16(header, IP + 2, (l4 - IP + l4_len) as u16);
+            put16(header, IP + 10, 0);
+            let checksum = !sum(&header[IP..l4]);
+            put16(header, IP + 10, checksum);
         }
         if is_udp {
-            put(header, l4 + 4, l4_len as u16);
+            put16(header, l4 + 4, l4_len as u16);
         } else {
             // Cutting leaves PSH to the last.
             header[l4 + 13] = last[l4 + 13];
         }
-        let field = if is_udp { 6 } else { 16 };
-        let pseudo = pseudo_sum(header, l4, is_v6, self.flow.protocol, l4_len);
-        put(header, l4 + field, pseudo);
+        let field = transport::checksum_offset(protocol).unwrap_or_default();
+        let pseudo = segment.pseudo_sum(header, l4_len);
+        put16(header, l4 + field, pseudo);
         let vnet = VnetHeader::super_frame(
             (is_udp, is_v6),
             payload - VNET_HEADER_BYTES,
@@ -309,96 +295,41 @@ impl Group {
     }
 }
 
-/// All positions count from the virtio_net_hdr on.
-fn classify(departure: &Departure<'_>) -> Kind {
-    let bytes = departure.bytes;
-    let Some((flow, l4)) = flow_of(departure) else { return Kind::Opaque };
-    segment_of(flow, l4, bytes).map_or(Kind::Lone(flow), Kind::Segment)
-}
-
-/// Flow and beginning of layer 4 of a packet without options, extension headers and fragments.
-fn flow_of(departure: &Departure<'_>) -> Option<(FlowKey, usize)> {
-    let ip = departure.bytes.get(VNET_HEADER_BYTES + ETHERNET_BYTES..)?;
-    let (is_v6, protocol, sources, l3_bytes) = match departure.bytes[VNET_HEADER_BYTES + 12..][..2] {
-        // Neither an offset nor "more fragments".
-        [0x08, 0x00] if ip.len() >= IPV4_BYTES && ip[0] == 0x45 && u16_at(ip, 6) & 0x3fff == 0 => {
-            (false, ip[9], &ip[12..20], IPV4_BYTES)
+impl Segment {
+    /// The frame, if it may be merged at all.
+    fn of(departure: &Departure<'_>) -> Option<Self> {
+        let Headers { is_v6, protocol, l4, payload } = departure.headers?;
+        let bytes = departure.bytes;
+        let vnet = VnetHeader::parse(bytes.first_chunk()?);
+        if !vnet.is_plain_with_checksum_at(l4, transport::checksum_offset(protocol)?) {
+            return None;
         }
-        [0x86, 0xdd] if ip.len() >= IPV6_BYTES && ip[0] >> 4 == 6 => (true, ip[6], &ip[8..40], IPV6_BYTES),
-        _ => return None,
-    };
-    if protocol != TCP && protocol != UDP {
-        return None;
+        let (l4, payload) = (l4 + VNET_HEADER_BYTES, payload + VNET_HEADER_BYTES);
+        let payload_len = bytes.len().checked_sub(payload).filter(|len| *len > 0)?;
+        let is_last = if protocol == UDP {
+            let is_whole = usize::from(get16(bytes, l4 + 4)?) == bytes.len() - l4;
+            (is_whole && get16(bytes, l4 + 6)? != 0).then_some(false)?
+        } else {
+            let flags = get8(bytes, l4 + 13)?;
+            let is_plain = flags & !tcp_flags::PSH == tcp_flags::ACK
+                && get16(bytes, l4 + 18)? == 0
+                && get8(bytes, l4 + 12)? & 15 == 0;
+            is_plain.then_some(flags & tcp_flags::PSH != 0)?
+        };
+        Some(Self { is_v6, protocol, l4, payload, payload_len, is_last })
     }
-    let ports = *ip.get(l3_bytes..)?.first_chunk()?;
-    let mut addresses = [0; 32];
-    addresses[..sources.len()].copy_from_slice(sources);
-    let flow = FlowKey { ifindex: departure.ifindex, is_v6, protocol, addresses, ports };
-    Some((flow, VNET_HEADER_BYTES + ETHERNET_BYTES + l3_bytes))
-}
 
-fn segment_of(flow: FlowKey, l4: usize, bytes: &[u8]) -> Option<Segment> {
-    const IP: usize = VNET_HEADER_BYTES + ETHERNET_BYTES;
-    let field = if flow.protocol == UDP { 6 } else { 16 };
-    let vnet = VnetHeader::parse(bytes.first_chunk()?);
-    let has_own_checksum = vnet.is_plain_with_checksum_at(l4 - VNET_HEADER_BYTES, field);
-    let is_whole = if flow.is_v6 {
-        usize::from(u16_at(bytes, IP + 4)) == bytes.len() - l4
-    } else {
-        usize::from(u16_at(bytes, IP + 2)) == bytes.len() - IP && sum(&bytes[IP..l4], 0) == 0xffff
-    };
-    if !has_own_checksum || !is_whole {
-        return None;
+    fn is_checksum_right(&self, bytes: &[u8]) -> bool {
+        let pseudo = self.pseudo_sum(bytes, bytes.len() - self.l4);
+        fold(u64::from(pseudo) + u64::from(sum(&bytes[self.l4..]))) == 0xffff
     }
-    let (payload, is_last) = if flow.protocol == UDP {
-        let header = bytes.get(l4..l4 + UDP_BYTES)?;
-        let is_plain = usize::from(u16_at(header, 4)) == bytes.len() - l4 && u16_at(header, 6) != 0;
-        (is_plain.then_some(l4 + UDP_BYTES)?, false)
-    } else {
-        let header = bytes.get(l4..l4 + 20)?;
-        let flags = header[13];
-        let is_plain = flags & !PSH == ACK && u16_at(header, 18) == 0 && header[12] & 15 == 0;
-        let header_bytes = usize::from(header[12] >> 4) * 4;
-        ((is_plain && header_bytes >= 20).then_some(l4 + header_bytes)?, flags & PSH != 0)
-    };
-    let payload_len = bytes.len().checked_sub(payload)?;
-    (payload_len > 0).then_some(Segment { flow, l4, payload, payload_len, is_last })
-}
 
-fn is_checksum_right(segment: &Segment, bytes: &[u8]) -> bool {
-    let Segment { flow, l4, .. } = segment;
-    let pseudo = pseudo_sum(bytes, *l4, flow.is_v6, flow.protocol, bytes.len() - l4);
-    sum(&bytes[*l4..], pseudo.into()) == 0xffff
-}
-
-fn pseudo_sum(bytes: &[u8], l4: usize, is_v6: bool, protocol: u8, l4_len: usize) -> u16 {
-    let addresses = if is_v6 { 32 } else { 8 };
-    sum(&bytes[l4 - addresses..l4], u64::from(protocol) + l4_len as u64)
-}
-
-/// The one's complement sum of big-endian words, `start` included.
-fn sum(bytes: &[u8], start: u64) -> u16 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut total = words.iter().fold(start, |sum, word| sum + u64::from(u32::from_be_bytes(*word)));
-    let mut tail = [0; 4];
-    tail[..rest.len()].copy_from_slice(rest);
-    total += u64::from(u32::from_be_bytes(tail));
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
+    /// Over the addresses, which end where layer 4 begins.
+    fn pseudo_sum(&self, bytes: &[u8], l4_len: usize) -> u16 {
+        let addresses = if self.is_v6 { 32 } else { 8 };
+        let addresses = sum(&bytes[self.l4 - addresses..self.l4]);
+        fold(u64::from(addresses) + u64::from(self.protocol) + l4_len as u64)
     }
-    total as u16
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What the coalescer merges is cut again by an independent reading of how kernels cut, and must be what came.
 
+use convey_packet::{Fragment, Ip, Ports, TCP, Tcp, Tuple};
 use proptest::prelude::*;
 
 use super::*;
 
 const VNET: usize = VNET_HEADER_BYTES;
-const IP: usize = VNET + ETHERNET_BYTES;
+const ACK: u8 = tcp_flags::ACK;
+const PSH: u8 = tcp_flags::PSH;
 
 #[derive(Debug, Clone)]
 struct Frame {
@@ -168,10 +170,31 @@ fn cut(bytes: &[u8]) -> Vec<Vec<u8>> {
     out
 }
 
+/// What the packet path tells of a frame.
+fn told(frame: &[u8]) -> Option<(u32, Option<Headers>)> {
+    let ip = Ip::parse(frame, false).ok()?;
+    let ports = Ports::parse(frame, &ip).ok()?;
+    let tuple = Tuple {
+        source: ip.source,
+        source_port: ports.source,
+        destination: ip.destination,
+        destination_port: ports.destination,
+    };
+    let payload = match ip.protocol {
+        TCP => ip.end - Tcp::parse(frame, &ip).ok()?.payload_len as usize,
+        _ => ip.l4 + 8,
+    };
+    let is_plain = ip.l4 - ip.l3 == if ip.is_v6 { 40 } else { 20 } && ip.fragment == Fragment::No;
+    let headers = Headers { is_v6: ip.is_v6, protocol: ip.protocol, l4: ip.l4, payload };
+    Some((tuple.fingerprint(), is_plain.then_some(headers)))
+}
+
 fn gather(coalescer: &mut Coalescer, frames: &[Frame]) -> Vec<(Vec<usize>, Vec<u8>)> {
     let frame = |at: usize| {
         let Frame { ifindex, bytes, is_checked } = &frames[at];
-        Departure { ifindex: *ifindex, bytes, is_checked: *is_checked }
+        let (flow, headers) = told(bytes.get(VNET..).unwrap_or_default()).unzip();
+        let headers = headers.flatten();
+        Departure { ifindex: *ifindex, bytes, is_checked: *is_checked, flow, headers }
     };
     coalescer.clear();
     for at in 0..frames.len() {
@@ -279,8 +302,8 @@ fn stream() -> impl Strategy<Value = Vec<Frame>> {
                 let l4 = if is_v6 { IP + 40 } else { IP + 20 };
                 match twist {
                     10 if !recipe.is_open => frame.bytes[l4 + 7] ^= 0x55,
-                    11 => frame.bytes.extend([0; 3]),
-                    12 if !is_v6 => frame.bytes[IP + 10] ^= 1,
+                    // A datagram that ends before its packet does.
+                    11 if !is_tcp => frame.bytes[l4 + 5] -= 1,
                     13 => frame.ifindex += 1,
                     14 if !is_tcp => frame.bytes[l4 + 6..l4 + 8].fill(0),
                     _ => (),
@@ -387,9 +410,10 @@ fn a_wrong_checksum_is_passed_on_as_it_is() {
 }
 
 #[test]
-fn a_fragment_is_passed_by_nothing() {
+fn a_fragment_is_passed_by_nothing_of_its_flow() {
     let mut frames: Vec<Frame> = with(|_, _| ()).iter().map(Recipe::build).collect();
     frames[1].bytes[IP + 6] = 0x20;
+    complete(&mut frames[1].bytes, false);
     let members: Vec<_> = gather(&mut Coalescer::default(), &frames).into_iter().map(|(m, _)| m).collect();
     assert_eq!(members, [vec![0], vec![1], vec![2, 3]]);
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{
-    FrameMeta, Heir, IoCounters, Loss, Nanos, PacketSnapshot, TakenOver, Verdict, Worker, WorkerMemory,
-    process,
+    FrameMeta, Headers, Heir, IoCounters, Loss, Nanos, PacketSnapshot, TakenOver, Verdict, Worker,
+    WorkerMemory, process,
 };
 use convey_links::Wake;
 
@@ -47,6 +47,8 @@ struct Leaving {
     at: usize,
     ifindex: u32,
     is_checked: bool,
+    flow: Option<u32>,
+    headers: Option<Headers>,
 }
 
 /// What a worker thread owns, kept over a panic.
@@ -144,11 +146,19 @@ impl<F: FrameIo> Runner<F> {
                 Verdict::Forward(f) => {
                     self.frames.depart(at, header.forwarded(), f.len);
                     let is_checked = header.is_checked();
-                    self.departures.push(Leaving { at, ifindex: f.egress_ifindex, is_checked });
+                    let (ifindex, flow, headers) = (f.egress_ifindex, f.flow, f.headers);
+                    self.departures.push(Leaving { at, ifindex, is_checked, flow, headers });
                 }
                 Verdict::Reply(r) => {
                     self.frames.depart(at, VnetHeader::plain(), r.len);
-                    self.departures.push(Leaving { at, ifindex: r.egress_ifindex, is_checked: false });
+                    let ifindex = r.egress_ifindex;
+                    self.departures.push(Leaving {
+                        at,
+                        ifindex,
+                        is_checked: false,
+                        flow: None,
+                        headers: None,
+                    });
                 }
                 // The engine has left the bytes as they came.
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
@@ -187,8 +197,8 @@ impl<F: FrameIo> Runner<F> {
         self.coalescer.clear();
         let (io, departures) = (&self.frames, &self.departures);
         let departure = |at: usize| {
-            let Leaving { at, ifindex, is_checked } = departures[at];
-            Departure { ifindex, bytes: io.bytes(at), is_checked }
+            let Leaving { at, ifindex, is_checked, flow, headers } = departures[at];
+            Departure { ifindex, bytes: io.bytes(at), is_checked, flow, headers }
         };
         for at in 0..departures.len() {
             self.coalescer.add(at, departure);

@@ -63,7 +63,7 @@ pub(crate) fn decide(
         error.rewrite_quoted(buffer, ip, &to.quoted, outer);
     }
     worker.note(Note::IcmpTranslated);
-    Ok(forward(buffer, ip, to.method, &hop))
+    Ok(Verdict::Forward(forward(buffer, ip, to.method, &hop)))
 }
 
 /// An error about an answer on its way to the client: it belongs to the server.

@@ -54,5 +54,5 @@ pub use routes::{Hop, Path, Reject, Route, Rule};
 pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};
 pub use stats::{EngineStats, IoCounters, Loss};
 pub use takeover::{Former, Heir, NotKept, SavedFlows, SlotIdentities, TakenOver};
-pub use verdict::{DropReason, Forward, Note, PassReason, Reply, ReplyKind, Verdict};
+pub use verdict::{DropReason, Forward, Headers, Note, PassReason, Reply, ReplyKind, Verdict};
 pub use worker::Worker;

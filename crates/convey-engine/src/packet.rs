@@ -1,6 +1,6 @@
 //! A TCP or UDP packet, checked, and the pieces of a decision both directions share.
 
-use convey_packet::{Addr, Ip, Ports, Tuple, reply, rewrite};
+use convey_packet::{Addr, Fragment, Ip, Ports, Tuple, reply, rewrite};
 
 use crate::meta::{Checksum, FrameMeta};
 use crate::next_hop::{Missing, NextHop, NextHops};
@@ -8,7 +8,7 @@ use crate::options::Refusal;
 use crate::routes::{Path, Reject};
 use crate::snapshot::{Method, PacketSnapshot};
 use crate::transport::Transport;
-use crate::verdict::{DropReason, Forward, Reply, ReplyKind, Verdict};
+use crate::verdict::{DropReason, Forward, Headers, Reply, ReplyKind, Verdict};
 
 /// A checked packet for a frontend or from a server.
 pub(crate) struct Packet<'a> {
@@ -96,6 +96,22 @@ impl Packet<'_> {
         }
     }
 
+    /// Sends the packet, whose addresses and ports are `tuple` now, on to `hop`.
+    pub(crate) fn forward(&self, frame: &mut [u8], tuple: &Tuple, method: Method, hop: &NextHop) -> Verdict {
+        let forward = forward(frame, &self.ip, method, hop);
+        Verdict::Forward(Forward { flow: Some(tuple.fingerprint()), headers: self.headers(), ..forward })
+    }
+
+    fn headers(&self) -> Option<Headers> {
+        let Ip { is_v6, protocol, l3, l4, end, .. } = self.ip;
+        let payload = match self.transport {
+            Transport::Tcp(tcp) => end - tcp.payload_len as usize,
+            Transport::Udp { .. } => l4 + 8,
+        };
+        let is_plain = l4 - l3 == if is_v6 { 40 } else { 20 } && self.ip.fragment == Fragment::No;
+        is_plain.then_some(Headers { is_v6, protocol, l4, payload })
+    }
+
     /// Refuses the packet: a reset where that is wanted and possible, else nothing.
     pub(crate) fn refuse(&self, buffer: &mut [u8], reason: DropReason, snapshot: &PacketSnapshot) -> Verdict {
         if snapshot.options().refusal == Refusal::Reset
@@ -124,10 +140,10 @@ pub(crate) fn without_next_hop(missing: Missing, to: Addr) -> Verdict {
 }
 
 /// Sends the packet at `ip` on to `hop`.
-pub(crate) fn forward(frame: &mut [u8], ip: &Ip, method: Method, hop: &NextHop) -> Verdict {
+pub(crate) fn forward(frame: &mut [u8], ip: &Ip, method: Method, hop: &NextHop) -> Forward {
     if method != Method::L2 {
         rewrite::decrement_ttl(frame, ip);
     }
     rewrite::rewrite_macs(frame, hop.destination, hop.source);
-    Verdict::Forward(Forward { egress_ifindex: hop.ifindex, len: ip.end })
+    Forward { egress_ifindex: hop.ifindex, len: ip.end, flow: None, headers: None }
 }

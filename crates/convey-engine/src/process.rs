@@ -10,7 +10,7 @@ use crate::accounts::{account, count_refusal};
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::{NextHop, NextHops};
-use crate::packet::{Obstacle, Packet, forward};
+use crate::packet::{Obstacle, Packet};
 use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
 use crate::steering::client_hash;
 use crate::transport::Transport;
@@ -340,11 +340,11 @@ fn from_client(
         }
     };
     account(&flow, Direction::FromClient, packet.transport.payload_len(), snapshot, worker.index());
+    let to = towards_server(packet, &flow, server, worker);
     if server.method != Method::L2 {
-        let to = towards_server(packet, &flow, server, worker);
         rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow), packet.is_partial());
     }
-    Ok(forward(buffer, &packet.ip, server.method, &hop))
+    Ok(packet.forward(buffer, &to, server.method, &hop))
 }
 
 fn from_server(
@@ -370,7 +370,7 @@ fn from_server(
         destination_port: flow.client_port,
     };
     rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow).inverse(), packet.is_partial());
-    Ok(forward(buffer, &packet.ip, Method::Nat, &hop))
+    Ok(packet.forward(buffer, &to, Method::Nat, &hop))
 }
 
 /// The next hop of a packet that becomes one from and to these addresses, and may go on there.

@@ -31,6 +31,23 @@ pub struct Forward {
     pub egress_ifindex: u32,
     /// Bytes to send, from the start of the buffer; Ethernet padding has been cut off.
     pub len: usize,
+    /// Tells its flow and direction from most others, where it has one: frames of one must keep their order.
+    pub flow: Option<u32>,
+    /// Set for a whole packet without IP options and extension headers.
+    pub headers: Option<Headers>,
+}
+
+/// Where the headers of a plain TCP or UDP packet lie, from the start of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// IPv6 rather than IPv4.
+    pub is_v6: bool,
+    /// Transport protocol number.
+    pub protocol: u8,
+    /// Where the transport header starts.
+    pub l4: usize,
+    /// Where the payload starts.
+    pub payload: usize,
 }
 
 /// An answer of ours built in place of the received frame.

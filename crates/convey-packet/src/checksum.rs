@@ -77,12 +77,11 @@ const fn fold128(x: u128) -> u16 {
 
 /// The folded one's complement sum over `bytes`, an odd last byte padded with zero; not complemented.
 pub fn sum(bytes: &[u8]) -> u16 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let mut sum: u64 = words.iter().map(|w| u64::from(u16::from_be_bytes(*w))).sum();
-    if let [last] = rest {
-        sum += u64::from(*last) << 8;
-    }
-    fold(sum)
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|w| u64::from(u32::from_be_bytes(*w))).sum();
+    let mut tail = [0; 4];
+    tail[..rest.len()].copy_from_slice(rest);
+    fold(sum + u64::from(u32::from_be_bytes(tail)))
 }
 
 /// The folded sum of the pseudo-header of either family; not complemented.

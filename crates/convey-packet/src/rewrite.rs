@@ -31,6 +31,14 @@ impl Tuple {
             destination_port: self.source_port,
         }
     }
+
+    /// A hash that tells it from most others.
+    pub const fn fingerprint(&self) -> u32 {
+        let addresses = self.source.bits() ^ self.destination.bits().rotate_left(64);
+        let ports = (self.source_port as u64) << 16 | self.destination_port as u64;
+        let word = (addresses >> 64) as u64 ^ (addresses as u64).rotate_left(17) ^ ports.rotate_left(40);
+        (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
 }
 
 /// Checksum changes that go with a change of tuple; can be computed once a flow.
