@@ -1,6 +1,6 @@
 //! What is counted for frontends, backends and servers.
 
-use convey_core::conntrack::{Direction, Flow};
+use convey_core::conntrack::Direction;
 use convey_core::{ConnCounters, Reason};
 
 use crate::snapshot::{PacketFrontend, PacketSnapshot};
@@ -8,7 +8,7 @@ use crate::verdict::DropReason;
 
 /// Counts a packet and its payload for its flow's frontend, backend and server, in the shard of this worker.
 pub(crate) fn account(
-    flow: &Flow,
+    (frontend, server): (u16, u16),
     from: Direction,
     payload_len: u32,
     snapshot: &PacketSnapshot,
@@ -19,10 +19,10 @@ pub(crate) fn account(
         Direction::FromServer => counters.add_rx_packet(worker, u64::from(payload_len)),
     };
     add(snapshot.totals());
-    if let Some(frontend) = snapshot.frontend(flow.frontend) {
+    if let Some(frontend) = snapshot.frontend(frontend) {
         add(&frontend.counters);
     }
-    if let Some(server) = snapshot.server(flow.server) {
+    if let Some(server) = snapshot.server(server) {
         add(&server.backend_counters);
         add(&server.counters);
     }

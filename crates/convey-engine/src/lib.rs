@@ -11,7 +11,8 @@
 //!    and does what the [`Verdict`] says. Frames of type PACKET_OUTGOING or PACKET_OTHERHOST stay out.
 //! 4. Calls [`Worker::tick`] between batches, idle or not, at least some times a second.
 //!
-//! Nothing here does I/O, reads a clock, takes a lock or panics on any bytes.
+//! Nothing here does I/O, reads a clock or panics on any bytes, and a lock is taken for fragments alone
+//! ([`fragments`]).
 #![forbid(unsafe_code)]
 
 mod accounts;
@@ -20,6 +21,7 @@ pub mod counters;
 pub mod engine_error;
 pub mod explain;
 pub mod explanation;
+pub mod fragments;
 mod hash;
 mod icmp;
 pub mod memory;
@@ -44,6 +46,7 @@ pub use counters::WorkerCounters;
 pub use engine_error::{EngineError, EngineErrorKind};
 pub use explain::explain;
 pub use explanation::{Explanation, Interface, Outcome, Step};
+pub use fragments::Fragments;
 pub use memory::{Layout, WorkerMemory};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Topology};

@@ -1,6 +1,6 @@
 //! A TCP or UDP packet, checked, and the pieces of a decision both directions share.
 
-use convey_packet::{Addr, Fragment, Ip, Ports, Tuple, reply, rewrite};
+use convey_packet::{Addr, Fragment, Ip, Part, Ports, Tuple, reply, rewrite};
 
 use crate::meta::{Checksum, FrameMeta};
 use crate::next_hop::{Missing, NextHop, NextHops};
@@ -15,6 +15,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) ip: Ip,
     pub(crate) ports: Ports,
     pub(crate) transport: Transport,
+    /// Of a first fragment: its part of the datagram.
+    pub(crate) part: Option<Part>,
     pub(crate) meta: &'a FrameMeta,
 }
 

@@ -4,9 +4,12 @@
 //! or none of ours. Everything that can fail comes before the first byte or flow is changed.
 
 use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState, flags, tcp};
-use convey_packet::{Addr, Delta, Deltas, Fragment, Ip, IpError, Ports, TCP, Tuple, UDP, rewrite, tcp_flags};
+use convey_packet::{
+    Addr, Delta, Deltas, Fragment, Ip, IpError, Part, Ports, TCP, Tuple, UDP, rewrite, tcp_flags,
+};
 
 use crate::accounts::{account, count_refusal};
+use crate::fragments;
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::{NextHop, NextHops};
@@ -88,11 +91,11 @@ fn decide(
     if ip.is_icmp() {
         return icmp::decide(buffer, len, &ip, meta, snapshot, next_hops, worker);
     }
+    if ip.fragment == Fragment::Later {
+        return fragments::follow(buffer, &ip, meta, snapshot, next_hops, worker);
+    }
     if ip.protocol != TCP && ip.protocol != UDP {
         return Err(Verdict::Pass(PassReason::OtherProtocol));
-    }
-    if ip.fragment == Fragment::Later {
-        return Err(Verdict::Pass(PassReason::Fragment));
     }
     let ports = Ports::parse(frame, &ip).map_err(|_| Verdict::Drop(DropReason::Truncated))?;
     let tuple = Tuple {
@@ -108,14 +111,26 @@ fn decide(
     if !ip.source.is_valid_source() || ip.source == ip.destination {
         return Err(Verdict::Drop(DropReason::BadSource));
     }
-    let transport = Transport::parse(frame, &ip, meta).map_err(Verdict::Drop)?;
-    let packet = Packet { ip, ports, transport, meta };
-    match owner {
-        Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
-        Owner::Reply(id) => from_server(buffer, &packet, id, snapshot, next_hops, worker),
-        Owner::StrayReply => Err(packet.refuse(buffer, DropReason::NoFlow, snapshot)),
-        Owner::Nobody => Err(Verdict::Pass(PassReason::NotVip)),
+    let part = Part::parse(frame, &ip);
+    if let Some(part) = &part {
+        fragments::check_first(&ip, part, worker).map_err(Verdict::Drop)?;
     }
+    let verdict = match Transport::parse(frame, &ip, meta) {
+        Err(reason) => Err(Verdict::Drop(reason)),
+        Ok(transport) => {
+            let packet = Packet { ip, ports, transport, part, meta };
+            match owner {
+                Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
+                Owner::Reply(id) => from_server(buffer, &packet, id, snapshot, next_hops, worker),
+                Owner::StrayReply => Err(packet.refuse(buffer, DropReason::NoFlow, snapshot)),
+                Owner::Nobody => Err(Verdict::Pass(PassReason::NotVip)),
+            }
+        }
+    };
+    if let (Some(part), Err(Verdict::Drop(_) | Verdict::Reply(_))) = (&part, &verdict) {
+        fragments::refuse(&ip, part, worker);
+    }
+    verdict
 }
 
 fn not_ip(error: IpError) -> Verdict {
@@ -339,11 +354,19 @@ fn from_client(
             flow
         }
     };
-    account(&flow, Direction::FromClient, packet.transport.payload_len(), snapshot, worker.index());
+    account(
+        (flow.frontend, flow.server),
+        Direction::FromClient,
+        packet.transport.payload_len(),
+        snapshot,
+        worker.index(),
+    );
     let to = towards_server(packet, &flow, server, worker);
     if server.method != Method::L2 {
         rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow), packet.is_partial());
     }
+    let slots = (flow.frontend, (flow.server, server));
+    fragments::send_on(buffer, packet, &to, Direction::FromClient, slots, worker);
     Ok(packet.forward(buffer, &to, server.method, &hop))
 }
 
@@ -362,7 +385,13 @@ fn from_server(
     let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
     worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
-    account(&flow, Direction::FromServer, packet.transport.payload_len(), snapshot, worker.index());
+    account(
+        (flow.frontend, flow.server),
+        Direction::FromServer,
+        packet.transport.payload_len(),
+        snapshot,
+        worker.index(),
+    );
     let to = Tuple {
         source: frontend.address,
         source_port: flow.port,
@@ -370,6 +399,10 @@ fn from_server(
         destination_port: flow.client_port,
     };
     rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow).inverse(), packet.is_partial());
+    if let Some(server) = snapshot.server(flow.server) {
+        let slots = (flow.frontend, (flow.server, server));
+        fragments::send_on(buffer, packet, &to, Direction::FromServer, slots, worker);
+    }
     Ok(packet.forward(buffer, &to, Method::Nat, &hop))
 }
 

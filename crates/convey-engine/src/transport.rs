@@ -15,8 +15,8 @@ pub(crate) enum Transport {
 
 impl Transport {
     pub(crate) fn parse(frame: &[u8], ip: &Ip, meta: &FrameMeta) -> Result<Self, DropReason> {
-        if ip.fragment == Fragment::First {
-            return Err(DropReason::FragmentFirst);
+        if ip.fragment == Fragment::First && ip.protocol == TCP {
+            return Err(DropReason::FragmentRefused);
         }
         let parsed = if ip.protocol == TCP {
             Tcp::parse(frame, ip).map(Self::Tcp)

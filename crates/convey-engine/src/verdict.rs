@@ -96,7 +96,7 @@ reasons! {
         IcmpOther = "icmp_other",
         /// An ICMP error about a packet that is none of ours.
         IcmpUnrelated = "icmp_unrelated",
-        /// A later fragment: no ports to go by. Its first fragment, if ours, was dropped.
+        /// A later fragment, which has no ports to go by, of a datagram whose first one was not seen: it may come yet.
         Fragment = "fragment",
         /// Encrypted or otherwise opaque IPv6 extension headers.
         OpaqueExtension = "opaque_extension",
@@ -120,8 +120,12 @@ reasons! {
         BadIpChecksum = "bad_ip_checksum",
         /// More IPv6 extension headers than are walked.
         ExtensionChain = "extension_chain",
-        /// The first fragment of a packet for a frontend.
-        FragmentFirst = "fragment_first",
+        /// A fragment of a TCP packet, or of a datagram whose first fragment was dropped.
+        FragmentRefused = "fragment_refused",
+        /// A fragment that covers bytes of its datagram that came before.
+        FragmentOverlap = "fragment_overlap",
+        /// A fragment that no datagram can have: of an impossible length, or a first one too short for its header.
+        FragmentBad = "fragment_bad",
         /// A source address no packet may have (multicast, broadcast, unspecified, loopback), or the VIP itself.
         BadSource = "bad_source",
         /// Flags no TCP stack sends (none, SYN with FIN, SYN with RST).
@@ -191,6 +195,10 @@ reasons! {
         PortTakenOver = "port_taken_over",
         /// A confirmed flow found no room yet and stays among the half-open ones.
         PromotionDeferred = "promotion_deferred",
+        /// The first fragment of a datagram was sent on; the later ones follow it.
+        DatagramBegun = "datagram_begun",
+        /// A datagram of which not all fragments had come gave way to newer ones.
+        DatagramEvicted = "datagram_evicted",
         /// An ICMP error was translated and sent on.
         IcmpTranslated = "icmp_translated",
     }

@@ -13,6 +13,7 @@ use convey_core::conntrack::{
 use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
+use crate::fragments::Fragments;
 use crate::memory::WorkerMemory;
 use crate::meta::Nanos;
 use crate::snapshot::{NatPath, PacketSnapshot};
@@ -38,6 +39,7 @@ pub struct Worker {
     swept: Nanos,
     icmp_budget: u64,
     icmp_filled: Nanos,
+    fragments: Arc<Fragments>,
 }
 
 /// What a flow begins with.
@@ -69,7 +71,21 @@ impl Worker {
             swept: Nanos(0),
             icmp_budget: u64::from(options.icmp_per_second),
             icmp_filled: Nanos(0),
+            fragments: Arc::new(Fragments::new(options.seed)),
         }
+    }
+
+    /// Goes by the fragments that other workers see too: to be called before the first packet.
+    pub fn share_fragments(&mut self, fragments: Arc<Fragments>) {
+        self.fragments = fragments;
+    }
+
+    pub(crate) fn fragments(&self) -> &Fragments {
+        &self.fragments
+    }
+
+    pub(crate) fn now(&self) -> Nanos {
+        self.now
     }
 
     /// Its counters, for any thread to read.

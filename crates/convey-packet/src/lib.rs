@@ -10,6 +10,7 @@
 pub mod addr;
 pub mod bytes;
 pub mod checksum;
+pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod reply;
@@ -18,6 +19,7 @@ pub mod transport;
 
 pub use addr::Addr;
 pub use checksum::Delta;
+pub use fragment::Part;
 pub use icmp::{IcmpError, Quoted};
 pub use ip::{Fragment, Ip, IpError, MAX_EXTENSION_HEADERS};
 pub use rewrite::{Deltas, Tuple};

@@ -1,7 +1,7 @@
 //! TCP and UDP headers.
 
 use crate::bytes::{get8, get16, get32};
-use crate::ip::Ip;
+use crate::ip::{Fragment, Ip};
 use crate::{TCP, UDP};
 
 /// Bits of the TCP flags byte.
@@ -133,7 +133,7 @@ fn window_scale(mut options: &[u8]) -> Option<u8> {
     }
 }
 
-/// Checks a UDP header and gives its payload bytes.
+/// Checks a UDP header and gives its payload bytes in this packet.
 ///
 /// # Errors
 /// How it is broken.
@@ -143,6 +143,14 @@ pub fn parse_udp(frame: &[u8], ip: &Ip, is_gso: bool) -> Result<u32, TransportEr
         return Err(TransportError::Truncated);
     }
     let len = usize::from(get16(datagram, 4).unwrap_or_default());
+    if ip.fragment == Fragment::First {
+        // More of it is to come.
+        return if len > datagram.len() {
+            Ok((datagram.len() - 8) as u32)
+        } else {
+            Err(TransportError::BadUdpLength)
+        };
+    }
     // Of a GSO frame the field may hold one segment's length, or what is left of a longer one.
     if is_gso {
         return Ok((datagram.len() - 8) as u32);

@@ -214,6 +214,18 @@ impl PacketBuilder {
         self
     }
 
+    /// The packet in fragments of at most `size` bytes, a multiple of eight.
+    pub fn cut(&self, size: usize) -> Vec<Self> {
+        let (protocol, bytes) = self.build_transport();
+        let parts = bytes.chunks(size).count();
+        let part = |(i, bytes): (usize, &[u8])| Self {
+            transport: Transport::Other(protocol, bytes.to_vec()),
+            payload: Vec::new(),
+            ..self.clone().fragment((i * size) as u16, i + 1 < parts)
+        };
+        bytes.chunks(size).enumerate().map(part).collect()
+    }
+
     /// Lets routers fragment the packet.
     #[must_use]
     pub fn may_fragment(mut self) -> Self {

@@ -2,6 +2,7 @@
 //! are built from their meaning with full checksums; nothing here knows how an engine rewrites.
 
 mod dsr;
+mod fragments;
 mod icmp;
 mod malformed;
 mod passed;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<(&'static str, FixtureFile)> {
         ("passthrough", file("Translation in both directions.", passthrough::cases())),
         ("dsr", file("Direct server return by address rewriting and by MAC rewriting.", dsr::cases())),
         ("icmp", file("ICMP errors that follow the flow they quote, and errors of our own.", icmp::cases())),
+        ("fragments", file("Datagrams in fragments.", fragments::cases())),
         ("malformed", file("Frames that are not what they say.", malformed::cases())),
         ("passed", file("Frames left to the kernel.", passed::cases())),
         ("refused", file("Packets that cannot be served.", refused::cases())),

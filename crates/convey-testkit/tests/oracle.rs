@@ -48,6 +48,10 @@ fn every_frame_that_leaves_has_right_lengths_and_checksums_by_etherparse() {
             assert_eq!(header.header_checksum, header.calc_header_checksum(), "{}", case.name);
             assert_eq!(usize::from(header.total_len), frame.len() - 14, "{}: padding", case.name);
         }
+        // The checksum over a datagram in fragments is the engine's own test's.
+        if packet.is_ip_payload_fragmented() {
+            continue;
+        }
         let is_reply = case.expect.verdict == "reply";
         let is_wrong_on_purpose = CORRUPTED.contains(&&*case.name);
         let right = transport_checksum_is_right(&packet).unwrap_or_else(|| panic!("{}", case.name));

@@ -69,9 +69,5 @@ pub(super) fn cases() -> Vec<Case> {
         case(W, "a broadcast source").drop(client(P::syn("255.255.255.255:9", VIP)), "bad_source"),
         case(W, "a loopback source").drop(client(P::syn("127.0.0.1:9", VIP)), "bad_source"),
         case(W, "an unspecified source, v6").drop(client(P::syn("[::]:9", VIP6)), "bad_source"),
-        case(W, "the first fragment of a packet for a frontend, v4")
-            .drop(client(P::udp(CLIENT, VIP_UDP).payload(&[1; 1000]).fragment(0, true)), "fragment_first"),
-        case(W, "the first fragment of a packet for a frontend, v6")
-            .drop(client(P::udp(CLIENT6, VIP6_UDP).payload(&[1; 1000]).fragment(0, true)), "fragment_first"),
     ]
 }
