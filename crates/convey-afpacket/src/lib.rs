@@ -21,6 +21,7 @@ mod error;
 mod explain_queue;
 mod filter;
 mod frames;
+mod held;
 mod misses;
 mod pending_frames;
 mod ring;

@@ -10,8 +10,8 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
 use convey_engine::{
-    AddressSink, EngineSetup, EngineStats, InterfaceSink, IoCounters, Loss, Nanos, NextHops, PacketSnapshot,
-    Worker, WorkerCounters, WorkerMemory,
+    AddressSink, EngineSetup, EngineStats, Fragments, InterfaceSink, IoCounters, Loss, Nanos, NextHops,
+    PacketSnapshot, Worker, WorkerCounters, WorkerMemory,
 };
 use convey_links::{LinkSink, Wanted};
 
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) sockets: Vec<PacketSocket>,
     pub(crate) io: Vec<Arc<IoCounters>>,
     pub(crate) explain_queues: Vec<ExplainQueue>,
+    pub(crate) fragments: Arc<Fragments>,
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
     listening: Mutex<Listening>,
@@ -52,12 +53,13 @@ impl Shared {
     /// With a socket for each worker; in tests there may be none.
     pub(crate) fn new(setup: EngineSetup, sockets: Vec<PacketSocket>, scope: Scope) -> Self {
         let EngineSetup { snapshot, events, on_interfaces, on_addresses } = setup;
-        let workers = snapshot.options().workers.max(1);
+        let (workers, seed) = (snapshot.options().workers.max(1), snapshot.options().seed);
         Self {
             snapshot: ArcSwap::new(snapshot),
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
             explain_queues: (0..workers).map(|_| ExplainQueue::default()).collect(),
+            fragments: Arc::new(Fragments::new(seed)),
             kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             sockets,
             events,
@@ -88,7 +90,8 @@ impl Shared {
 
     /// Worker `index`, with its flows in `memory`.
     pub(crate) fn new_worker(&self, index: usize, memory: WorkerMemory) -> Worker {
-        let worker = Worker::in_memory(index, &self.snapshot.load(), memory);
+        let mut worker = Worker::in_memory(index, &self.snapshot.load(), memory);
+        worker.share_fragments(self.fragments.clone());
         lock(&self.counters).push((index, worker.counters()));
         worker
     }

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{
-    FrameMeta, Headers, Heir, IoCounters, Loss, Nanos, PacketSnapshot, TakenOver, Verdict, Worker,
-    WorkerMemory, process,
+    FrameMeta, Headers, Heir, IoCounters, Loss, Nanos, PacketSnapshot, PassReason, TakenOver, Verdict,
+    Worker, WorkerMemory, process,
 };
 use convey_links::Wake;
 
 use crate::coalesce::{Coalescer, Departure};
 use crate::frames::FrameIo;
+use crate::held::Held;
 use crate::misses::Misses;
 use crate::pending_frames::PendingFrames;
 use crate::send_loss;
@@ -62,6 +63,7 @@ pub struct Runner<F> {
     departures: Vec<Leaving>,
     coalescer: Coalescer,
     pending: PendingFrames,
+    held: Held,
     misses: Misses,
     in_hand: u64,
     ticked: Instant,
@@ -80,6 +82,7 @@ impl<F: FrameIo> Runner<F> {
             departures: Vec::with_capacity(BATCH),
             coalescer: Coalescer::default(),
             pending: PendingFrames::default(),
+            held: Held::default(),
             misses: Misses::default(),
             in_hand: 0,
             ticked: Instant::now(),
@@ -107,7 +110,8 @@ impl<F: FrameIo> Runner<F> {
         }
         let shared = self.shared.clone();
         while !shared.stopping() {
-            let timeout = if self.pending.is_empty() { RECEIVE_TIMEOUT } else { PENDING_TIMEOUT };
+            let waits = !self.pending.is_empty() || !self.held.is_empty();
+            let timeout = if waits { PENDING_TIMEOUT } else { RECEIVE_TIMEOUT };
             match self.frames.receive(timeout) {
                 Ok(received) => self.forward(received, Retry::Later),
                 Err(error) if is_timeout(&error) => self.tick(),
@@ -116,6 +120,9 @@ impl<F: FrameIo> Runner<F> {
             }
             if !self.pending.is_empty() {
                 self.retry_pending();
+            }
+            if !self.held.is_empty() {
+                self.follow_held();
             }
             shared.explain_queues[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
@@ -170,6 +177,11 @@ impl<F: FrameIo> Runner<F> {
                         self.wake.resolve(ifindex, address);
                     }
                 }
+                // Its first fragment may come yet.
+                Verdict::Pass(PassReason::Fragment) if retry == Retry::Later => {
+                    let lost = self.held.hold(ingress, self.frames.bytes(at), Instant::now());
+                    self.io.lost(Loss::FragmentNotHeld, lost);
+                }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
             }
         }
@@ -189,6 +201,20 @@ impl<F: FrameIo> Runner<F> {
             self.frames.refill(frame.ifindex, &frame.bytes);
             self.io.retried.fetch_add(1, Relaxed);
             self.forward(1, Retry::Never);
+        }
+    }
+
+    /// Fragments whose first has come go through the engine once more.
+    fn follow_held(&mut self) {
+        self.held.expire(Instant::now());
+        let (fragments, now) = (&self.shared.fragments, self.shared.now());
+        let followed = self.held.take_followed(fragments.begun(), |frame| {
+            fragments.is_followed(frame.bytes.get(VNET_HEADER_BYTES..).unwrap_or_default(), now)
+        });
+        for frame in followed {
+            self.frames.refill(frame.ifindex, &frame.bytes);
+            self.io.followed.fetch_add(1, Relaxed);
+            self.forward(1, Retry::Later);
         }
     }
 

@@ -87,17 +87,17 @@ fn shared() -> Arc<Shared> {
         max_duration: Duration::ZERO,
         servers: vec![server],
     };
-    let frontend = FrontendSpec {
-        name: "f".into(),
+    let frontend = |name: &str, protocol| FrontendSpec {
+        name: name.into(),
         listen: VIP.parse().unwrap(),
-        protocol: Protocol::Tcp,
+        protocol,
         backend: "b".into(),
         max_connections: 0,
     };
     let spec = SnapshotSpec {
         mode: Mode::Passthrough,
         limits: Limits::default(),
-        frontends: vec![frontend],
+        frontends: vec![frontend("tcp", Protocol::Tcp), frontend("udp", Protocol::Udp)],
         backends: vec![backend],
     };
     let options = PacketOptions { capacity: 1024, ..PacketOptions::default() };
@@ -137,10 +137,24 @@ struct Outcome {
 fn run(
     frames: &[Vec<u8>],
     refusals: &[i32],
+    when_empty: impl FnMut(&Shared, u32) + Send + 'static,
+) -> Outcome {
+    run_with(&[3], frames, refusals, when_empty)
+}
+
+/// As [`run`], with the server's neighbour known.
+fn run_resolved(frames: &[Vec<u8>], when_empty: impl FnMut(&Shared, u32) + Send + 'static) -> Outcome {
+    run_with(&[2], frames, &[], when_empty)
+}
+
+fn run_with(
+    resolved: &[u32],
+    frames: &[Vec<u8>],
+    refusals: &[i32],
     mut when_empty: impl FnMut(&Shared, u32) + Send + 'static,
 ) -> Outcome {
     let shared = shared();
-    shared.next_hops.store(next_hops(&[3]));
+    shared.next_hops.store(next_hops(resolved));
     let sent = Arc::default();
     let mut calls = 0;
     let made = Made {
@@ -194,4 +208,59 @@ fn a_refused_send_is_counted_by_its_cause_and_the_next_frame_goes_out() {
     });
     assert_eq!(refused.sent, [2], "the second of two");
     assert_eq!(refused.shared.io[0].get(Loss::TxLinkDown), 1);
+}
+
+/// A datagram of three fragments.
+fn fragments(id: u16) -> [Vec<u8>; 3] {
+    let datagram = PacketBuilder::udp("198.51.100.7:1000", VIP).payload(&[7; 3000]).id(id);
+    let frames = datagram.macs([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 0xfe]).cut(1200);
+    frames.iter().map(PacketBuilder::build).collect::<Vec<_>>().try_into().unwrap()
+}
+
+#[test]
+fn fragments_that_came_before_their_first_follow_it() {
+    let [first, middle, last] = fragments(7);
+    let outcome = run_resolved(&[last, middle, first], |shared, calls| {
+        if calls > 3 {
+            shared.end();
+        }
+    });
+    assert_eq!(outcome.sent, [2, 2, 2]);
+    assert_eq!(outcome.shared.io[0].followed.load(Relaxed), 2);
+}
+
+#[test]
+fn fragments_that_another_worker_has_the_first_of_follow_it() {
+    let [first, middle, last] = fragments(9);
+    let mut sent_first = false;
+    let outcome = run_resolved(&[middle, last], move |shared, calls| {
+        if !std::mem::replace(&mut sent_first, true) {
+            let memory = WorkerMemory::own(shared.snapshot.load().options());
+            let mut other = shared.new_worker(0, memory);
+            let mut frame = first.clone();
+            let (snapshot, next_hops) = (shared.snapshot.load(), shared.next_hops.load());
+            let meta = FrameMeta { ingress_ifindex: 1, ..FrameMeta::default() };
+            let len = frame.len();
+            let verdict = process(&mut frame, len, &meta, &snapshot, &next_hops, &mut other, shared.now());
+            assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
+        }
+        if calls > 3 {
+            shared.end();
+        }
+    });
+    assert_eq!(outcome.sent, [2, 2]);
+}
+
+#[test]
+fn fragments_without_a_first_are_given_up_and_the_worker_goes_on() {
+    let [_, middle, last] = fragments(10);
+    let begun = Instant::now();
+    let outcome = run_resolved(&[middle, last], move |shared, _| {
+        std::thread::sleep(Duration::from_millis(5));
+        if begun.elapsed() > Duration::from_millis(100) {
+            shared.end();
+        }
+    });
+    assert_eq!(outcome.sent, [0; 0]);
+    assert_eq!(outcome.shared.io[0].get(Loss::FragmentNotHeld), 0);
 }

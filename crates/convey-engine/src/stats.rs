@@ -30,6 +30,8 @@ losses! {
     RxTooLong = "rx_too_long",
     /// The worker panicked over the batch this frame was in.
     RxPanicked = "rx_panicked",
+    /// A later fragment that could not be held for its first any longer: too many came.
+    FragmentNotHeld = "fragment_not_held",
     /// The egress queue was full.
     TxQueueFull = "tx_queue_full",
     /// The kernel had no memory for it.
@@ -52,6 +54,8 @@ pub struct IoCounters {
     pub panics: AtomicU64,
     /// Frames that waited for a neighbour and went through the engine twice.
     pub retried: AtomicU64,
+    /// Fragments that were held for their first and went through the engine twice.
+    pub followed: AtomicU64,
 }
 
 impl Default for IoCounters {
@@ -61,6 +65,7 @@ impl Default for IoCounters {
             flows: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             retried: AtomicU64::new(0),
+            followed: AtomicU64::new(0),
         }
     }
 }
@@ -114,7 +119,13 @@ impl EngineStats {
         for (worker, io) in workers {
             stats.forwarded += worker.forwarded();
             add(&mut stats.replied, ReplyKind::ALL.iter().map(|k| worker.replied(*k)));
-            add(&mut stats.passed, PassReason::ALL.iter().map(|r| worker.passed(*r)));
+            // The engine counted a fragment that was to be held as passed.
+            let followed = io.followed.load(Relaxed) + io.get(Loss::FragmentNotHeld);
+            let passes = PassReason::ALL.iter().map(|r| match r {
+                PassReason::Fragment => worker.passed(*r).saturating_sub(followed),
+                _ => worker.passed(*r),
+            });
+            add(&mut stats.passed, passes);
             add(&mut stats.noted, Note::ALL.iter().map(|n| worker.noted(*n)));
             let retried = io.retried.load(Relaxed);
             // The engine counted a retried frame as dropped the first time.
