@@ -8,8 +8,9 @@
  *   - ICMP errors about packets of either kind in the other direction.
  * So ARP, NDP, echo, ssh, the host's own connections and the balancer's health checks pass.
  *
- * Fragments: the first one, which has the ports, is judged like a whole packet. Later ones pass: without the
- * first the kernel never completes the datagram, and says nothing when it gives up.
+ * Fragments: the first one, which has the ports, is judged like a whole packet, and the later ones share its lot:
+ * those of the host's own services pass. One that comes before its first passes as well: without the first the kernel
+ * never completes the datagram, and says nothing when it gives up.
  * Passed unseen as well: frames for another or a group MAC (the kernel does not answer them), frames with a VLAN
  * tag (they belong to another interface), IPv6 with more than EXTENSION_HEADERS_MAX extension headers.
  */
@@ -51,6 +52,23 @@ struct {
 	__type(value, __u64);
 } drops SEC(".maps");
 
+/* Datagrams whose first fragment was dropped not long ago. */
+struct dropped {
+	__u64 at; /* ns */
+	__u32 reason;
+	__u32 zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct datagram);
+	__type(value, struct dropped);
+} datagrams SEC(".maps");
+
+/* As long as the engine follows a datagram. Its identification may be one of another service's next. */
+#define DATAGRAM_NS 2000000000ull
+
 /* A VIP with port 0 has every port. */
 static __always_inline bool is_vip(const struct endpoint *local)
 {
@@ -84,6 +102,26 @@ static __always_inline int drop(__u32 reason)
 	return VERDICT_DROP;
 }
 
+/* Drops a packet to a VIP or from a server, and what follows of its datagram. */
+static __always_inline int drop_packet(const struct packet *packet, const struct datagram *datagram, __u32 reason)
+{
+	if (packet->fragmented) {
+		struct dropped dropped = { .at = bpf_ktime_get_ns(), .reason = reason };
+
+		bpf_map_update_elem(&datagrams, datagram, &dropped, BPF_ANY);
+	}
+	return drop(reason);
+}
+
+static __always_inline int later_fragment(const struct datagram *datagram)
+{
+	struct dropped *dropped = bpf_map_lookup_elem(&datagrams, datagram);
+
+	if (!dropped || bpf_ktime_get_ns() - dropped->at > DATAGRAM_NS)
+		return VERDICT_NEXT;
+	return drop(dropped->reason);
+}
+
 SEC("classifier")
 int convey_guard(struct __sk_buff *skb)
 {
@@ -94,14 +132,25 @@ int convey_guard(struct __sk_buff *skb)
 		return VERDICT_NEXT;
 	if (!v6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return VERDICT_NEXT;
-	if (!skb_parse(skb, 0, v6, &packet) || !packet.first)
+	if (!skb_parse(skb, 0, v6, &packet))
 		return VERDICT_NEXT;
+	struct datagram datagram = {
+		.src = packet.src.addr,
+		.dst = packet.dst.addr,
+		.id = packet.fragment_id,
+		/* IPv6 identifies a datagram without it, and later fragments may name an extension header instead. */
+		.protocol = v6 ? 0 : packet.src.protocol,
+	};
+	if (!packet.first)
+		return later_fragment(&datagram);
 
 	if (packet.src.protocol == IPPROTO_TCP || packet.src.protocol == IPPROTO_UDP) {
 		if (is_vip(&packet.dst))
-			return drop(DROP_VIP);
+			return drop_packet(&packet, &datagram, DROP_VIP);
 		if (bpf_map_lookup_elem(&servers, &packet.src) && in_nat_range(&packet.dst))
-			return drop(DROP_SERVER);
+			return drop_packet(&packet, &datagram, DROP_SERVER);
+		if (packet.fragmented)
+			bpf_map_delete_elem(&datagrams, &datagram);
 	} else if (is_icmp_error(skb, &packet)) {
 		struct packet sent;
 

@@ -18,8 +18,8 @@ pub fn guard_table(id: &str) -> String {
 
 /// What `nft -f` takes to guard `interfaces`; replaces a table of the same name in one transaction.
 ///
-/// Differs from the kernel program in one point: ICMP errors are not dropped. The kernel never answers one, so
-/// nothing is lost by that.
+/// Differs from the kernel program in two points. ICMP errors are not dropped: the kernel never answers one, so
+/// nothing is lost by that. Nor are later fragments, which the kernel gives up without their first, and says nothing.
 ///
 /// # Errors
 /// [`XdpError::Rules`] for an interface name that nft cannot quote.

@@ -96,6 +96,9 @@ fn every_fixture_is_kept_from_the_kernel_or_left_to_it_as_the_engine_decides() {
     for (file, content) in convey_testkit::fixture::load_all().unwrap() {
         let guards: BTreeMap<_, _> = content.worlds.iter().map(|(name, w)| (name, Guard::of(w))).collect();
         for case in &content.cases {
+            for before in &case.before {
+                guards[&case.world].try_verdict(unhex(&before.frame).unwrap());
+            }
             let verdict = guards[&case.world].try_verdict(unhex(&case.input.frame).unwrap());
             let reason = case.expect.reason.as_deref().unwrap_or("");
             let right = match case.expect.verdict.as_str() {
@@ -138,6 +141,33 @@ fn a_vip_with_port_0_has_every_port_of_its_protocol_and_no_other() {
         assert_eq!(guard.verdict(PacketBuilder::udp("198.51.100.7:1234", &to).build()), NEXT);
     }
     assert_eq!(guard.verdict(PacketBuilder::syn("198.51.100.7:1234", "192.0.2.11:22").build()), NEXT);
+}
+
+#[test]
+#[ignore = "needs root: loads a kernel program"]
+fn later_fragments_share_the_lot_of_their_first_and_those_of_the_hosts_own_services_pass() {
+    for (vip, own, client) in [
+        ("192.0.2.10:53", "192.0.2.10:54", "198.51.100.7:1234"),
+        ("[2001:db8:1::10]:53", "[2001:db8:1::10]:54", "[2001:db8::7]:1234"),
+    ] {
+        let mut guard = Guard::new();
+        guard.insert("vips", vip.parse().unwrap(), UDP);
+        let cut = |to: &str, id| {
+            let parts = PacketBuilder::udp(client, to).payload(&[1; 3000]).id(id).cut(1200);
+            parts.iter().map(PacketBuilder::build).collect::<Vec<_>>()
+        };
+        let verdicts = |frames: &[Vec<u8>]| -> Vec<u32> {
+            frames.iter().map(|frame| guard.verdict(frame.clone())).collect()
+        };
+        let (ours, theirs) = (cut(vip, 7), cut(own, 8));
+        assert_eq!(verdicts(&ours[1..]), [NEXT, NEXT], "before the first nobody knows");
+        assert_eq!(verdicts(&ours), [DROP, DROP, DROP]);
+        assert_eq!(verdicts(&theirs), [NEXT, NEXT, NEXT]);
+        assert_eq!(verdicts(&cut(own, 7)), [NEXT, NEXT, NEXT], "an identification used again");
+        assert_eq!(verdicts(&ours), [DROP, DROP, DROP]);
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        assert_eq!(verdicts(&ours[1..]), [NEXT, NEXT], "forgotten");
+    }
 }
 
 #[test]
