@@ -8,8 +8,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
-use convey_core::conntrack::{Flow, Memory};
+use convey_core::conntrack::Memory;
 use convey_engine::memory::{HEADER_BYTES, Layout, MAX_POOLS, WorkerMemory};
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -33,7 +34,7 @@ pub fn share_flows(file: &File, layout: &Layout) -> io::Result<Vec<WorkerMemory>
     let mut memory = Vec::with_capacity(layout.workers);
     for _ in 0..layout.workers {
         let nat = carver.next(MAX_POOLS)?;
-        let flows = [carver.next(layout.entries[0])?, carver.next(layout.entries[1])?];
+        let flows = [carver.next(layout.words[0])?, carver.next(layout.words[1])?];
         memory.push(WorkerMemory { flows, nat });
     }
     // Last: only a whole file is one to take over.
@@ -95,8 +96,8 @@ impl Drop for Mapping {
 /// That must be so.
 unsafe trait Plain {}
 
-// SAFETY: integers, and a state of which 0 is one.
-unsafe impl Plain for Flow {}
+// SAFETY: an integer.
+unsafe impl Plain for AtomicU32 {}
 // SAFETY: an integer.
 unsafe impl Plain for u128 {}
 
@@ -125,9 +126,9 @@ impl Carver {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, SeekFrom};
+    use std::sync::atomic::Ordering::Relaxed;
 
     use convey_core::Mode;
-    use convey_core::conntrack::FlowState;
     use convey_engine::PacketOptions;
 
     use super::*;
@@ -145,8 +146,7 @@ mod tests {
         let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
         let layout = Layout::new(Mode::Passthrough, &options);
         let mut memory = share_flows(&file, &layout).unwrap();
-        let flow = Flow { client: 7, state: FlowState::Closing, scale: [1, 2], ..Flow::default() };
-        memory[1].flows[1][3] = flow;
+        memory[1].flows[1][3].store(7, Relaxed);
         memory[1].nat[9] = 42;
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0)).unwrap();
@@ -155,11 +155,11 @@ mod tests {
         assert_eq!(Layout::parse(bytes.first_chunk().unwrap()), Some(layout));
         let part = &bytes[HEADER_BYTES + layout.worker_bytes()..];
         assert_eq!(part[9 * 16..10 * 16], 42u128.to_ne_bytes());
-        let at = MAX_POOLS * 16 + (layout.entries[0] + 3) * Flow::BYTES;
-        assert_eq!(part[at..at + Flow::BYTES], flow.to_bytes());
+        let at = MAX_POOLS * 16 + (layout.words[0] + 3) * 4;
+        assert_eq!(part[at..at + 4], 7u32.to_ne_bytes());
         assert_eq!(bytes.iter().filter(|b| **b != 0).count(), {
             let header = layout.header().iter().filter(|b| **b != 0).count();
-            header + 1 + flow.to_bytes().iter().filter(|b| **b != 0).count()
+            header + 2
         });
     }
 
@@ -170,10 +170,10 @@ mod tests {
         let file = file("lives");
         let mut memory = share_flows(&file, &layout).unwrap();
         drop(file);
-        let mut last = memory.pop().unwrap();
+        let last = memory.pop().unwrap();
         drop(memory);
-        last.flows[0][0].client = 1;
-        assert_eq!(last.flows[0][0].client, 1);
+        last.flows[0][0].store(1, Relaxed);
+        assert_eq!(last.flows[0][0].load(Relaxed), 1);
     }
 
     #[test]

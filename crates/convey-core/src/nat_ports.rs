@@ -118,10 +118,10 @@ impl PortUse {
     /// of use is to be brought up to date.
     pub fn after_datagram(flow: &mut Flow, change: Change, now: Ticks) -> Option<Self> {
         let is_another = change.established || flow.next[0] == BRIEF;
-        if !is_another && now.since(Ticks(flow.acked[0])) < ORDER {
+        if !is_another && now.since(Ticks(flow.next[1])) < ORDER {
             return None;
         }
-        flow.acked[0] = now.0;
+        flow.next[1] = now.0;
         Some(Self::of(flow))
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Protocol;
-use convey_core::conntrack::{Direction, Flow};
+use convey_core::conntrack::Direction;
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::explanation::{Explanation, Interface, Outcome, Step};
@@ -45,8 +45,7 @@ pub fn explain(
     }
     match owner(number, &tuple, snapshot, worker) {
         Owner::Frontend(slot) => from_client(&mut e, slot, &tuple, protocol, snapshot, next_hops, worker),
-        Owner::Reply(id) => {
-            let Some(flow) = worker.flow(id).copied() else { return e };
+        Owner::Reply(_, flow) => {
             e.direction = Some(Direction::FromServer);
             e.flow = Some(flow.state.name());
             e.steps.push(Step::FlowPort { port: destination.port(), state: flow.state.name() });
@@ -56,7 +55,7 @@ pub fn explain(
             if let Some(frontend) = snapshot.frontend(flow.frontend) {
                 e.frontend = Some(frontend.name.to_string());
                 let client = socket(Addr::from_bits(flow.client), flow.client_port);
-                e.rewritten = Some((socket(frontend.address, flow.port), client));
+                e.rewritten = Some((socket(frontend.address, frontend.port), client));
                 e.rewritten_step();
                 e.route(next_hops, frontend.address.into(), client.ip());
             }
@@ -86,7 +85,8 @@ fn from_client(
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     };
-    let key = flow_key(slot, number, tuple, None, snapshot, worker);
+    let met = flow_key(slot, number, tuple, None, snapshot, worker);
+    let key = met.key;
     let Some(frontend) = snapshot.frontend(key.frontend) else { return };
     e.direction = Some(Direction::FromClient);
     let name = frontend.name.to_string();
@@ -99,14 +99,14 @@ fn from_client(
     let transport = match protocol {
         // Of a known flow, its next packet; else its first.
         Protocol::Tcp => {
-            let is_known = worker.lookup(&key).and_then(|id| worker.flow(id)).is_some_and(Flow::is_live);
+            let is_known = met.flow.is_some_and(|(_, flow)| flow.is_live());
             let flags = if is_known { tcp_flags::ACK } else { tcp_flags::SYN };
             Transport::Tcp(Tcp { seq: 0, ack: 0, flags, payload_len: 0, window: 0, window_scale: None })
         }
         Protocol::Udp => Transport::Udp { payload_len: 0 },
     };
     let mut nat = None;
-    let server_slot = match select_server(&key, &transport, frontend, snapshot, worker) {
+    let server_slot = match select_server(&met, &transport, frontend, snapshot, worker) {
         Ok(Selection::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
             e.steps.push(Step::KnownFlow { state: flow.state.name() });

@@ -75,9 +75,10 @@ fn towards_server(
 ) -> Option<Translation> {
     let quoted = error.quoted.tuple;
     let slot = snapshot.match_vip(error.quoted.protocol, quoted.source, quoted.source_port)?;
-    let key = flow_key(slot, error.quoted.protocol, &quoted.reversed(), None, snapshot, worker);
+    let met = flow_key(slot, error.quoted.protocol, &quoted.reversed(), None, snapshot, worker);
+    let key = met.key;
     let frontend = snapshot.frontend(key.frontend)?;
-    let flow = worker.lookup(&key).and_then(|id| worker.flow(id));
+    let flow = met.flow.map(|(_, flow)| flow);
     let server_slot = match flow {
         Some(flow) => flow.server,
         None if snapshot.is_passthrough() => return None,
@@ -94,7 +95,7 @@ fn towards_server(
     };
     if server.method == Method::Nat {
         let flow = flow?;
-        let nat = Addr::from_bits(worker.nat_address(flow)?);
+        let nat = Addr::from_bits(worker.nat_address(&flow)?);
         to.source = nat;
         to.quoted.source_port = server.port;
         to.quoted.destination = nat;
@@ -112,7 +113,7 @@ fn towards_client(error: &IcmpError, snapshot: &PacketSnapshot, worker: &Worker)
         port: quoted.destination_port,
         protocol: error.quoted.protocol,
     };
-    let flow = worker.flow(worker.lookup_reply(&path, quoted.source_port)?)?;
+    let (_, flow) = worker.lookup_reply(&path, quoted.source_port)?;
     let frontend = snapshot.frontend(flow.frontend)?;
     let client = Addr::from_bits(flow.client);
     Some(Translation {
@@ -122,7 +123,7 @@ fn towards_client(error: &IcmpError, snapshot: &PacketSnapshot, worker: &Worker)
             source: client,
             source_port: flow.client_port,
             destination: frontend.address,
-            destination_port: flow.port,
+            destination_port: frontend.port,
         },
         method: Method::Nat,
         towards: client,

@@ -1,11 +1,13 @@
 //! The memory of workers, and how it lies in a file that outlives the process.
 //!
-//! A header of a page, then for each worker: the NAT address of each of its port pools, its established flows, its
-//! half-open ones. Times are ticks of the monotonic clock of the boot; the file says nothing of the boot, of the
-//! network namespace and of what its slots stand for: who keeps the file keeps that as well.
+//! A header of a page, then for each worker: the NAT address of each of its port pools, its IPv4 flows, its IPv6
+//! flows. Times are ticks of the monotonic clock of the boot; the file says nothing of the boot, of the network
+//! namespace and of what its slots stand for: who keeps the file keeps that as well.
+
+use std::sync::atomic::AtomicU32;
 
 use convey_core::Mode;
-use convey_core::conntrack::{Flow, FlowTable, Memory};
+use convey_core::conntrack::{FlowTable, Memory};
 
 use crate::options::PacketOptions;
 
@@ -18,14 +20,18 @@ pub const NAT_BYTES: usize = MAX_POOLS * size_of::<u128>();
 
 /// Also tells a machine of another byte order.
 const MAGIC: u64 = u64::from_ne_bytes(*b"conveyfl");
-/// Grows with every change of the layout, or of what a field of [`Flow`] means.
-const VERSION: u32 = 1;
+/// Grows with every change of the layout, or of what a field of an entry means.
+const VERSION: u32 = 2;
+/// Words of flows in a file, at most: of 2^28 flows.
+const MAX_WORDS: usize = 1 << 33;
+/// Words of a set of entries.
+const SET_WORDS: usize = 32;
 
 /// What a worker keeps its flows in.
 #[derive(Debug)]
 pub struct WorkerMemory {
-    /// Established flows, half-open ones.
-    pub flows: [Memory<Flow>; 2],
+    /// 32-bit words of IPv4 flows, of IPv6 flows: see [`FlowTable::words`].
+    pub flows: [Memory<AtomicU32>; 2],
     /// By port pool: its NAT address. Empty where nobody will read it.
     pub nat: Memory<u128>,
 }
@@ -33,11 +39,11 @@ pub struct WorkerMemory {
 impl WorkerMemory {
     /// Memory of this process, for one of the workers of `options`.
     pub fn own(options: &PacketOptions) -> Self {
-        Self { flows: FlowTable::entries(capacity(options)).map(Memory::own), nat: Memory::own(0) }
+        Self { flows: FlowTable::own_memory(capacity(options)), nat: Memory::own(0) }
     }
 }
 
-/// Established flows of each worker.
+/// Flows of each worker.
 fn capacity(options: &PacketOptions) -> usize {
     options.capacity.div_ceil(options.workers.max(1))
 }
@@ -49,19 +55,19 @@ pub struct Layout {
     pub mode: Mode,
     /// Workers.
     pub workers: usize,
-    /// Entries of each worker: for established flows, for half-open ones.
-    pub entries: [usize; 2],
+    /// 32-bit words of each worker's IPv4 flows, of its IPv6 flows.
+    pub words: [usize; 2],
 }
 
 impl Layout {
     /// For the workers of `options`.
     pub fn new(mode: Mode, options: &PacketOptions) -> Self {
-        Self { mode, workers: options.workers.max(1), entries: FlowTable::entries(capacity(options)) }
+        Self { mode, workers: options.workers.max(1), words: FlowTable::words(capacity(options)) }
     }
 
     /// Bytes of one worker's part.
     pub fn worker_bytes(&self) -> usize {
-        NAT_BYTES + (self.entries[0] + self.entries[1]) * Flow::BYTES
+        NAT_BYTES + (self.words[0] + self.words[1]) * 4
     }
 
     /// Bytes of the file.
@@ -74,12 +80,12 @@ impl Layout {
         let mut header = [0; 40];
         let mode: u32 = if self.mode == Mode::Dsr { 2 } else { 1 };
         header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
-        let numbers = [VERSION, Flow::BYTES as u32, mode, self.workers as u32];
+        let numbers = [VERSION, SET_WORDS as u32, mode, self.workers as u32];
         for (bytes, number) in header[8..24].chunks_exact_mut(4).zip(numbers) {
             bytes.copy_from_slice(&number.to_ne_bytes());
         }
-        for (bytes, entries) in header[24..].chunks_exact_mut(8).zip(self.entries) {
-            bytes.copy_from_slice(&(entries as u64).to_ne_bytes());
+        for (bytes, words) in header[24..].chunks_exact_mut(8).zip(self.words) {
+            bytes.copy_from_slice(&(words as u64).to_ne_bytes());
         }
         header
     }
@@ -94,9 +100,10 @@ impl Layout {
             _ => return None,
         };
         let workers = usize::try_from(word(20)?).ok().filter(|w| (1..=1024).contains(w))?;
-        let entries = [long(24)?, long(32)?].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let is_ours = long(0)? == MAGIC && word(8)? == VERSION && word(12)? == Flow::BYTES as u32;
-        (is_ours && entries.iter().all(|n| *n <= 1 << 30)).then_some(Self { mode, workers, entries })
+        let words = [long(24)?, long(32)?].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let is_ours = long(0)? == MAGIC && word(8)? == VERSION && word(12)? == SET_WORDS as u32;
+        let is_sound = |n: &usize| *n <= MAX_WORDS && n.is_multiple_of(SET_WORDS);
+        (is_ours && words.iter().all(is_sound)).then_some(Self { mode, workers, words })
     }
 }
 

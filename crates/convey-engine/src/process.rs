@@ -4,9 +4,7 @@
 //! or none of ours. Everything that can fail comes before the first byte or flow is changed.
 
 use convey_core::conntrack::{Direction, Flow, FlowId, FlowKey, FlowState, flags, tcp};
-use convey_packet::{
-    Addr, Delta, Deltas, Fragment, Ip, IpError, Part, Ports, TCP, Tuple, UDP, rewrite, tcp_flags,
-};
+use convey_packet::{Addr, Deltas, Fragment, Ip, IpError, Part, Ports, TCP, Tuple, UDP, rewrite, tcp_flags};
 
 use crate::accounts::{account, count_refusal};
 use crate::fragments;
@@ -18,7 +16,7 @@ use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnaps
 use crate::steering::client_hash;
 use crate::transport::Transport;
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
-use crate::worker::{NewFlow, Worker};
+use crate::worker::{Met, NewFlow, Worker};
 
 /// Spare bytes a buffer needs behind the frame so that an ICMP error can be built in place.
 pub const REPLY_HEADROOM: usize = 64;
@@ -49,7 +47,7 @@ pub(crate) enum Owner {
     /// A client's packet for the frontend in this slot.
     Frontend(u16),
     /// A server's packet for this flow.
-    Reply(FlowId),
+    Reply(FlowId, Flow),
     /// A server's packet for a NAT port that no flow holds.
     StrayReply,
     /// Not ours.
@@ -71,7 +69,7 @@ pub(crate) fn owner(protocol: u8, tuple: &Tuple, snapshot: &PacketSnapshot, work
         protocol,
     };
     match worker.lookup_reply(&path, tuple.destination_port) {
-        Some(id) => Owner::Reply(id),
+        Some((id, flow)) => Owner::Reply(id, flow),
         None if snapshot.is_nat_path(&path) => Owner::StrayReply,
         None => Owner::Nobody,
     }
@@ -121,7 +119,9 @@ fn decide(
             let packet = Packet { ip, ports, transport, part, meta };
             match owner {
                 Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
-                Owner::Reply(id) => from_server(buffer, &packet, id, snapshot, next_hops, worker),
+                Owner::Reply(id, flow) => {
+                    from_server(buffer, &packet, (id, flow), snapshot, next_hops, worker)
+                }
                 Owner::StrayReply => Err(packet.refuse(buffer, DropReason::NoFlow, snapshot)),
                 Owner::Nobody => Err(Verdict::Pass(PassReason::NotVip)),
             }
@@ -158,7 +158,7 @@ pub(crate) enum Selection {
 
 /// The flow or the server that a client's packet gets, or why it gets none. Changes nothing.
 pub(crate) fn select_server(
-    key: &FlowKey,
+    met: &Met,
     transport: &Transport,
     frontend: &PacketFrontend,
     snapshot: &PacketSnapshot,
@@ -167,7 +167,7 @@ pub(crate) fn select_server(
     let is_syn = matches!(transport, Transport::Tcp(t) if t.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN);
     let is_reset = matches!(transport, Transport::Tcp(t) if t.has(tcp_flags::RST));
     let is_tcp = matches!(transport, Transport::Tcp(_));
-    let known = worker.lookup(key).and_then(|id| Some((id, *worker.flow(id)?)));
+    let (key, known) = (&met.key, met.flow);
     let replaces = known.filter(|(_, flow)| begins_anew(flow, transport, snapshot));
     if let (Some((id, flow)), None) = (known, replaces) {
         return Ok(Selection::Known(id, flow));
@@ -197,15 +197,14 @@ pub(crate) fn select_server(
     if snapshot.is_passthrough() {
         check_limits(server, replaces.map(|(_, flow)| flow), frontend, snapshot)?;
     }
-    // What it replaces leaves room behind where confirmed flows lie.
-    let leaves_room = replaces.is_some_and(|(id, _)| !id.is_half_open());
-    if !leaves_room && !worker.has_room(key) {
+    // What it replaces leaves its place behind.
+    if replaces.is_none() && !worker.has_room(met) {
         return Err(DropReason::FlowTableFull);
     }
     Ok(Selection::New { slot, server, replaces: replaces.map(|(id, _)| id) })
 }
 
-/// The key of a client's packet: under the frontend in `slot`, which listens there, unless one that did before has
+/// The key of a client's packet, and what there is of it: under the frontend in `slot`, which listens there, unless one that did before has
 /// the flow. `None` as `transport`: for any packet of the flow.
 pub(crate) fn flow_key(
     slot: u16,
@@ -214,26 +213,25 @@ pub(crate) fn flow_key(
     transport: Option<&Transport>,
     snapshot: &PacketSnapshot,
     worker: &Worker,
-) -> FlowKey {
+) -> Met {
     let key = FlowKey {
         client: tuple.source.bits(),
         client_port: tuple.source_port,
         port: tuple.destination_port,
         frontend: slot,
     };
-    let goes_on = |key: &FlowKey| {
-        let flow = worker.lookup(key).and_then(|id| worker.flow(id));
-        flow.is_some_and(|flow| !transport.is_some_and(|t| begins_anew(flow, t, snapshot)))
+    let met = worker.find(&key);
+    let goes_on = |met: &Met| {
+        met.flow.is_some_and(|(_, flow)| !transport.is_some_and(|t| begins_anew(&flow, t, snapshot)))
     };
     let mut former = snapshot
         .former_vips(protocol, tuple.destination, tuple.destination_port)
         .filter(|former| *former != slot)
-        .map(|frontend| FlowKey { frontend, ..key })
-        .peekable();
-    if former.peek().is_none() || worker.lookup(&key).is_some() {
-        return key;
+        .map(|frontend| worker.find(&FlowKey { frontend, ..key }));
+    if met.flow.is_some() {
+        return met;
     }
-    former.find(goes_on).unwrap_or(key)
+    former.find(goes_on).unwrap_or(met)
 }
 
 /// Whether a client's packet ends the live flow it belongs to and begins another with the same key.
@@ -286,10 +284,10 @@ fn from_client(
     worker: &mut Worker,
 ) -> Result<Verdict, Verdict> {
     let not_vip = Verdict::Pass(PassReason::NotVip);
-    let key = flow_key(slot, packet.ip.protocol, &packet.tuple(), Some(&packet.transport), snapshot, worker);
-    let slot = key.frontend;
+    let met = flow_key(slot, packet.ip.protocol, &packet.tuple(), Some(&packet.transport), snapshot, worker);
+    let (key, slot) = (met.key, met.key.frontend);
     let frontend = snapshot.frontend(slot).ok_or(not_vip)?;
-    let selection = match select_server(&key, &packet.transport, frontend, snapshot, worker) {
+    let selection = match select_server(&met, &packet.transport, frontend, snapshot, worker) {
         Ok(selection) => selection,
         Err(reason) => {
             count_refusal(reason, frontend, snapshot);
@@ -314,24 +312,18 @@ fn from_client(
     let hop = next_hop(packet, [from, server.address], server.method, next_hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
 
-    let id = match selection {
-        Selection::Known(id, _) => {
-            Some(worker.advance(id, Direction::FromClient, &packet.transport, snapshot))
+    let flow = match selection {
+        Selection::Known(id, flow) => {
+            Some(worker.advance((id, flow), Direction::FromClient, &packet.transport, snapshot))
         }
         Selection::New { server: chosen, replaces, .. } => {
             if let Some(old) = replaces {
                 worker.end_flow(old, snapshot);
             }
             let nat = (server.method == Method::Nat).then(|| nat_paths(frontend, server, &key));
-            let new = NewFlow { key, server: chosen, nat };
+            let new = NewFlow { met: &met, server: chosen, nat };
             match worker.begin_flow(&new, &packet.transport, snapshot) {
-                Ok(id) => {
-                    if let Some(flow) = worker.flow(id) {
-                        let to = towards_server(packet, flow, server, worker);
-                        worker.set_deltas(id, Deltas::between(&packet.tuple(), &to));
-                    }
-                    Some(id)
-                }
+                Ok(flow) => Some(flow),
                 // DSR needs no state to go on.
                 Err(_) if server.method != Method::Nat => None,
                 Err(reason) => {
@@ -342,18 +334,10 @@ fn from_client(
         }
         Selection::HashRouted { .. } => None,
     };
-    let flow = match id.and_then(|id| worker.flow(id)) {
-        Some(flow) => *flow,
-        None => {
-            worker.note(Note::HashRouted);
-            let mut flow = Flow { frontend: slot, server: server_slot, ..Flow::default() };
-            let to = towards_server(packet, &flow, server, worker);
-            let deltas = Deltas::between(&packet.tuple(), &to);
-            flow.transport_delta = deltas.transport.bits();
-            flow.addresses_delta = deltas.addresses.bits();
-            flow
-        }
-    };
+    let flow = flow.unwrap_or_else(|| {
+        worker.note(Note::HashRouted);
+        Flow { frontend: slot, server: server_slot, ..Flow::default() }
+    });
     account(
         (flow.frontend, flow.server),
         Direction::FromClient,
@@ -363,7 +347,8 @@ fn from_client(
     );
     let to = towards_server(packet, &flow, server, worker);
     if server.method != Method::L2 {
-        rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow), packet.is_partial());
+        let deltas = Deltas::between(&packet.tuple(), &to);
+        rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas, packet.is_partial());
     }
     let slots = (flow.frontend, (flow.server, server));
     fragments::send_on(buffer, packet, &to, Direction::FromClient, slots, worker);
@@ -373,18 +358,17 @@ fn from_client(
 fn from_server(
     buffer: &mut [u8],
     packet: &Packet<'_>,
-    id: FlowId,
+    (id, flow): (FlowId, Flow),
     snapshot: &PacketSnapshot,
     next_hops: &NextHops,
     worker: &mut Worker,
 ) -> Result<Verdict, Verdict> {
     let no_flow = Verdict::Drop(DropReason::NoFlow);
-    let flow = *worker.flow(id).ok_or(no_flow)?;
     let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
     let client = Addr::from_bits(flow.client);
     let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
-    worker.advance(id, Direction::FromServer, &packet.transport, snapshot);
+    worker.advance((id, flow), Direction::FromServer, &packet.transport, snapshot);
     account(
         (flow.frontend, flow.server),
         Direction::FromServer,
@@ -394,11 +378,12 @@ fn from_server(
     );
     let to = Tuple {
         source: frontend.address,
-        source_port: flow.port,
+        source_port: frontend.port,
         destination: client,
         destination_port: flow.client_port,
     };
-    rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas(&flow).inverse(), packet.is_partial());
+    let deltas = Deltas::between(&packet.tuple(), &to);
+    rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas, packet.is_partial());
     if let Some(server) = snapshot.server(flow.server) {
         let slots = (flow.frontend, (flow.server, server));
         fragments::send_on(buffer, packet, &to, Direction::FromServer, slots, worker);
@@ -464,12 +449,5 @@ fn towards_server(packet: &Packet<'_>, flow: &Flow, server: &PacketServer, worke
         },
         (Method::L2, _) => from,
         _ => Tuple { destination: server.address, ..from },
-    }
-}
-
-fn deltas(flow: &Flow) -> Deltas {
-    Deltas {
-        addresses: Delta::from_bits(flow.addresses_delta),
-        transport: Delta::from_bits(flow.transport_delta),
     }
 }

@@ -10,8 +10,8 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 
 use convey_core::Mode;
-use convey_core::conntrack::{Flow, FlowState, Ticks, flags};
-use convey_packet::{Addr, TCP, Tuple};
+use convey_core::conntrack::{Flow, FlowState, Ticks, WORDS_V4, WORDS_V6, flags, read_entry};
+use convey_packet::{Addr, TCP};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{HEADER_BYTES, Layout, NAT_BYTES};
@@ -167,6 +167,9 @@ impl Former {
     }
 }
 
+/// Bytes of entries read at once.
+const PAGE_BYTES: usize = 4096;
+
 /// A flow as its balancer left it.
 #[derive(Debug, Clone, Copy)]
 struct Saved {
@@ -200,25 +203,54 @@ impl SavedFlows {
         let mut header = vec![0; HEADER_BYTES];
         source.read_exact(&mut header)?;
         let layout = header.first_chunk().and_then(Layout::parse);
-        let layout = layout.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "another layout"))?;
+        let layout = layout.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "it lies as another version of Convey keeps flows")
+        })?;
         let mut saved = Self { layout, slots, flows: Vec::new(), damaged: 0 };
         let mut nat = vec![0; NAT_BYTES];
         for _ in 0..layout.workers {
             source.read_exact(&mut nat)?;
-            for _ in 0..layout.entries[0] + layout.entries[1] {
-                let mut entry = [0; Flow::BYTES];
-                source.read_exact(&mut entry)?;
-                saved.add(&entry, &nat);
-            }
+            saved.read_entries::<WORDS_V4>(&mut source, layout.words[0], &nat)?;
+            saved.read_entries::<WORDS_V6>(&mut source, layout.words[1], &nat)?;
         }
         Ok(saved)
     }
 
-    fn add(&mut self, entry: &[u8; Flow::BYTES], nat: &[u8]) {
-        match Flow::from_bytes(entry) {
-            None => self.damaged += 1,
-            Some(flow) if flow.state == FlowState::Free => {}
-            Some(flow) => {
+    /// Reads `words` of a worker's memory, in entries of `WORDS`.
+    fn read_entries<const WORDS: usize>(
+        &mut self,
+        source: &mut impl Read,
+        words: usize,
+        nat: &[u8],
+    ) -> io::Result<()> {
+        let mut page = vec![0; PAGE_BYTES];
+        let mut left = words * 4;
+        while left > 0 {
+            let page = &mut page[..left.min(PAGE_BYTES)];
+            source.read_exact(page)?;
+            left -= page.len();
+            // Most pages of a table that is not full were never written.
+            if page.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            for entry in page.as_chunks::<4>().0.chunks_exact(WORDS) {
+                let words: [u32; WORDS] = std::array::from_fn(|i| u32::from_ne_bytes(entry[i]));
+                self.add(&words, nat);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: &[u32], nat: &[u8]) {
+        match read_entry(entry, self.layout.mode == Mode::Dsr) {
+            Err(_) => self.damaged += 1,
+            Ok(None) => {}
+            Ok(Some(mut flow)) => {
+                if self.layout.mode != Mode::Dsr {
+                    let frontend =
+                        self.slots.frontends.get(usize::from(flow.frontend)).and_then(Option::as_ref);
+                    flow.port = frontend.map_or(0, |f| f.port);
+                }
                 let at = usize::from(flow.pool) * size_of::<u128>();
                 let nat = nat.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u128::from_ne_bytes);
                 self.flows.push(Saved { flow, nat });
@@ -376,42 +408,23 @@ impl Translation {
         if !is_sound || flow.has(flags::HAS_PORT) != snapshot.is_passthrough() {
             return Err(NotKept::Damaged);
         }
-        let from = Tuple {
-            source: client,
-            source_port: flow.client_port,
-            destination: frontend.address,
-            destination_port: flow.port,
-        };
         let mut path = None;
-        let to = match server.method {
-            Method::Nat => {
-                let along = NatPath {
-                    nat,
-                    server: server.address.bits(),
-                    port: server.port,
-                    protocol: frontend.protocol,
-                };
-                let is_ours = snapshot.is_nat_path(&along)
-                    && frontend.nat_sources.iter().any(|a| a.bits() == nat)
-                    && snapshot.options().nat_ports.contains(flow.nat_port)
-                    && is_steered(&flow, snapshot.options());
-                if !is_ours {
-                    return Err(NotKept::NoPort);
-                }
-                path = Some(along);
-                Tuple {
-                    source: Addr::from_bits(nat),
-                    source_port: flow.nat_port,
-                    destination: server.address,
-                    destination_port: server.port,
-                }
+        if server.method == Method::Nat {
+            let along = NatPath {
+                nat,
+                server: server.address.bits(),
+                port: server.port,
+                protocol: frontend.protocol,
+            };
+            let is_ours = snapshot.is_nat_path(&along)
+                && frontend.nat_sources.iter().any(|a| a.bits() == nat)
+                && snapshot.options().nat_ports.contains(flow.nat_port)
+                && is_steered(&flow, snapshot.options());
+            if !is_ours {
+                return Err(NotKept::NoPort);
             }
-            Method::Rewrite => Tuple { destination: server.address, ..from },
-            Method::L2 => from,
-        };
-        let deltas = convey_packet::Deltas::between(&from, &to);
-        flow.transport_delta = deltas.transport.bits();
-        flow.addresses_delta = deltas.addresses.bits();
+            path = Some(along);
+        }
         flow.flags &= !(flags::COUNTED | flags::HAS_PORT);
         Ok(Heir { flow, path })
     }

@@ -193,8 +193,6 @@ reasons! {
         FlowEvicted = "flow_evicted",
         /// The port of a closed or unconfirmed flow, or of an idle UDP conversation, was taken over.
         PortTakenOver = "port_taken_over",
-        /// A confirmed flow found no room yet and stays among the half-open ones.
-        PromotionDeferred = "promotion_deferred",
         /// The first fragment of a datagram was sent on; the later ones follow it.
         DatagramBegun = "datagram_begun",
         /// A datagram of which not all fragments had come gave way to newer ones.

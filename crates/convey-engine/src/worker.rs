@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use convey_core::conntrack::tcp::{self, Change};
 use convey_core::conntrack::udp;
 use convey_core::conntrack::{
-    Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Memory, Overflow, Ticks, flags,
+    Direction, Flow, FlowId, FlowKey, FlowState, FlowTable, Found, LaterSyns, Memory, Overflow, Place, Ticks,
+    flags,
 };
 use convey_core::nat_ports::PortUse;
 
@@ -33,6 +34,7 @@ pub struct Worker {
     index: usize,
     counters: Arc<WorkerCounters>,
     flows: FlowTable,
+    later_syns: LaterSyns,
     ports: PortPools,
     generation: u64,
     now: Nanos,
@@ -42,9 +44,17 @@ pub struct Worker {
     fragments: Arc<Fragments>,
 }
 
-/// What a flow begins with.
-pub(crate) struct NewFlow<Paths> {
+/// A key, and what there is of it.
+pub(crate) struct Met {
     pub(crate) key: FlowKey,
+    /// The live flow.
+    pub(crate) flow: Option<(FlowId, Flow)>,
+    found: Found,
+}
+
+/// What a flow begins with.
+pub(crate) struct NewFlow<'a, Paths> {
+    pub(crate) met: &'a Met,
     pub(crate) server: u16,
     /// Passthrough: the paths its port may be taken from, the one to be preferred first.
     pub(crate) nat: Option<Paths>,
@@ -56,7 +66,7 @@ impl Worker {
         Self::in_memory(index, snapshot, WorkerMemory::own(snapshot.options()))
     }
 
-    /// As [`Worker::new`], with its flows in this memory. What lies in it is lost.
+    /// As [`Worker::new`], with its flows in this memory, in which there are none.
     pub fn in_memory(index: usize, snapshot: &PacketSnapshot, memory: WorkerMemory) -> Self {
         let options = snapshot.options();
         let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
@@ -65,6 +75,7 @@ impl Worker {
             index,
             counters: Arc::default(),
             flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
+            later_syns: LaterSyns::default(),
             ports: PortPools::new(index, options, memory.nat),
             generation: snapshot.generation(),
             now: Nanos(0),
@@ -98,9 +109,9 @@ impl Worker {
     pub fn tick(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
         self.begin(snapshot, now);
         let elapsed = self.now.0 - self.swept.0;
-        let due = (self.flows.slots() as u64).saturating_mul(elapsed.min(SWEEP_NANOS)) / SWEEP_NANOS;
+        let due = (self.flows.entries() as u64).saturating_mul(elapsed.min(SWEEP_NANOS)) / SWEEP_NANOS;
         // A table's share of one tick may be less than a set; let it add up.
-        if due < 8 {
+        if due < 4 {
             return;
         }
         self.swept = self.now;
@@ -134,11 +145,12 @@ impl Worker {
     ) {
         self.begin(snapshot, now);
         for heir in heirs {
-            // Killed while it moved the flow, the balancer has left it twice.
-            if self.lookup(&heir.flow.key()).is_some() {
+            let met = self.find(&heir.flow.key());
+            // Damage may make two of one.
+            if met.flow.is_some() {
                 continue;
             }
-            match self.restore(heir, snapshot) {
+            match self.restore(heir, &met.found.place, snapshot) {
                 // What is over stays for stragglers only.
                 _ if heir.flow.state == FlowState::Closed => {}
                 // One came, an idle conversation went.
@@ -150,33 +162,32 @@ impl Worker {
     }
 
     /// Tells whether another live flow had to go for it.
-    fn restore(&mut self, heir: &Heir, snapshot: &PacketSnapshot) -> Result<bool, NotKept> {
-        let mut flow = heir.flow;
+    fn restore(&mut self, heir: &Heir, place: &Place, snapshot: &PacketSnapshot) -> Result<bool, NotKept> {
+        let (mut flow, now) = (heir.flow, self.ticks());
+        let mut has_replaced = false;
+        let Self { flows, ports, .. } = self;
+        let claim = flows.claim_for_heir(place, flow.state.is_half_open(), now, |evicted| {
+            has_replaced |= evicted.is_live();
+            settle(&evicted, snapshot, ports);
+        });
+        let claim = claim.ok_or(NotKept::NoRoom)?;
         if let Some(path) = &heir.path {
-            let port_use = PortUse::of(&flow);
-            flow.pool =
-                self.ports.take_exact(path, flow.nat_port, port_use, snapshot).ok_or(NotKept::NoPort)?;
+            let holder = (claim.id().bits(), PortUse::of(&flow));
+            let Some(pool) = self.ports.take_exact(path, flow.nat_port, holder, snapshot) else {
+                self.flows.abandon(claim);
+                return Err(NotKept::NoPort);
+            };
+            flow.pool = pool;
             flow.flags |= flags::HAS_PORT;
-        }
-        let Some(stored) = self.flows.restore(flow, self.ticks()) else {
-            if flow.has(flags::HAS_PORT) {
-                self.ports.release(flow.pool, flow.nat_port);
-            }
-            return Err(NotKept::NoRoom);
-        };
-        if flow.has(flags::HAS_PORT) {
-            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
         }
         tenures(&flow, snapshot, |t| {
             t.flows.fetch_add(1, Relaxed);
         });
         if flow.state.is_udp() || matches!(flow.state, FlowState::Established | FlowState::Closing) {
-            self.count_open(stored.id, snapshot);
+            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
-        if let Some(evicted) = &stored.evicted {
-            settle(evicted, snapshot, &mut self.ports);
-        }
-        Ok(stored.evicted.is_some_and(|f| f.is_live()))
+        self.flows.publish(claim, &mut flow);
+        Ok(has_replaced)
     }
 
     /// Flows held now, ended ones included until they are swept.
@@ -184,9 +195,9 @@ impl Worker {
         self.flows.len()
     }
 
-    /// Memory of flows and ports in bytes.
+    /// Memory of flows and ports in bytes; of the flows' as much as all entries take when they are in use.
     pub fn memory_bytes(&self) -> usize {
-        self.flows.memory_bytes() + self.ports.memory_bytes()
+        self.flows.memory_bytes().iter().sum::<usize>() + self.ports.memory_bytes()
     }
 
     pub(crate) fn begin(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
@@ -216,22 +227,21 @@ impl Worker {
         self.index
     }
 
-    /// The live flow with this key.
-    pub(crate) fn lookup(&self, key: &FlowKey) -> Option<FlowId> {
-        self.flows.lookup(key, self.ticks())
+    /// What there is of this key.
+    #[inline]
+    pub(crate) fn find(&self, key: &FlowKey) -> Met {
+        let found = self.flows.find(key, self.ticks());
+        let flow = found.live.and_then(|id| Some((id, self.flows.get(id)?)));
+        Met { key: *key, flow, found }
     }
 
     /// The live flow whose answers come along `path` to `nat_port`.
-    pub(crate) fn lookup_reply(&self, path: &NatPath, nat_port: u16) -> Option<FlowId> {
+    pub(crate) fn lookup_reply(&self, path: &NatPath, nat_port: u16) -> Option<(FlowId, Flow)> {
         let (pool, holder) = self.ports.holder(path, nat_port)?;
         let id = FlowId::from_bits(holder);
         let flow = self.flows.get(id)?;
         let holds = flow.has(flags::HAS_PORT) && flow.nat_port == nat_port && flow.pool == pool;
-        (holds && !self.flows.is_expired(flow, self.ticks())).then_some(id)
-    }
-
-    pub(crate) fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(id)
+        (holds && !self.flows.is_expired(&flow, self.ticks())).then_some((id, flow))
     }
 
     /// The address a flow's packets to its server come from.
@@ -239,28 +249,28 @@ impl Worker {
         if flow.has(flags::HAS_PORT) { self.ports.nat_address(flow.pool) } else { None }
     }
 
-    /// Whether a flow with this key would find room once confirmed.
-    pub(crate) fn has_room(&self, key: &FlowKey) -> bool {
-        self.flows.has_room(key, self.ticks())
+    /// Whether a flow with this key would find room.
+    pub(crate) fn has_room(&self, met: &Met) -> bool {
+        self.flows.has_room(&met.found.place, self.ticks())
     }
 
-    /// Begins a flow: takes a port if it needs one and stores it.
+    /// Begins a flow: takes a place, and a port if it needs one.
     pub(crate) fn begin_flow(
         &mut self,
-        new: &NewFlow<impl Iterator<Item = NatPath> + Clone>,
+        new: &NewFlow<'_, impl Iterator<Item = NatPath> + Clone>,
         transport: &Transport,
         snapshot: &PacketSnapshot,
-    ) -> Result<FlowId, DropReason> {
-        let now = self.ticks();
+    ) -> Result<Flow, DropReason> {
+        let (now, key) = (self.ticks(), &new.met.key);
         // Its time is over and its port and place are free to be taken at once.
-        while let Some(expired) = self.flows.lookup_expired(&new.key, now) {
+        if let Some(expired) = new.met.found.expired {
             self.end_flow(expired, snapshot);
         }
         let mut flow = Flow {
-            client: new.key.client,
-            client_port: new.key.client_port,
-            port: new.key.port,
-            frontend: new.key.frontend,
+            client: key.client,
+            client_port: key.client_port,
+            port: key.port,
+            frontend: key.frontend,
             server: new.server,
             last_seen: now.0,
             ..Flow::default()
@@ -269,26 +279,27 @@ impl Worker {
             Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
             Transport::Udp { .. } => udp::begin_udp(&mut flow, now.0),
         }
+        let Self { flows, ports, counters, .. } = self;
+        let lifetimes = snapshot.lifetimes();
+        let claim = flows.claim(&new.met.found.place, flow.state.is_half_open(), now, |evicted| {
+            let is_over = now.since(Ticks(evicted.last_seen)) > lifetimes.0[evicted.state as usize];
+            match evicted.state {
+                _ if is_over => {}
+                FlowState::Closed => {}
+                state if state.is_half_open() => counters.note(Note::HalfOpenEvicted),
+                _ => counters.note(Note::FlowEvicted),
+            }
+            settle(&evicted, snapshot, ports);
+        });
+        let claim = claim.ok_or(DropReason::FlowTableFull)?;
         if let Some(paths) = &new.nat {
-            let (pool, port) = self.take_port(paths, snapshot).ok_or(DropReason::PortsExhausted)?;
+            let Some((pool, port)) = self.take_port(paths, claim.id(), snapshot) else {
+                self.flows.abandon(claim);
+                return Err(DropReason::PortsExhausted);
+            };
             flow.pool = pool;
             flow.nat_port = port;
             flow.flags |= flags::HAS_PORT;
-        }
-        let Some(stored) = self.flows.insert(flow, now) else {
-            if flow.has(flags::HAS_PORT) {
-                self.ports.release(flow.pool, flow.nat_port);
-            }
-            return Err(DropReason::FlowTableFull);
-        };
-        if let Some(evicted) = stored.evicted {
-            if evicted.state.is_half_open() && !self.flows.is_expired(&evicted, now) {
-                self.note(Note::HalfOpenEvicted);
-            }
-            settle(&evicted, snapshot, &mut self.ports);
-        }
-        if flow.has(flags::HAS_PORT) {
-            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
         }
         self.note(Note::FlowBegun);
         tenures(&flow, snapshot, |t| {
@@ -296,32 +307,36 @@ impl Worker {
             t.flows.fetch_add(1, Relaxed);
         });
         if matches!(transport, Transport::Udp { .. }) {
-            self.count_open(stored.id, snapshot);
+            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
-        Ok(stored.id)
+        let id = self.flows.publish(claim, &mut flow);
+        self.later_syns.forget(id);
+        Ok(flow)
     }
 
-    /// Takes a packet of a flow into account. Gives where the flow lies now.
+    /// Takes a packet of a flow into account. Gives the flow as it is now.
     pub(crate) fn advance(
         &mut self,
-        id: FlowId,
+        (id, was): (FlowId, Flow),
         from: Direction,
         transport: &Transport,
         snapshot: &PacketSnapshot,
-    ) -> FlowId {
-        let now = self.ticks();
-        let Some(flow) = self.flows.get_mut(id) else { return id };
+    ) -> Flow {
+        let (now, mut flow) = (self.ticks(), was);
         let sees_replies = snapshot.is_passthrough();
         let change = match transport {
-            Transport::Tcp(segment) => tcp::advance(flow, from, segment, sees_replies, now.0),
-            Transport::Udp { .. } => udp::advance_udp(flow, from, sees_replies, now.0),
+            Transport::Tcp(segment) => {
+                let later_syn =
+                    if tcp::may_answer_syn(from, segment) { self.later_syns.get(id) } else { None };
+                tcp::advance(&mut flow, from, segment, sees_replies, later_syn, now.0)
+            }
+            Transport::Udp { .. } => udp::advance_udp(&mut flow, from, sees_replies, now.0),
         };
-        let Change { established, closed, restarted, revived, out_of_window } = change;
+        let Change { established, closed, restarted, revived, out_of_window, later_syn } = change;
         let port_use = match transport {
-            Transport::Udp { .. } => PortUse::after_datagram(flow, change, now),
+            Transport::Udp { .. } => PortUse::after_datagram(&mut flow, change, now),
             Transport::Tcp(_) => PortUse::after_segment(change),
         };
-        let waits = id.is_half_open() && !flow.state.is_half_open() && flow.state != FlowState::Closed;
         if let Some(port_use) = port_use
             && flow.has(flags::HAS_PORT)
         {
@@ -330,33 +345,34 @@ impl Worker {
         if out_of_window {
             self.note(Note::OutOfWindow);
         }
+        // In DSR no answer to it would be seen.
+        if let Some(seq) = later_syn.filter(|_| sees_replies) {
+            self.later_syns.set(id, seq);
+        }
         if restarted {
-            self.count_closed(id, snapshot);
+            self.later_syns.forget(id);
+            count_closed(&mut flow, snapshot);
         }
         if revived {
-            self.count_reopened(id, snapshot);
+            // As open, without another connection in the total.
+            count_with(&mut flow, snapshot, |c| {
+                c.try_reserve(0);
+            });
         }
         if established {
-            self.count_open(id, snapshot);
+            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
         if closed {
-            self.count_closed(id, snapshot);
+            count_closed(&mut flow, snapshot);
         }
-        if waits && !closed { self.promote(id, snapshot) } else { id }
+        self.flows.update(id, &was, &flow);
+        flow
     }
 
     /// Ends a flow at once and gives its port back.
     pub(crate) fn end_flow(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
         if let Some(flow) = self.flows.remove(id) {
             settle(&flow, snapshot, &mut self.ports);
-        }
-    }
-
-    /// Stores the checksum changes of a flow's rewriting.
-    pub(crate) fn set_deltas(&mut self, id: FlowId, deltas: convey_packet::Deltas) {
-        if let Some(flow) = self.flows.get_mut(id) {
-            flow.transport_delta = deltas.transport.bits();
-            flow.addresses_delta = deltas.addresses.bits();
         }
     }
 
@@ -373,34 +389,15 @@ impl Worker {
         may
     }
 
-    fn promote(&mut self, id: FlowId, snapshot: &PacketSnapshot) -> FlowId {
-        let now = self.ticks();
-        let Some(stored) = self.flows.promote(id, now) else {
-            self.note(Note::PromotionDeferred);
-            return id;
-        };
-        if let Some(evicted) = stored.evicted {
-            if evicted.state != FlowState::Closed && !self.flows.is_expired(&evicted, now) {
-                self.note(Note::FlowEvicted);
-            }
-            settle(&evicted, snapshot, &mut self.ports);
-        }
-        if let Some(flow) = self.flows.get(stored.id)
-            && flow.has(flags::HAS_PORT)
-        {
-            self.ports.rename_holder(flow.pool, flow.nat_port, stored.id.bits());
-        }
-        stored.id
-    }
-
     fn take_port(
         &mut self,
         paths: &(impl Iterator<Item = NatPath> + Clone),
+        holder: FlowId,
         snapshot: &PacketSnapshot,
     ) -> Option<(u16, u16)> {
         for path in paths.clone() {
             let pool = self.ports.pool(&path)?;
-            if let Some(port) = self.ports.take(pool, snapshot) {
+            if let Some(port) = self.ports.take(pool, holder.bits(), snapshot) {
                 return Some((pool, port));
             }
         }
@@ -412,38 +409,21 @@ impl Worker {
         let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
         self.note(Note::PortTakenOver);
         self.end_flow(FlowId::from_bits(victim.holder), snapshot);
-        Some((pool, self.ports.take(pool, snapshot)?))
+        Some((pool, self.ports.take(pool, holder.bits(), snapshot)?))
     }
+}
 
-    fn count_open(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
-        self.count_with(id, snapshot, convey_core::ConnCounters::opened);
-    }
-
-    /// As open, without another connection in the total.
-    fn count_reopened(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
-        self.count_with(id, snapshot, |c| {
-            c.try_reserve(0);
-        });
-    }
-
-    fn count_with(&mut self, id: FlowId, snapshot: &PacketSnapshot, open: fn(&convey_core::ConnCounters)) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        if flow.has(flags::COUNTED) {
-            return;
-        }
+fn count_with(flow: &mut Flow, snapshot: &PacketSnapshot, open: fn(&convey_core::ConnCounters)) {
+    if !flow.has(flags::COUNTED) {
         flow.flags |= flags::COUNTED;
-        let flow = *flow;
-        gauges(&flow, snapshot, open);
+        gauges(flow, snapshot, open);
     }
+}
 
-    fn count_closed(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        if !flow.has(flags::COUNTED) {
-            return;
-        }
+fn count_closed(flow: &mut Flow, snapshot: &PacketSnapshot) {
+    if flow.has(flags::COUNTED) {
         flow.flags &= !flags::COUNTED;
-        let flow = *flow;
-        gauges(&flow, snapshot, convey_core::ConnCounters::closed);
+        gauges(flow, snapshot, convey_core::ConnCounters::closed);
     }
 }
 

@@ -4,11 +4,12 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::Lab;
 use common::world::{VIP, client, close, connect, connect_dsr, open, send, tuple};
 use convey_core::SnapshotSpec;
-use convey_core::conntrack::{Flow, FlowState};
+use convey_core::conntrack::{Flow, FlowState, WORDS_V4, read_entry};
 use convey_engine::memory::{HEADER_BYTES, MAX_POOLS};
 use convey_engine::{Layout, Nanos, NotKept, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities};
 use convey_engine::{PortRange, TakenOver, Worker, WorkerMemory};
@@ -18,6 +19,7 @@ use proptest::prelude::*;
 
 const DNS: &str = "192.0.2.10:53";
 const MINUTE: u64 = 60_000;
+const ENTRY_BYTES: usize = WORDS_V4 * 4;
 
 /// What the balancer leaves when it is killed: the bytes of its file, and what its slots stand for.
 fn kill(lab: &mut Lab) -> (Vec<u8>, SlotIdentities) {
@@ -27,10 +29,30 @@ fn kill(lab: &mut Lab) -> (Vec<u8>, SlotIdentities) {
     bytes.resize(HEADER_BYTES, 0);
     let nat = (0..MAX_POOLS).map(|i| memory.nat.get(i).copied().unwrap_or(0));
     bytes.extend(nat.flat_map(u128::to_ne_bytes));
-    for flow in memory.flows.iter().flat_map(|f| f.iter()) {
-        bytes.extend(flow.to_bytes());
+    for (words, wanted) in memory.flows.iter().zip(layout.words) {
+        bytes.extend(whole_sets(words)[..wanted].iter().flat_map(|w| w.load(Relaxed).to_ne_bytes()));
     }
     (bytes, SlotIdentities::of(&lab.snapshot))
+}
+
+/// The part that sets lie in: memory of this process may begin between two.
+fn whole_sets(words: &[AtomicU32]) -> &[AtomicU32] {
+    &words[words.as_ptr().align_offset(128)..]
+}
+
+/// The flows in what [`kill`] left: where each lies in the file.
+fn entries(bytes: &[u8]) -> Vec<(usize, Flow)> {
+    let layout = bytes.first_chunk().and_then(Layout::parse).expect("a layout");
+    let table = HEADER_BYTES + MAX_POOLS * 16;
+    let v4 = (table..table + layout.words[0] * 4).step_by(ENTRY_BYTES);
+    v4.filter_map(|at| {
+        let words: Vec<u32> = bytes[at..at + ENTRY_BYTES]
+            .chunks(4)
+            .map(|w| u32::from_ne_bytes(w.try_into().expect("four")))
+            .collect();
+        Some((at, read_entry(&words, layout.mode == convey_core::Mode::Dsr).ok()??))
+    })
+    .collect()
 }
 
 /// A worker of which NAT addresses are remembered, as where the memory is shared.
@@ -231,18 +253,13 @@ fn in_dsr_connections_stay_with_their_server_where_the_table_says_another() {
 fn a_flow_that_was_on_its_way_when_the_process_died_is_there_once() {
     let mut lab = passthrough((40000, 40099), 1);
     connect(&mut lab, &client(1), 1000);
-    let memory = lab.worker.take_memory(&lab.snapshot);
-    let flow = *memory.flows[0].iter().find(|f| f.state == FlowState::Established).unwrap();
-    let mut twice = shared(&lab.options);
-    twice.nat.copy_from_slice(&memory.nat);
-    lab.worker = Worker::in_memory(0, &lab.snapshot, twice);
     let (mut bytes, slots) = kill(&mut lab);
+    let [(at, flow)] = entries(&bytes)[..] else { panic!("one flow") };
+    assert_eq!(flow.state, FlowState::Established);
     for copy in 1..4 {
-        let at = bytes.len() - copy * 100 * Flow::BYTES;
-        bytes[at..at + Flow::BYTES].copy_from_slice(&flow.to_bytes());
+        bytes.copy_within(at..at + ENTRY_BYTES, HEADER_BYTES + MAX_POOLS * 16 + copy * 10 * ENTRY_BYTES);
     }
-    let nat = HEADER_BYTES..HEADER_BYTES + 16;
-    bytes[nat].copy_from_slice(&memory.nat[0].to_ne_bytes());
+    assert!(entries(&bytes).len() > 2);
     let saved = SavedFlows::read(&*bytes, slots).unwrap();
     let mut report = TakenOver::default();
     let now = Nanos::from_millis(2000);
@@ -265,7 +282,7 @@ fn a_file_that_is_cut_short_or_none_of_ours_is_an_error() {
 
 /// What flips in one entry: its number, the byte in it, the new value.
 fn damage() -> impl Strategy<Value = Vec<(usize, usize, u8)>> {
-    prop::collection::vec((0usize..40, 0usize..Flow::BYTES, prop_oneof![any::<u8>(), 0u8..10]), 1..200)
+    prop::collection::vec((0usize..40, 0usize..ENTRY_BYTES, prop_oneof![any::<u8>(), 0u8..10]), 1..200)
 }
 
 proptest! {
@@ -284,17 +301,14 @@ proptest! {
         }
         let (mut bytes, mut slots) = kill(&mut lab);
         let table = HEADER_BYTES + MAX_POOLS * 16;
-        let used: Vec<usize> = (table..bytes.len())
-            .step_by(Flow::BYTES)
-            .filter(|at| bytes[*at..at + Flow::BYTES].iter().any(|b| *b != 0))
-            .collect();
+        let used: Vec<usize> = entries(&bytes).iter().map(|(at, _)| *at).collect();
         let mut random = 7u32;
         for (entry, at, value) in damage {
             bytes[used[entry % used.len()] + at] = value;
             if is_random {
                 // An entry of nothing but noise.
-                let free = table + (entry * 31 + at) % 400 * Flow::BYTES;
-                for byte in &mut bytes[free..free + Flow::BYTES] {
+                let free = table + (entry * 31 + at) % 400 * ENTRY_BYTES;
+                for byte in &mut bytes[free..free + ENTRY_BYTES] {
                     random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     *byte = (random >> 24) as u8;
                 }
@@ -313,10 +327,9 @@ proptest! {
         for n in 100..110 {
             send(&mut lab, P::syn(&client(n), VIP), 2000);
         }
-        let mut worker = std::mem::replace(&mut lab.worker, Worker::new(0, &lab.snapshot));
-        let memory = worker.take_memory(&lab.snapshot);
+        let (bytes, _) = kill(&mut lab);
         let (mut ports, mut keys) = (HashSet::new(), HashSet::new());
-        for flow in memory.flows.iter().flat_map(|f| f.iter()).filter(|f| f.state != FlowState::Free) {
+        for (_, flow) in entries(&bytes) {
             prop_assert!(ports.insert((flow.pool, flow.nat_port)), "{flow:?}");
             prop_assert!(keys.insert(flow.key()), "{flow:?}");
             prop_assert!((40000..=40099).contains(&flow.nat_port));

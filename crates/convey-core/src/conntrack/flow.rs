@@ -1,26 +1,30 @@
 //! One flow: who, where to, in which state, since when.
 
-/// Coarse monotonic time: 2^20 ns (about 1.05 ms) a tick, wrapping after 52 days.
+/// Coarse monotonic time: 2^24 ns (16.8 ms) a tick, 24 bits of them, which wrap after 78 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticks(pub u32);
 
 impl Ticks {
-    const SHIFT: u32 = 20;
+    const SHIFT: u32 = 24;
+    pub(super) const MASK: u32 = (1 << 24) - 1;
+    /// The longest span there is: 39 hours. What seems older lies ahead: another thread has looked at the clock later.
+    pub const MAX: u32 = Self::MASK >> 1;
 
     /// The tick of a monotonic time in nanoseconds.
     pub const fn from_nanos(nanos: u64) -> Self {
-        Self((nanos >> Self::SHIFT) as u32)
+        Self((nanos >> Self::SHIFT) as u32 & Self::MASK)
     }
 
-    /// A span of time in ticks, at most about 24 days, so that an age never wraps.
+    /// A span of time in ticks, at most [`Ticks::MAX`].
     pub const fn span(span: std::time::Duration) -> u32 {
         let ticks = span.as_nanos() >> Self::SHIFT;
-        if ticks > (1 << 31) - 1 { (1 << 31) - 1 } else { ticks as u32 }
+        if ticks > Self::MAX as u128 { Self::MAX } else { ticks as u32 }
     }
 
-    /// Ticks since `earlier`.
+    /// Ticks since `earlier`; 0 when that lies ahead.
     pub const fn since(self, earlier: Self) -> u32 {
-        self.0.wrapping_sub(earlier.0)
+        let span = self.0.wrapping_sub(earlier.0) & Self::MASK;
+        if span > Self::MAX { 0 } else { span }
     }
 }
 
@@ -108,7 +112,7 @@ impl FlowState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes(pub [u32; FlowState::COUNT]);
 
-/// Bits of [`Flow::flags`].
+/// Bits of [`Flow::flags`]: six, as many as an entry has room for.
 pub mod flags {
     /// The client's FIN was seen.
     pub const FIN_FROM_CLIENT: u8 = 1;
@@ -116,14 +120,12 @@ pub mod flags {
     pub const FIN_FROM_SERVER: u8 = 2;
     /// The gauges count it as open.
     pub const COUNTED: u8 = 4;
-    /// It holds a NAT port.
-    pub const HAS_PORT: u8 = 8;
-    /// The client has sent a SYN that is not the one the flow began with: see [`super::Flow::later_syn`].
-    pub const LATER_SYN: u8 = 16;
     /// A reset that seemed to come from the client has closed it.
-    pub const RESET_FROM_CLIENT: u8 = 32;
+    pub const RESET_FROM_CLIENT: u8 = 8;
     /// A reset that seemed to come from the server has closed it.
-    pub const RESET_FROM_SERVER: u8 = 64;
+    pub const RESET_FROM_SERVER: u8 = 16;
+    /// It holds a NAT port.
+    pub const HAS_PORT: u8 = 32;
 }
 
 /// Everything that makes two flows different. The frontend stands for protocol and VIP.
@@ -133,34 +135,36 @@ pub struct FlowKey {
     pub client: u128,
     /// Client port.
     pub client_port: u16,
-    /// Port the client talks to.
+    /// Port the client talks to. In passthrough the frontend tells it, and it is not compared.
     pub port: u16,
     /// Slot of the frontend.
     pub frontend: u16,
 }
 
-/// One flow, a cache line. Other processes read it from memory that outlives this one: who changes what a field
-/// means, or where it lies, changes the version of that memory's layout.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C, align(64))]
+impl FlowKey {
+    /// Whether the client's address is IPv4.
+    pub const fn is_v4(&self) -> bool {
+        self.client >> 32 == 0xffff
+    }
+}
+
+/// One flow, unpacked. The table keeps it in 32 bytes (IPv4) or 64: see `entry`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flow {
     /// Client address, IPv4 mapped.
     pub client: u128,
-    /// By [`Direction`]: the sequence number behind the last byte that side has sent.
+    /// By [`Direction`]: the sequence number behind the last byte that side has sent. While nothing of the server was
+    /// heard (TCP before its SYN-ACK; in DSR always) the second is the number of the client's SYN. UDP: the first
+    /// counts datagrams.
     pub next: [u32; 2],
-    /// By [`Direction`]: up to where the other side has acknowledged that side's bytes.
-    pub acked: [u32; 2],
-    /// Tick of the last packet that counted.
+    /// By [`Direction`]: how many of that side's bytes the other has not acknowledged, rounded up: see
+    /// [`super::flight`]. Nothing in DSR.
+    pub in_flight: [u32; 2],
+    /// Tick of the last packet that counted, 24 bits.
     pub last_seen: u32,
-    /// Sequence number of a SYN sent on the live flow, where [`flags::LATER_SYN`] is set.
-    pub later_syn: u32,
-    /// Change of the transport checksum towards the server (`Delta::bits`); its inverse goes back.
-    pub transport_delta: u16,
-    /// Change of the IPv4 header checksum towards the server.
-    pub addresses_delta: u16,
     /// Client port.
     pub client_port: u16,
-    /// Port the client talks to.
+    /// Port the client talks to. 0 in what a table of passthrough flows gives back: the frontend tells it.
     pub port: u16,
     /// Slot of the frontend.
     pub frontend: u16,
@@ -170,14 +174,16 @@ pub struct Flow {
     pub nat_port: u16,
     /// Pool the port is from.
     pub pool: u16,
-    /// By [`Direction`]: the largest window that side has advertised, in units of its scale.
-    pub window: [u16; 2],
+    /// Which claim of its entry it is, 12 bits; the table's own.
+    pub claim: u16,
+    /// By [`Direction`]: the largest window that side has advertised is at most two to the power of this, in bytes.
+    pub window: [u8; 2],
+    /// By [`Direction`]: the scale of its windows, 0 to 14; 15: its SYN offered none.
+    pub scale: [u8; 2],
     /// Where it stands.
     pub state: FlowState,
     /// See [`flags`].
     pub flags: u8,
-    /// By [`Direction`]: the scale of its windows.
-    pub scale: [u8; 2],
 }
 
 impl Flow {
@@ -201,17 +207,8 @@ impl Flow {
         self.flags & mask != 0
     }
 
-    #[inline]
-    pub(super) fn is(&self, key: &FlowKey) -> bool {
-        self.client == key.client
-            && self.client_port == key.client_port
-            && self.port == key.port
-            && self.frontend == key.frontend
-            && self.state != FlowState::Free
-    }
-
-    #[inline]
-    pub(super) fn is_expired(&self, lifetimes: &Lifetimes, now: Ticks) -> bool {
-        now.since(Ticks(self.last_seen)) > lifetimes.0[self.state as usize]
+    /// Up to where the other side has acknowledged the bytes of side `of`, or less.
+    pub(super) const fn acked(&self, of: usize) -> u32 {
+        self.next[of].wrapping_sub(self.in_flight[of])
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use zerocopy::FromZeros;
+
 /// A fixed number of entries.
 pub struct Memory<T: 'static>(Held<T>);
 
@@ -13,10 +15,21 @@ enum Held<T: 'static> {
     Mapped { entries: &'static mut [T], _mapping: Arc<dyn Any + Send + Sync> },
 }
 
-impl<T: Clone + Default> Memory<T> {
-    /// Memory of this process, with `len` default entries.
+impl<T: FromZeros> Memory<T> {
+    /// Memory of this process: `len` entries of zeros. Much of it costs nothing until it is touched.
+    ///
+    /// # Panics
+    /// When there is no such memory.
     pub fn own(len: usize) -> Self {
-        Self(Held::Own(vec![T::default(); len].into()))
+        Self(Held::Own(zeros(len)))
+    }
+}
+
+/// As [`Memory::own`].
+pub(super) fn zeros<T: FromZeros>(len: usize) -> Box<[T]> {
+    match <[T]>::new_box_zeroed_with_elems(len) {
+        Ok(entries) => entries,
+        Err(_) => panic!("no memory for {len} entries of {} bytes", size_of::<T>()),
     }
 }
 

@@ -1,47 +1,56 @@
-//! The flows of one worker: a table of fixed capacity whose entries are a cache line each.
+//! The flows of one worker: a table of fixed capacity, 32 bytes an IPv4 flow and 64 an IPv6 one.
 //!
-//! Two spaces. A new flow starts in the **half-open** space, where the oldest gives way to the newest; when
-//! its conversation is confirmed it is promoted to the **established** space, where an open TCP connection and a
-//! busy UDP conversation never give way to another (passthrough) or only the least recently used flow does (DSR,
-//! where the Maglev table still knows the server). So a flood of first packets costs other first packets, never a
-//! conversation. A flow whose time is over counts as absent, swept or not.
+//! A hit touches one set of 128 bytes: there are no tags, and keys are compared in full. Of the entries half are
+//! spare, so that the capacity asked for fits without a refusal, in IPv4, in IPv6 and in any mixture. Memory of
+//! entries that were never used is not touched: a table of IPv6 flows that nobody has costs nothing.
 //!
-//! Each space is an array of sets of eight; a key may lie in either of two sets and goes to the emptier one,
-//! which keeps refusals away until about three quarters are full; a third more entries than asked for are
-//! made, so that the capacity asked for fits. Keys are compared in full.
-//! Expiry is incremental: [`FlowTable::sweep`] does a bounded amount of work.
+//! A flow stays where it was put, and its [`FlowId`] with it. Where its chain of sets has no room, others give way by
+//! rank: closed flows, the oldest half-open one, idle UDP conversations; in DSR, where the Maglev table still knows
+//! the server, the least recently used of all. In passthrough an open TCP connection and a busy UDP conversation
+//! never do. No more than a quarter of the entries are half-open: a flood of first packets costs other first packets,
+//! never a conversation.
+//!
+//! A flow whose time is over counts as absent, swept or not. Expiry is incremental: [`FlowTable::sweep`] does a bounded
+//! amount of work.
 
-mod bytes;
+mod entry;
+mod flight;
 mod flow;
 mod handshake;
+mod later_syn;
 mod memory;
 mod space;
 pub mod tcp;
 pub mod udp;
 mod window;
 
+use std::sync::atomic::AtomicU32;
+
+pub use entry::{WORDS_V4, WORDS_V6, read_entry};
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
+pub use later_syn::LaterSyns;
 pub use memory::Memory;
 
 use crate::selection::flow_hash;
-use space::{Space, Victims};
+use entry::PortField;
+use space::{Claimed, Clock, Space, Victims};
 
-/// What happens to a flow for which the established space has no room.
+/// What happens to a flow for which there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// It is refused: of the live flows only idle UDP conversations are given up (passthrough, whose state cannot
-    /// be recomputed).
+    /// It is refused: of the confirmed flows only idle UDP conversations are given up (passthrough, whose state cannot
+    /// be recomputed). The frontend tells the port its clients talk to, so the table keeps none.
     Refuse,
-    /// The least recently used flow of the set is forgotten (DSR).
+    /// The least recently used flow is forgotten (DSR).
     EvictOldest,
 }
 
-/// Where a flow lies; changes when it is promoted. 30 bits.
+/// Where a flow lies, for as long as it lives. 30 bits: family and index of the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId(u32);
 
 impl FlowId {
-    const HALF_OPEN: u32 = 1 << 29;
+    const V6: u32 = 1 << 29;
 
     /// To be stored; see [`FlowId::from_bits`].
     pub const fn bits(self) -> u32 {
@@ -50,66 +59,109 @@ impl FlowId {
 
     /// The id with these bits.
     pub const fn from_bits(bits: u32) -> Self {
-        Self(bits & (Self::HALF_OPEN * 2 - 1))
+        Self(bits & (Self::V6 * 2 - 1))
     }
 
-    /// Whether it lies in the half-open space.
-    pub const fn is_half_open(self) -> bool {
-        self.0 & Self::HALF_OPEN != 0
+    const fn new(is_v4: bool, at: usize) -> Self {
+        Self(at as u32 | if is_v4 { 0 } else { Self::V6 })
+    }
+
+    const fn is_v4(self) -> bool {
+        self.0 & Self::V6 == 0
     }
 
     const fn index(self) -> usize {
-        (self.0 & (Self::HALF_OPEN - 1)) as usize
+        (self.0 & (Self::V6 - 1)) as usize
     }
 }
 
-/// A flow that was stored, and the one that gave way to it, which the caller settles (ports, counters).
+/// What there is of a key, and where a flow with it would lie.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored {
-    /// Where it lies now.
-    pub id: FlowId,
-    /// Who lay there.
-    pub evicted: Option<Flow>,
+pub struct Found {
+    /// The live flow.
+    pub live: Option<FlowId>,
+    /// A flow whose time is over and that was not swept yet: to be ended before another begins.
+    pub expired: Option<FlowId>,
+    /// For [`FlowTable::claim`].
+    pub place: Place,
+}
+
+/// Where a flow with a certain key may lie: the key is hashed once.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    hash: u64,
+    is_v4: bool,
+}
+
+/// An entry that was taken for a flow: [`FlowTable::publish`] or [`FlowTable::abandon`] it.
+#[derive(Debug)]
+#[must_use]
+pub struct Claim {
+    place: Place,
+    claimed: Claimed,
+}
+
+impl Claim {
+    /// The id the flow will have.
+    pub const fn id(&self) -> FlowId {
+        FlowId::new(self.place.is_v4, self.claimed.at)
+    }
 }
 
 /// All flows of one worker.
 #[derive(Debug)]
 pub struct FlowTable {
-    established: Space,
-    half_open: Space,
+    v4: Space<WORDS_V4>,
+    v6: Space<WORDS_V6>,
     overflow: Overflow,
     seed: u64,
     lifetimes: Lifetimes,
 }
 
+/// Does the same to the space of one family or the other.
+macro_rules! space {
+    ($table:expr, $is_v4:expr, $space:ident => $then:expr) => {
+        if $is_v4 {
+            let $space = &$table.v4;
+            $then
+        } else {
+            let $space = &$table.v6;
+            $then
+        }
+    };
+}
+
 impl FlowTable {
-    /// A table for `capacity` established flows (64 to 2^28, with a third more entries than that) and a quarter
-    /// as many half-open ones. `seed` should be secret, so that nobody can aim at one set.
+    /// A table for `capacity` flows (64 to 2^28), with twice as many entries for each family. `seed` should be secret,
+    /// so that nobody can aim at one set.
     pub fn new(capacity: usize, overflow: Overflow, lifetimes: Lifetimes, seed: u64) -> Self {
-        Self::in_memory(Self::entries(capacity).map(Memory::own), overflow, lifetimes, seed)
+        Self::in_memory(Self::own_memory(capacity), overflow, lifetimes, seed)
     }
 
-    /// How many entries a table for `capacity` established flows has: for established flows, and for half-open
-    /// ones.
-    pub fn entries(capacity: usize) -> [usize; 2] {
-        let capacity = capacity.clamp(64, 1 << 28);
-        [Space::entries(capacity + capacity / 3), Space::entries((capacity / 4).max(64))]
+    /// 32-bit words of memory for `capacity` flows: IPv4, IPv6.
+    pub fn words(capacity: usize) -> [usize; 2] {
+        let entries = capacity.clamp(64, 1 << 28) * 2;
+        [Space::<WORDS_V4>::words(entries), Space::<WORDS_V6>::words(entries)]
     }
 
-    /// A table without flows in this memory: see [`FlowTable::entries`].
+    /// Memory of this process for `capacity` flows.
+    pub fn own_memory(capacity: usize) -> [Memory<AtomicU32>; 2] {
+        Self::words(capacity).map(|words| Memory::own(words + space::SPARE_WORDS))
+    }
+
+    /// A table in this memory: see [`FlowTable::words`]. It must be all zero, or what [`FlowTable::into_memory`] of a
+    /// table without flows gave.
     pub fn in_memory(
-        [established, half_open]: [Memory<Flow>; 2],
+        [v4, v6]: [Memory<AtomicU32>; 2],
         overflow: Overflow,
         lifetimes: Lifetimes,
         seed: u64,
     ) -> Self {
-        Self {
-            established: Space::new(established),
-            half_open: Space::new(half_open),
-            overflow,
-            seed,
-            lifetimes,
-        }
+        let field = match overflow {
+            Overflow::Refuse => PortField::InFlight,
+            Overflow::EvictOldest => PortField::Port,
+        };
+        Self { v4: Space::new(v4, field), v6: Space::new(v6, field), overflow, seed, lifetimes }
     }
 
     /// How long flows live from now on.
@@ -117,33 +169,39 @@ impl FlowTable {
         self.lifetimes = lifetimes;
     }
 
+    /// What there is of this key.
+    #[inline]
+    pub fn find(&self, key: &FlowKey, now: Ticks) -> Found {
+        let is_v4 = key.is_v4();
+        let hash = hash(self.seed, self.overflow, key);
+        let (live, expired) = space!(self, is_v4, space => space.find(key, hash, self.clock(now)));
+        let id = |at| FlowId::new(is_v4, at);
+        Found { live: live.map(id), expired: expired.map(id), place: Place { hash, is_v4 } }
+    }
+
     /// The live flow with this key. One whose time is over counts as absent, swept or not.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
-        self.find(key, |f| !f.is_expired(&self.lifetimes, now))
-    }
-
-    /// A flow with this key whose time is over and that was not swept yet: to be ended before another begins.
-    pub fn lookup_expired(&self, key: &FlowKey, now: Ticks) -> Option<FlowId> {
-        self.find(key, |f| f.is_expired(&self.lifetimes, now))
+        self.find(key, now).live
     }
 
     /// The flow at `id`, if there is one.
     #[inline]
-    pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.space(id).get(id.index())
+    pub fn get(&self, id: FlowId) -> Option<Flow> {
+        space!(self, id.is_v4(), space => space.get(id.index()))
     }
 
-    /// The flow at `id`, to be changed; its key must stay.
+    /// Writes what a packet has changed of the flow at `id`: state, flags, windows, scales, bytes and time. Tells
+    /// whether it was there as it `was`.
     #[inline]
-    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.space_mut(id).get_mut(id.index())
+    pub fn update(&self, id: FlowId, was: &Flow, flow: &Flow) -> bool {
+        space!(self, id.is_v4(), space => space.update(id.index(), was, flow))
     }
 
     /// Whether the time of `flow` is over.
     #[inline]
     pub fn is_expired(&self, flow: &Flow, now: Ticks) -> bool {
-        flow.is_expired(&self.lifetimes, now)
+        self.clock(now).is_over(flow.state, Ticks(flow.last_seen))
     }
 
     /// Ticks since the flow at `id` was used; `None` when there is none whose time is not over.
@@ -151,77 +209,102 @@ impl FlowTable {
         self.get(id).filter(|f| !self.is_expired(f, now)).map(|f| now.since(Ticks(f.last_seen)))
     }
 
-    /// Whether a new flow with this key could be promoted as things are.
-    pub fn has_room(&self, key: &FlowKey, now: Ticks) -> bool {
-        self.overflow == Overflow::EvictOldest
-            || self.established.victim(self.hash(key), now, &self.lifetimes, Victims::Dead).is_some()
+    /// Whether a new flow would be refused for want of room as things are.
+    pub fn has_room(&self, place: &Place, now: Ticks) -> bool {
+        let victims = self.victims();
+        victims == Victims::Any
+            || space!(self, place.is_v4, space => space.has_room(place.hash, self.clock(now), victims))
     }
 
-    /// Stores a new flow in the half-open space. `None` when its sets are full of flows that wait for promotion.
-    pub fn insert(&mut self, flow: Flow, now: Ticks) -> Option<Stored> {
-        let hash = self.hash(&flow.key());
-        let at = self.half_open.victim(hash, now, &self.lifetimes, Victims::HalfOpen)?;
-        let evicted = self.half_open.put(at, hash, flow);
-        Some(Stored { id: FlowId(at as u32 | FlowId::HALF_OPEN), evicted })
+    /// Takes an entry for a new flow. Who gives way to it is given to `ended`, which settles it (ports, counters).
+    /// `None`: there is no room.
+    pub fn claim(
+        &mut self,
+        place: &Place,
+        is_half_open: bool,
+        now: Ticks,
+        mut ended: impl FnMut(Flow),
+    ) -> Option<Claim> {
+        let (seed, overflow) = (self.seed, self.overflow);
+        let hash_of = move |flow: &Flow| hash(seed, overflow, &flow.key());
+        let claimed = (is_half_open && self.is_crowded(place)).then(|| match place.is_v4 {
+            true => self.v4.claim_half_open(place.hash, now, hash_of, &mut ended),
+            false => self.v6.claim_half_open(place.hash, now, hash_of, &mut ended),
+        });
+        let claimed = match claimed.flatten() {
+            Some(claimed) => claimed,
+            None => self.claim_from(place, now, self.victims(), &mut ended)?,
+        };
+        Some(Claim { place: *place, claimed })
     }
 
-    /// Moves a confirmed flow to the established space. `None` when there is no room or it is there already:
-    /// it stays where it is, and half-open flows do not push it out.
-    pub fn promote(&mut self, id: FlowId, now: Ticks) -> Option<Stored> {
-        if !id.is_half_open() {
+    /// As [`FlowTable::claim`], for a flow that was begun before this table was: nothing but what is over or idle
+    /// gives way to it.
+    pub fn claim_for_heir(
+        &mut self,
+        place: &Place,
+        is_half_open: bool,
+        now: Ticks,
+        mut ended: impl FnMut(Flow),
+    ) -> Option<Claim> {
+        if is_half_open && self.is_crowded(place) {
             return None;
         }
-        let flow = *self.get(id)?;
-        let victims = match self.overflow {
-            Overflow::Refuse => Victims::Dead,
-            Overflow::EvictOldest => Victims::Any,
-        };
-        let hash = self.hash(&flow.key());
-        let at = self.established.victim(hash, now, &self.lifetimes, victims)?;
-        // Killed in between, it lies in both: that can be seen, a flow that is lost cannot.
-        let evicted = self.established.put(at, hash, flow);
-        self.half_open.take(id.index());
-        Some(Stored { id: FlowId(at as u32), evicted })
+        let claimed = self.claim_from(place, now, Victims::Dead, &mut ended)?;
+        Some(Claim { place: *place, claimed })
     }
 
-    /// Stores a flow that was begun before this table was, where its state has it lie. Nothing but what is over or
-    /// idle gives way to it. `None`: there is no room.
-    pub fn restore(&mut self, flow: Flow, now: Ticks) -> Option<Stored> {
-        let hash = self.hash(&flow.key());
-        let (space, bit) = match flow.state.is_half_open() {
-            true => (&mut self.half_open, FlowId::HALF_OPEN),
-            false => (&mut self.established, 0),
-        };
-        let at = space.victim(hash, now, &self.lifetimes, Victims::Dead)?;
-        let evicted = space.put(at, hash, flow);
-        Some(Stored { id: FlowId(at as u32 | bit), evicted })
+    fn claim_from(
+        &self,
+        place: &Place,
+        now: Ticks,
+        victims: Victims,
+        ended: &mut impl FnMut(Flow),
+    ) -> Option<Claimed> {
+        let hash_of = |flow: &Flow| self.hash_of(flow);
+        space!(self, place.is_v4, space => space.claim(place.hash, self.clock(now), victims, hash_of, ended))
     }
 
-    /// The memory it lies in; what flows it has are lost.
-    pub fn into_memory(self) -> [Memory<Flow>; 2] {
-        [self.established.into_memory(), self.half_open.into_memory()]
+    /// Fills the entry taken: the flow is there for everybody.
+    pub fn publish(&self, claim: Claim, flow: &mut Flow) -> FlowId {
+        let id = claim.id();
+        space!(self, claim.place.is_v4, space => space.publish(claim.claimed, flow));
+        id
+    }
+
+    /// Gives the entry back.
+    pub fn abandon(&self, claim: Claim) {
+        space!(self, claim.place.is_v4, space => space.abandon(claim.claimed, claim.place.hash));
+    }
+
+    /// The memory it lies in, as it is.
+    pub fn into_memory(self) -> [Memory<AtomicU32>; 2] {
+        [self.v4.into_memory(), self.v6.into_memory()]
     }
 
     /// Takes a flow out.
-    pub fn remove(&mut self, id: FlowId) -> Option<Flow> {
-        self.space_mut(id).take(id.index())
+    pub fn remove(&self, id: FlowId) -> Option<Flow> {
+        space!(self, id.is_v4(), space => space.remove(id.index(), |flow| self.hash_of(flow)))
     }
 
-    /// Looks at the next `budget` entries of each space and takes out those whose time is over.
+    /// Looks at the next `budget` entries of each family and takes out those whose time is over.
     pub fn sweep(&mut self, now: Ticks, budget: usize, mut ended: impl FnMut(Flow)) {
-        self.established.sweep(now, &self.lifetimes, budget, &mut ended);
-        self.half_open.sweep(now, &self.lifetimes, budget, &mut ended);
+        let (seed, overflow) = (self.seed, self.overflow);
+        let hash_of = move |flow: &Flow| hash(seed, overflow, &flow.key());
+        let clock = Clock { lifetimes: &self.lifetimes, now };
+        self.v4.sweep(clock, budget, hash_of, &mut ended);
+        self.v6.sweep(clock, budget, hash_of, &mut ended);
     }
 
     /// Takes out every flow.
-    pub fn take_all(&mut self, mut ended: impl FnMut(Flow)) {
-        self.established.take_all(&mut ended);
-        self.half_open.take_all(&mut ended);
+    pub fn take_all(&self, mut ended: impl FnMut(Flow)) {
+        self.v4.take_all(|flow| self.hash_of(flow), &mut ended);
+        self.v6.take_all(|flow| self.hash_of(flow), &mut ended);
     }
 
     /// Flows held, expired ones included until they are swept.
     pub fn len(&self) -> usize {
-        self.established.len() + self.half_open.len()
+        self.v4.len() + self.v6.len()
     }
 
     /// Whether it holds no flow.
@@ -229,46 +312,52 @@ impl FlowTable {
         self.len() == 0
     }
 
-    /// Flows held in the established space.
-    pub fn established(&self) -> usize {
-        self.established.len()
+    /// Half-open flows held.
+    pub fn half_open(&self) -> usize {
+        self.v4.half_open() + self.v6.half_open()
     }
 
-    /// Entries of both spaces together.
-    pub fn slots(&self) -> usize {
-        self.established.slots() + self.half_open.slots()
+    /// Entries of each family.
+    pub fn entries(&self) -> usize {
+        self.v4.entries().max(self.v6.entries())
     }
 
-    /// Entries of the established space.
-    pub fn capacity(&self) -> usize {
-        self.established.slots()
+    /// Memory in bytes of a table whose entries are all in use: IPv4 and IPv6.
+    pub fn memory_bytes(&self) -> [usize; 2] {
+        [self.v4.memory_bytes(), self.v6.memory_bytes()]
     }
 
-    /// Memory of the table in bytes; all of it is taken at the start.
-    pub fn memory_bytes(&self) -> usize {
-        self.established.memory_bytes() + self.half_open.memory_bytes()
+    /// Whether as many of the family's flows are half-open as may be.
+    fn is_crowded(&self, place: &Place) -> bool {
+        space!(self, place.is_v4, space => space.half_open() >= space.entries() / 4)
     }
 
-    #[inline]
-    fn find(&self, key: &FlowKey, wanted: impl Fn(&Flow) -> bool + Copy) -> Option<FlowId> {
-        let hash = self.hash(key);
-        match self.established.find(key, hash, wanted) {
-            Some(i) => Some(FlowId(i as u32)),
-            None => Some(FlowId(self.half_open.find(key, hash, wanted)? as u32 | FlowId::HALF_OPEN)),
+    fn victims(&self) -> Victims {
+        match self.overflow {
+            Overflow::Refuse => Victims::HalfOpen,
+            Overflow::EvictOldest => Victims::Any,
         }
     }
 
-    fn hash(&self, key: &FlowKey) -> u64 {
-        let ports = u64::from(key.client_port) << 32 | u64::from(key.port) << 16 | u64::from(key.frontend);
-        flow_hash(self.seed, [(key.client >> 64) as u64, key.client as u64, ports])
+    #[inline]
+    fn clock(&self, now: Ticks) -> Clock<'_> {
+        Clock { lifetimes: &self.lifetimes, now }
     }
 
-    fn space(&self, id: FlowId) -> &Space {
-        if id.is_half_open() { &self.half_open } else { &self.established }
+    fn hash_of(&self, flow: &Flow) -> u64 {
+        hash(self.seed, self.overflow, &flow.key())
     }
+}
 
-    fn space_mut(&mut self, id: FlowId) -> &mut Space {
-        if id.is_half_open() { &mut self.half_open } else { &mut self.established }
+/// The hash of a key; of what the table does not keep it knows nothing.
+#[inline]
+fn hash(seed: u64, overflow: Overflow, key: &FlowKey) -> u64 {
+    let port = if overflow == Overflow::Refuse { 0 } else { key.port };
+    let ports = u64::from(key.client_port) << 32 | u64::from(port) << 16 | u64::from(key.frontend);
+    if key.is_v4() {
+        flow_hash(seed, [key.client as u64, ports])
+    } else {
+        flow_hash(seed, [(key.client >> 64) as u64, key.client as u64, ports])
     }
 }
 

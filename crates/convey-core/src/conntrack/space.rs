@@ -1,202 +1,479 @@
-//! Sets of eight entries; every key may lie in one of two sets. A 16-bit tag for each entry, kept apart, lets
-//! a lookup touch one cache line a set and then only the entry it wants.
+//! The flows of one address family: sets of 128 bytes, of which a key may lie in a chain of eight
+//! (IPv4) or sixteen.
 //!
-//! The entries may lie in memory that outlives this process. It may be killed between any two instructions, so an
-//! entry is free by its state before its fields change, and until they are whole.
+//! The first set of a chain is one that a half of the hash names, the others lie in a row from where the other half
+//! names. A flow goes to the first that has room; each set it passes counts it among its `spills`, until it leaves.
+//! So a lookup ends at the first set without spills: for nearly every flow at the first.
+//!
+//! The entries may lie in memory that outlives this process, which may be killed between any two instructions, and
+//! that others write to. Whoever takes an entry makes it CLAIMED by compare and swap, fills it, and publishes it last.
 
-use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
 
+use super::entry::{self, Entry, Key, PortField};
 use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
-use super::memory::Memory;
+use super::memory::{Memory, zeros};
 use super::udp;
 
-const WAYS: usize = 8;
+/// Words of a set: 128 bytes, which processors fetch together.
+const SET_WORDS: usize = 32;
+/// Words to be added to memory that may begin anywhere, so that whole sets find their place.
+pub(super) const SPARE_WORDS: usize = SET_WORDS;
+/// Entries a flow may lie in. With fewer some capacity asked for would not fit.
+const CHAIN_ENTRIES: usize = 32;
+/// Sets whose flows are counted together: a page.
+const SETS_A_CHUNK: usize = 32;
+/// Attempts to take an entry from others that write.
+const ATTEMPTS: usize = 8;
 
-/// Tag of an entry without a flow.
-const FREE: u16 = 0;
-
-/// Who may be pushed out when no entry is free. Expired flows always, then the oldest of these:
+/// Who gives way when no set of a chain has an entry that is free or whose time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Victims {
     /// Closed flows and idle UDP conversations.
     Dead,
-    /// Closed and half-open flows.
+    /// Half-open flows as well, after the closed ones.
     HalfOpen,
-    /// All flows, closed ones first.
+    /// All flows, those last.
     Any,
 }
 
-#[derive(Debug)]
-pub(super) struct Space {
-    /// By set; `FREE` exactly where `flows` has none.
-    tags: Box<[[u16; WAYS]]>,
-    flows: Memory<Flow>,
-    used: usize,
-    cursor: usize,
+/// The time, and how long flows live.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock<'a> {
+    pub(super) lifetimes: &'a Lifetimes,
+    pub(super) now: Ticks,
 }
 
-impl Space {
-    /// Entries of a space that has room for `slots`: whole sets, and at least one.
-    pub(super) const fn entries(slots: usize) -> usize {
-        let sets = slots.div_ceil(WAYS);
-        if sets == 0 { WAYS } else { sets * WAYS }
+impl Clock<'_> {
+    #[inline]
+    pub(super) fn is_over(self, state: FlowState, last_seen: Ticks) -> bool {
+        self.now.since(last_seen) > self.lifetimes.0[state as usize]
     }
 
-    /// A space without a flow in `flows`, of which whole sets are used.
-    pub(super) fn new(mut flows: Memory<Flow>) -> Self {
-        if flows.len() < WAYS {
-            flows = Memory::own(WAYS);
-        }
-        for flow in flows.iter_mut().filter(|f| f.state != FlowState::Free) {
-            flow.state = FlowState::Free;
-        }
-        let sets = flows.len() / WAYS;
-        Self { tags: vec![[FREE; WAYS]; sets].into(), flows, used: 0, cursor: 0 }
+    fn has_ended(self, flow: &Flow) -> bool {
+        self.is_over(flow.state, Ticks(flow.last_seen))
+    }
+}
+
+/// An entry that was taken for a flow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claimed {
+    pub(super) at: usize,
+    /// How many sets of its chain it has passed.
+    passed: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Space<const WORDS: usize> {
+    memory: Memory<AtomicU32>,
+    /// Words before the first set: memory of this process may begin anywhere.
+    offset: usize,
+    sets: usize,
+    field: PortField,
+    /// By set: flows that lie further along their chain.
+    spills: Box<[AtomicU32]>,
+    /// By chunk: entries taken. Memory of chunks that were never used is not touched by a sweep.
+    taken: Box<[AtomicU32]>,
+    used: AtomicU32,
+    half_open: AtomicU32,
+    cursor: usize,
+    /// Where the search for half-open flows goes on.
+    hand: usize,
+}
+
+impl<const WORDS: usize> Space<WORDS> {
+    const WAYS: usize = SET_WORDS / WORDS;
+    /// Sets of a chain.
+    const CHAIN: usize = CHAIN_ENTRIES / Self::WAYS;
+
+    /// Words of memory for `entries` entries, in whole sets and at least as many as a chain has.
+    pub(super) const fn words(entries: usize) -> usize {
+        let sets = entries.div_ceil(Self::WAYS);
+        (if sets < Self::CHAIN { Self::CHAIN } else { sets }) * SET_WORDS
     }
 
-    pub(super) fn into_memory(self) -> Memory<Flow> {
-        self.flows
+    /// A space in `memory`, in which there is no flow. Memory that does not begin with a whole set loses one.
+    pub(super) fn new(mut memory: Memory<AtomicU32>, field: PortField) -> Self {
+        if memory.len() < (Self::CHAIN + 1) * SET_WORDS {
+            memory = Memory::own((Self::CHAIN + 1) * SET_WORDS);
+        }
+        let misaligned = memory.as_ptr().addr() % (SET_WORDS * 4) / 4;
+        let offset = if misaligned == 0 { 0 } else { SET_WORDS - misaligned };
+        let sets = (memory.len() - offset) / SET_WORDS;
+        Self {
+            memory,
+            offset,
+            sets,
+            field,
+            spills: zeros(sets),
+            taken: zeros(sets.div_ceil(SETS_A_CHUNK)),
+            used: AtomicU32::new(0),
+            half_open: AtomicU32::new(0),
+            cursor: 0,
+            hand: 0,
+        }
+    }
+
+    pub(super) fn into_memory(self) -> Memory<AtomicU32> {
+        self.memory
     }
 
     pub(super) fn len(&self) -> usize {
-        self.used
+        self.used.load(Relaxed) as usize
     }
 
-    pub(super) fn slots(&self) -> usize {
-        self.tags.len() * WAYS
+    pub(super) fn half_open(&self) -> usize {
+        self.half_open.load(Relaxed) as usize
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        self.sets * Self::WAYS
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.flows) + size_of_val(&*self.tags)
+        self.sets * SET_WORDS * 4 + size_of_val(&*self.spills) + size_of_val(&*self.taken)
     }
 
+    /// Set `i` of the chain of `hash`.
     #[inline]
-    fn sets(&self, hash: u64) -> [usize; 2] {
+    fn set_of(&self, hash: u64, i: usize) -> usize {
         // Scaling 32 bits down takes their upper ones; no division, any number of sets.
-        let scale = |half: u64| ((half * self.tags.len() as u64) >> 32) as usize;
-        [scale(hash >> 32), scale(hash & 0xffff_ffff)]
+        let scale = |half: u64| ((half * self.sets as u64) >> 32) as usize;
+        if i == 0 {
+            return scale(hash >> 32);
+        }
+        let set = scale(hash & 0xffff_ffff) + i - 1;
+        if set >= self.sets { set - self.sets } else { set }
     }
 
     #[inline]
-    fn tag(hash: u64) -> u16 {
-        // The lower bits of the upper half, which choose no set.
-        (hash >> 32) as u16 | 1
+    fn set(&self, set: usize) -> &[AtomicU32; SET_WORDS] {
+        static NO_SET: [AtomicU32; SET_WORDS] = [const { AtomicU32::new(0) }; SET_WORDS];
+        let at = self.offset + set * SET_WORDS;
+        self.memory.get(at..).and_then(<[_]>::first_chunk).unwrap_or(&NO_SET)
     }
 
-    /// The first entry with this key for which `wanted` holds. A key may have several: an expired one stays
-    /// until it is swept, and its successor may lie before or behind it.
     #[inline]
-    pub(super) fn find(&self, key: &FlowKey, hash: u64, wanted: impl Fn(&Flow) -> bool) -> Option<usize> {
-        let tag = Self::tag(hash);
-        for set in self.sets(hash) {
-            for (way, _) in self.tags[set].iter().enumerate().filter(|(_, t)| **t == tag) {
-                let at = set * WAYS + way;
-                if self.flows[at].is(key) && wanted(&self.flows[at]) {
-                    return Some(at);
+    fn way(set: &[AtomicU32; SET_WORDS], way: usize) -> Entry<'_, WORDS> {
+        let words: &[AtomicU32] = &set[way * WORDS..(way + 1) * WORDS];
+        match words.first_chunk() {
+            Some(words) => Entry(words),
+            None => unreachable!(),
+        }
+    }
+
+    #[inline]
+    fn entry(&self, at: usize) -> Entry<'_, WORDS> {
+        Self::way(self.set(at / Self::WAYS), at % Self::WAYS)
+    }
+
+    /// The flow with this key: the live one, and one whose time is over.
+    #[inline]
+    pub(super) fn find(&self, key: &FlowKey, hash: u64, clock: Clock<'_>) -> (Option<usize>, Option<usize>) {
+        let key = Key::new(key, self.field);
+        let mut over = None;
+        for i in 0..Self::CHAIN {
+            let at = self.set_of(hash, i);
+            let set = self.set(at);
+            for way in 0..Self::WAYS {
+                let entry = Self::way(set, way);
+                if !entry.has_key(&key) {
+                    continue;
                 }
+                match entry::state(entry.control().load(Acquire)) {
+                    None | Some(FlowState::Free) => {}
+                    Some(state) if clock.is_over(state, entry.last_seen()) => {
+                        over = Some(at * Self::WAYS + way);
+                    }
+                    Some(_) => return (Some(at * Self::WAYS + way), over),
+                }
+            }
+            if self.spills[at].load(Relaxed) == 0 {
+                break;
+            }
+        }
+        (None, over)
+    }
+
+    #[inline]
+    pub(super) fn get(&self, at: usize) -> Option<Flow> {
+        if at < self.entries() { self.entry(at).read(self.field) } else { None }
+    }
+
+    /// Writes what has changed of the flow at `at`, whose key and server stay. Whether it was there as it `was`.
+    #[inline]
+    pub(super) fn update(&self, at: usize, was: &Flow, flow: &Flow) -> bool {
+        let entry = self.entry(at);
+        let (old, new) = (entry::control(was), entry::control(flow));
+        if old == new {
+            if entry.control().load(Relaxed) != old {
+                return false;
+            }
+        } else if entry.control().compare_exchange(old, new, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        entry.write_course(flow, self.field);
+        match (was.state.is_half_open(), flow.state.is_half_open()) {
+            (true, false) => self.half_open.fetch_sub(1, Relaxed),
+            (false, true) => self.half_open.fetch_add(1, Relaxed),
+            _ => 0,
+        };
+        true
+    }
+
+    /// Whether a chain has an entry that [`Space::claim`] could take.
+    pub(super) fn has_room(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> bool {
+        self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims)).is_some()
+    }
+
+    /// Takes an entry for a flow with this hash; `ended` gets the flow that lay there, once it has left.
+    pub(super) fn claim(
+        &self,
+        hash: u64,
+        clock: Clock<'_>,
+        victims: Victims,
+        hash_of: impl Fn(&Flow) -> u64,
+        mut ended: impl FnMut(Flow),
+    ) -> Option<Claimed> {
+        for _ in 0..ATTEMPTS {
+            let place = self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims))?;
+            if let Some(claimed) = self.claim_at(hash, place, &hash_of, &mut ended) {
+                return Some(claimed);
             }
         }
         None
     }
 
-    #[inline]
-    pub(super) fn get(&self, at: usize) -> Option<&Flow> {
-        self.flows.get(at).filter(|f| f.state != FlowState::Free)
-    }
-
-    #[inline]
-    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut Flow> {
-        self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)
-    }
-
-    /// The entry a new flow goes to: a free one of the emptier set, else one of `victims`.
-    pub(super) fn victim(
-        &self,
+    /// As [`Space::claim`], where half-open flows are as many as may be: takes the entry of the oldest in the first
+    /// set that has any. Where the chain has none, one elsewhere ends, and nothing is taken.
+    pub(super) fn claim_half_open(
+        &mut self,
         hash: u64,
         now: Ticks,
-        lifetimes: &Lifetimes,
-        victims: Victims,
-    ) -> Option<usize> {
-        let sets = self.sets(hash);
-        let free = |set: usize| self.tags[set].iter().filter(|t| **t == FREE).count();
-        let [first, second] = sets.map(free);
-        if first + second > 0 {
-            let set = if first >= second { sets[0] } else { sets[1] };
-            return self.tags[set].iter().position(|t| *t == FREE).map(|way| set * WAYS + way);
+        hash_of: impl Fn(&Flow) -> u64,
+        mut ended: impl FnMut(Flow),
+    ) -> Option<Claimed> {
+        for i in 0..Self::CHAIN {
+            let set = self.set_of(hash, i);
+            if let Some(at) = self.oldest_half_open(set, now)
+                && let Some(claimed) = self.claim_at(hash, (i, at), &hash_of, &mut ended)
+            {
+                return Some(claimed);
+            }
         }
-        sets.into_iter()
-            .flat_map(|set| set * WAYS..(set + 1) * WAYS)
-            .filter_map(|at| {
-                let f = &self.flows[at];
-                let rank = match f.state {
-                    _ if f.is_expired(lifetimes, now) => 4,
-                    FlowState::Closed => 3,
-                    FlowState::UdpStream if udp::is_idle(f, now) => 2,
-                    state if state.is_half_open() && victims == Victims::HalfOpen => 1,
-                    _ if victims == Victims::Any => 1,
-                    _ => return None,
-                };
-                Some((rank, now.since(Ticks(f.last_seen)), at))
-            })
-            .max()
-            .map(|(_, _, at)| at)
+        for _ in 0..self.sets {
+            self.hand = (self.hand + 1) % self.sets;
+            if self.taken[self.hand / SETS_A_CHUNK].load(Relaxed) > 0
+                && let Some(at) = self.oldest_half_open(self.hand, now)
+                && let Some(flow) = self.remove(at, &hash_of)
+            {
+                ended(flow);
+                break;
+            }
+        }
+        None
     }
 
-    /// Stores `flow` at an entry that [`Space::victim`] named for `hash`; gives the flow that lay there.
-    pub(super) fn put(&mut self, at: usize, hash: u64, flow: Flow) -> Option<Flow> {
-        let entry = &mut self.flows[at];
-        let old = *entry;
-        entry.state = FlowState::Free;
-        compiler_fence(SeqCst);
-        *entry = Flow { state: FlowState::Free, ..flow };
-        compiler_fence(SeqCst);
-        entry.state = flow.state;
-        self.tags[at / WAYS][at % WAYS] = Self::tag(hash);
-        if old.state == FlowState::Free {
-            self.used += 1;
-            return None;
-        }
-        Some(old)
+    fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<usize> {
+        let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
+        let half_open = ways.filter_map(|at| {
+            let entry = self.entry(at);
+            let state = entry::state(entry.control().load(Acquire))?;
+            state.is_half_open().then(|| (now.since(entry.last_seen()), at))
+        });
+        half_open.max().map(|(_, at)| at)
     }
 
-    pub(super) fn take(&mut self, at: usize) -> Option<Flow> {
-        let entry = self.flows.get_mut(at).filter(|f| f.state != FlowState::Free)?;
-        let flow = *entry;
-        entry.state = FlowState::Free;
-        compiler_fence(SeqCst);
-        self.tags[at / WAYS][at % WAYS] = FREE;
-        self.used -= 1;
+    /// The first entry of the chain that is free, or else, in the same set, whose flow's time is over: how many sets
+    /// lie before, and where.
+    fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<(usize, usize)> {
+        (0..Self::CHAIN).find_map(|i| {
+            let at = self.set_of(hash, i);
+            let set = self.set(at);
+            let mut over = None;
+            for way in 0..Self::WAYS {
+                let entry = Self::way(set, way);
+                match entry::state(entry.control().load(Acquire)) {
+                    Some(FlowState::Free) => return Some((i, at * Self::WAYS + way)),
+                    Some(state) if clock.is_over(state, entry.last_seen()) => {
+                        over = Some((i, at * Self::WAYS + way));
+                    }
+                    _ => {}
+                }
+            }
+            over
+        })
+    }
+
+    fn victim(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> Option<(usize, usize)> {
+        let chain = (0..Self::CHAIN).flat_map(|i| {
+            let first = self.set_of(hash, i) * Self::WAYS;
+            (first..first + Self::WAYS).map(move |at| (i, at))
+        });
+        let ranked = chain.filter_map(|(i, at)| {
+            let flow = self.get(at)?;
+            let rank = match flow.state {
+                FlowState::Closed => 4,
+                state if state.is_half_open() && victims != Victims::Dead => 3,
+                FlowState::UdpStream if udp::is_idle(&flow, clock.now) => 2,
+                _ if victims == Victims::Any => 1,
+                _ => return None,
+            };
+            Some((rank, clock.now.since(Ticks(flow.last_seen)), (i, at)))
+        });
+        // Of equal ones the first: it is passed by the fewest lookups.
+        ranked.rev().max_by_key(|(rank, idle, _)| (*rank, *idle)).map(|(_, _, place)| place)
+    }
+
+    fn claim_at(
+        &self,
+        hash: u64,
+        (passed, at): (usize, usize),
+        hash_of: impl Fn(&Flow) -> u64,
+        ended: impl FnOnce(Flow),
+    ) -> Option<Claimed> {
+        let entry = self.entry(at);
+        let old = entry.control().load(Acquire);
+        let flow = entry.read(self.field);
+        entry.control().compare_exchange(old, entry::claimed(old), AcqRel, Relaxed).ok()?;
+        if let Some(flow) = flow {
+            self.count_out(at, hash_of(&flow), flow.state);
+            ended(flow);
+        }
+        for i in 0..passed {
+            self.spills[self.set_of(hash, i)].fetch_add(1, Relaxed);
+        }
+        self.taken[at / Self::WAYS / SETS_A_CHUNK].fetch_add(1, Relaxed);
+        self.used.fetch_add(1, Relaxed);
+        Some(Claimed { at, passed })
+    }
+
+    /// Fills the entry that was taken.
+    pub(super) fn publish(&self, claimed: Claimed, flow: &mut Flow) {
+        let entry = self.entry(claimed.at);
+        flow.claim = entry::claim_of(entry.control().load(Relaxed));
+        entry.write(flow, self.field);
+        if flow.state.is_half_open() {
+            self.half_open.fetch_add(1, Relaxed);
+        }
+        entry.control().store(entry::control(flow), Release);
+    }
+
+    /// Gives the entry back that was taken.
+    pub(super) fn abandon(&self, claimed: Claimed, hash: u64) {
+        let entry = self.entry(claimed.at);
+        entry.control().store(entry::freed(entry.control().load(Relaxed)), Release);
+        self.uncount(claimed.at, hash, claimed.passed);
+    }
+
+    pub(super) fn remove(&self, at: usize, hash_of: impl Fn(&Flow) -> u64) -> Option<Flow> {
+        let flow = self.get(at)?;
+        let old = entry::control(&flow);
+        self.entry(at).control().compare_exchange(old, entry::freed(old), AcqRel, Relaxed).ok()?;
+        self.count_out(at, hash_of(&flow), flow.state);
         Some(flow)
     }
 
-    pub(super) fn take_all(&mut self, ended: &mut impl FnMut(Flow)) {
-        for at in 0..self.flows.len() {
-            if let Some(flow) = self.take(at) {
+    /// A flow has left the entry at `at`.
+    fn count_out(&self, at: usize, hash: u64, state: FlowState) {
+        let set = at / Self::WAYS;
+        let passed = (0..Self::CHAIN).position(|i| self.set_of(hash, i) == set).unwrap_or(0);
+        self.uncount(at, hash, passed);
+        if state.is_half_open() {
+            self.half_open.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn uncount(&self, at: usize, hash: u64, passed: usize) {
+        for i in 0..passed {
+            self.spills[self.set_of(hash, i)].fetch_sub(1, Relaxed);
+        }
+        self.taken[at / Self::WAYS / SETS_A_CHUNK].fetch_sub(1, Relaxed);
+        self.used.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn take_all(&self, hash_of: impl Fn(&Flow) -> u64, ended: &mut impl FnMut(Flow)) {
+        for chunk in 0..self.taken.len() {
+            if self.taken[chunk].load(Relaxed) == 0 {
+                continue;
+            }
+            let sets = chunk * SETS_A_CHUNK..((chunk + 1) * SETS_A_CHUNK).min(self.sets);
+            for at in sets.start * Self::WAYS..sets.end * Self::WAYS {
+                if let Some(flow) = self.remove(at, &hash_of) {
+                    ended(flow);
+                }
+            }
+        }
+    }
+
+    /// Takes out the flows whose time is over among the next `budget` entries.
+    pub(super) fn sweep(
+        &mut self,
+        clock: Clock<'_>,
+        budget: usize,
+        hash_of: impl Fn(&Flow) -> u64,
+        ended: &mut impl FnMut(Flow),
+    ) {
+        let mut left = budget.div_ceil(Self::WAYS).min(self.sets);
+        while left > 0 {
+            let set = self.cursor;
+            let chunk_end = (set / SETS_A_CHUNK + 1) * SETS_A_CHUNK;
+            let is_empty = self.taken[set / SETS_A_CHUNK].load(Relaxed) == 0;
+            let looked_at = if is_empty { left.min(chunk_end.min(self.sets) - set) } else { 1 };
+            left -= looked_at;
+            self.cursor = (set + looked_at) % self.sets;
+            if !is_empty {
+                self.sweep_set(set, clock, &hash_of, ended);
+            }
+        }
+    }
+
+    fn sweep_set(
+        &self,
+        set: usize,
+        clock: Clock<'_>,
+        hash_of: impl Fn(&Flow) -> u64,
+        ended: &mut impl FnMut(Flow),
+    ) {
+        for at in set * Self::WAYS..(set + 1) * Self::WAYS {
+            let entry = self.entry(at);
+            let state = entry::state(entry.control().load(Acquire)).filter(|s| *s != FlowState::Free);
+            if state.is_some_and(|state| clock.is_over(state, entry.last_seen()))
+                && self.get(at).is_some_and(|flow| clock.has_ended(&flow))
+                && let Some(flow) = self.remove(at, &hash_of)
+            {
                 ended(flow);
             }
         }
     }
 
-    pub(super) fn sweep(
-        &mut self,
-        now: Ticks,
-        lifetimes: &Lifetimes,
-        budget: usize,
-        ended: &mut impl FnMut(Flow),
-    ) {
-        for _ in 0..budget.div_ceil(WAYS).min(self.tags.len()) {
-            let set = self.cursor;
-            self.cursor = (self.cursor + 1) % self.tags.len();
-            if self.tags[set] == [FREE; WAYS] {
-                continue;
-            }
-            for at in set * WAYS..(set + 1) * WAYS {
-                if self.get(at).is_some_and(|f| f.is_expired(lifetimes, now))
-                    && let Some(flow) = self.take(at)
-                {
-                    ended(flow);
-                }
+    #[cfg(test)]
+    pub(super) fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
+        (0..self.entries()).filter_map(|at| self.get(at))
+    }
+
+    /// Whether a chain has an entry without a flow.
+    #[cfg(test)]
+    pub(super) fn has_free(&self, hash: u64) -> bool {
+        let at = |i| self.set_of(hash, i) * Self::WAYS;
+        (0..Self::CHAIN).any(|i| (at(i)..at(i) + Self::WAYS).any(|at| self.get(at).is_none()))
+    }
+
+    /// By set: spills as they are counted, and as the flows that lie here would have them.
+    #[cfg(test)]
+    pub(super) fn recount(&self, hash_of: impl Fn(&Flow) -> u64) -> [Vec<u32>; 2] {
+        let mut wanted = vec![0; self.sets];
+        for at in 0..self.entries() {
+            let Some(flow) = self.get(at) else { continue };
+            let hash = hash_of(&flow);
+            let passed = (0..Self::CHAIN).position(|i| self.set_of(hash, i) == at / Self::WAYS).unwrap();
+            for i in 0..passed {
+                wanted[self.set_of(hash, i)] += 1;
             }
         }
+        [self.spills.iter().map(|s| s.load(Relaxed)).collect(), wanted]
     }
 }

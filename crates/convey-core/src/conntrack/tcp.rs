@@ -5,10 +5,10 @@
 //! Where both directions pass (passthrough):
 //! - The handshake ends with an acknowledgement of the server's SYN-ACK, exactly.
 //! - After it a segment counts when it lies in the window the other side advertised and acknowledges what lies in
-//!   its own.
-//! - A reset counts when its number lies between what the other side has acknowledged and what this side has
-//!   sent: for an idle flow that is exactly one number. When the side it seemed to come from goes on, it was
-//!   forged, and the flow is open again.
+//!   its own. Windows may seem up to twice as wide as they are: see `window`.
+//! - A reset counts when its number lies between what the other side has acknowledged, rounded down, and what this
+//!   side has sent: for an idle flow that is exactly one number. When the side it seemed to come from goes on, it
+//!   was forged, and the flow is open again.
 //!
 //! In DSR the server is never heard, so its numbers and windows are not known. Demanded is there:
 //! - of the handshake's end, that it follows the SYN exactly;
@@ -18,9 +18,12 @@
 use convey_packet::{Tcp, tcp_flags};
 
 use super::flow::{Direction, Flow, FlowState, flags};
-use super::handshake::{answers_later_syn, take_syn};
+use super::handshake::{answers_later_syn, isn, take_syn};
 pub use super::handshake::{begin, is_own_syn};
-use super::window::{is_after, is_in_window, is_within, widen};
+use super::window::{
+    acknowledges_more, is_after, is_in_window, is_within, oldest_reset, take_acknowledgement, take_bytes,
+    widen,
+};
 
 /// DSR, where windows are not seen: how far from the client's last byte a segment may lie and still count.
 const UNSEEN_WINDOW: u32 = 1 << 24;
@@ -30,7 +33,7 @@ const RESET_WINDOW: u32 = 65_535;
 /// What a packet has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change {
-    /// The conversation is confirmed: promote the flow and count a connection.
+    /// The conversation is confirmed: count a connection.
     pub established: bool,
     /// The conversation is over.
     pub closed: bool,
@@ -40,16 +43,37 @@ pub struct Change {
     pub revived: bool,
     /// The segment lies outside of what was seen; it did not count.
     pub out_of_window: bool,
+    /// It is a SYN of the client that is not the flow's own: to be remembered, for the server may answer it.
+    pub later_syn: Option<u32>,
 }
 
-/// Takes a TCP segment into account. `sees_replies` tells that both directions pass here (passthrough).
-pub fn advance(flow: &mut Flow, from: Direction, tcp: &Tcp, sees_replies: bool, now: u32) -> Change {
+/// Whether a segment may answer a later SYN, so that [`advance`] should know of one.
+pub fn may_answer_syn(from: Direction, tcp: &Tcp) -> bool {
+    from == Direction::FromServer && tcp.flags & (tcp_flags::SYN | tcp_flags::RST) != 0
+}
+
+/// Takes a TCP segment into account. `sees_replies` tells that both directions pass here (passthrough), `later_syn`
+/// is what a [`Change`] before has asked to remember of this flow.
+pub fn advance(
+    flow: &mut Flow,
+    from: Direction,
+    tcp: &Tcp,
+    sees_replies: bool,
+    later_syn: Option<u32>,
+    now: u32,
+) -> Change {
     let is_closed = flow.state == FlowState::Closed;
     if tcp.has(tcp_flags::RST) {
-        return if is_closed { Change::default() } else { take_reset(flow, from, tcp, sees_replies, now) };
+        if is_closed {
+            return Change::default();
+        }
+        return take_reset(flow, from, tcp, sees_replies, later_syn, now);
     }
     if tcp.has(tcp_flags::SYN) {
-        return if is_closed { Change::default() } else { take_syn(flow, from, tcp, sees_replies, now) };
+        if is_closed {
+            return Change::default();
+        }
+        return take_syn(flow, from, tcp, sees_replies, later_syn, now);
     }
     let me = from as usize;
     let counts = if sees_replies { counts_seen(flow, me, tcp) } else { counts_unseen(flow, tcp) };
@@ -80,7 +104,7 @@ fn counts_seen(flow: &Flow, me: usize, tcp: &Tcp) -> bool {
         // Nothing but a SYN-ACK or a reset answers a SYN.
         FlowState::SynSent => false,
         FlowState::SynReceived if me == 0 => {
-            is_in_window(flow, me, tcp) && is_within(tcp.ack, flow.acked[1], flow.next[1])
+            is_in_window(flow, me, tcp) && is_within(tcp.ack, flow.acked(1), flow.next[1])
         }
         _ => is_in_window(flow, me, tcp),
     }
@@ -89,25 +113,16 @@ fn counts_seen(flow: &Flow, me: usize, tcp: &Tcp) -> bool {
 /// Whether a segment of the client counts where the server is not heard.
 fn counts_unseen(flow: &Flow, tcp: &Tcp) -> bool {
     match flow.state {
-        FlowState::SynSent => tcp.has(tcp_flags::ACK) && is_within(tcp.seq, flow.acked[0], flow.next[0]),
+        FlowState::SynSent => tcp.has(tcp_flags::ACK) && is_within(tcp.seq, isn(flow), flow.next[0]),
         _ => tcp.seq.wrapping_sub(flow.next[0]).wrapping_add(UNSEEN_WINDOW) <= 2 * UNSEEN_WINDOW,
     }
 }
 
 fn move_on(flow: &mut Flow, me: usize, tcp: &Tcp, sees_replies: bool) {
-    let peer = 1 - me;
-    if is_after(tcp.end_seq(), flow.next[me]) {
-        flow.next[me] = tcp.end_seq();
-    }
+    take_bytes(flow, me, tcp, sees_replies);
     if sees_replies {
         widen(flow, me, tcp);
-        if is_after(tcp.ack, flow.acked[peer]) {
-            flow.acked[peer] = tcp.ack;
-        }
-        if is_after(tcp.ack, flow.next[peer]) {
-            // Bytes that did not count when they passed, or were lost before us and seen by nobody but the peer.
-            flow.next[peer] = tcp.ack;
-        }
+        take_acknowledgement(flow, me, tcp);
     }
     if tcp.has(tcp_flags::FIN) {
         flow.flags |= if me == 0 { flags::FIN_FROM_CLIENT } else { flags::FIN_FROM_SERVER };
@@ -138,8 +153,15 @@ const fn reset_from(side: usize) -> u8 {
     if side == 0 { flags::RESET_FROM_CLIENT } else { flags::RESET_FROM_SERVER }
 }
 
-fn take_reset(flow: &mut Flow, from: Direction, tcp: &Tcp, sees_replies: bool, now: u32) -> Change {
-    if !is_valid_reset(flow, from, tcp, sees_replies) {
+fn take_reset(
+    flow: &mut Flow,
+    from: Direction,
+    tcp: &Tcp,
+    sees_replies: bool,
+    later_syn: Option<u32>,
+    now: u32,
+) -> Change {
+    if !is_valid_reset(flow, from, tcp, sees_replies, later_syn) {
         return Change { out_of_window: true, ..Change::default() };
     }
     if matches!(flow.state, FlowState::Established | FlowState::Closing) {
@@ -150,23 +172,33 @@ fn take_reset(flow: &mut Flow, from: Direction, tcp: &Tcp, sees_replies: bool, n
     Change { closed: true, ..Change::default() }
 }
 
-fn is_valid_reset(flow: &Flow, from: Direction, tcp: &Tcp, sees_replies: bool) -> bool {
+fn is_valid_reset(
+    flow: &Flow,
+    from: Direction,
+    tcp: &Tcp,
+    sees_replies: bool,
+    later_syn: Option<u32>,
+) -> bool {
     let me = from as usize;
     if from == Direction::FromServer {
-        if answers_later_syn(flow, tcp) {
+        if answers_later_syn(later_syn, tcp) {
             return true;
         }
         if flow.state == FlowState::SynSent {
-            return tcp.has(tcp_flags::ACK) && is_within(tcp.ack, flow.acked[0], flow.next[0]);
+            return tcp.has(tcp_flags::ACK) && is_within(tcp.ack, isn(flow), flow.next[0]);
         }
     }
-    let oldest = if sees_replies { flow.acked[me] } else { flow.next[me].wrapping_sub(RESET_WINDOW) };
+    let oldest = match flow.state {
+        _ if !sees_replies => flow.next[me].wrapping_sub(RESET_WINDOW),
+        FlowState::SynSent => isn(flow),
+        _ => oldest_reset(flow, me),
+    };
     tcp.seq.wrapping_sub(oldest) <= flow.next[me].wrapping_sub(oldest)
 }
 
 /// Whether the segment goes beyond what its side had sent or acknowledged. What was overtaken by a reset does not.
 fn goes_on(flow: &Flow, me: usize, tcp: &Tcp, sees_replies: bool) -> bool {
-    is_after(tcp.end_seq(), flow.next[me]) || sees_replies && is_after(tcp.ack, flow.acked[1 - me])
+    is_after(tcp.end_seq(), flow.next[me]) || sees_replies && acknowledges_more(flow, me, tcp)
 }
 
 /// A segment that counts, on a closed flow: when the side that seemed to have reset it goes on, it never did.

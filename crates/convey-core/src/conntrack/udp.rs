@@ -4,7 +4,7 @@
 //! places in the flow table. How long a pause is usual depends on what was seen: a question and its answer are
 //! over at once, what has gone on for a while may pause.
 //!
-//! A UDP flow has no sequence numbers; `Flow::next[0]` counts its datagrams, `Flow::acked[0]` is the tick at which
+//! A UDP flow has no sequence numbers; `Flow::next[0]` counts its datagrams, `Flow::next[1]` is the tick at which
 //! its port took its place in the order of use.
 
 use std::time::Duration;
@@ -21,8 +21,7 @@ pub const STREAM_IDLE: u32 = Ticks::span(Duration::from_secs(30));
 /// The state of a flow that a datagram of the client begins.
 pub fn begin_udp(flow: &mut Flow, now: u32) {
     flow.state = FlowState::UdpNew;
-    flow.next[0] = 1;
-    flow.acked[0] = now;
+    flow.next = [1, now];
 }
 
 /// Takes a datagram into account. `sees_replies` tells that both directions pass here (passthrough).

@@ -68,11 +68,11 @@ impl PortPools {
         Some(pool)
     }
 
-    /// Takes a free port on which no frontend listens.
-    pub(super) fn take(&mut self, pool: u16, snapshot: &PacketSnapshot) -> Option<u16> {
+    /// Takes a free port on which no frontend listens, for `holder`.
+    pub(super) fn take(&mut self, pool: u16, holder: u32, snapshot: &PacketSnapshot) -> Option<u16> {
         let (path, ports) = self.pools.get_mut(usize::from(pool))?.as_mut()?;
         for _ in 0..MAX_SKIPS {
-            let port = ports.take(0)?;
+            let port = ports.take(holder)?;
             if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_none() {
                 return Some(port);
             }
@@ -86,14 +86,14 @@ impl PortPools {
         &mut self,
         path: &NatPath,
         port: u16,
-        port_use: PortUse,
+        (holder, port_use): (u32, PortUse),
         snapshot: &PacketSnapshot,
     ) -> Option<u16> {
         if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_some() {
             return None;
         }
         let pool = self.pool(path)?;
-        self.get_mut(pool)?.take_exact(port, 0, port_use).then_some(pool)
+        self.get_mut(pool)?.take_exact(port, holder, port_use).then_some(pool)
     }
 
     /// The memory of NAT addresses.
@@ -114,12 +114,6 @@ impl PortPools {
 
     pub(super) fn nat_address(&self, pool: u16) -> Option<u128> {
         Some(self.get(pool)?.0.nat)
-    }
-
-    pub(super) fn rename_holder(&mut self, pool: u16, port: u16, holder: u32) {
-        if let Some(ports) = self.get_mut(pool) {
-            ports.rename_holder(port, holder);
-        }
     }
 
     pub(super) fn used_for(&mut self, pool: u16, port: u16, port_use: PortUse) {
