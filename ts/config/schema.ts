@@ -26,8 +26,8 @@ export const wording = z.registry<{ type: string; expected: string; pattern?: st
 const count = z.int().min(0).max(0xffff_ffff);
 const milliseconds = z.int().min(0).max(86_400_000);
 const workers = z.int().min(0).max(1024);
-/** From what a flow may need at least to 24 days, beyond which the flow table cannot tell an age. */
-const flowLifetime = z.int().min(100).max(2_073_600_000);
+/** From what a flow may need at least to a day: beyond 39 hours the flow table cannot tell an age. */
+const flowLifetime = z.int().min(100).max(86_400_000);
 
 /** A string that `parse` reads; what it returns is the value from then on. */
 function readString(parse: (text: string) => { ok: true; value: string } | { ok: false; message: string }) {

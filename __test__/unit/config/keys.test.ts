@@ -251,13 +251,13 @@ test("a connection tracker without room is refused", async () => {
 });
 
 test.each(["syn_ms", "established_ms", "fin_ms", "dsr_fin_ms", "closed_ms", "udp_ms", "udp_stream_ms"])(
-  "a flow's lifetime %s is an integer from 100 ms to 24 days",
+  "a flow's lifetime %s is an integer from 100 ms to a day",
   async (key) => {
     const lines = (value: string) => linesOf(`${LEAST}[passthrough.timeouts]\n${key} = ${value}\n`);
-    for (const value of ["100", "2_073_600_000"]) expect(await lines(value)).toEqual([]);
-    for (const value of ["0", "99", "2073600001"]) {
+    for (const value of ["100", "86_400_000"]) expect(await lines(value)).toEqual([]);
+    for (const value of ["0", "99", "86400001"]) {
       expect(await lines(value)).toEqual([
-        `t.toml:7:${key.length + 4}: error: passthrough.timeouts.${key}: is out of range (found ${value}, expected an integer from 100 to 2073600000)`,
+        `t.toml:7:${key.length + 4}: error: passthrough.timeouts.${key}: is out of range (found ${value}, expected an integer from 100 to 86400000)`,
       ]);
     }
     expect((await lines("1.5")).join()).toContain(`error: passthrough.timeouts.${key}: `);

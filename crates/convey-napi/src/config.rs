@@ -59,7 +59,7 @@ pub struct NativePacketOptions {
     pub timeouts: NativeFlowTimeouts,
 }
 
-/// How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days.
+/// How long a flow lives after its last packet, in milliseconds; above 39 hours counts as 39 hours.
 #[napi(object)]
 pub struct NativeFlowTimeouts {
     pub syn_ms: u32,

@@ -246,7 +246,7 @@ export interface NativeExplanation {
   steps: Array<NativeStep>
 }
 
-/** How long a flow lives after its last packet, in milliseconds; above 24 days counts as 24 days. */
+/** How long a flow lives after its last packet, in milliseconds; above 39 hours counts as 39 hours. */
 export interface NativeFlowTimeouts {
   synMs: number
   establishedMs: number
