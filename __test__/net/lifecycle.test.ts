@@ -69,7 +69,7 @@ async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<
   const pids = balancers.map(({ process }) => process.child.pid);
   return [
     ...state,
-    ...memory.filter((name) => pids.some((pid) => name.startsWith(`convey_balancer_${pid}_`))),
+    ...memory.filter((name) => pids.some((pid) => name.includes(`_balancer_${pid}_`))),
   ];
 }
 

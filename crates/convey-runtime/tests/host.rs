@@ -548,6 +548,56 @@ fn the_journal_of_a_namespace_that_is_gone_is_forgotten_and_that_of_one_that_liv
 }
 
 #[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn flows_of_a_killed_balancer_go_with_its_namespace_even_without_a_journal_and_those_of_others_stay() {
+    let (_peer, host, folder) = pair();
+    let (gone_peer, gone, gone_folder) = pair();
+    let alive_folder = Folder(std::env::temp_dir().join(format!("convey-{}-alive", gone.name)));
+    let start = |ns: &Netns, folder: &Folder, vip, ports: (u16, u16)| {
+        Prepared::with(ns, &folder.0, vip, ports.0, ports.1, &["flows"])
+    };
+    let killed_here = start(&host, &folder, "10.9.0.2:80", (40000, 50000));
+    let killed_there = start(&gone, &gone_folder, "10.9.0.2:80", (40000, 50000));
+    let alive = start(&gone, &alive_folder, "10.9.0.3:80", (51000, 52000));
+    let tables = |of: u32| flow_files(Path::new("/nowhere"), of);
+    let [here, there, living] = [&killed_here, &killed_there, &alive].map(|p| p.child.id());
+    assert_eq!([here, there, living].map(tables), [1, 1, 1], "the tables lie in shared memory");
+    killed_here.kill();
+    killed_there.kill();
+    for folder in [&folder, &gone_folder] {
+        std::fs::remove_dir_all(&folder.0).unwrap();
+    }
+    let clean = || {
+        let path = folder.0.clone();
+        host.enter(move || cleanup(&path).unwrap())
+    };
+    clean();
+    assert_eq!([here, there, living].map(tables), [1, 1, 1], "the namespaces live");
+    // The namespace of the one that lives loses its name and lives on with it.
+    drop((gone, gone_peer));
+    clean();
+    assert_eq!([here, there, living].map(tables), [1, 1, 1], "one balancer still lives there");
+    alive.kill();
+    let told = |lines: &[String]| lines.iter().filter(|l| l.contains(&format!("balancer_{there}_"))).count();
+    let mut lines = Vec::new();
+    // A namespace takes its time to go.
+    for _ in 0..200 {
+        lines.extend(clean());
+        if tables(there) + tables(living) == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert_eq!([here, there, living].map(tables), [1, 0, 0]);
+    assert_eq!(told(&lines), 1, "{lines:?}");
+    drop(host);
+    let (_other_peer, other, other_folder) = pair();
+    let path = other_folder.0.clone();
+    other.enter(move || Host::install(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap().close().unwrap());
+    assert_eq!(tables(here), 0, "the next start removes it, too");
+}
+
+#[test]
 #[ignore = "needs root, ip, socat: makes network namespaces"]
 fn a_local_user_who_takes_the_name_of_an_address_keeps_no_balancer_from_it() {
     let (_peer, host, folder) = pair();

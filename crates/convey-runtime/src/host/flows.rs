@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use convey_engine::{SavedFlows, SlotIdentities};
 
 use super::journal::{Record, StateDir};
-use super::{Found, Host, HostError, undo};
+use super::{Found, Host, HostError, orphans, undo};
 
 const TMPFS: u64 = 0x0102_1994;
-const SHARED_MEMORY: &str = "/dev/shm";
+pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// A table of flows that a killed balancer left, and the journal it stands in.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl Host {
         let slots = self.spec.state_dir.join(format!("{}.slots", self.id));
         // Names in /dev/shm are anybody's.
         for n in 0..100 {
-            let table = directory.join(format!("convey_{}_{n}.flows", self.id));
+            let table = directory.join(orphans::table_name(&self.id, n));
             if table.symlink_metadata().is_ok() {
                 continue;
             }
@@ -124,6 +124,7 @@ impl Host {
             match made {
                 Ok(file) => {
                     self.slots = Some(slots);
+                    self.table = Some(orphans::lock(&file).and_then(|()| file.try_clone()).map_err(failed)?);
                     return Ok(file);
                 }
                 Err(error) => {
@@ -147,7 +148,7 @@ impl Host {
     /// # Errors
     /// [`HostError`]; it goes with the rest then.
     pub fn give_up_flows(&mut self) -> Result<(), HostError> {
-        self.slots = None;
+        (self.slots, self.table) = (None, None);
         let (flows, kept): (Vec<_>, Vec<_>) =
             self.entry.records.drain(..).partition(|r| matches!(r, Record::Flows { .. }));
         self.entry.records = kept;
@@ -209,8 +210,8 @@ fn memory_folder(state_dir: &Path) -> Option<PathBuf> {
 }
 
 /// Opens a file that nobody but this user, or root, can have made or changed.
-fn open_own(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+pub(super) fn open_own(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let meta = file.metadata()?;
     let owner = meta.uid();
     let is_own = owner == 0 || owner == rustix::process::geteuid().as_raw();

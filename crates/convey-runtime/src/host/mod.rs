@@ -19,6 +19,7 @@ mod flows;
 mod guarding;
 mod journal;
 mod namespaces;
+mod orphans;
 mod plan;
 mod port_set;
 mod reserved_ports;
@@ -63,6 +64,8 @@ pub struct Host {
     left: Vec<flows::Left>,
     /// Where is written down what the slots of our own flows stand for.
     slots: Option<PathBuf>,
+    /// Their table, whose lock says that its owner lives.
+    table: Option<File>,
     /// Says to others that the journal's owner lives.
     owner: Option<File>,
     notes: Vec<String>,
@@ -104,6 +107,7 @@ impl Host {
             guard: None,
             left: flows::Left::find(&peers, &names(&spec.rules.vips)),
             slots: None,
+            table: None,
             owner: Some(state.own(&id)?),
             notes,
             id,

@@ -7,7 +7,7 @@ use convey_xdp::{dsr, guard, nft};
 
 use super::journal::{Entry, Found, Kind, Record, StateDir};
 use super::port_set::PortSet;
-use super::{HostError, flows, namespaces, sys, sysctl};
+use super::{HostError, flows, namespaces, orphans, sys, sysctl};
 
 pub(crate) const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -197,14 +197,14 @@ fn undo_clsact(interface: &str, index: u32, record: &Record, peers: &[Found]) ->
     Ok(Outcome::Undone(format!("removed the clsact qdisc of {interface}")))
 }
 
-/// Takes back what killed processes left in this network namespace, and forgets what a reboot has taken.
-/// Returns what was done, in words; nothing of a living installation or of another namespace is touched.
+/// Takes back what killed processes left in this network namespace, and forgets what a reboot or the end of another
+/// namespace has taken. Returns what was done, in words; nothing of a living installation or of another living namespace is touched.
 ///
 /// # Errors
 /// [`HostError`]; what failed stays in its journal and is tried again next time.
 pub fn cleanup(state_dir: &Path) -> Result<Vec<String>, HostError> {
     if !state_dir.exists() {
-        return Ok(Vec::new());
+        return Ok(orphans::remove());
     }
     let state = StateDir::open(state_dir)?;
     let lines = reclaim(&state, Leave::Nothing);
@@ -244,5 +244,6 @@ pub(crate) fn reclaim(state: &StateDir, leave: Leave) -> Result<Vec<String>, Hos
             lines.extend(undone.into_iter().map(|line| format!("{line} (of process {pid}, which is gone)")));
         }
     }
+    lines.extend(orphans::remove());
     Ok(lines)
 }
