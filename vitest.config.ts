@@ -1,25 +1,35 @@
 import { defineConfig } from "vitest/config";
+import { ENGINES } from "./__test__/net/engines.ts";
 
 /**
  * One suite after the other. Those that need a quiet machine run one file at a time; the network suite has namespaces of
  * its own and mostly waits: two files at a time halve its minutes.
  */
-const suite = (name: string, groupOrder: number, maxWorkers?: number) => ({
+const suite = (folder: string, groupOrder: number, maxWorkers?: number, name = folder) => ({
   extends: true as const,
   test: {
     name,
-    include: [`__test__/${name}/**/*.test.{ts,mjs}`],
+    include: [`__test__/${folder}/**/*.test.{ts,mjs}`],
     sequence: { groupOrder },
     setupFiles: ["__test__/support/only-declared.ts"],
     ...(maxWorkers === undefined ? {} : { maxWorkers }),
   },
 });
 
+/** The packet modes' suite, once for each engine that this version has. */
+function onEveryEngine(folder: string, groupOrder: number, maxWorkers: number) {
+  const engines = ENGINES.filter(({ without }) => without === undefined);
+  return engines.map(({ name }, n) => {
+    const once = suite(folder, groupOrder + n, maxWorkers, `${folder}:${name}`);
+    return { ...once, test: { ...once.test, env: { CONVEY_ENGINE: name } } };
+  });
+}
+
 export default defineConfig({
   test: {
     testTimeout: 30_000,
     hookTimeout: 30_000,
     passWithNoTests: true,
-    projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), suite("net", 3, 2)],
+    projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), ...onEveryEngine("net", 3, 2)],
   },
 });

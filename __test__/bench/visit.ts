@@ -1,8 +1,8 @@
 /** One visit: a fresh lab, one peer in it, every kind of work once. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { address, Lab } from "../support/lab.ts";
 import { failed, type LoadResult, load, loadgenPath, startServer } from "../support/loadgen.ts";
 import { family, finish, memoryBytes, type Running, start, until } from "../support/processes.ts";
+import { address, Row } from "../support/row.ts";
 import { goOn, guard } from "./interruption.ts";
 import type { Options, Profile, Work } from "./options.ts";
 import type { Peer } from "./peers.ts";
@@ -46,8 +46,8 @@ export async function visit(
   halfRate: number | undefined,
 ): Promise<Visit> {
   goOn();
-  await using lab = await Lab.create({ offloads, reuseTimeWait: true });
-  using _guard = guard(namespaces(lab));
+  await using lab = await Row.create({ offloads, reuseTimeWait: true });
+  using _guard = guard(lab.namespaces());
   // As many descriptors as may be had; exec keeps the process id.
   const files = ["sh", "-c", 'ulimit -n "$(ulimit -Hn)"; exec "$@"', "bench"];
   const aside = profile === "one" ? [...files, "taskset", "-c", "0"] : files;
@@ -151,11 +151,6 @@ export async function visit(
     }
   }
   return result;
-}
-
-function namespaces(lab: Lab): string[] {
-  // ip netns exec <namespace> …
-  return (["client", "balancer", "server"] as const).map((place) => lab.at(place)[3] as string);
 }
 
 /** User-space memory an idle pair holds; what the kernel holds for two sockets is the same for every peer. */

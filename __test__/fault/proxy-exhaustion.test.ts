@@ -5,10 +5,10 @@ import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, expect, test } from "vitest";
 import { pool, startConvey } from "../support/convey.ts";
-import { address, Lab } from "../support/lab.ts";
 import { loadgenPath, startServer } from "../support/loadgen.ts";
 import { cpuSeconds, start, succeed, until } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
+import { address, Row } from "../support/row.ts";
 import { dial, echo, listening } from "../support/sockets.ts";
 
 // Built here, so that a first build is not charged to a test.
@@ -62,7 +62,7 @@ test("without file descriptors accepting backs off at under 5 % CPU, and recover
 
 test("without source ports clients are closed and counted, nothing spins, and it recovers", async (context) => {
   needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "curl"] });
-  await using lab = await Lab.create({ balancerPorts: "40000 40009" });
+  await using lab = await Row.create({ balancerPorts: "40000 40009" });
   const server = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });
   await using _ = server.process;
   await using product = await startConvey(

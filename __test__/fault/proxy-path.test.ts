@@ -4,11 +4,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { pool, startConvey } from "../support/convey.ts";
-import { address, Lab } from "../support/lab.ts";
 import { loadgenPath, parseResult, startServer } from "../support/loadgen.ts";
 import { folder, nginxFiles } from "../support/peers.ts";
 import { start, succeed, until } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
+import { address, Row } from "../support/row.ts";
 
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
@@ -20,7 +20,7 @@ test.for(["on", "off"])(
   "curl and nginx exchange 50 MiB each way unchanged and exactly counted, offloads %s",
   async (offloads, context) => {
     needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nginx", "curl"] });
-    await using lab = await Lab.create({ offloads: offloads === "on" });
+    await using lab = await Row.create({ offloads: offloads === "on" });
     const root = folder("root");
     const [down, up] = [randomBytes(50 * MIB), randomBytes(50 * MIB)];
     writeFileSync(join(root, "down"), down);
@@ -68,7 +68,7 @@ test.for(["on", "off"])(
 
 test("a server black-holed mid-flow is bounded by the idle timeout; another server's clients go on", async (context) => {
   needs(context, { root: true, tools: ["ip", "sysctl", "ethtool", "nft", "curl"] });
-  await using lab = await Lab.create();
+  await using lab = await Row.create();
   const doomed = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9001` });
   await using _doomed = doomed.process;
   const other = await startServer({ prefix: lab.at("server"), listen: `${address.server}:9002` });

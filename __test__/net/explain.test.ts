@@ -1,7 +1,6 @@
 /** `convey explain --running` against connections: what it says is what happens. */
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { aroundAll, beforeEach, describe, expect, test } from "vitest";
 import type { Explanation } from "../../ts/index.ts";
-import type { Product } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { start, succeed, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
@@ -13,16 +12,13 @@ const [VIP] = VIPS;
 
 describe("convey explain in passthrough mode", () => {
   let segment: Segment;
-  let product: Product;
 
-  beforeAll(async () => {
-    if (missing !== undefined) return;
-    segment = await Segment.create();
-    product = await segment.run(sampleFile("passthrough"));
-  });
-  afterAll(async () => {
-    await product?.[Symbol.asyncDispose]();
-    await segment?.[Symbol.asyncDispose]();
+  aroundAll(async (runTests) => {
+    if (missing !== undefined) return runTests();
+    await using standing = await Segment.create();
+    segment = standing;
+    await using _product = await segment.run(sampleFile("passthrough"));
+    await runTests();
   });
   beforeEach((context) => {
     if (missing !== undefined) context.skip(missing);
@@ -31,7 +27,7 @@ describe("convey explain in passthrough mode", () => {
   async function explain(source: string, destination: string, ...flags: string[]): Promise<Explanation> {
     const command = [CONVEY, "explain", "-c", sampleFile("passthrough"), "--json", ...flags];
     const question = ["tcp", source, destination];
-    return JSON.parse(await succeed(segment.at("balancer", process.execPath, ...command, ...question)));
+    return JSON.parse(await succeed(segment.balancer(process.execPath, ...command, ...question)));
   }
 
   test("a new flow gets a Maglev slot, and then really goes to the server that was named", async () => {

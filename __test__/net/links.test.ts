@@ -1,38 +1,30 @@
 /** Where packets come from and go to: interfaces, addresses and routes of the balancer that come, go and differ. */
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Product, runConvey } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { finish, succeed, until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { Scene } from "./lab/cli.ts";
 import type { PacketLab } from "./lab/lab.ts";
-import { HTTP, TOOLS } from "./lab/servers.ts";
-
-const missing = lacking({ root: true, tools: TOOLS });
+import { type Scene, stage } from "./lab/scene.ts";
+import { HTTP } from "./lab/servers.ts";
 
 let scene: Scene;
 let lab: PacketLab;
 let product: Product | undefined;
-
-beforeEach((context) => {
-  if (missing !== undefined) context.skip(missing);
-});
 
 afterEach(async () => {
   await product?.[Symbol.asyncDispose]();
   product = undefined;
 });
 
-function stand(method: "passthrough" | "l2" | "rewrite"): void {
-  beforeAll(async () => {
-    if (missing !== undefined) return;
-    scene = await Scene.create(method, { arms: "one-arm" });
+function stand(method: "passthrough" | "l2"): void {
+  const stands = stage(method, "one-arm");
+  beforeEach(() => {
+    const standing = stands.scene();
+    if (standing === undefined) return;
+    scene = standing;
     lab = scene.lab;
-  });
-  afterAll(async () => {
-    await scene?.[Symbol.asyncDispose]();
   });
 }
 

@@ -1,11 +1,9 @@
 /** Several source addresses towards the servers in passthrough mode. */
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { pool, startConvey } from "../support/convey.ts";
+import { describe, expect, test } from "vitest";
+import { pool } from "../support/convey.ts";
 import { type Running, start } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
+import { onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
 const [VIP] = VIPS;
 const [SERVER] = SERVERS;
 const REQUEST = "GET / HTTP/1.1\r\nHost: vip\r\n\r\n";
@@ -22,17 +20,12 @@ nat_addresses = ${JSON.stringify(addresses)}
 
 describe("passthrough.nat_addresses", () => {
   let segment: Segment;
-
-  beforeEach(async (context) => {
-    if (missing !== undefined) context.skip(missing);
-    segment = await Segment.create();
-  });
-  afterEach(async () => {
-    await segment?.[Symbol.asyncDispose]();
+  onSegment(["ss", "socat"], (standing) => {
+    segment = standing;
   });
 
   test("each has every port: twice as many connections with one server as the range has ports", async () => {
-    const product = await startConvey(configuration(VIPS), segment.at("balancer"));
+    await using _product = await segment.runWith(configuration(VIPS));
     const held: Running[] = [];
     try {
       for (let n = 0; n < 2 * PORTS; n++) {
@@ -51,12 +44,11 @@ describe("passthrough.nat_addresses", () => {
       }
     } finally {
       for (const one of held) await one[Symbol.asyncDispose]();
-      await product.process.stop("SIGTERM");
     }
   });
 
   test("one that is no address of this host is refused by name", async () => {
-    await expect(startConvey(configuration(["10.0.0.99"]), segment.at("balancer"))).rejects.toThrow(
+    await expect(segment.runWith(configuration(["10.0.0.99"]))).rejects.toThrow(
       /passthrough\.nat_addresses.*10\.0\.0\.99 is no address of this host/s,
     );
   });

@@ -1,22 +1,15 @@
 /** The samples of the packet modes, as they are, started by the command line and used by clients. */
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { CONVEY } from "../support/peers.ts";
 import { finish, until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
-import { CLIENT, SERVERS, Segment, VIPS } from "./lab/segment.ts";
-
-const missing = lacking({ root: true, tools: ["ip", "sysctl", "tc", "curl"] });
+import { engine } from "./engines.ts";
+import { CLIENT, onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
 describe("samples of the packet modes", () => {
   let segment: Segment;
-
-  beforeEach(async (context) => {
-    if (missing !== undefined) context.skip(missing);
-    segment = await Segment.create();
-  });
-  afterEach(async () => {
-    await segment?.[Symbol.asyncDispose]();
+  onSegment(["tc"], (standing) => {
+    segment = standing;
   });
 
   test("passthrough.toml forwards what comes to any address of the balancer to all four servers", async () => {
@@ -31,7 +24,7 @@ describe("samples of the packet modes", () => {
       expect([...seen].sort()).toEqual([...SERVERS]);
     }
     const stats = await product.stats();
-    expect(stats).toMatchObject({ mode: "passthrough", engine: "af_packet", interfaces: ["eth0"] });
+    expect(stats).toMatchObject({ mode: "passthrough", engine: engine(), interfaces: ["eth0"] });
     expect(stats.guard).toMatch(/^(tcx|nft)$/);
     expect(stats.flows?.capacity).toBe(20_000);
     expect(stats.packets?.forwarded).toBeGreaterThan(40);

@@ -1,11 +1,9 @@
 /** What a client notices of a server that is gone, in passthrough mode. */
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { pool, startConvey } from "../support/convey.ts";
-import { finish, type Running, start, until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { SERVERS, Segment, VIPS } from "./lab/segment.ts";
+import { describe, expect, test } from "vitest";
+import { pool } from "../support/convey.ts";
+import { finish, start, until } from "../support/processes.ts";
+import { onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
 const [VIP] = VIPS;
 
 /** One backend behind TCP and UDP port 80, checked by TCP. */
@@ -25,18 +23,8 @@ backend = "pool"
 
 describe("a server that is gone", () => {
   let segment: Segment;
-  const echoes: Running[] = [];
-
-  beforeEach(async (context) => {
-    if (missing !== undefined) context.skip(missing);
-    segment = await Segment.create();
-    for (const server of SERVERS) {
-      echoes.push(start(segment.at(server, "socat", "UDP-RECVFROM:80,fork", `SYSTEM:echo ${server}`)));
-    }
-  });
-  afterEach(async () => {
-    for (const echo of echoes.splice(0)) await echo[Symbol.asyncDispose]();
-    await segment?.[Symbol.asyncDispose]();
+  onSegment(["socat"], (standing) => {
+    segment = standing;
   });
 
   /** The server that answers a datagram from one port of the client, or "". */
@@ -46,21 +34,24 @@ describe("a server that is gone", () => {
   }
 
   test("datagrams of a client whose server went down are answered by another", async () => {
-    const product = await startConvey(CONFIGURATION, segment.at("balancer"));
-    try {
-      const first = await until(async () => (await ask()) || undefined, "a first answer", 10_000);
-      expect(await ask()).toBe(first);
-      await segment.sh(SERVERS.find((s) => s === first) ?? "client", "ip link set eth0 down");
-      // Asked again and again, so that the flow never runs out.
-      const other = await until(
-        async () => (await ask()) || undefined,
-        "an answer from another server",
-        20_000,
-      );
-      expect(other).not.toBe(first);
-      expect(await ask()).toBe(other);
-    } finally {
-      await product.process.stop("SIGTERM");
-    }
+    const echo = (server: (typeof SERVERS)[number]) =>
+      start(segment.at(server, "socat", "UDP-RECVFROM:80,fork", `SYSTEM:echo ${server}`));
+    const [a, b, c, d] = SERVERS;
+    await using _a = echo(a);
+    await using _b = echo(b);
+    await using _c = echo(c);
+    await using _d = echo(d);
+    await using _product = await segment.runWith(CONFIGURATION);
+    const first = await until(async () => (await ask()) || undefined, "a first answer", 10_000);
+    expect(await ask()).toBe(first);
+    await segment.sh(SERVERS.find((s) => s === first) ?? "client", "ip link set eth0 down");
+    // Asked again and again, so that the flow never runs out.
+    const other = await until(
+      async () => (await ask()) || undefined,
+      "an answer from another server",
+      20_000,
+    );
+    expect(other).not.toBe(first);
+    expect(await ask()).toBe(other);
   });
 });

@@ -3,7 +3,7 @@
  * queue, and what is counted then is how a receiver overflows, which for kernel forwarding is less than half of what
  * it forwards when it is not drowned.
  */
-import { example } from "../../net/lab/balancer.ts";
+import { example } from "../../net/lab/examples.ts";
 import { type Running, succeed } from "../../support/processes.ts";
 import { goOn } from "../interruption.ts";
 import { STOLEN, unstolen } from "../steal.ts";

@@ -5,8 +5,8 @@
  * has: what arrives is counted by the interface and dropped by a rule at its ingress, before anything of the kernel
  * that could fill up. A third wire lets servers answer clients past the balancer, as DSR wants it.
  */
-import { randomBytes } from "node:crypto";
-import { finish, succeed, until } from "../../support/processes.ts";
+import { Lab } from "../../support/lab.ts";
+import { succeed, until } from "../../support/processes.ts";
 import { goOn, guard } from "../interruption.ts";
 
 export type Place = "client" | "balancer" | "server";
@@ -32,41 +32,21 @@ export const net = {
 } as const;
 
 /** A standing lab. `await using` removes it. */
-export class WireLab implements AsyncDisposable {
-  readonly #id = randomBytes(3).toString("hex");
+export class WireLab extends Lab<Place> {
   readonly #macs = new Map<string, string>();
-  readonly #guard = guard(PLACES.map((place) => this.namespace(place)));
+  readonly #guard = guard(this.namespaces());
 
   static async create(): Promise<WireLab> {
     goOn();
-    const lab = new WireLab();
-    try {
-      await lab.#build();
-    } catch (error) {
-      await lab.remove();
-      throw error;
-    }
+    const lab = new WireLab("cvw", PLACES);
+    await lab.build(lab.#lines());
     return lab;
   }
 
-  namespace(place: Place): string {
-    return `cvw-${this.#id}-${place}`;
-  }
-
-  /** The words to put before a command so that it runs there. */
-  at(place: Place, ...command: string[]): string[] {
-    return ["ip", "netns", "exec", this.namespace(place), ...command];
-  }
-
-  /** Runs shell lines there that must succeed; returns their stdout. */
-  async sh(place: Place, lines: string): Promise<string> {
-    return succeed(this.at(place, "sh", "-ec", lines));
-  }
-
-  async mac(place: Place, device: string): Promise<string> {
+  /** Asked once: a flood begins with it. */
+  override async mac(place: Place, device: string): Promise<string> {
     const key = `${place} ${device}`;
-    const known =
-      this.#macs.get(key) ?? (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
+    const known = this.#macs.get(key) ?? (await super.mac(place, device));
     this.#macs.set(key, known);
     return known;
   }
@@ -127,21 +107,18 @@ export class WireLab implements AsyncDisposable {
     );
   }
 
-  async remove(): Promise<void> {
-    for (const place of PLACES) await finish(["ip", "netns", "del", this.namespace(place)]);
+  override async remove(): Promise<void> {
+    await super.remove();
     this.#guard[Symbol.dispose]();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.remove();
-  }
-
-  async #build(): Promise<void> {
-    const [client, balancer, server] = PLACES.map((place) => this.namespace(place));
+  #lines(): string[] {
+    const [client = "", balancer = "", server = ""] = this.namespaces();
+    const sysctl = (place: Place, ...settings: string[]) =>
+      this.at(place, "sysctl", "-qw", ...settings).join(" ");
+    const ports = 'net.ipv4.ip_local_port_range="1024 65535"';
     // Made in namespaces from the start: the host never sees a link of ours.
-    const lines = [
-      ...PLACES.map((place) => `ip netns add ${this.namespace(place)}`),
-      ...PLACES.map((place) => `ip -n ${this.namespace(place)} link set lo up`),
+    return [
       `ip -n ${client} link add front type veth peer name front netns ${balancer}`,
       `ip -n ${server} link add back type veth peer name back netns ${balancer}`,
       `ip -n ${client} address add ${net.client}/24 dev front`,
@@ -155,15 +132,11 @@ export class WireLab implements AsyncDisposable {
       `ip -n ${client} route add default via ${net.vip}`,
       `ip -n ${server} route add default via ${net.back}`,
       `ip -n ${balancer} neigh replace ${net.sink} lladdr ${net.sinkMac} dev front nud permanent`,
+      sysctl("client", "net.ipv4.tcp_tw_reuse=1", ports),
+      sysctl("server", ports),
+      sysctl("balancer", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0"),
+      sysctl("balancer", "net.ipv4.conf.front.send_redirects=0"),
     ];
-    await succeed(["sh", "-ec", lines.join("\n")]);
-    const ports = 'net.ipv4.ip_local_port_range="1024 65535"';
-    await this.sh("client", `sysctl -qw net.ipv4.tcp_tw_reuse=1 ${ports}`);
-    await this.sh("server", `sysctl -qw ${ports}`);
-    await this.sh(
-      "balancer",
-      "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.front.send_redirects=0",
-    );
   }
 }
 

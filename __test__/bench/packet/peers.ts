@@ -1,7 +1,7 @@
 /** What forwards packets between the wires of the lab. */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { example } from "../../net/lab/balancer.ts";
+import { example } from "../../net/lab/examples.ts";
 import { CONVEY, folder } from "../../support/peers.ts";
 import { type Running, start } from "../../support/processes.ts";
 import { type Added, fill, parseAdded } from "../added.ts";

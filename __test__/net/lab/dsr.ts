@@ -1,7 +1,5 @@
 /** What the servers of a lab need for direct server return. */
-import { type Family, type PacketLab, SERVERS } from "./lab.ts";
-
-const FAMILIES: readonly Family[] = ["v4", "v6"];
+import { FAMILIES, type PacketLab, SERVERS } from "./lab.ts";
 
 /** Method "l2": every server holds the VIP and keeps silent about it. */
 export async function holdVip(lab: PacketLab): Promise<void> {

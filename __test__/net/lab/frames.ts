@@ -1,7 +1,7 @@
 /** Raw frames in a packet lab: built from their meaning, put on a link, and captured from one. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { start } from "../../support/processes.ts";
-import { example } from "./balancer.ts";
+import { example } from "./examples.ts";
 import type { PacketLab, Place } from "./lab.ts";
 
 export const TCP = 6;

@@ -1,17 +1,16 @@
 /**
  * The network of the packet modes: client – router – balancer – three servers, each in a namespace of its own.
- * Names are unique, so labs can stand side by side; addresses and ports inside are private and therefore fixed.
  * A switch in the middle joins router, balancer and servers ("one-arm"); with "two-arm" the servers stand on a
  * switch of their own behind the balancer, which the router reaches too, so that direct server return has its
  * way back. Needs root.
  */
-import { randomBytes } from "node:crypto";
-import { finish, succeed } from "../../support/processes.ts";
+import { Lab } from "../../support/lab.ts";
 
 export type Place = "client" | "router" | "balancer" | "server1" | "server2" | "server3";
 export type Arms = "one-arm" | "two-arm";
 export type Family = "v4" | "v6";
 
+export const FAMILIES: readonly Family[] = ["v4", "v6"];
 export const SERVERS = ["server1", "server2", "server3"] as const;
 const PLACES: readonly Place[] = ["client", "router", "balancer", ...SERVERS];
 
@@ -37,22 +36,17 @@ const PREFIX6 = { far: "fd78:1::", front: "fd78:2::", back: "fd78:3::" } as cons
 const ROUTER = 254;
 
 /** A standing lab. `await using` removes it. */
-export class PacketLab implements AsyncDisposable {
+export class PacketLab extends Lab<Place | "switch"> {
   readonly arms: Arms;
-  readonly #id = randomBytes(3).toString("hex");
 
   private constructor(arms: Arms) {
+    super("cvp", [...PLACES, "switch"]);
     this.arms = arms;
   }
 
   static async create(options: LabOptions = {}): Promise<PacketLab> {
     const lab = new PacketLab(options.arms ?? "one-arm");
-    try {
-      await lab.#build(options);
-    } catch (error) {
-      await lab.remove();
-      throw error;
-    }
+    await lab.build(lab.#lines(options));
     return lab;
   }
 
@@ -87,10 +81,6 @@ export class PacketLab implements AsyncDisposable {
     return address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
   }
 
-  namespace(place: Place): string {
-    return `cvp-${this.#id}-${place}`;
-  }
-
   /** The balancer's devices, the client's side first. */
   balancerDevices(): string[] {
     return this.arms === "one-arm" ? ["front"] : ["front", "back"];
@@ -99,16 +89,6 @@ export class PacketLab implements AsyncDisposable {
   /** The device by which a place other than the router and the balancer is reached. */
   device(place: "client" | (typeof SERVERS)[number]): string {
     return place === "client" ? "far" : this.#serverSegment();
-  }
-
-  /** The words to put before a command so that it runs there. */
-  at(place: Place, ...command: string[]): string[] {
-    return ["ip", "netns", "exec", this.namespace(place), ...command];
-  }
-
-  /** Runs a shell line there that must succeed; returns its stdout. */
-  async sh(place: Place, line: string): Promise<string> {
-    return succeed(this.at(place, "sh", "-ec", line));
   }
 
   /** Changes offloads of a place's devices, as `ethtool -K` takes them: "tx off", "gro on". */
@@ -133,20 +113,6 @@ export class PacketLab implements AsyncDisposable {
         `ip -6 route replace ${PREFIX6[segment]}/64 dev ${name} metric 256 mtu lock ${bytes}`,
       ]);
     await this.sh("router", lines.join("\n"));
-  }
-
-  async mac(place: Place, device: string): Promise<string> {
-    return (await this.sh(place, `cat /sys/class/net/${device}/address`)).trim();
-  }
-
-  async remove(): Promise<void> {
-    for (const place of [...PLACES, "switch" as const]) {
-      await finish(["ip", "netns", "del", `cvp-${this.#id}-${place}`]);
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.remove();
   }
 
   #serverSegment(): "front" | "back" {
@@ -174,18 +140,13 @@ export class PacketLab implements AsyncDisposable {
     ];
   }
 
-  async #build(options: LabOptions): Promise<void> {
+  #lines(options: LabOptions): string[] {
     // Made in namespaces from the start: the host never sees a link of ours.
-    const middle = `cvp-${this.#id}-switch`;
-    const lines = [`ip netns add ${middle}`, `ip -n ${middle} link set lo up`];
-    for (const place of PLACES) {
-      const name = this.namespace(place);
-      lines.push(`ip netns add ${name}`, `ip -n ${name} link set lo up`);
-      // Router advertisements and duplicate detection only cost time here.
-      lines.push(
-        `ip netns exec ${name} sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_dad=0`,
-      );
-    }
+    const middle = this.namespace("switch");
+    const lines = [
+      // Where bridges hand frames to the firewall, the switch would drop the malformed ones.
+      `ip netns exec ${middle} sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true`,
+    ];
     for (const segment of ["far", "front", "back"] as const) {
       const wires = this.#wires().filter((w) => w.segment === segment);
       if (wires.length === 0) continue;
@@ -205,7 +166,8 @@ export class PacketLab implements AsyncDisposable {
     }
     lines.push(
       `ip -n ${this.namespace("balancer")} address add ${this.vip("v4")}/32 dev front`,
-      `ip -n ${this.namespace("balancer")} address add ${this.vip("v6")}/128 dev front nodad`,
+      // A source address that servers hold themselves would get no answer: health checks must not use it.
+      `ip -n ${this.namespace("balancer")} address add ${this.vip("v6")}/128 dev front nodad preferred_lft 0`,
     );
     const router = (place: Place, segment: "far" | "front" | "back") => [
       `ip -n ${this.namespace(place)} route add default via ${PREFIX[segment]}${ROUTER}`,
@@ -229,6 +191,6 @@ export class PacketLab implements AsyncDisposable {
       "net.ipv4.tcp_tw_reuse=1",
       `net.ipv4.ip_local_port_range="${options.clientPorts ?? "1024 65535"}"`,
     );
-    await succeed(["sh", "-ec", lines.join("\n")]);
+    return lines;
   }
 }

@@ -1,11 +1,16 @@
 /**
  * One segment as the samples picture it: a client, a balancer with two addresses, and four servers at 10.0.0.11
  * to 10.0.0.14, port 80, that answer with their own and the client's address, each in a namespace of its own.
- * Names are unique, so several can stand at once. Needs root.
  */
-import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { aroundEach, beforeEach } from "vitest";
 import { type Product, runConvey } from "../../support/convey.ts";
-import { finish, type Running, start, succeed } from "../../support/processes.ts";
+import { Lab } from "../../support/lab.ts";
+import { type Running, start, succeed } from "../../support/processes.ts";
+import { lacking } from "../../support/requirements.ts";
+import { cleanUp, noting } from "./left.ts";
 
 export const CLIENT = "10.0.0.2";
 /** The balancer's addresses, for each of which a wildcard stands. */
@@ -23,38 +28,30 @@ createServer(({ socket }, response) => response.end(socket.localAddress + " " + 
 `;
 
 /** A standing segment with its servers. `await using` removes it. */
-export class Segment implements AsyncDisposable {
-  readonly #id = randomBytes(3).toString("hex");
+export class Segment extends Lab<Place | "switch"> {
   readonly #servers: Running[] = [];
+  readonly #folder = mkdtempSync(join(tmpdir(), "convey-segment-"));
 
   static async create(): Promise<Segment> {
-    const segment = new Segment();
+    const segment = new Segment("cvs", [...PLACES, "switch"]);
+    await segment.build(segment.#lines());
     try {
-      await segment.#build();
+      await segment.#serve();
     } catch (error) {
-      await segment[Symbol.asyncDispose]();
+      await segment.remove();
       throw error;
     }
     return segment;
   }
 
-  #namespace(place: Place | "switch"): string {
-    return `cvs-${this.#id}-${place}`;
-  }
-
-  /** The words to put before a command so that it runs there. */
-  at(place: Place, ...command: string[]): string[] {
-    return ["ip", "netns", "exec", this.#namespace(place), ...command];
-  }
-
-  /** Runs a shell line there that must succeed; returns its stdout. */
-  async sh(place: Place, line: string): Promise<string> {
-    return succeed(this.at(place, "sh", "-ec", line));
+  /** The words to put before the product's command line: where it runs, and where it notes what it changes. */
+  balancer(...command: string[]): string[] {
+    return this.at("balancer", ...noting(this.#folder), ...command);
   }
 
   /** Runs the product on the balancer; `await using` ends it as an operator would, so that the host is given back. */
   async run(file: string): Promise<Product> {
-    const product = await runConvey(file, this.at("balancer"));
+    const product = await runConvey(file, this.balancer());
     return {
       ...product,
       [Symbol.asyncDispose]: async () => {
@@ -63,34 +60,36 @@ export class Segment implements AsyncDisposable {
     };
   }
 
+  /** As `run`, with this configuration. */
+  async runWith(toml: string): Promise<Product> {
+    const file = join(mkdtempSync(join(this.#folder, "balancer-")), "config.toml");
+    writeFileSync(file, toml, { mode: 0o600 });
+    return this.run(file);
+  }
+
   /** Who answers a client at a VIP, and whom it saw: "10.0.0.12 10.0.0.1". */
   async ask(vip: string, localPort?: number): Promise<string> {
     const from = localPort === undefined ? [] : ["--local-port", String(localPort)];
     return succeed(this.at("client", "curl", "-sS", "--max-time", "5", ...from, `http://${vip}/`));
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  override async remove(): Promise<void> {
     for (const server of this.#servers) await server[Symbol.asyncDispose]();
-    for (const place of [...PLACES, "switch"] as const) {
-      await finish(["ip", "netns", "del", this.#namespace(place)]);
-    }
+    await cleanUp(this.balancer());
+    await super.remove();
+    rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  async #build(): Promise<void> {
-    const middle = this.#namespace("switch");
+  #lines(): string[] {
+    const middle = this.namespace("switch");
     const addresses = (place: Place): readonly string[] =>
       place === "client" ? [CLIENT] : place === "balancer" ? VIPS : [place];
-    const lines = [
-      `ip netns add ${middle}`,
+    return [
       `ip -n ${middle} link add segment type bridge mcast_snooping 0`,
       `ip -n ${middle} link set segment up`,
       ...PLACES.flatMap((place, i) => {
-        const name = this.#namespace(place);
+        const name = this.namespace(place);
         return [
-          `ip netns add ${name}`,
-          `ip -n ${name} link set lo up`,
-          // Duplicate detection would change what `ip address` shows while a test compares.
-          `ip netns exec ${name} sysctl -qw net.ipv6.conf.default.accept_dad=0`,
           `ip -n ${middle} link add port${i} type veth peer name eth0 netns ${name}`,
           `ip -n ${middle} link set port${i} master segment up`,
           ...addresses(place).map((address) => `ip -n ${name} address add ${address}/24 dev eth0`),
@@ -98,10 +97,26 @@ export class Segment implements AsyncDisposable {
         ];
       }),
     ];
-    await succeed(["sh", "-ec", lines.join("\n")]);
+  }
+
+  async #serve(): Promise<void> {
     for (const place of SERVERS) {
       this.#servers.push(start(this.at(place, process.execPath, "-e", SERVE, place)));
     }
     for (const server of this.#servers) await server.waitFor(/serving/);
   }
+}
+
+/** Gives each test of a block a segment of its own. Where the machine lacks something they are skipped. */
+export function onSegment(tools: readonly string[], use: (segment: Segment) => void): void {
+  const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl", ...tools] });
+  beforeEach((context) => {
+    if (missing !== undefined) context.skip(missing);
+  });
+  aroundEach(async (runTest) => {
+    if (missing !== undefined) return runTest();
+    await using segment = await Segment.create();
+    use(segment);
+    await runTest();
+  });
 }

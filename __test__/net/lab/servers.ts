@@ -3,32 +3,16 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Running, start, succeed, until } from "../../support/processes.ts";
-import type { PacketFrontend } from "./balancer.ts";
-import { type Family, PacketLab, SERVERS } from "./lab.ts";
+import { type PacketLab, SERVERS } from "./lab.ts";
 
 export const HTTP = 80;
 /** Takes bytes until end of file, then answers with their SHA-256: needs half-close. */
 export const SINK = 9001;
-/** UDP: sends each datagram back. */
-export const ECHO = 9003;
 
 /** Bytes of `/blob`, the same on every server. */
 export const BLOB_BYTES = 50 * 1024 * 1024;
 
 export const TOOLS = ["ip", "ss", "sysctl", "tc", "nft", "ethtool", "nginx", "curl", "socat"] as const;
-
-const FAMILIES: readonly Family[] = ["v4", "v6"];
-
-/** Every service of the lab behind the VIP of both families. */
-export function everything(lab: PacketLab): PacketFrontend[] {
-  return FAMILIES.flatMap((family) =>
-    [HTTP, SINK, ECHO].map((port) => ({
-      protocol: port === ECHO ? ("udp" as const) : ("tcp" as const),
-      listen: PacketLab.socket(lab.vip(family), port),
-      servers: SERVERS.map((place) => PacketLab.socket(lab.server(place, family), port)),
-    })),
-  );
-}
 
 /** Running services of all servers. `await using` ends them. */
 export class Services implements AsyncDisposable {
@@ -44,11 +28,10 @@ export class Services implements AsyncDisposable {
     return join(this.folder, "root", "blob");
   }
 
-  /** Starts everything. A UDP server that is to answer from the VIP, as with method "l2", has to be bound to it. */
-  static async start(lab: PacketLab, options: { echoFromVip?: boolean } = {}): Promise<Services> {
+  static async start(lab: PacketLab): Promise<Services> {
     const services = new Services(await mkdtemp(join(tmpdir(), "convey-net-")));
     try {
-      await services.#start(lab, options.echoFromVip ?? false);
+      await services.#start(lab);
     } catch (error) {
       await services[Symbol.asyncDispose]();
       throw error;
@@ -56,7 +39,7 @@ export class Services implements AsyncDisposable {
     return services;
   }
 
-  async #start(lab: PacketLab, echoFromVip: boolean): Promise<void> {
+  async #start(lab: PacketLab): Promise<void> {
     await mkdir(join(this.folder, "root"));
     await succeed(["sh", "-c", `head -c ${BLOB_BYTES} /dev/urandom > ${this.blob}`]);
     for (const place of SERVERS) {
@@ -65,18 +48,12 @@ export class Services implements AsyncDisposable {
       const run = (...command: string[]) => this.#running.push(start(lab.at(place, ...command)));
       run("nginx", "-c", conf, "-e", join(this.folder, `${place}.err`));
       run("socat", "-t60", `TCP6-LISTEN:${SINK},fork,reuseaddr,ipv6only=0,backlog=128`, "SYSTEM:sha256sum");
-      if (echoFromVip) {
-        run("socat", `UDP4-RECVFROM:${ECHO},fork,bind=${lab.vip("v4")}`, "EXEC:cat");
-        run("socat", `UDP6-RECVFROM:${ECHO},fork,bind=[${lab.vip("v6")}]`, "EXEC:cat");
-      } else {
-        run("socat", `UDP6-RECVFROM:${ECHO},fork,ipv6only=0,reuseaddr`, "EXEC:cat");
-      }
     }
     for (const place of SERVERS) {
       await until(
         async () => {
-          const listening = await lab.sh(place, "ss -Hltn; ss -Hlun");
-          return [HTTP, SINK, ECHO].every((port) => listening.includes(`:${port} `));
+          const listening = await lab.sh(place, "ss -Hltn");
+          return [HTTP, SINK].every((port) => listening.includes(`:${port} `));
         },
         `services on ${place}`,
         10_000,

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import ts from "typescript";
 import { type Running, start, until } from "../../support/processes.ts";
-import { type Family, type PacketLab, type Place, SERVERS } from "./lab.ts";
+import { FAMILIES, type PacketLab, type Place, SERVERS } from "./lab.ts";
 
 /** TCP and UDP. */
 export const TALK = 9010;
@@ -81,10 +81,9 @@ function compile(file: string): string {
 type Server = (typeof SERVERS)[number];
 
 function serverProgram(lab: PacketLab, place: Server, vip: boolean): string[] {
-  const families: Family[] = ["v4", "v6"];
   const addresses = [
-    ...families.map((family) => lab.server(place, family)),
-    ...(vip ? families.map((family) => lab.vip(family)) : []),
+    ...FAMILIES.map((family) => lab.server(place, family)),
+    ...(vip ? FAMILIES.map((family) => lab.vip(family)) : []),
   ];
   return program("talk-server.ts", place, String(TALK), ...addresses);
 }

@@ -2,11 +2,11 @@
 import { expect } from "vitest";
 import { finish, succeed } from "../../support/processes.ts";
 import type { PacketLab, Place } from "./lab.ts";
-import { ECHO, HTTP, type Services, SINK } from "./servers.ts";
+import { HTTP, type Services, SINK } from "./servers.ts";
 
 const url = (vip: string, path: string) => `http://${vip.includes(":") ? `[${vip}]` : vip}:${HTTP}${path}`;
-const socat = (vip: string, protocol: "TCP" | "UDP", port: number) =>
-  vip.includes(":") ? `${protocol}6:[${vip}]:${port}` : `${protocol}4:${vip}:${port}`;
+const socat = (vip: string, port: number) =>
+  vip.includes(":") ? `TCP6:[${vip}]:${port}` : `TCP4:${vip}:${port}`;
 
 /** Which server answers, over `times` new connections; fails when one of them fails. */
 export async function names(lab: PacketLab, vip: string, times: number): Promise<Record<string, number>> {
@@ -30,13 +30,8 @@ export async function fiftyMebibytesEachWay(lab: PacketLab, services: Services, 
   const expected = (await succeed(["sha256sum", services.blob])).split(" ")[0];
   const get = `curl -gsS --max-time 60 ${url(vip, "/blob")} | sha256sum`;
   expect((await lab.sh("client", get)).split(" ")[0], "from the server").toBe(expected);
-  const put = `timeout 60 socat -t60 - ${socat(vip, "TCP", SINK)} < ${services.blob}`;
+  const put = `timeout 60 socat -t60 - ${socat(vip, SINK)} < ${services.blob}`;
   expect((await lab.sh("client", put)).split(" ")[0], "to the server").toBe(expected);
-}
-
-/** Sends a datagram and returns what comes back; empty when nothing does within a second. */
-export async function echo(lab: PacketLab, vip: string, text: string): Promise<string> {
-  return lab.sh("client", `printf %s '${text}' | timeout 3 socat -t1 - ${socat(vip, "UDP", ECHO)}`);
 }
 
 /** One ICMP echo request; whether it was answered within half a second. */

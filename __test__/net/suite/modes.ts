@@ -1,27 +1,18 @@
-/** What the packet modes owe their users, through the command line: one suite, every method runs it. */
+/** What every method of the packet modes owes its users, whichever way the balancer stands in the network. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { Stats } from "../../ts/index.ts";
-import type { Product } from "../support/convey.ts";
-import { finish, until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { counted, kernelCounter, type Method, reconfigure, Scene } from "./lab/cli.ts";
-import { type Arms, type Family, type PacketLab, SERVERS } from "./lab/lab.ts";
-import { BLOB_BYTES, HTTP, SINK, TOOLS } from "./lab/servers.ts";
-import { TALK, Talker } from "./lab/talk.ts";
-import { fiftyMebibytesEachWay, names, pings } from "./lab/traffic.ts";
+import { aroundAll, describe, expect, test } from "vitest";
+import type { Stats } from "../../../ts/index.ts";
+import type { Product } from "../../support/convey.ts";
+import { finish, until } from "../../support/processes.ts";
+import { FAMILIES, type PacketLab, SERVERS } from "../lab/lab.ts";
+import { counted, kernelCounter, packets, reconfigure, type Scene, type Stage } from "../lab/scene.ts";
+import { BLOB_BYTES, HTTP, SINK } from "../lab/servers.ts";
+import { TALK, Talker } from "../lab/talk.ts";
+import { answers, fiftyMebibytesEachWay, names, pings } from "../lab/traffic.ts";
 
-const missing = lacking({ root: true, tools: TOOLS });
-const FAMILIES: readonly Family[] = ["v4", "v6"];
-const SETTINGS: readonly { method: Method; arms: Arms }[] = [
-  { method: "passthrough", arms: "one-arm" },
-  { method: "passthrough", arms: "two-arm" },
-  { method: "rewrite", arms: "one-arm" },
-  { method: "l2", arms: "one-arm" },
-];
-
-for (const { method, arms } of SETTINGS) {
-  describe(`${method}, ${arms}`, () => {
+/** Registers the cases. They change the lab for good in the end. */
+export function modes({ method, arms, scene: standing }: Stage): void {
+  describe("at work", () => {
     const nat = method === "passthrough";
     let scene: Scene;
     let lab: PacketLab;
@@ -29,26 +20,59 @@ for (const { method, arms } of SETTINGS) {
     let talker: Talker;
     let talker6: Talker;
 
-    beforeAll(async () => {
-      if (missing !== undefined) return;
-      scene = await Scene.create(method, { arms });
+    aroundAll(async (runTests) => {
+      const stands = standing();
+      if (stands === undefined) return runTests();
+      scene = stands;
       lab = scene.lab;
-      product = await scene.balance();
+      await using running = await scene.balance();
+      product = running;
       await countKernelAnswers(lab);
-      talker = await Talker.start(lab, lab.vip());
-      talker6 = await Talker.start(lab, lab.vip("v6"));
+      await using client = await Talker.start(lab, lab.vip());
+      await using client6 = await Talker.start(lab, lab.vip("v6"));
+      [talker, talker6] = [client, client6];
+      await runTests();
     }, 60_000);
 
-    afterAll(async () => {
-      await talker?.[Symbol.asyncDispose]();
-      await talker6?.[Symbol.asyncDispose]();
-      await product?.[Symbol.asyncDispose]();
-      await scene?.[Symbol.asyncDispose]();
+    test("the first connection after the kernel forgot every neighbour is not kept waiting", async () => {
+      await lab.sh("balancer", "ip neigh flush all");
+      // TCP tries again after a second.
+      expect(await answers(lab, lab.vip(), 0.7)).toBe(true);
     });
 
-    beforeEach((context) => {
-      if (missing !== undefined) context.skip(missing);
-    });
+    if (nat) {
+      test("a client on the link that the kernel never heard of is answered without a retransmission", async () => {
+        const stranger = "10.78.2.77";
+        const mac = await lab.mac("balancer", "front");
+        await lab.sh(
+          "router",
+          `ip address add ${stranger}/32 dev front
+           ip neigh replace ${lab.vip()} lladdr ${mac} dev front nud permanent`,
+        );
+        expect(await lab.sh("balancer", "ip neigh show")).not.toContain(stranger);
+        const url = `http://${lab.vip()}/name`;
+        // TCP tries again after a second.
+        const name = await lab.sh("router", `curl -sS --max-time 0.7 --interface ${stranger} ${url}`);
+        expect(SERVERS).toContain(name);
+      });
+    } else {
+      test("answers pass the balancer by", async () => {
+        const bytes = await bytesThrough(lab, async () => {
+          await lab.sh("client", `curl -sS http://${lab.vip()}/blob -o /dev/null`);
+        });
+        // Acknowledgements cross it, the 50 MiB do not.
+        expect(bytes).toBeGreaterThan(0);
+        expect(bytes).toBeLessThan(10 * 1024 * 1024);
+      });
+    }
+
+    for (const family of FAMILIES) {
+      test(`connections over ${family} reach every server and none is lost`, async () => {
+        const counts = await names(lab, lab.vip(family), 40);
+        expect(Object.keys(counts).sort()).toEqual([...SERVERS]);
+        expect(Object.values(counts).reduce((a, b) => a + b)).toBe(40);
+      });
+    }
 
     for (const family of FAMILIES) {
       test(`50 MiB each way over ${family} arrive unchanged and are counted exactly; whole super-frames; live counters`, async () => {
@@ -130,6 +154,21 @@ for (const { method, arms } of SETTINGS) {
       if (nat) await settled(product);
     });
 
+    for (const family of FAMILIES) {
+      test(`UDP over ${family}: an empty datagram, 0, 1 and 20 answers, DNS-like queries; each answer comes once`, async () => {
+        const client = family === "v4" ? talker : talker6;
+        const ask = async (...texts: string[]) =>
+          (await client.ask({ do: "datagrams", texts, waitMs: 250 })).answers?.sort();
+        expect(await ask("")).toEqual([""]);
+        expect(await ask("n:0:none")).toEqual([]);
+        expect(await ask("n:1:a")).toEqual(["a#0"]);
+        expect(await ask("n:20:b")).toHaveLength(20);
+        expect(await ask("x".repeat(1400))).toEqual(["x".repeat(1400)]);
+        const queries = Array.from({ length: 100 }, (_, i) => `query ${i} a.example`);
+        expect(await ask(...queries)).toEqual([...queries].sort());
+      });
+    }
+
     // What a second interface cannot change is asked of one lab only.
     if (arms === "one-arm") {
       test("a bad address in a changed file is refused and the old configuration serves on", async () => {
@@ -161,21 +200,6 @@ for (const { method, arms } of SETTINGS) {
         expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
         await talker.ask({ do: "close" });
       });
-
-      for (const family of FAMILIES) {
-        test(`UDP over ${family}: an empty datagram, 0, 1 and 20 answers, DNS-like queries; each answer comes once`, async () => {
-          const client = family === "v4" ? talker : talker6;
-          const ask = async (...texts: string[]) =>
-            (await client.ask({ do: "datagrams", texts, waitMs: 250 })).answers?.sort();
-          expect(await ask("")).toEqual([""]);
-          expect(await ask("n:0:none")).toEqual([]);
-          expect(await ask("n:1:a")).toEqual(["a#0"]);
-          expect(await ask("n:20:b")).toHaveLength(20);
-          expect(await ask("x".repeat(1400))).toEqual(["x".repeat(1400)]);
-          const queries = Array.from({ length: 100 }, (_, i) => `query ${i} a.example`);
-          expect(await ask(...queries)).toEqual([...queries].sort());
-        });
-      }
 
       test("a datagram in fragments is not delivered by halves: its first fragment is dropped, both are counted", async () => {
         for (const family of FAMILIES) {
@@ -290,6 +314,12 @@ for (const { method, arms } of SETTINGS) {
       expect(await kernelAnswers(lab)).toBe(0);
     });
 
+    test("no packet was lost on the way through, and no worker panicked", async () => {
+      const { dropped } = packets(await product.stats());
+      expect(Object.keys(dropped).filter((reason) => /^[rt]x_|no_next_hop/.test(reason))).toEqual([]);
+      expect(product.process.stderr).not.toMatch(/panic/);
+    });
+
     // From here on the lab is changed for good.
     test("50 MiB each way when the balancer's kernel completes checksums itself; sums are adjusted, not made up", async () => {
       await lab.offload("balancer", "tx off");
@@ -302,7 +332,8 @@ for (const { method, arms } of SETTINGS) {
       for (const family of FAMILIES) {
         await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
         const peer = nat ? lab.vip(family) : lab.client(family);
-        const learnt = await Promise.all(SERVERS.map((s) => lab.sh(s, `ip route get ${peer}`)));
+        const from = method === "l2" ? `from ${lab.vip(family)}` : "";
+        const learnt = await Promise.all(SERVERS.map((s) => lab.sh(s, `ip route get ${peer} ${from}`)));
         expect(learnt.join("\n")).toContain("mtu 1280");
       }
     });
@@ -310,6 +341,23 @@ for (const { method, arms } of SETTINGS) {
     test("50 MiB each way with every offload off", async () => {
       await lab.offloadsOff();
       for (const family of FAMILIES) await fiftyMebibytesEachWay(lab, scene.services, lab.vip(family));
+    });
+
+    test("a server that changes its MAC address is reached again within a second", async () => {
+      for (const [i, place] of SERVERS.entries()) {
+        await lab.sh(place, `ip link set ${lab.device(place)} address 02:00:00:00:77:0${i}`);
+      }
+      await sleep(1000);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+    });
+
+    test("a link that went down forwards again within a second of coming up", async () => {
+      const device = lab.balancerDevices().at(-1) ?? "front";
+      const routes = await lab.sh("balancer", "ip route show default; ip -6 route show default");
+      await lab.sh("balancer", `ip link set ${device} down; sleep 0.5; ip link set ${device} up`);
+      await restoreDefaults(lab, routes);
+      await sleep(1000);
+      expect(await answers(lab, lab.vip(), 1)).toBe(true);
     });
   });
 }
@@ -345,12 +393,44 @@ async function retransmitted(lab: PacketLab): Promise<number> {
 
 /** The counters once no connection is open; a FIN on its way is waited for. */
 async function settled(product: Product): Promise<Stats> {
-  await until(async () => (await product.stats()).current_connections === 0, "all connections gone", 20_000);
-  return product.stats();
+  let seen = "";
+  return until(
+    async () => {
+      const stats = await product.stats();
+      seen = JSON.stringify(
+        Object.entries(stats.frontends).map(([name, f]) => [name, f.current_connections]),
+      );
+      return stats.current_connections === 0 && stats;
+    },
+    "end of all connections",
+    20_000,
+    () => seen,
+  );
 }
 
 async function somethingDown(product: Product): Promise<boolean> {
   return Object.values((await product.stats()).backends).some((b) =>
     Object.values(b.servers).includes(false),
   );
+}
+
+/** Bytes that enter the balancer while `work` is done. */
+async function bytesThrough(lab: PacketLab, work: () => Promise<void>): Promise<number> {
+  const count = async () => {
+    const counters = await lab.sh("balancer", "cat /sys/class/net/*/statistics/rx_bytes");
+    return counters
+      .trim()
+      .split("\n")
+      .map(Number)
+      .reduce((a, b) => a + b);
+  };
+  const before = await count();
+  await work();
+  return (await count()) - before;
+}
+
+/** What a network manager does when a link comes back: the kernel forgot the routes and IPv6 addresses. */
+async function restoreDefaults(lab: PacketLab, routes: string): Promise<void> {
+  const [v4, v6] = routes.split("\n");
+  await lab.sh("balancer", `ip route replace ${v4 ?? ""}; ip -6 route replace ${v6 ?? ""} || true`);
 }

@@ -1,13 +1,11 @@
 /** The packet modes frame by frame, through the command line: what hostile and odd packets meet, on the wire. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { Stats } from "../../ts/index.ts";
-import type { Product } from "../support/convey.ts";
-import { until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { random } from "../support/sockets.ts";
-import { example } from "./lab/balancer.ts";
-import { counted, METHODS, packets, Scene } from "./lab/cli.ts";
+import { aroundAll, describe, expect, test } from "vitest";
+import type { Stats } from "../../../ts/index.ts";
+import type { Product } from "../../support/convey.ts";
+import { until } from "../../support/processes.ts";
+import { random } from "../../support/sockets.ts";
+import { example } from "../lab/examples.ts";
 import {
   captured,
   dissect,
@@ -20,43 +18,36 @@ import {
   transportError,
   udp,
   unreachable,
-} from "./lab/frames.ts";
-import { type PacketLab, SERVERS } from "./lab/lab.ts";
-import { HTTP, TOOLS } from "./lab/servers.ts";
-import { TALK, Talker } from "./lab/talk.ts";
+} from "../lab/frames.ts";
+import { type PacketLab, SERVERS } from "../lab/lab.ts";
+import { counted, packets, type Stage } from "../lab/scene.ts";
+import { HTTP } from "../lab/servers.ts";
+import { TALK, Talker } from "../lab/talk.ts";
 
-const missing = lacking({ root: true, tools: [...TOOLS, "tcpdump", "cargo"] });
 /** A client that only exists in frames: nothing answers for it. */
 const GHOST = "10.78.1.77";
 const IPV4 = 0x0800;
 
-for (const method of METHODS) {
-  describe(method, () => {
+/** Registers the cases. They leave the lab as it was, but for a blackhole route on the router. */
+export function frames({ method, scene: standing }: Stage): void {
+  describe("frame by frame", () => {
     const nat = method === "passthrough";
-    let scene: Scene;
     let lab: PacketLab;
     let product: Product;
     let macs: { balancer: string; router: string };
 
-    beforeAll(async () => {
-      if (missing !== undefined) return;
+    aroundAll(async (runTests) => {
+      const scene = standing();
+      if (scene === undefined) return runTests();
       await example("inject");
-      scene = await Scene.create(method);
       lab = scene.lab;
-      product = await scene.balance({ workers: 1 });
+      await using running = await scene.balance({ workers: 1 });
+      product = running;
       macs = { balancer: await lab.mac("balancer", "front"), router: await lab.mac("router", "front") };
       // So that servers' answers to the ghost end at the router.
-      await lab.sh("router", `ip route add blackhole ${GHOST}/32`);
+      await lab.sh("router", `ip route replace blackhole ${GHOST}/32`);
+      await runTests();
     }, 600_000);
-
-    afterAll(async () => {
-      await product?.[Symbol.asyncDispose]();
-      await scene?.[Symbol.asyncDispose]();
-    });
-
-    beforeEach((context) => {
-      if (missing !== undefined) context.skip(missing);
-    });
 
     /** Frames with these packets reach the balancer as if the router had sent them. */
     const send = (...ips: Buffer[]) =>

@@ -1,53 +1,41 @@
 /** The packet modes at their limits: few ports, small tables, floods. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { Product } from "../support/convey.ts";
-import { memoryBytes, start } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { random } from "../support/sockets.ts";
-import { example } from "./lab/balancer.ts";
-import { counted, type Method, Scene } from "./lab/cli.ts";
-import { ethernet, FLAGS, tcp } from "./lab/frames.ts";
-import type { PacketLab } from "./lab/lab.ts";
-import { TOOLS } from "./lab/servers.ts";
-import { type Conversation, TALK, Talker } from "./lab/talk.ts";
+import { aroundAll, aroundEach, describe, expect, test } from "vitest";
+import { memoryBytes, start } from "../../support/processes.ts";
+import { random } from "../../support/sockets.ts";
+import { example } from "../lab/examples.ts";
+import { ethernet, FLAGS, tcp } from "../lab/frames.ts";
+import type { PacketLab } from "../lab/lab.ts";
+import { counted, type Scene, type Stage } from "../lab/scene.ts";
+import { type Conversation, TALK, Talker } from "../lab/talk.ts";
 
-const missing = lacking({ root: true, tools: [...TOOLS, "cargo"] });
-const METHODS: readonly Method[] = ["passthrough", "rewrite"];
-
-for (const method of METHODS) {
-  describe(method, () => {
+/** Registers the cases. Each starts balancers of its own; the router keeps a blackhole route. */
+export function limits({ method, scene: standing }: Stage): void {
+  describe("at its limits", () => {
     const nat = method === "passthrough";
     let scene: Scene;
     let lab: PacketLab;
-    let product: Product | undefined;
     let talker: Talker;
 
-    beforeAll(async () => {
-      if (missing !== undefined) return;
+    aroundAll(async (runTests) => {
+      const stands = standing();
+      if (stands === undefined) return runTests();
       await example("inject");
-      scene = await Scene.create(method);
+      scene = stands;
       lab = scene.lab;
+      await runTests();
     }, 600_000);
 
-    afterAll(async () => {
-      await scene?.[Symbol.asyncDispose]();
-    });
-
-    beforeEach(async (context) => {
-      if (missing !== undefined) context.skip(missing);
-      talker = await Talker.start(lab, lab.vip());
-    });
-
-    afterEach(async () => {
-      await talker?.[Symbol.asyncDispose]();
-      await product?.[Symbol.asyncDispose]();
-      product = undefined;
+    aroundEach(async (runTest) => {
+      if (standing() === undefined) return runTest();
+      await using client = await Talker.start(lab, lab.vip());
+      talker = client;
+      await runTest();
     });
 
     test("one source port used over and over never stalls on a resting tuple, whoever ends first", async () => {
-      product = await scene.balance({ ports: "40000-40015", workers: 1 });
+      await using _product = await scene.balance({ ports: "40000-40015", workers: 1 });
       for (const [localPort, closer] of [
         [3600, "server"],
         [3601, "client"],
@@ -60,7 +48,7 @@ for (const method of METHODS) {
 
     if (nat) {
       test("with 16 ports a server no client ever gets another's bytes, and the one too many is refused and counted", async () => {
-        product = await scene.balance({ ports: "40000-40015", workers: 1 });
+        await using product = await scene.balance({ ports: "40000-40015", workers: 1 });
         expect((await talker.ask({ do: "churn", count: 300, concurrency: 12, seed: 5 }, 60_000)).ok).toBe(
           300,
         );
@@ -83,7 +71,7 @@ for (const method of METHODS) {
     }
 
     test("a full flow table costs new flows, or the memory of idle ones, but never a conversation", async () => {
-      product = await scene.balance({ capacity: 64, workers: 1 });
+      await using product = await scene.balance({ capacity: 64, workers: 1 });
       const first = await talker.ask({ do: "open", count: 40 });
       expect(first.ok).toBe(40);
       await using crowd = await Talker.start(lab, lab.vip());
@@ -102,7 +90,7 @@ for (const method of METHODS) {
     });
 
     test("beside a SYN flood 99 % of real clients are served, open flows stand, memory stays flat", async () => {
-      product = await scene.balance({ capacity: 4096 });
+      await using product = await scene.balance({ capacity: 4096 });
       expect((await talker.ask({ do: "open", count: 50 })).ok).toBe(50);
       const pid = product.process.pid;
       const memory = memoryBytes([pid]);

@@ -1,20 +1,20 @@
 /** The product in a packet lab: the command line with a configuration file, in the balancer's namespace. */
-
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { aroundAll, beforeEach } from "vitest";
 import type { PacketStats, Stats } from "../../../ts/index.ts";
 import { type Product, runConvey } from "../../support/convey.ts";
-import { succeed, until } from "../../support/processes.ts";
+import { until } from "../../support/processes.ts";
+import { lacking } from "../../support/requirements.ts";
+import { engine } from "../engines.ts";
 import { answerAsVip, holdVip } from "./dsr.ts";
-import { type Arms, type Family, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
-import { HTTP, Services, SINK } from "./servers.ts";
+import { type Arms, FAMILIES, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
+import { cleanUp, noting } from "./left.ts";
+import { HTTP, Services, SINK, TOOLS } from "./servers.ts";
 import { TALK, TalkServers } from "./talk.ts";
 
 /** Passthrough, and both methods of direct server return. */
 export type Method = "passthrough" | "rewrite" | "l2";
-export const METHODS: readonly Method[] = ["passthrough", "rewrite", "l2"];
-
-const FAMILIES: readonly Family[] = ["v4", "v6"];
 
 export interface Settings {
   method: Method;
@@ -40,12 +40,14 @@ export function configuration(lab: PacketLab, settings: Settings): string {
   ] as const;
   const lines = [
     `mode = "${settings.method === "passthrough" ? "passthrough" : "dsr"}"`,
-    'engine = "af_packet"',
+    `engine = "${engine()}"`,
     ...(settings.top ?? []),
     "[passthrough]",
     `workers = ${settings.workers ?? 2}`,
     `connection_tracker_capacity = ${settings.capacity ?? 65_536}`,
     ...(settings.ports === undefined ? [] : [`port_range = "${settings.ports}"`]),
+    // In DSR the server's FIN is not seen: a flow that both sides ended is waited for as long.
+    "timeouts.dsr_fin_ms = 1500",
     ...(settings.method === "passthrough" ? [] : ["[dsr]", `method = "${settings.method}"`]),
     "[shutdown]",
     "drain_timeout_ms = 5000",
@@ -93,21 +95,8 @@ export class Scene implements AsyncDisposable {
     this.talkers = talkers;
   }
 
-  static async create(method: Method, options: LabOptions & { arms?: Arms } = {}): Promise<Scene> {
+  static async create(method: Method, options: LabOptions = {}): Promise<Scene> {
     const lab = await PacketLab.create(options);
-    // A source address that servers hold themselves would get no answer: health checks must not use it.
-    await lab.sh("balancer", `ip address change ${lab.vip("v6")}/128 dev front preferred_lft 0`);
-    // Where bridges hand frames to the firewall, the switch would drop the malformed ones.
-    const middle = lab.namespace("client").replace("client", "switch");
-    await succeed([
-      "ip",
-      "netns",
-      "exec",
-      middle,
-      "sh",
-      "-c",
-      "sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true",
-    ]);
     let services: Services | undefined;
     try {
       services = await Services.start(lab);
@@ -134,14 +123,39 @@ export class Scene implements AsyncDisposable {
 
   /** The words before the command line of a balancer: where it runs, and where it notes what it changes. */
   prefix(): string[] {
-    return this.lab.at("balancer", "env", `CONVEY_STATE_DIR=${join(this.services.folder, "state")}`);
+    return this.lab.at("balancer", ...noting(this.services.folder));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.talkers[Symbol.asyncDispose]();
+    await cleanUp(this.prefix());
     await this.services[Symbol.asyncDispose]();
     await this.lab.remove();
   }
+}
+
+/** What a part of the suite is told: how the packets go, and where the scene is while its tests run. */
+export interface Stage {
+  method: Method;
+  arms: Arms;
+  /** Undefined where the machine lacks something: the tests are skipped. */
+  scene: () => Scene | undefined;
+}
+
+/** Gives all tests of a block one scene: it stands before the first of them, and is gone after the last. */
+export function stage(method: Method, arms: Arms, more: readonly string[] = []): Stage {
+  const missing = lacking({ root: true, tools: [...TOOLS, ...more] });
+  let scene: Scene | undefined;
+  aroundAll(async (runTests) => {
+    if (missing !== undefined) return runTests();
+    await using standing = await Scene.create(method, { arms });
+    scene = standing;
+    await runTests();
+  }, 60_000);
+  beforeEach((context) => {
+    if (missing !== undefined) context.skip(missing);
+  });
+  return { method, arms, scene: () => scene };
 }
 
 /** Puts another configuration in service and waits for it. */

@@ -3,17 +3,15 @@ import { readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parse } from "smol-toml";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { Product } from "../support/convey.ts";
-import { CONVEY } from "../support/peers.ts";
-import { finish, start, until } from "../support/processes.ts";
-import { lacking } from "../support/requirements.ts";
-import { METHODS, Scene } from "./lab/cli.ts";
-import { hostState } from "./lab/host-state.ts";
-import { type PacketLab, SERVERS } from "./lab/lab.ts";
-import { TOOLS } from "./lab/servers.ts";
-import { Talker } from "./lab/talk.ts";
-import { answers, names } from "./lab/traffic.ts";
+import { aroundAll, describe, expect, test } from "vitest";
+import type { Product } from "../../support/convey.ts";
+import { CONVEY } from "../../support/peers.ts";
+import { finish, start, until } from "../../support/processes.ts";
+import { hostState } from "../lab/host-state.ts";
+import { type PacketLab, SERVERS } from "../lab/lab.ts";
+import type { Scene, Stage } from "../lab/scene.ts";
+import { Talker } from "../lab/talk.ts";
+import { answers, names } from "../lab/traffic.ts";
 
 /** Conversations that have something to say all the time, so also while no balancer runs. */
 class Busy {
@@ -60,6 +58,14 @@ async function current(product: Product): Promise<number | undefined> {
   return (await product.stats()).frontends.talk_v4?.current_connections;
 }
 
+/** Ends a balancer in order, and at once: what still waits for its end has nothing to tell. */
+async function end({ process }: Product): Promise<void> {
+  process.child.kill("SIGTERM");
+  await Promise.race([process.exited, process.waitFor(/no new connections/).catch(() => undefined)]);
+  process.child.kill("SIGTERM");
+  await process.exited;
+}
+
 /** Files that are there still: of any balancer of this scene, and the shared memory of these. */
 async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<string[]> {
   const folder = await readdir(join(scene.services.folder, "state")).catch(() => []);
@@ -73,33 +79,28 @@ async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<
   ];
 }
 
-const missing = lacking({ root: true, tools: TOOLS });
-const ROOT = resolve(import.meta.dirname, "../..");
+const ROOT = resolve(import.meta.dirname, "../../..");
 
-for (const method of METHODS) {
-  describe(method, () => {
+/** Registers the cases. Each starts balancers of its own and leaves the lab as it was. */
+export function restarts({ method, scene: standing }: Stage): void {
+  describe("coming and going", () => {
     const nat = method === "passthrough";
     let scene: Scene;
     let lab: PacketLab;
     let before: string;
 
-    beforeAll(async () => {
-      if (missing !== undefined) return;
-      scene = await Scene.create(method);
+    aroundAll(async (runTests) => {
+      const stands = standing();
+      if (stands === undefined) return runTests();
+      scene = stands;
       lab = scene.lab;
       // Somebody else's, which must survive.
       await lab.sh("balancer", "nft add table inet theirs; nft add chain inet theirs kept");
       await lab.sh("balancer", "sysctl -qw net.ipv4.ip_local_reserved_ports=8443,40100-40110");
       before = await hostState(lab, "balancer");
+      await runTests();
+      await lab.sh("balancer", "nft delete table inet theirs; sysctl -qw net.ipv4.ip_local_reserved_ports=");
     }, 60_000);
-
-    afterAll(async () => {
-      await scene?.[Symbol.asyncDispose]();
-    });
-
-    beforeEach((context) => {
-      if (missing !== undefined) context.skip(missing);
-    });
 
     test("SIGTERM takes no new flows, lets the open ones end, exits 0 and leaves the host as it was, bit for bit; ports are reserved meanwhile", async () => {
       await using product = await scene.balance();
@@ -172,11 +173,12 @@ for (const method of METHODS) {
       expect(second.code).toBe(1);
       expect(second.stderr).toMatch(/already|another|in use/);
       expect(Object.keys(await names(lab, lab.vip(), 20)).sort()).toEqual([...SERVERS]);
-      await product.process.stop("SIGTERM", 8_000);
+      await end(product);
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
-    for (const workers of [2, 3]) {
+    // Who is whose worker is one program for both methods of DSR.
+    for (const workers of method === "l2" ? [2] : [2, 3]) {
       test(`busy flows go on over SIGKILL and the next start with ${workers} workers after 2: none is lost, each is counted once, and nothing is left in the end`, async () => {
         await using talker = await Talker.start(lab, lab.vip());
         const flows = new Busy(talker);
@@ -198,7 +200,7 @@ for (const method of METHODS) {
         expect((await talker.ask({ do: "close" })).ok).toBe(20);
         if (nat) await until(async () => (await current(product)) === 0, "the end of every connection");
         expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
-        await product.process.stop("SIGTERM", 8_000);
+        await end(product);
         expect(await hostState(lab, "balancer")).toBe(before);
         expect(await leftBehind(scene, balancers)).toEqual([]);
       }, 60_000);
@@ -224,7 +226,7 @@ for (const method of METHODS) {
       expect(await current(last)).toBe(20);
       expect(await flows.lost()).toBe(0);
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
-      await last.process.stop("SIGTERM", 8_000);
+      await end(last);
       expect(await hostState(lab, "balancer")).toBe(before);
       expect(await leftBehind(scene, [last])).toEqual([]);
     }, 60_000);
@@ -245,7 +247,7 @@ for (const method of METHODS) {
       }
       await using product = await scene.balance();
       expect(await ask()).toEqual(begun);
-      await product.process.stop("SIGTERM", 8_000);
+      await end(product);
     });
 
     test("connections go on over SIGKILL though their server, or their frontend, left the configuration meanwhile", async () => {
@@ -270,7 +272,7 @@ for (const method of METHODS) {
       await using late = await Talker.start(lab, lab.vip());
       expect((await late.ask({ do: "open", count: 3 })).failed, "new connections to it").toBe(3);
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
-      await without.process.stop("SIGTERM", 8_000);
+      await end(without);
       expect(await hostState(lab, "balancer")).toBe(before);
       expect(await leftBehind(scene, [without])).toEqual([]);
     }, 60_000);
@@ -280,14 +282,12 @@ for (const method of METHODS) {
       {
         await using stopped = await scene.balance();
         expect((await talker.ask({ do: "open", count: 5 })).ok).toBe(5);
-        stopped.process.child.kill("SIGTERM");
-        await stopped.process.waitFor(/5 open/);
-        await stopped.process.stop("SIGTERM", 8_000);
+        await end(stopped);
         expect(await leftBehind(scene, [stopped])).toEqual([]);
       }
       await using product = await scene.balance({ workers: 3 });
       expect(await current(product)).toBe(0);
-      await product.process.stop("SIGTERM", 8_000);
+      await end(product);
       expect(await hostState(lab, "balancer")).toBe(before);
     });
 
@@ -296,7 +296,7 @@ for (const method of METHODS) {
     test("with the program's event loop blocked for 10 s, old flows and new ones are served as ever", async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const { stats: _, ...config } = parse(scene.configuration()) as Record<string, unknown>;
-      const program = join(import.meta.dirname, "lab/blocked-balancer.ts");
+      const program = join(ROOT, "__test__/net/lab/blocked-balancer.ts");
       const command = [process.execPath, "--import", join(ROOT, "__test__/support/typescript.mjs")];
       await using blocked = start([...scene.prefix(), ...command, program, JSON.stringify(config)], {
         stdin: true,

@@ -1,0 +1,16 @@
+/**
+ * What moves packets in the packet modes. Every test file of this folder runs once for each engine that is in this
+ * version, as a vitest project `net:<engine>` with CONVEY_ENGINE set: a new engine gets the whole suite when its
+ * `without` goes.
+ */
+export const ENGINES: readonly { name: string; without?: string }[] = [
+  { name: "af_packet" },
+  { name: "tc", without: "no program at tc ingress is in this version" },
+  { name: "xdp", without: "no XDP program that forwards is in this version" },
+  { name: "af_xdp", without: "AF_XDP sockets are not in this version" },
+];
+
+/** The engine that the running tests are for. */
+export function engine(): string {
+  return process.env.CONVEY_ENGINE ?? "af_packet";
+}
