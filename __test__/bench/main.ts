@@ -8,6 +8,7 @@ import { attempt } from "./attempt.ts";
 import { halfLoad } from "./half-load.ts";
 import { interruptible } from "./interruption.ts";
 import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
+import { visitingOrder } from "./order.ts";
 import { benchPackets } from "./packet/main.ts";
 import { type Peer, peers } from "./peers.ts";
 import { Progress } from "./progress.ts";
@@ -59,13 +60,12 @@ function choose(wanted: readonly string[] | undefined): Peer[] {
   });
 }
 
-/** There and back, with the plain path once in the middle. */
 async function round(chosen: readonly Peer[], series: Series, options: Options, n: number): Promise<Visit[]> {
   const balancers = chosen.filter((peer) => peer.command !== undefined);
   const plain = chosen.filter((peer) => peer.command === undefined);
   const rate = "reason" in series.half ? undefined : series.half.requestsPerS;
   const visits: Visit[] = [];
-  for (const peer of [...balancers, ...plain, ...balancers.toReversed()]) {
+  for (const peer of visitingOrder(balancers, plain, n)) {
     console.error(`${series.profile} ${n}/${options.rounds}: ${peer.name}`);
     const seen = await attempt(
       n,

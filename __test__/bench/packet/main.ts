@@ -5,6 +5,7 @@ import { dirname } from "node:path";
 import { finish, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
 import { attempt } from "../attempt.ts";
+import { visitingOrder } from "../order.ts";
 import { Progress } from "../progress.ts";
 import { QUICK } from "../report.ts";
 import { HELP, type PacketOptions, parsePacketOptions } from "./options.ts";
@@ -22,7 +23,7 @@ export async function benchPackets(argv: string[]): Promise<void> {
   const reason = lacking({ root: true, tools: ["ip", "taskset", "ethtool", "nft", "cargo"] });
   if (reason !== undefined) throw new Error(`the packet bench ${reason}`);
   if (cpus().length < 2) throw new Error("the packet bench needs two cores, one for the balancer alone");
-  const tables = options.works.includes("tables") ? await flowTables() : [];
+  const tables = options.works.includes("tables") ? await flowTables(options.quick) : [];
   const guesses: Guesses = new Map();
   const rounds: PacketRound[] = [];
   if (options.quick) console.error(QUICK);
@@ -39,23 +40,28 @@ export async function benchPackets(argv: string[]): Promise<void> {
   console.error(`\nfigures: ${options.out}`);
 }
 
-/** Flow table, Maglev and the whole packet path without any I/O. */
-async function flowTables(): Promise<string[]> {
-  const cargo = ["cargo", "build", "--release", "-p", "convey-engine", "--example", "bench_conntrack"];
-  const out = await succeed([...cargo, "--message-format=json"], { timeoutMs: 600_000 });
-  const executable = /"executable":"([^"]+bench_conntrack)"/.exec(out)?.[1];
-  if (executable === undefined) throw new Error("cargo built bench_conntrack but named no executable");
-  console.error("flow tables");
-  const command = ["taskset", "-c", String(BALANCER_CORE), executable];
-  return (await succeed(command, { timeoutMs: 300_000 })).trim().split("\n");
+/** Flow table, Maglev and the whole packet path, hot and cold, without any I/O. */
+async function flowTables(quick: boolean): Promise<string[]> {
+  const examples = { bench_conntrack: [], bench_process: quick ? ["--quick-check"] : [] };
+  const cargo = ["cargo", "build", "--release", "-p", "convey-engine"];
+  const wanted = Object.keys(examples).flatMap((name) => ["--example", name]);
+  const out = await succeed([...cargo, ...wanted, "--message-format=json"], { timeoutMs: 600_000 });
+  const lines: string[] = [];
+  for (const [name, args] of Object.entries(examples)) {
+    const executable = new RegExp(`"executable":"([^"]+/${name})"`).exec(out)?.[1];
+    if (executable === undefined) throw new Error(`cargo built ${name} but named no executable`);
+    console.error(name);
+    const command = ["taskset", "-c", String(BALANCER_CORE), executable, ...args];
+    lines.push(...(await succeed(command, { timeoutMs: 900_000 })).trimEnd().split("\n"));
+  }
+  return lines;
 }
 
-/** There and back, with plain routing once in the middle. */
 async function round(options: PacketOptions, guesses: Guesses, n: number): Promise<PacketVisit[]> {
   const reference = options.peers.filter((forwarder) => forwarder.name === "routing");
   const others = options.peers.filter((forwarder) => forwarder.name !== "routing");
   const visits: PacketVisit[] = [];
-  for (const forwarder of [...others, ...reference, ...others.toReversed()]) {
+  for (const forwarder of visitingOrder(others, reference, n)) {
     console.error(`${n}/${options.rounds}: ${forwarder.name}`);
     const seen = await attempt(
       n,

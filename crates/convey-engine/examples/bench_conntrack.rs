@@ -1,23 +1,15 @@
-//! Prints what the packet path costs: `cargo run --release -p convey-engine --example bench_conntrack`.
+//! Prints what the tables cost: `cargo run --release -p convey-engine --example bench_conntrack`.
 //!
-//! Flow-table lookup, insert and sweep at 1, 64 K and 1 M flows, in an order that no cache foresees; a whole
-//! `process` of a known flow at as many, hot (a few in turn) and cold (scattered over all), and of nothing but new
-//! flows; Maglev build time; memory a flow. The least of many short rounds, which other programs on the machine
-//! disturb least. An argument picks measures by name: `table`, `path`, `maglev`.
-
-#[path = "../tests/common/mod.rs"]
-mod common;
+//! Flow-table lookup, insert and sweep at 1, 64 K and 1 M flows, in an order that no cache foresees; memory a flow;
+//! Maglev build time. The least of many short rounds, which other programs on the machine disturb least. What a packet
+//! costs tells `bench_process`.
 
 use std::hint::black_box;
 use std::ops::Range;
 use std::time::Instant;
 
-use common::Lab;
 use convey_core::conntrack::{Flow, FlowState, FlowTable, Lifetimes, Overflow, Ticks};
 use convey_core::selection::{MaglevTable, Member, member_seed};
-use convey_engine::{FrameMeta, Nanos, REPLY_HEADROOM, Verdict, process};
-use convey_testkit::PacketBuilder as P;
-use convey_testkit::build::{ACK, SYN};
 
 const LIFETIMES: Lifetimes =
     Lifetimes([0, 30_000, 30_000, 7_000_000, 100_000, 60_000, 30_000, 30_000, 300_000]);
@@ -93,87 +85,6 @@ fn conntrack(flows: u32) {
     );
 }
 
-fn whole_path(flows: u32) {
-    let mut world = common::world("passthrough");
-    world.nat_ports = (1024, 65535);
-    world.servers = (0..20u8)
-        .map(|i| convey_testkit::fixture::WorldServer {
-            name: format!("s{i}"),
-            addr: format!("10.0.0.{}:8080", i + 11),
-            weight: 1,
-            up: true,
-        })
-        .collect();
-    world.neighbours.extend((0..20u8).map(|i| convey_testkit::fixture::WorldNeighbour {
-        ifindex: 2,
-        ip: format!("10.0.0.{}", i + 11),
-        mac: format!("0200000002{:02x}", i + 11),
-    }));
-    let options =
-        convey_engine::PacketOptions { capacity: flows as usize + 16_384, ..common::options(&world) };
-    let mut lab = Lab::with(&world, common::spec(&world), options);
-    let name = |n: u32| format!("198.51.{}.{}:{}", n >> 8 & 0xff, n & 0xff, 2000 + (n >> 16));
-    let vip = "192.0.2.10:80";
-    for n in 0..flows {
-        let out = forward(&mut lab, &framed(P::syn(&name(n), vip)), 1000);
-        let server = format!("10.0.0.{}:8080", out[33]);
-        let nat = format!("192.0.2.10:{}", u16::from_be_bytes([out[34], out[35]]));
-        forward(&mut lab, &framed(P::tcp(&server, &nat).flags(SYN | ACK).seq(5000, 1001)), 1000);
-        forward(&mut lab, &framed(P::tcp(&name(n), vip)), 1000);
-    }
-    let frames = |which: &mut dyn Iterator<Item = u32>| -> Vec<u8> {
-        which.flat_map(|n| framed(P::tcp(&name(n), vip))).collect()
-    };
-    let some = frames(&mut scattered(flows, 0..4096.min(flows)));
-    let ns = least(if flows == 1 { 50_000 } else { 300 }, || turn(&mut lab, &some, 1001));
-    println!("process, known flow of {flows:>7} (4,096 in turn): {ns:>6.1} ns");
-    if flows < 1 << 16 {
-        return;
-    }
-    let all = frames(&mut scattered(flows, 0..flows));
-    let ns = least(if flows > 1 << 16 { 8 } else { 40 }, || turn(&mut lab, &all, 1002));
-    println!("process, known flow of {flows:>7} (all, scattered): {ns:>6.1} ns");
-    let mut now = 1002;
-    let ns = least(20, || {
-        // SYNs nobody answers: those of the round before have run out.
-        now += 31_000;
-        let fresh: Vec<u8> = (0..1u32 << 14)
-            .map(|n| format!("203.0.{}.{}:4000", n >> 8, n & 0xff))
-            .flat_map(|from| framed(P::syn(&from, vip)))
-            .collect();
-        turn(&mut lab, &fresh, now)
-    });
-    println!("process, new flow beside {flows:>7}:                {ns:>6.1} ns");
-}
-
-const FRAME: usize = 54;
-
-fn framed(packet: P) -> [u8; FRAME] {
-    let frame = packet.macs([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 0xfe]).build();
-    frame.try_into().expect("no options and no payload")
-}
-
-/// The frame once forwarded.
-fn forward(lab: &mut Lab, frame: &[u8; FRAME], now_ms: u64) -> [u8; FRAME + REPLY_HEADROOM] {
-    let meta = FrameMeta { ingress_ifindex: 1, ..FrameMeta::default() };
-    let mut buffer = [0; FRAME + REPLY_HEADROOM];
-    buffer[..FRAME].copy_from_slice(frame);
-    let (hops, now) = (&lab.next_hops, Nanos::from_millis(now_ms));
-    let verdict = process(&mut buffer, FRAME, &meta, &lab.snapshot, hops, &mut lab.worker, now);
-    assert!(matches!(black_box(verdict), Verdict::Forward(_)));
-    buffer
-}
-
-/// Nanoseconds a frame that `process` takes for all of `frames`, each of which must be forwarded.
-fn turn(lab: &mut Lab, frames: &[u8], now_ms: u64) -> f64 {
-    let (frames, _) = frames.as_chunks::<FRAME>();
-    let start = Instant::now();
-    for frame in frames {
-        forward(lab, frame, now_ms);
-    }
-    start.elapsed().as_nanos() as f64 / frames.len() as f64
-}
-
 fn maglev(servers: u16) {
     let members: Vec<Member> = (0..servers)
         .map(|i| Member { seed: member_seed(&i.to_be_bytes()), weight: 1 + i % 10, value: i })
@@ -187,21 +98,10 @@ fn maglev(servers: u16) {
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
-    if wants("table") {
-        for flows in [1, 1 << 16, 1 << 20] {
-            conntrack(flows);
-        }
+    for flows in [1, 1 << 16, 1 << 20] {
+        conntrack(flows);
     }
-    if wants("path") {
-        for flows in [1, 1 << 16, 1 << 20] {
-            whole_path(flows);
-        }
-    }
-    if wants("maglev") {
-        for servers in [10, 100, 1000] {
-            maglev(servers);
-        }
+    for servers in [10, 100, 1000] {
+        maglev(servers);
     }
 }
