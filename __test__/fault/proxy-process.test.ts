@@ -1,4 +1,4 @@
-/** The file, a data thread and the event loop go wrong under a running product. */
+/** The file's folder, a data thread and the event loop go wrong under a running product. */
 import { once } from "node:events";
 import {
   mkdirSync,
@@ -30,46 +30,6 @@ async function whoAnswers(product: Product): Promise<string> {
   socket.destroy();
   return String(name);
 }
-
-function count(product: Product, pattern: RegExp): number {
-  return (product.process.stderr.match(new RegExp(pattern, "g")) ?? []).length;
-}
-
-test("a file half-written, invalid, empty, removed, renamed over: one error each, the last good one serves", async () => {
-  await using a = await named("a");
-  await using b = await named("b");
-  const [good, next] = [pool({ s1: a.addr }), pool({ s1: b.addr })];
-  await using product = await startConvey(good);
-  const { file } = product;
-  const rejected = () => count(product, /reload rejected/);
-  const expectRejected = async (n: number) => {
-    await until(
-      () => rejected() >= n,
-      `rejection ${n}`,
-      5000,
-      () => product.process.output(),
-    );
-    await sleep(400);
-    expect(rejected()).toBe(n);
-    expect(await whoAnswers(product)).toBe("a");
-    expect((await product.stats()).last_reload).toMatchObject({ result: "rejected" });
-  };
-  writeFileSync(file, next.slice(0, next.indexOf("addr = ") + 9));
-  await expectRejected(1);
-  writeFileSync(file, next.replace('backend = "pool"', 'backend = "pol"'));
-  await expectRejected(2);
-  writeFileSync(file, "");
-  await expectRejected(3);
-  rmSync(file);
-  await expectRejected(4);
-  writeFileSync(`${file}.new`, next, { mode: 0o600 });
-  renameSync(`${file}.new`, file);
-  await until(async () => (await whoAnswers(product)) === "b", "the renamed file in service");
-  writeFileSync(`${file}.new`, good, { mode: 0o600 });
-  renameSync(`${file}.new`, file);
-  await until(async () => (await whoAnswers(product)) === "a", "the next renamed file in service");
-  expect(rejected()).toBe(4);
-});
 
 test("a swapped ..data link is followed, again and again", async () => {
   await using a = await named("a");

@@ -1,8 +1,6 @@
 /** Where packets come from and go to: interfaces, addresses and routes of the balancer that come, go and differ. */
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type Product, runConvey } from "../support/convey.ts";
+import type { Product } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { finish, succeed, until } from "../support/processes.ts";
 import type { PacketLab } from "./lab/lab.ts";
@@ -77,15 +75,8 @@ class Third implements AsyncDisposable {
   }
 }
 
-async function run(toml: string): Promise<Product> {
-  return runConvey(await file(toml), scene.prefix());
-}
-
-async function file(toml: string): Promise<string> {
-  const path = join(await mkdtemp(join(scene.services.folder, "links-")), "config.toml");
-  await writeFile(path, toml, { mode: 0o600 });
-  return path;
-}
+const run = (toml: string): Promise<Product> => scene.run(toml);
+const file = (toml: string): Promise<string> => scene.file(toml);
 
 /** One frontend over the lab's HTTP servers, or others. */
 function small(options: {

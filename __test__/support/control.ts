@@ -4,21 +4,16 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  type Balancer,
-  type BalancerEvent,
-  type BalancerOptions,
-  type Config,
-  type ConfigInput,
-  createBalancer,
-  type ServerStats,
-} from "../../ts/index.ts";
+import type { Balancer, BalancerEvent, Config, ConfigInput, ServerStats } from "../../ts/index.ts";
 import { echo, listening } from "./sockets.ts";
 
-/** Something to undo at the end of a test. */
-export type Closable = { close: () => Promise<void> };
-
-export type TestServer = Closable & { addr: string; port: number; accepted: () => number };
+/** `await using` closes it; `close` does so earlier. */
+export type TestServer = AsyncDisposable & {
+  addr: string;
+  port: number;
+  accepted: () => number;
+  close: () => Promise<void>;
+};
 
 /** An HTTP server on loopback that answers every request with its name. */
 export async function httpServer(name: string, port = 0): Promise<TestServer> {
@@ -139,7 +134,7 @@ export class Client {
 /**
  * A listener whose accept queue is full: further connects are never answered, on any address of 127.0.0.0/8.
  */
-export async function blackHole(): Promise<Closable & { addr: string; port: number }> {
+export async function blackHole(): Promise<AsyncDisposable & { addr: string; port: number }> {
   const child = spawn(
     process.execPath,
     [
@@ -158,31 +153,10 @@ export async function blackHole(): Promise<Closable & { addr: string; port: numb
   return {
     addr: `127.0.0.1:${port}`,
     port,
-    close: async () => {
+    [Symbol.asyncDispose]: async () => {
       for (const filler of fillers) filler.destroy();
       child.kill("SIGKILL");
       if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
-    },
-  };
-}
-
-/** Makes balancers and servers that `closeAll`, called after each test, closes in reverse order. */
-export function harness() {
-  const toClose: Closable[] = [];
-  return {
-    toClose,
-    balance: async (config: ConfigInput, options?: BalancerOptions): Promise<Balancer> => {
-      const lb = await createBalancer(config, options);
-      toClose.push(lb);
-      return lb;
-    },
-    echo: async (name: string, port?: number): Promise<TestServer> => {
-      const server = await echoServer(name, port);
-      toClose.push(server);
-      return server;
-    },
-    closeAll: async (): Promise<void> => {
-      for (const it of toClose.splice(0).reverse()) await it.close();
     },
   };
 }

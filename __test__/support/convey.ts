@@ -52,9 +52,10 @@ export async function startConvey(toml: string, prefix: readonly string[] = []):
 /** Starts it with a file that is there. */
 export async function runConvey(file: string, prefix: readonly string[] = []): Promise<Product> {
   const process_ = start([...prefix, process.execPath, CONVEY, "run", "-c", file]);
-  const [, host = "", port = ""] = await process_.waitFor(/listens on \[?([0-9a-f.:]+?)\]?:(\d+)/, 20_000);
-  const [, stats = ""] = await process_.waitFor(/(http:\/\/[^/]+\/stats)/);
-  await process_.waitFor(/is ready/);
+  const { host, port, stats } = await ready(process_).catch(async (error) => {
+    await process_.stop();
+    throw error;
+  });
   return {
     process: process_,
     file,
@@ -71,4 +72,11 @@ export async function runConvey(file: string, prefix: readonly string[] = []): P
     },
     [Symbol.asyncDispose]: () => process_[Symbol.asyncDispose](),
   };
+}
+
+async function ready(running: Running): Promise<{ host: string; port: string; stats: string }> {
+  const [, host = "", port = ""] = await running.waitFor(/listens on \[?([0-9a-f.:]+?)\]?:(\d+)/, 20_000);
+  const [, stats = ""] = await running.waitFor(/(http:\/\/[^/]+\/stats)/);
+  await running.waitFor(/is ready/);
+  return { host, port, stats };
 }

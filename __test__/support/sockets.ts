@@ -95,6 +95,15 @@ export function gone(socket: Socket): Promise<void> {
   return new Promise((resolve) => socket.once("close", () => resolve()));
 }
 
+/** For `await using`: what is in the list by then, the last first. */
+export function together(all: readonly AsyncDisposable[]): AsyncDisposable {
+  return {
+    async [Symbol.asyncDispose]() {
+      for (const one of all.toReversed()) await one[Symbol.asyncDispose]();
+    },
+  };
+}
+
 /** A listening server of a test. */
 export interface Listening extends AsyncDisposable {
   server: Server;

@@ -1,19 +1,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
-import { blackHole, collect, harness } from "../../support/control.ts";
+import { expect, test } from "vitest";
+import { createBalancer } from "../../../ts/index.ts";
+import { blackHole, collect, echoServer } from "../../support/control.ts";
 import { until } from "../../support/processes.ts";
 import { freePort } from "../../support/sockets.ts";
-
-const { balance, echo, toClose, closeAll } = harness();
-afterEach(closeAll);
 
 test.each([3000])(
   "beside %i servers that do not answer, a server that dies is noticed within an interval or so",
   async (holes) => {
-    const hole = await blackHole();
-    toClose.push(hole);
-    const neighbour = await echo("neighbour", await freePort());
-    const lb = await balance({
+    await using hole = await blackHole();
+    await using neighbour = await echoServer("neighbour", await freePort());
+    await using lb = await createBalancer({
       frontends: { web: { listen_addr: "127.0.0.1:0", backend: "live" } },
       backends: {
         live: {

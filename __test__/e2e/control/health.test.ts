@@ -1,36 +1,31 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
+import { mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
+import { createBalancer } from "../../../ts/index.ts";
 import {
   answers,
   blackHole,
   collect,
-  harness,
+  echoServer,
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
+import { start } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
-import { freePort } from "../../support/sockets.ts";
-
-const bench = harness();
-const { balance, echo, toClose } = bench;
-
-afterEach(bench.closeAll);
+import { freePort, listening } from "../../support/sockets.ts";
 
 test("a server that dies leaves selection once, comes back once, and both are events with a cause", async () => {
-  const [a, b] = [await echo("a"), await echo("b")];
-  const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
   const seen = collect(lb);
   await b.close();
   await vi.waitFor(() => expect(server(lb, "b").up).toBe(false), { timeout: 5000 });
   expect(lb.stats().backends.pool?.servers).toEqual({ [a.addr]: true, [b.addr]: false });
   expect(await answers(lb, 10)).toEqual({ a: 10 });
-  await echo("b", b.port);
+  await using _again = await echoServer("b", b.port);
   await vi.waitFor(() => expect(server(lb, "b").up).toBe(true), { timeout: 5000 });
   expect(await answers(lb, 10)).toEqual({ a: 5, b: 5 });
   await vi.waitFor(() =>
@@ -45,7 +40,7 @@ test("every transition is logged once, with its cause", async () => {
   const lines: string[] = [];
   const write = (_: object, message: string) => lines.push(message);
   const dead = await freePort();
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig({ dead: { addr: `127.0.0.1:${dead}` } }, { pool: { health_check_fall: 1 } }),
     { logger: { debug: write, info: write, warn: write, error: write } },
   );
@@ -58,9 +53,10 @@ test("every transition is logged once, with its cause", async () => {
 });
 
 test("a connect that fails in the data plane is answered by another server and counts as a failed check", async () => {
-  const [a, b] = [await echo("a"), await echo("b")];
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
   // An interval so long that no scheduled check can be what finds out.
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig(
       { a: { addr: a.addr }, b: { addr: b.addr } },
       { pool: { health_check_interval: 3600, health_check_fall: 1 } },
@@ -79,15 +75,12 @@ test("a connect that fails in the data plane is answered by another server and c
 });
 
 test("a server in a full accept queue times out; the other checks are not held up by it", async () => {
-  const a = await echo("a");
-  const full = createServer({ pauseOnConnect: true }).listen(0, "127.0.0.1");
-  await once(full, "listening");
-  const { port } = full.address() as { port: number };
-  const hung = await blackHole();
-  toClose.push(hung, { close: async () => void full.close() });
-  const lb = await balance(
+  await using a = await echoServer("a");
+  await using slow = await listening((socket) => void socket.pause());
+  await using hung = await blackHole();
+  await using lb = await createBalancer(
     poolConfig(
-      { hung: { addr: hung.addr }, a: { addr: a.addr }, slow: { addr: `127.0.0.1:${port}` } },
+      { hung: { addr: hung.addr }, a: { addr: a.addr }, slow: { addr: slow.addr } },
       { pool: { health_check_timeout_ms: 200, health_check_fall: 2 } },
     ),
   );
@@ -100,11 +93,10 @@ test("a server in a full accept queue times out; the other checks are not held u
 
 test("checks leak no file descriptors, whether they succeed, fail or time out", async () => {
   const descriptors = async () => (await readdir("/proc/self/fd")).length;
-  const a = await echo("a");
-  const hung = await blackHole();
-  toClose.push(hung);
+  await using a = await echoServer("a");
+  await using hung = await blackHole();
   const dead = await freePort();
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig(
       { a: { addr: a.addr }, hung: { addr: hung.addr }, dead: { addr: `127.0.0.1:${dead}` } },
       {
@@ -136,21 +128,14 @@ test("nginx, checked a hundred times, logs no error", async (context) => {
      http { access_log ${directory}/access.log; server { listen 127.0.0.1:${port}; return 200 "nginx"; } }`,
   );
   // Down before nginx starts and never up again, so that every check comes at the fast interval.
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig(
       { n: { addr: `127.0.0.1:${port}` } },
       { pool: { health_check_fall: 1, health_check_rise: 1000, health_check_fast_interval_ms: 10 } },
     ),
   );
   await vi.waitFor(() => expect(server(lb, "n").up).toBe(false));
-  const nginx = spawn("nginx", ["-p", directory, "-c", join(directory, "nginx.conf")], { stdio: "ignore" });
-  toClose.push({
-    close: async () => {
-      nginx.kill("SIGTERM");
-      if (nginx.exitCode === null) await once(nginx, "exit");
-      await rm(directory, { recursive: true });
-    },
-  });
+  await using _nginx = start(["nginx", "-p", directory, "-c", join(directory, "nginx.conf")]);
   const checks = async () => (await readFile(log, "utf8").catch(() => "")).split("client closed connection");
   await vi.waitFor(async () => expect((await checks()).length).toBeGreaterThan(100), { timeout: 15_000 });
   expect(await readFile(log, "utf8")).not.toMatch(/\[(warn|error|crit|alert|emerg)\]/);

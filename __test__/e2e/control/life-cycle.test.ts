@@ -4,20 +4,16 @@ import { mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
 import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
-import { answers, Client, collect, harness, httpServer, poolConfig } from "../../support/control.ts";
+import { answers, Client, collect, echoServer, httpServer, poolConfig } from "../../support/control.ts";
 import { freePort } from "../../support/sockets.ts";
 
-const bench = harness();
-const { balance, echo, toClose } = bench;
-
-afterEach(bench.closeAll);
-
 test("two balancers in one process do not know of each other", async () => {
-  const [a, b] = [await echo("a"), await echo("b")];
-  const first = await balance(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
-  const second = await balance(poolConfig({ b: { addr: b.addr } }, { stats: { port: 0 } }));
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
+  await using first = await createBalancer(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
+  await using second = await createBalancer(poolConfig({ b: { addr: b.addr } }, { stats: { port: 0 } }));
   expect([await answers(first, 3), await answers(second, 2)]).toEqual([{ a: 3 }, { b: 2 }]);
   expect(first.stats().total_connections).toBe(3);
   await first.close();
@@ -25,8 +21,7 @@ test("two balancers in one process do not know of each other", async () => {
 });
 
 test("await using closes it", async () => {
-  const a = await httpServer("a");
-  toClose.push(a);
+  await using a = await httpServer("a");
   let address: { host: string; port: number };
   {
     await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
@@ -38,8 +33,8 @@ test("await using closes it", async () => {
 });
 
 test("close drains up to its deadline: no new connections, the open one goes on, then it is cut", async () => {
-  const a = await echo("a");
-  const lb = await balance(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
+  await using a = await echoServer("a");
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }, { stats: { port: 0 } }));
   const web = lb.address("web");
   const { host, port } = lb.statsAddress as { host: string; port: number };
   const client = await Client.open(web);
@@ -58,9 +53,9 @@ test("close drains up to its deadline: no new connections, the open one goes on,
 });
 
 test("of a thousand frontends each tells where it listens, in no time that grows with their square", async () => {
-  const a = await echo("a");
+  await using a = await echoServer("a");
   const names = Array.from({ length: 1000 }, (_, i) => `f${i}`);
-  const lb = await balance({
+  await using lb = await createBalancer({
     ...poolConfig({ a: { addr: a.addr } }),
     frontends: Object.fromEntries(
       names.map((name) => [name, { listen_addr: "127.0.0.1:0", backend: "pool" }]),
@@ -81,8 +76,9 @@ test("of a thousand frontends each tells where it listens, in no time that grows
 });
 
 test("a health change during the drain opens nothing again", async () => {
-  const [a, b] = [await echo("a"), await echo("b", await freePort())];
-  const lb = await balance(
+  await using a = await echoServer("a");
+  await using b = await echoServer("b", await freePort());
+  await using lb = await createBalancer(
     poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }, { pool: { health_check_fall: 1 } }),
   );
   const web = lb.address("web");
@@ -103,7 +99,7 @@ test("a health change during the drain opens nothing again", async () => {
 });
 
 test("close does not wait for a reload that hangs on its file, which then has no effect", async () => {
-  const a = await echo("a");
+  await using a = await echoServer("a");
   const directory = await mkdtemp(join(tmpdir(), "convey-hung-"));
   const file = join(directory, "config.toml");
   const text = `[frontends.web]\nlisten_addr = "127.0.0.1:0"\nbackend = "pool"\n[backends.pool.servers]\na = { addr = "${a.addr}" }\n`;
@@ -124,13 +120,13 @@ test("close does not wait for a reload that hangs on its file, which then has no
 });
 
 test("close ends as soon as the last connection has, and a second close can only hurry it", async () => {
-  const a = await echo("a");
-  const early = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using a = await echoServer("a");
+  await using early = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   const client = await Client.open(early.address("web"));
   const closed = early.close({ drainMs: 60_000 });
   client.close();
   await closed;
-  const hurried = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using hurried = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   const stays = await Client.open(hurried.address("web"));
   const slow = hurried.close({ drainMs: 60_000 });
   await sleep(50);
@@ -140,8 +136,8 @@ test("close ends as soon as the last connection has, and a second close can only
 });
 
 test("after close events end, changes are refused with CLOSED, and stats can still be read", async () => {
-  const a = await echo("a");
-  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using a = await echoServer("a");
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   await answers(lb, 1);
   const events = lb.events();
   const next = events.next();
@@ -154,7 +150,8 @@ test("after close events end, changes are refused with CLOSED, and stats can sti
 });
 
 test("a start that fails leaves nothing running", async () => {
-  const [a, taken] = [await echo("a"), await echo("taken")];
+  await using a = await echoServer("a");
+  await using taken = await echoServer("taken");
   const port = await freePort();
   const config: ConfigInput = {
     ...poolConfig({ a: { addr: a.addr } }),
@@ -165,12 +162,13 @@ test("a start that fails leaves nothing running", async () => {
     message: expect.stringContaining(`127.0.0.1:${taken.port}`),
   });
   // The frontend's port is free again.
-  const lb = await balance(config);
+  await using lb = await createBalancer(config);
   expect(await answers(lb, 1)).toEqual({ a: 1 });
 });
 
 test("a port that another program holds is a clear error with a code", async () => {
-  const [a, taken] = [await echo("a"), await echo("taken")];
+  await using a = await echoServer("a");
+  await using taken = await echoServer("taken");
   const config = poolConfig({ a: { addr: a.addr } });
   await expect(
     createBalancer({ ...config, frontends: { web: { listen_addr: taken.addr, backend: "pool" } } }),

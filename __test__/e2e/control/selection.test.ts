@@ -1,22 +1,21 @@
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
+import { createBalancer } from "../../../ts/index.ts";
 import {
   answers,
   Client,
   collect,
-  harness,
+  echoServer,
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
 
-const bench = harness();
-const { balance, echo } = bench;
-
-afterEach(bench.closeAll);
-
 describe("weights at run time", () => {
   test("a weight set at run time is told, and taken back it is the file's again", async () => {
-    const [a, b] = [await echo("a"), await echo("b")];
-    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 0 } }));
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
+    await using lb = await createBalancer(
+      poolConfig({ a: { addr: a.addr }, b: { addr: b.addr, weight: 0 } }),
+    );
     lb.setWeight("pool/b", 3);
     expect(server(lb, "b").weight).toBe(3);
     expect(await answers(lb, 40)).toEqual({ a: 10, b: 30 });
@@ -26,8 +25,8 @@ describe("weights at run time", () => {
   });
 
   test("names and weights that do not exist are refused with a code", async () => {
-    const a = await echo("a");
-    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    await using a = await echoServer("a");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
     expect(() => lb.setWeight("pool/none", 1)).toThrow(expect.objectContaining({ code: "NOT_FOUND" }));
     expect(() => lb.setWeight("pool/a", 65536)).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
     expect(() => lb.setWeight("pool/a", 1.5)).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
@@ -38,8 +37,9 @@ describe("weights at run time", () => {
 
 describe("drain", () => {
   test("a drained server gets no new connections, keeps its open one, and drain resolves when that ends", async () => {
-    const [a, b] = [await echo("a"), await echo("b")];
-    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
     const seen = collect(lb);
     const clients = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
     const onB = clients.find((c) => c.greeting === "b") as Client;
@@ -56,8 +56,8 @@ describe("drain", () => {
   });
 
   test("at its deadline drain resolves with what is still open, and cuts nothing", async () => {
-    const a = await echo("a");
-    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    await using a = await echoServer("a");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
     const client = await Client.open(lb.address("web"));
     expect(await lb.drain("pool/a", { deadlineMs: 100 })).toEqual({ drained: false, connections: 1 });
     expect(await client.echo("x")).toBe("x");
@@ -65,8 +65,8 @@ describe("drain", () => {
   });
 
   test("enable while draining ends the wait", async () => {
-    const a = await echo("a");
-    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    await using a = await echoServer("a");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
     const client = await Client.open(lb.address("web"));
     const drained = lb.drain("pool/a", { deadlineMs: 60_000 });
     lb.enable("pool/a");
@@ -75,8 +75,9 @@ describe("drain", () => {
   });
 
   test("a server that a reload removes is drained when its own connections have ended, not before", async () => {
-    const [a, b] = [await echo("a"), await echo("b")];
-    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
     const clients = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
     const onB = clients.find((c) => c.greeting === "b") as Client;
     const drained = lb.drain("pool/b", { deadlineMs: 60_000 });
@@ -89,8 +90,9 @@ describe("drain", () => {
   });
 
   test("a server whose address a reload changes is another one, and the drain is over", async () => {
-    const [a, b] = [await echo("a"), await echo("b")];
-    const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
     const client = await Client.open(lb.address("web"));
     const drained = lb.drain("pool/a", { deadlineMs: 60_000 });
     await lb.update(poolConfig({ a: { addr: b.addr } }));
@@ -99,14 +101,15 @@ describe("drain", () => {
   });
 
   test("drain and weight survive a health change and a reload that leaves the server alone", async () => {
-    const [a, b] = [await echo("a"), await echo("b")];
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
     const config = poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } });
-    const lb = await balance(config);
+    await using lb = await createBalancer(config);
     await lb.drain("pool/a", { deadlineMs: 0 });
     lb.setWeight("pool/b", 7);
     await b.close();
     await vi.waitFor(() => expect(server(lb, "b").up).toBe(false), { timeout: 5000 });
-    await echo("b", b.port);
+    await using _again = await echoServer("b", b.port);
     await vi.waitFor(() => expect(server(lb, "b").up).toBe(true), { timeout: 5000 });
     const reloaded = await lb.update({ ...config, limits: { max_connections: 1000 } });
     expect(reloaded.result).toBe("applied");

@@ -1,23 +1,19 @@
-import { afterEach, expect, test } from "vitest";
-import type { ConfigInput } from "../../../ts/index.ts";
+import { expect, test } from "vitest";
+import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
 import {
   answers,
   Client,
   collect,
-  harness,
+  echoServer,
   poolConfig,
   serverStats as server,
 } from "../../support/control.ts";
 
-const bench = harness();
-const { balance, echo } = bench;
-
-afterEach(bench.closeAll);
-
 test("open connections and counters of surviving names go on; frontends open and close", async () => {
-  const [a, b] = [await echo("a"), await echo("b")];
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
   const before = poolConfig({ a: { addr: a.addr } });
-  const lb = await balance(before);
+  await using lb = await createBalancer(before);
   const web = lb.address("web");
   const client = await Client.open(web);
   await client.echo("one");
@@ -43,17 +39,17 @@ test("open connections and counters of surviving names go on; frontends open and
 });
 
 test("the same configuration is a no-op and says so", async () => {
-  const a = await echo("a");
+  await using a = await echoServer("a");
   const config = poolConfig({ a: { addr: a.addr } });
-  const lb = await balance(config);
+  await using lb = await createBalancer(config);
   expect(await lb.update(structuredClone(config))).toEqual({ result: "unchanged", warnings: [] });
   expect(lb.stats()).toMatchObject({ config_version: 1, last_reload: { result: "unchanged" } });
 });
 
 test("an invalid one is rejected with every problem, and the old one serves on", async () => {
-  const a = await echo("a");
+  await using a = await echoServer("a");
   const config = poolConfig({ a: { addr: a.addr } });
-  const lb = await balance(config);
+  await using lb = await createBalancer(config);
   const seen = collect(lb);
   const bad = { ...config, frontends: { web: { listen_addr: "nonsense", backend: "nowhere" } } };
   const error = await lb.update(bad).catch((e: unknown) => e);
@@ -66,8 +62,10 @@ test("an invalid one is rejected with every problem, and the old one serves on",
 });
 
 test("one whose frontend cannot be bound is rejected whole", async () => {
-  const [a, b, taken] = [await echo("a"), await echo("b"), await echo("taken")];
-  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
+  await using taken = await echoServer("taken");
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   const next = poolConfig({ b: { addr: b.addr } });
   const update = lb.update({
     ...next,
@@ -79,9 +77,9 @@ test("one whose frontend cannot be bound is rejected whole", async () => {
 });
 
 test("a changed mode is rejected with the remedy, a changed number of workers is a warning", async () => {
-  const a = await echo("a");
+  await using a = await echoServer("a");
   const config = poolConfig({ a: { addr: a.addr } });
-  const lb = await balance(config);
+  await using lb = await createBalancer(config);
   await expect(
     lb.update({
       ...config,
@@ -100,13 +98,14 @@ test("a changed mode is rejected with the remedy, a changed number of workers is
 });
 
 test("the HTTP server opens, moves and closes with its settings, and stays where it cannot move", async () => {
-  const [a, taken] = [await echo("a"), await echo("taken")];
+  await using a = await echoServer("a");
+  await using taken = await echoServer("taken");
   const config = poolConfig({ a: { addr: a.addr } });
   const get = async (): Promise<number> => {
     const { host, port } = lb.statsAddress as { host: string; port: number };
     return (await fetch(`http://${host.includes(":") ? `[${host}]` : host}:${port}/healthz`)).status;
   };
-  const lb = await balance(config);
+  await using lb = await createBalancer(config);
   expect(lb.statsAddress).toBeUndefined();
   await lb.update({ ...config, stats: { port: 0 } });
   expect(await get()).toBe(200);
@@ -128,8 +127,8 @@ test("the HTTP server opens, moves and closes with its settings, and stays where
 });
 
 test("many updates at once are applied one after another, the last one last", async () => {
-  const a = await echo("a");
-  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using a = await echoServer("a");
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   const results = await Promise.all(
     Array.from({ length: 50 }, (_, i) => lb.update(poolConfig({ a: { addr: a.addr, weight: i + 2 } }))),
   );

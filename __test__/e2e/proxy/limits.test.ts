@@ -1,13 +1,10 @@
 /** Limits are held and counted; nothing waits for ever. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
-import type { ConfigInput } from "../../../ts/index.ts";
-import { Client, harness, poolConfig } from "../../support/control.ts";
+import { expect, test } from "vitest";
+import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
+import { Client, echoServer, poolConfig } from "../../support/control.ts";
 import { until } from "../../support/processes.ts";
 import { dial, receive } from "../../support/sockets.ts";
-
-const { balance, echo, closeAll } = harness();
-afterEach(closeAll);
 
 const base = (addr: string): ConfigInput => poolConfig({ s1: { addr } });
 
@@ -29,8 +26,8 @@ test.each([
 ] as const)(
   "the limit %s is held, counted as %s, and a place that is freed is given again",
   async (_, reason, limit) => {
-    const server = await echo("s1");
-    const lb = await balance(limit(base(server.addr)));
+    await using server = await echoServer("s1");
+    await using lb = await createBalancer(limit(base(server.addr)));
     const held = await Promise.all([1, 2, 3].map(() => Client.open(lb.address("web"))));
     expect(held.map((client) => client.greeting)).toEqual(["s1", "s1", "s1"]);
     for (let n = 0; n < 5; n++) expect(await refusedByLimit(lb.address("web"))).toBe(true);
@@ -43,8 +40,10 @@ test.each([
 );
 
 test("an idle connection ends at the idle timeout, a busy one lives on", async () => {
-  const server = await echo("s1");
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 500 } }));
+  await using server = await echoServer("s1");
+  await using lb = await createBalancer(
+    poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 500 } }),
+  );
   const idle = await Client.open(lb.address("web"));
   const busy = await Client.open(lb.address("web"));
   const until_ = performance.now() + 1500;
@@ -58,8 +57,10 @@ test("an idle connection ends at the idle timeout, a busy one lives on", async (
 });
 
 test("a busy connection ends at its maximum duration", async () => {
-  const server = await echo("s1");
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { max_duration_ms: 700 } }));
+  await using server = await echoServer("s1");
+  await using lb = await createBalancer(
+    poolConfig({ s1: { addr: server.addr } }, { pool: { max_duration_ms: 700 } }),
+  );
   const begun = performance.now();
   const busy = await Client.open(lb.address("web"));
   while (!busy.ended && performance.now() - begun < 5000) {

@@ -1,13 +1,10 @@
 /** A reload moves listeners over each other's addresses: it works, or nothing changes. */
 import { once } from "node:events";
 import { createServer } from "node:net";
-import { afterEach, expect, test } from "vitest";
-import type { Balancer, ConfigInput } from "../../../ts/index.ts";
-import { ask, Client, harness } from "../../support/control.ts";
+import { expect, test } from "vitest";
+import { type Balancer, type ConfigInput, createBalancer } from "../../../ts/index.ts";
+import { ask, Client, echoServer } from "../../support/control.ts";
 import { dial, freePort } from "../../support/sockets.ts";
-
-const { balance, echo, closeAll } = harness();
-afterEach(closeAll);
 
 type Addresses = { web: string; api?: string; stats?: number };
 
@@ -35,7 +32,7 @@ async function refuses(host: string, port: number): Promise<void> {
 test.each([1, 2, 3])(
   "a frontend moves between an address, its wildcard and back, again and again, with %i workers",
   async (workers) => {
-    const server = await echo("s1");
+    await using server = await echoServer("s1");
     const at = await config(server.addr);
     const port = await freePort();
     const places: [string, string, string?][] = [
@@ -49,7 +46,7 @@ test.each([1, 2, 3])(
       [`:${port}`, "127.0.0.1", "::1"],
     ];
     const first = at({ web: places[0]?.[0] as string });
-    const lb = await balance({ ...first, proxy: { workers } });
+    await using lb = await createBalancer({ ...first, proxy: { workers } });
     for (let round = 0; round < 3; round++) {
       for (const [web, served, refused] of places) {
         await lb.update({ ...at({ web }), proxy: { workers } });
@@ -62,10 +59,10 @@ test.each([1, 2, 3])(
 );
 
 test("a frontend takes the port that another one leaves, also under another address", async () => {
-  const server = await echo("s1");
+  await using server = await echoServer("s1");
   const at = await config(server.addr);
   const [a, b, c] = [await freePort(), await freePort(), await freePort()];
-  const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
+  await using lb = await createBalancer(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   await lb.update(at({ web: `127.0.0.1:${b}`, api: `0.0.0.0:${c}` }));
   await serves(lb, "web");
   await serves(lb, "api");
@@ -77,10 +74,10 @@ test("a frontend takes the port that another one leaves, also under another addr
 });
 
 test("two frontends exchange their ports", async () => {
-  const server = await echo("s1");
+  await using server = await echoServer("s1");
   const at = await config(server.addr);
   const [a, b] = [await freePort(), await freePort()];
-  const lb = await balance(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
+  await using lb = await createBalancer(at({ web: `127.0.0.1:${a}`, api: `0.0.0.0:${b}` }));
   for (let round = 0; round < 4; round++) {
     const [web, api] = round % 2 === 0 ? [b, a] : [a, b];
     await lb.update(at({ web: `127.0.0.1:${web}`, api: `0.0.0.0:${api}` }));
@@ -91,10 +88,10 @@ test("two frontends exchange their ports", async () => {
 });
 
 test("the statistics server and a frontend exchange their ports, again and again", async () => {
-  const server = await echo("s1");
+  await using server = await echoServer("s1");
   const at = await config(server.addr);
   const [a, b] = [await freePort(), await freePort()];
-  const lb = await balance(at({ web: `127.0.0.1:${a}`, stats: b }));
+  await using lb = await createBalancer(at({ web: `127.0.0.1:${a}`, stats: b }));
   for (let round = 0; round < 6; round++) {
     const [web, stats] = round % 2 === 0 ? [b, a] : [a, b];
     await lb.update(at({ web: `127.0.0.1:${web}`, stats }));
@@ -105,13 +102,13 @@ test("the statistics server and a frontend exchange their ports, again and again
 });
 
 test("a move that fails leaves every old listener as it was and says who is in the way", async () => {
-  const server = await echo("s1");
+  await using server = await echoServer("s1");
   const at = await config(server.addr);
   const [a, b, c] = [await freePort(), await freePort(), await freePort()];
   const foreign = createServer().listen(c, "127.0.0.1");
   await once(foreign, "listening");
   const before = { web: `127.0.0.1:${a}`, stats: b };
-  const lb = await balance(at(before));
+  await using lb = await createBalancer(at(before));
   const unchanged = async () => {
     await serves(lb, "web");
     expect(lb.address("web")).toEqual({ host: "127.0.0.1", port: a });
@@ -141,9 +138,9 @@ test("a move that fails leaves every old listener as it was and says who is in t
 });
 
 test("an address that a part of this convey keeps is refused in its name", async () => {
-  const server = await echo("s1");
+  await using server = await echoServer("s1");
   const at = await config(server.addr);
-  const lb = await balance(at({ web: "127.0.0.1:0", stats: 0 }));
+  await using lb = await createBalancer(at({ web: "127.0.0.1:0", stats: 0 }));
   const [web, stats] = [lb.address("web").port, lb.statsAddress?.port];
   await expect(lb.update(at({ web: "127.0.0.1:0", stats: 0, api: `0.0.0.0:${web}` }))).rejects.toThrow(
     'frontend "web" of this convey listens there',

@@ -1,8 +1,9 @@
 /** What a change of configuration and an orderly end cost the clients: nothing. */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeAll, expect, test } from "vitest";
-import { harness, poolConfig } from "../../support/control.ts";
+import { beforeAll, expect, test } from "vitest";
+import { createBalancer } from "../../../ts/index.ts";
+import { poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
 import { failed, load, loadgenPath, startServer } from "../../support/loadgen.ts";
 import { finish, until } from "../../support/processes.ts";
@@ -11,9 +12,6 @@ import { dial, echo, listening } from "../../support/sockets.ts";
 
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
-
-const { balance, closeAll } = harness();
-afterEach(closeAll);
 
 test("100 reloads under 1,000 connections a second: none fails, none is reset", async () => {
   const servers = [await startServer(), await startServer(), await startServer()];
@@ -36,7 +34,7 @@ test("100 reloads under 1,000 connections a second: none fails, none is reset", 
         pool: { idle_timeout_ms: 60_000 + n },
       },
     );
-  const lb = await balance(config(0));
+  await using lb = await createBalancer(config(0));
   const { host, port } = lb.address("web");
   const run = load([
     "requests",

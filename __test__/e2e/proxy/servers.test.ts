@@ -1,17 +1,14 @@
 /** Which server gets a connection, and what happens when it does not. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeAll, expect, test } from "vitest";
-import type { Balancer, BalancerEvent } from "../../../ts/index.ts";
-import { answers, blackHole, Client, collect, harness, poolConfig } from "../../support/control.ts";
+import { beforeAll, expect, test } from "vitest";
+import { type Balancer, type BalancerEvent, createBalancer } from "../../../ts/index.ts";
+import { answers, blackHole, Client, collect, echoServer, poolConfig } from "../../support/control.ts";
 import { loadgenPath, startServer } from "../../support/loadgen.ts";
 import { cpuSeconds, until } from "../../support/processes.ts";
 import { dial, echo, freePort, listening, receive, spokenTo } from "../../support/sockets.ts";
 
 // Built here, so that a first build is not charged to a test.
 beforeAll(() => loadgenPath(), 300_000);
-
-const { balance, echo: echoServer, toClose, closeAll } = harness();
-afterEach(closeAll);
 
 /** Checks so rare and forgiving that only the data plane's own judgement counts. */
 const UNCHECKED = {
@@ -21,9 +18,9 @@ const UNCHECKED = {
 };
 
 test("a refused connect goes to another server; the client notices nothing and one reason is counted", async () => {
-  const good = await echoServer("good");
+  await using good = await echoServer("good");
   const bad = `127.0.0.1:${await freePort()}`;
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig({ bad: { addr: bad }, good: { addr: good.addr } }, { pool: UNCHECKED }),
   );
   expect(await answers(lb, 10)).toEqual({ good: 10 });
@@ -33,11 +30,12 @@ test("a refused connect goes to another server; the client notices nothing and o
 });
 
 test("a black-holed connect is given up after its timeout for another server, and the first bytes are not lost", async () => {
-  const good = await echoServer("good");
-  const hole = await blackHole();
-  toClose.push(hole);
+  await using good = await echoServer("good");
+  await using hole = await blackHole();
   const pool = { ...UNCHECKED, connect_timeout_ms: 300 };
-  const lb = await balance(poolConfig({ hole: { addr: hole.addr }, good: { addr: good.addr } }, { pool }));
+  await using lb = await createBalancer(
+    poolConfig({ hole: { addr: hole.addr }, good: { addr: good.addr } }, { pool }),
+  );
   for (let n = 0; n < 2; n++) {
     const socket = await dial(lb.address("web"));
     const begun = performance.now();
@@ -52,7 +50,7 @@ test("a black-holed connect is given up after its timeout for another server, an
 test("at most `retries` further servers are tried, none twice, then the client is closed", async () => {
   const refusing: Record<string, { addr: string }> = {};
   for (let n = 0; n < 5; n++) refusing[`s${n}`] = { addr: `127.0.0.1:${await freePort()}` };
-  const lb = await balance(poolConfig(refusing, { pool: { ...UNCHECKED, retries: 2 } }));
+  await using lb = await createBalancer(poolConfig(refusing, { pool: { ...UNCHECKED, retries: 2 } }));
   const socket = await dial(lb.address("web"));
   expect(await receive(socket)).toMatchObject({ bytes: 0 });
   const counts = Object.values(lb.stats().backends.pool?.server_details ?? {}).map(
@@ -72,7 +70,7 @@ test("after a byte has flowed no other server is tried", async () => {
   await using first = await listening(resetting);
   await using second = await listening(resetting);
   const servers = { first: { addr: first.addr }, second: { addr: second.addr } };
-  const lb = await balance(poolConfig(servers, { pool: { ...UNCHECKED, retries: 2 } }));
+  await using lb = await createBalancer(poolConfig(servers, { pool: { ...UNCHECKED, retries: 2 } }));
   for (let n = 1; n <= 4; n++) {
     const socket = await dial(lb.address("web"));
     socket.write("hello");
@@ -84,7 +82,7 @@ test("after a byte has flowed no other server is tried", async () => {
 });
 
 test("with no server available the client is closed promptly and counted", async () => {
-  const lb = await balance(poolConfig({}));
+  await using lb = await createBalancer(poolConfig({}));
   const begun = performance.now();
   const socket = await dial(lb.address("web"));
   expect(await receive(socket)).toMatchObject({ bytes: 0 });
@@ -103,9 +101,10 @@ const REWEIGH = {
 test.each(Object.entries(REWEIGH))(
   "30 connections to two equal servers are 15 and 15, at 1:2 by %s 10 and 20, at weight zero none goes there",
   async (_, reweigh) => {
-    const [a, b] = [await echoServer("a"), await echoServer("b")];
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
     const addresses = { a: a.addr, b: b.addr };
-    const lb = await balance(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
     expect(await answers(lb, 30)).toEqual({ a: 15, b: 15 });
     await reweigh(lb, addresses, 2);
     expect(await answers(lb, 30)).toEqual({ a: 10, b: 20 });
@@ -117,14 +116,14 @@ test.each(Object.entries(REWEIGH))(
 );
 
 test("one blip shorter than `fall` checks never empties the pool", async () => {
-  const server = await echoServer("s1");
+  await using server = await echoServer("s1");
   const pool = { health_check_fall: 5, health_check_fast_interval_ms: 200, health_check_interval: 1 };
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }, { pool }));
   const seen = collect(lb);
   await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok, "a good check");
   await server.close();
   await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok === false, "a failed check");
-  await echoServer("s1", server.port);
+  await using _again = await echoServer("s1", server.port);
   await until(() => lb.stats().backends.pool?.server_details.s1?.last_check?.ok, "a good check again");
   expect(await answers(lb, 3)).toEqual({ s1: 3 });
   expect(seen.filter((event: BalancerEvent) => event.type === "server")).toEqual([]);
@@ -132,9 +131,11 @@ test("one blip shorter than `fall` checks never empties the pool", async () => {
 
 test("a server killed mid-flow ends its clients at once; connections to others go on", async () => {
   const doomed = await startServer();
-  const other = await echoServer("other");
+  await using other = await echoServer("other");
   await using _ = doomed.process;
-  const lb = await balance(poolConfig({ doomed: { addr: doomed.address }, other: { addr: other.addr } }));
+  await using lb = await createBalancer(
+    poolConfig({ doomed: { addr: doomed.address }, other: { addr: other.addr } }),
+  );
   const clients = [await dial(lb.address("web")), await dial(lb.address("web"))];
   // One of the two is on each server; the echo server greets, the other streams when asked.
   const greeted = await Promise.race(
@@ -158,9 +159,10 @@ test("a server killed mid-flow ends its clients at once; connections to others g
 });
 
 test("a server that fails its checks, is drained or removed keeps its open connections", async () => {
-  const [a, b] = [await echoServer("a"), await listening(echo)];
+  await using a = await echoServer("a");
+  await using b = await listening(echo);
   await using _ = b;
-  const lb = await balance(poolConfig({ a: { addr: a.addr } }));
+  await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
   const open = await Client.open(lb.address("web"));
   void lb.drain("pool/a", { deadlineMs: 0 });
   expect(await open.echo("drained")).toBe("drained");
@@ -180,10 +182,14 @@ test("a server that fails its checks, is drained or removed keeps its open conne
 });
 
 test("with every server at its limit a client is closed at once, counted, and nothing spins", async () => {
-  const [a, b] = [await echoServer("a"), await echoServer("b")];
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
   const config = poolConfig({});
   const servers = { a: { addr: a.addr, max_connections: 1 }, b: { addr: b.addr, max_connections: 1 } };
-  const lb = await balance({ ...config, backends: { pool: { ...config.backends.pool, servers } } });
+  await using lb = await createBalancer({
+    ...config,
+    backends: { pool: { ...config.backends.pool, servers } },
+  });
   const held = [await Client.open(lb.address("web")), await Client.open(lb.address("web"))];
   const before = cpuSeconds(process.pid);
   for (let n = 0; n < 20; n++) {

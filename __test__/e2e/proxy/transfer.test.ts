@@ -3,8 +3,9 @@ import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
-import { harness, poolConfig } from "../../support/control.ts";
+import { expect, test } from "vitest";
+import { createBalancer } from "../../../ts/index.ts";
+import { poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
 import { folder, nginxFiles } from "../../support/peers.ts";
 import { finish, start, until } from "../../support/processes.ts";
@@ -22,9 +23,6 @@ import {
   spokenTo,
 } from "../../support/sockets.ts";
 
-const { balance, closeAll } = harness();
-afterEach(closeAll);
-
 const MIB = 1024 * 1024;
 
 test("50 MiB each way in random chunks arrive unchanged, and the counters are exact", async () => {
@@ -34,7 +32,7 @@ test("50 MiB each way in random chunks arrive unchanged, and the counters are ex
       atServer = Promise.all([pour(socket, 50 * MIB, random(2)), receive(socket)]);
     }),
   );
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig({ s1: { addr: server.addr } }, { pool: { health_check_interval: 3600 } }),
   );
   const client = await dial(lb.address("web"));
@@ -53,7 +51,7 @@ test("50 MiB each way in random chunks arrive unchanged, and the counters are ex
 
 test("a server that speaks first is heard before the client says a word", async () => {
   await using server = await listening((socket) => socket.write("220 ready\r\n"));
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   const [greeting] = await once(client, "data");
   expect(String(greeting)).toBe("220 ready\r\n");
@@ -68,7 +66,7 @@ test("50 connections at a time open, write, close and reset at random; nothing i
     });
     echo(socket);
   });
-  const lb = await balance(
+  await using lb = await createBalancer(
     poolConfig({ s1: { addr: server.addr } }, { pool: { health_check_interval: 3600 } }),
   );
   const next = random(4711);
@@ -111,7 +109,7 @@ test("after the client's FIN the server's answer still arrives, whole", async ()
       socket.resume().once("end", () => void sleep(100).then(() => pour(socket, 3 * MIB, random(5))));
     }),
   );
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   const got = receive(client);
   client.end("question");
@@ -126,7 +124,7 @@ test("after the server's FIN the client can still send", async () => {
       socket.end("answer");
     }),
   );
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   client.write("?");
   expect(await receive(client)).toMatchObject({ bytes: 6, end: "fin" });
@@ -136,7 +134,7 @@ test("after the server's FIN the client can still send", async () => {
 
 test("a server that closes first ends the client at once", async () => {
   await using server = await listening(spokenTo((socket) => void socket.resume().end("bye")));
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   const begun = performance.now();
   client.write("?");
@@ -147,7 +145,7 @@ test("a server that closes first ends the client at once", async () => {
 
 test("a reset from either side reaches the other as a reset", async () => {
   await using server = await listening((socket) => void socket.once("data", () => socket.resetAndDestroy()));
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   const got = receive(client);
   client.write("reset me");
@@ -196,7 +194,9 @@ test("a peer that never reads is ended by the idle timeout, on both sides, with 
       void pour(socket, 64 * MIB, random(8));
     });
   });
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 600 } }));
+  await using lb = await createBalancer(
+    poolConfig({ s1: { addr: server.addr } }, { pool: { idle_timeout_ms: 600 } }),
+  );
   const client = await dial(lb.address("web"));
   client.pause();
   client.write("go");
@@ -216,7 +216,7 @@ test("a server's early answer to an upload arrives as often as without a balance
       nginxFiles(listen, folder("root"), ["client_max_body_size 1k;", `${closing};`]),
     );
     await until(() => answered(listen), "nginx to answer", 10_000);
-    const lb = await balance(poolConfig({ s1: { addr: listen } }));
+    await using lb = await createBalancer(poolConfig({ s1: { addr: listen } }));
     const { host, port } = lb.address("web");
     for (const target of [listen, `${host}:${port}`]) {
       const seen: string[] = [];
@@ -268,7 +268,7 @@ test("the ancestor's missing TCP_NODELAY: 10 KB answers written in small pieces 
       for (let piece = 0; piece < 5; piece++) socket.write(Buffer.alloc(2048, "a"));
     });
   });
-  const lb = await balance(poolConfig({ s1: { addr: server.addr } }));
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
   const client = await dial(lb.address("web"));
   const times: number[] = [];
   for (let n = 0; n < 50; n++) {

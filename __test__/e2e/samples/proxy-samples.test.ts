@@ -1,13 +1,9 @@
-import { afterEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { serverKey } from "../../../ts/config/lower.ts";
 import { createBalancer } from "../../../ts/index.ts";
-import { ask, type Closable, httpServer } from "../../support/control.ts";
+import { ask, httpServer, type TestServer } from "../../support/control.ts";
 import { loadSample, type Sample, withFreePorts } from "../../support/samples.ts";
-
-const running: Closable[] = [];
-afterEach(async () => {
-  for (const server of running.splice(0)) await server.close();
-});
+import { together } from "../../support/sockets.ts";
 
 const samples: Sample[] = ["minimal", "full", "proxy"];
 
@@ -15,6 +11,8 @@ test.each(samples)(
   "the sample %s starts, and each of its frontends reaches the servers of its backend",
   async (name) => {
     const config = withFreePorts(await loadSample(name));
+    const running: TestServer[] = [];
+    await using _servers = together(running);
     for (const [backend, { servers }] of Object.entries(config.backends)) {
       for (const [server, settings] of Object.entries(servers)) {
         const real = await httpServer(serverKey(backend, server));

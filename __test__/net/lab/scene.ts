@@ -114,11 +114,22 @@ export class Scene implements AsyncDisposable {
     return configuration(this.lab, { method: this.method, ...settings });
   }
 
-  /** Starts a balancer and waits until it is ready. */
+  /** Starts a balancer and waits until it is ready. `await using` ends it in order: a killed one leaves its flows to the next. */
   async balance(settings: Partial<Settings> = {}): Promise<Product> {
+    return this.run(this.configuration(settings));
+  }
+
+  /** As `balance`, with this configuration. */
+  async run(toml: string): Promise<Product> {
+    const product = await runConvey(await this.file(toml), this.prefix());
+    return { ...product, [Symbol.asyncDispose]: () => end(product) };
+  }
+
+  /** Writes a configuration, alone in its folder. */
+  async file(toml: string): Promise<string> {
     const file = join(await mkdtemp(join(this.services.folder, "balancer-")), "config.toml");
-    await writeFile(file, this.configuration(settings), { mode: 0o600 });
-    return runConvey(file, this.prefix());
+    await writeFile(file, toml, { mode: 0o600 });
+    return file;
   }
 
   /** The words before the command line of a balancer: where it runs, and where it notes what it changes. */
@@ -156,6 +167,13 @@ export function stage(method: Method, arms: Arms, more: readonly string[] = []):
     if (missing !== undefined) context.skip(missing);
   });
   return { method, arms, scene: () => scene };
+}
+
+/** Ends a balancer in order, and at once: what still waits for its end has nothing to tell. */
+export async function end({ process }: Product): Promise<void> {
+  process.child.kill("SIGTERM");
+  await Promise.race([process.exited, process.waitFor(/no new connections/).catch(() => undefined)]);
+  await process.stop("SIGTERM", 8_000);
 }
 
 /** Puts another configuration in service and waits for it. */

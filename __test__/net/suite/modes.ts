@@ -269,6 +269,33 @@ export function modes({ method, arms, scene: standing }: Stage): void {
         expect(nobody.code, "curl's code for a refused connection").toBe(7);
       });
 
+      test("of a server that goes silent, a client's next datagrams and a connect begun before the checks notice go to another", async () => {
+        const whom = async () => {
+          const texts = ["name", "name"];
+          return (await talker.ask({ do: "datagrams", texts, waitMs: 250, localPort: 45_001 })).answers?.[0];
+        };
+        const first = await until(whom, "an answer", 10_000);
+        const silent = SERVERS.find((name) => name === first) ?? "server1";
+        await lab.sh(
+          silent,
+          "nft add table inet hole; nft 'add chain inet hole in { type filter hook input priority 0; policy drop; }'",
+        );
+        try {
+          // Those that were sent to it come again after one and three seconds.
+          const begun = await talker.ask({ do: "open", count: 12 });
+          expect(begun.ok).toBe(12);
+          expect(begun.talks.map(({ name }) => name)).not.toContain(silent);
+          // Asked all the time, so that the flow never runs out.
+          const other = await until(whom, "an answer from another server", 20_000);
+          expect(other).not.toBe(silent);
+          expect(await whom()).toBe(other);
+        } finally {
+          await lab.sh(silent, "nft delete table inet hole");
+        }
+        await until(async () => !(await somethingDown(product)), "all servers up again", 10_000);
+        await talker.ask({ do: "reset" });
+      }, 60_000);
+
       test("a server that is killed ends its flows within a second, one that goes silent loses only its own", async () => {
         const opened = await talker.ask({ do: "open", count: 30 });
         expect(opened.ok).toBe(30);

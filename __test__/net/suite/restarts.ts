@@ -9,7 +9,7 @@ import { CONVEY } from "../../support/peers.ts";
 import { finish, start, until } from "../../support/processes.ts";
 import { hostState } from "../lab/host-state.ts";
 import { type PacketLab, SERVERS } from "../lab/lab.ts";
-import type { Scene, Stage } from "../lab/scene.ts";
+import { end, type Scene, type Stage } from "../lab/scene.ts";
 import { Talker } from "../lab/talk.ts";
 import { answers, names } from "../lab/traffic.ts";
 
@@ -56,14 +56,6 @@ class Busy {
 /** Connections of the frontend of conversations, as told now. */
 async function current(product: Product): Promise<number | undefined> {
   return (await product.stats()).frontends.talk_v4?.current_connections;
-}
-
-/** Ends a balancer in order, and at once: what still waits for its end has nothing to tell. */
-async function end({ process }: Product): Promise<void> {
-  process.child.kill("SIGTERM");
-  await Promise.race([process.exited, process.waitFor(/no new connections/).catch(() => undefined)]);
-  process.child.kill("SIGTERM");
-  await process.exited;
 }
 
 /** Files that are there still: of any balancer of this scene, and the shared memory of these. */

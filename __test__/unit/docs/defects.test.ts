@@ -2,9 +2,9 @@
  * What Convey 0.3.5 did wrong, and the tests that keep it from coming back. A piece of a title is enough: titles
  * may be put better, and whoever drops the piece, or the test, is told here.
  */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { titlesIn } from "../../support/titles.ts";
 
 const ROOT = join(import.meta.dirname, "../../..");
 
@@ -108,7 +108,7 @@ const DEFECTS: readonly Defect[] = [
   {
     was: "files replaced by rename were lost, half-written ones taken",
     tests: [
-      "__test__/fault/proxy-process.test.ts: renamed over",
+      "__test__/e2e/control/file-reload.test.ts: renamed over",
       "__test__/fault/proxy-process.test.ts: ..data",
     ],
   },
@@ -138,28 +138,12 @@ const DEFECTS: readonly Defect[] = [
   },
 ];
 
-const TITLE = /\b(?:test|it|describe)\b[^"'`]*?\(\s*(["'`])((?:(?!\1)[\s\S])*?)\1/g;
-const RUST = /#\[test\]\s*(?:#\[.*\]\s*)*fn (\w+)/g;
-
-/** The titles of the tests in a file; empty when it is gone. */
-function titles(file: string): string[] {
-  let text: string;
-  try {
-    text = readFileSync(join(ROOT, file), "utf8");
-  } catch {
-    return [];
-  }
-  return file.endsWith(".rs")
-    ? [...text.matchAll(RUST)].map((match) => match[1] ?? "")
-    : [...text.matchAll(TITLE)].map((match) => match[2] ?? "");
-}
-
 test.each(DEFECTS)("tested: $was", ({ tests }) => {
   expect(tests.length).toBeGreaterThan(0);
   for (const entry of tests) {
     const [file = "", piece = ""] = entry.split(/: (.*)/s);
     expect(
-      titles(file).filter((title) => title.includes(piece)),
+      titlesIn(join(ROOT, file)).filter((title) => title.includes(piece)),
       `no test of ${file} has "${piece}" in its title`,
     ).not.toEqual([]);
   }
