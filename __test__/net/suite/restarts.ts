@@ -65,10 +65,7 @@ async function leftBehind(scene: Scene, balancers: readonly Product[]): Promise<
   const state = folder.filter((name) => name !== ".lock" && !name.endsWith(".sock"));
   const memory = await readdir("/dev/shm");
   const pids = balancers.map(({ process }) => process.child.pid);
-  return [
-    ...state,
-    ...memory.filter((name) => pids.some((pid) => name.includes(`_balancer_${pid}_`))),
-  ];
+  return [...state, ...memory.filter((name) => pids.some((pid) => name.includes(`_balancer_${pid}_`)))];
 }
 
 const ROOT = resolve(import.meta.dirname, "../../..");
