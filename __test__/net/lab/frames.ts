@@ -82,6 +82,62 @@ export function udp(
   return ipv4({ ...spec, protocol: UDP, payload });
 }
 
+/** The IP packets of a UDP datagram in fragments of `size` bytes, a multiple of eight, in order; either family. */
+export function fragments(spec: {
+  source: string;
+  sourcePort: number;
+  destination: string;
+  destinationPort: number;
+  payload: Buffer;
+  id: number;
+  size: number;
+}): Buffer[] {
+  const { source, destination, id, size } = spec;
+  const datagram = Buffer.concat([
+    u16(spec.sourcePort),
+    u16(spec.destinationPort),
+    u16(8 + spec.payload.length),
+    u16(0),
+    spec.payload,
+  ]);
+  datagram.writeUInt16BE(transportSum(source, destination, UDP, datagram), 6);
+  const packets: Buffer[] = [];
+  for (let at = 0; at < datagram.length; at += size) {
+    const payload = datagram.subarray(at, at + size);
+    const hasMore = at + size < datagram.length;
+    if (source.includes(":")) {
+      const header = Buffer.from([UDP, 0, 0, 0, 0, 0, 0, 0]);
+      header.writeUInt16BE(at | Number(hasMore), 2);
+      header.writeUInt32BE(id, 4);
+      packets.push(ipv6({ source, destination, next: 44, payload: Buffer.concat([header, payload]) }));
+    } else {
+      const packet = ipv4({
+        source,
+        destination,
+        protocol: UDP,
+        payload,
+        fragment: (hasMore ? 0x2000 : 0) | (at / 8),
+      });
+      packet.writeUInt16BE(id, 4);
+      packet.writeUInt16BE(0, 10);
+      packet.writeUInt16BE(checksum(packet.subarray(0, 20)), 10);
+      packets.push(packet);
+    }
+  }
+  return packets;
+}
+
+function ipv6(spec: { source: string; destination: string; next: number; payload: Buffer }): Buffer {
+  return Buffer.concat([
+    Buffer.from([0x60, 0, 0, 0]),
+    u16(spec.payload.length),
+    Buffer.from([spec.next, 64]),
+    address(spec.source),
+    address(spec.destination),
+    spec.payload,
+  ]);
+}
+
 /** Destination Unreachable with this code about a packet, of which the header and eight bytes are quoted. */
 export function unreachable(spec: {
   source: string;
@@ -136,8 +192,13 @@ function transportSum(source: string, destination: string, protocol: number, seg
   return checksum(Buffer.concat([pseudo, segment]));
 }
 
-function address(dotted: string): Buffer {
-  return Buffer.from(dotted.split(".").map(Number));
+function address(text: string): Buffer {
+  if (!text.includes(":")) return Buffer.from(text.split(".").map(Number));
+  const [head = [], tail = []] = text
+    .split("::")
+    .map((half) => half.split(":").filter((word) => word !== ""));
+  const words = [...head, ...Array<string>(8 - head.length - tail.length).fill("0"), ...tail];
+  return Buffer.concat(words.map((word) => u16(Number.parseInt(word, 16))));
 }
 
 function u16(value: number): Buffer {

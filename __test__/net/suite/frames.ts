@@ -11,6 +11,7 @@ import {
   dissect,
   ethernet,
   FLAGS,
+  fragments,
   inject,
   ipv4,
   type TcpSpec,
@@ -27,6 +28,7 @@ import { TALK, Talker } from "../lab/talk.ts";
 /** A client that only exists in frames: nothing answers for it. */
 const GHOST = "10.78.1.77";
 const IPV4 = 0x0800;
+const IPV6 = 0x86dd;
 
 /** Registers the cases. They leave the lab as it was, but for a blackhole route on the router. */
 export function frames({ method, scene: standing }: Stage): void {
@@ -265,6 +267,60 @@ export function frames({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "ping", bytes: 20_000 })).ok).toBe(6);
       expect((await talker.ask({ do: "close" })).ok).toBe(6);
     });
+
+    for (const family of ["v4", "v6"] as const) {
+      test(`fragments over ${family} in any order make the datagram that was sent; without their first, or where they overlap, they reach nobody`, async () => {
+        await using talker = await Talker.start(lab, lab.vip(family));
+        const ether = family === "v4" ? IPV4 : IPV6;
+        const put = (...ips: (Buffer | undefined)[]) =>
+          inject(
+            lab,
+            "router",
+            "front",
+            ips.flatMap((ip) => (ip ? [ethernet(macs.balancer, macs.router, ether, ip)] : [])),
+          );
+        const [source, destination] = [lab.client(family), lab.vip(family)];
+        const cut = (sourcePort: number, id: number, text: string) => {
+          const payload = Buffer.from(text);
+          return fragments({
+            source,
+            sourcePort,
+            destination,
+            destinationPort: TALK,
+            payload,
+            id,
+            size: 1200,
+          });
+        };
+        const next = random(family === "v4" ? 40 : 60);
+        const shuffled = <T>(all: T[]) =>
+          all
+            .map((one) => [next(), one] as const)
+            .sort(([a], [b]) => a - b)
+            .map(([, one]) => one);
+        const texts = Array.from({ length: 8 }, (_, i) => `${i} `.padEnd(3000 + i, "fragment"));
+        const asked = talker.ask({ do: "datagrams", texts: ["whole"], localPort: 5055, waitMs: 2500 });
+        await sleep(300);
+        const grown = await growth(async () => {
+          for (const [i, text] of texts.entries()) await put(...shuffled(cut(5055, 300 + i, text)));
+          const [, middle, last] = cut(5055, 400, "?".repeat(3000));
+          await put(middle, last);
+          // The second part once more, eight bytes earlier: no server sees both.
+          const [first, second] = cut(5055, 401, "!".repeat(3000));
+          const early = Buffer.from(second ?? "");
+          if (family === "v4") {
+            early.writeUInt16BE(early.readUInt16BE(6) - 1, 6);
+            early.writeUInt16BE(0, 10);
+            early.writeUInt16BE(dissect(ethernet(macs.balancer, macs.router, IPV4, early)).headerSum, 10);
+          } else early.writeUInt16BE(early.readUInt16BE(42) - 8, 42);
+          await put(first, second, early);
+        });
+        expect((await asked).answers?.sort()).toEqual([...texts, "whole"].sort());
+        expect(grown("fragment"), "without their first").toBe(2);
+        expect(grown("fragment_overlap")).toBe(1);
+        await stillServes(lab, product);
+      });
+    }
 
     test("every truncation, wrong lengths and 4000 random mutations: nothing crashes, every packet is accounted for", async () => {
       const whole = tcp({
