@@ -63,6 +63,16 @@ pub(super) fn cases() -> Vec<Case> {
             cut_without_checksum(NAT, "10.0.0.11:8080", 1).ttl(63),
         ),
     ]);
+    let about = |from: &str, to: &str| sent(from, to, 1)[0].quoted(28);
+    let [first_asked, ..] = cut(CLIENT, VIP_UDP, 113);
+    cases.push(
+        case(W, "an ICMP error that quotes a first fragment follows its flow")
+            .after([client(first_asked)])
+            .reaches_client(
+                server(P::icmp("10.0.0.254", "192.0.2.10", 11, 1, 0, &about(NAT, "10.0.0.11:8080"))),
+                P::icmp("192.0.2.10", "198.51.100.7", 11, 1, 0, &about(CLIENT, VIP_UDP)).ttl(63),
+            ),
+    );
     for (world, name, id, server) in [
         (DSR, "DSR rewrite: a later fragment follows the first, with its identification", 106, BEHIND),
         (L2, "DSR by MAC: a later fragment follows the first", 107, ANY),
