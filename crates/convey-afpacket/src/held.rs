@@ -38,8 +38,10 @@ impl Held {
         self.frames.is_empty()
     }
 
-    /// Keeps a copy of a fragment. Tells how many had to go for it.
-    pub fn hold(&mut self, ifindex: u32, bytes: &[u8], now: Instant) -> u64 {
+    /// Keeps a copy of a fragment whose first had not come when `begun` datagrams had begun. Tells how many had to go
+    /// for it.
+    pub fn hold(&mut self, ifindex: u32, bytes: &[u8], begun: u64, now: Instant) -> u64 {
+        self.begun = self.begun.min(begun);
         self.bytes += bytes.len();
         self.frames.push_back(HeldFragment { ifindex, bytes: bytes.into(), since: now });
         let mut lost = 0;
@@ -47,8 +49,6 @@ impl Held {
             self.pop();
             lost += 1;
         }
-        // It may have come between the look at the table and now.
-        self.begun = u64::MAX;
         lost
     }
 
@@ -96,7 +96,7 @@ mod tests {
     fn fragments_follow_in_the_order_of_arrival_once_their_first_has_come() {
         let (mut held, now) = (Held::default(), Instant::now());
         for byte in 1..=4 {
-            assert_eq!(held.hold(7, &[byte], now), 0);
+            assert_eq!(held.hold(7, &[byte], 0, now), 0);
         }
         assert_eq!(bytes(&held.take_followed(1, |f| f.bytes[0] % 2 == 0)), [2, 4]);
         assert_eq!(bytes(&held.take_followed(1, |_| true)), [0; 0], "no datagram has begun since");
@@ -107,17 +107,19 @@ mod tests {
     #[test]
     fn what_is_held_while_a_datagram_begins_is_looked_at_again() {
         let (mut held, now) = (Held::default(), Instant::now());
-        held.hold(7, &[1], now);
+        held.hold(7, &[1], 0, now);
         held.take_followed(1, |_| false);
-        held.hold(7, &[2], now);
-        assert_eq!(bytes(&held.take_followed(1, |_| true)), [1, 2]);
+        held.hold(7, &[2], 1, now);
+        assert!(held.take_followed(1, |_| true).is_empty(), "none has begun since");
+        held.hold(7, &[3], 0, now);
+        assert_eq!(bytes(&held.take_followed(1, |_| true)), [1, 2, 3]);
     }
 
     #[test]
     fn after_thirty_milliseconds_a_fragment_is_given_up() {
         let (mut held, now) = (Held::default(), Instant::now());
-        held.hold(7, &[1], now);
-        held.hold(7, &[2], now + Duration::from_millis(20));
+        held.hold(7, &[1], 0, now);
+        held.hold(7, &[2], 0, now + Duration::from_millis(20));
         for (ms, left) in [(29, 2), (30, 1), (49, 1), (50, 0)] {
             held.expire(now + Duration::from_millis(ms));
             assert_eq!(held.frames.len(), left, "{ms} ms");
@@ -127,12 +129,12 @@ mod tests {
     #[test]
     fn a_flood_is_held_within_bounds_the_newest_stay() {
         let (mut held, now) = (Held::default(), Instant::now());
-        let lost: u64 = (0..10_000u32).map(|n| held.hold(7, &n.to_be_bytes(), now)).sum();
+        let lost: u64 = (0..10_000u32).map(|n| held.hold(7, &n.to_be_bytes(), 0, now)).sum();
         assert_eq!(lost, 10_000 - MAX_FRAMES as u64);
         let last = held.take_followed(1, |_| true).pop().map(|f| f.bytes);
         assert_eq!(last.as_deref(), Some(&9999u32.to_be_bytes()[..]));
         let long = vec![0; MAX_BYTES / 4];
-        let lost: u64 = (0..10).map(|_| held.hold(7, &long, now)).sum();
+        let lost: u64 = (0..10).map(|_| held.hold(7, &long, 0, now)).sum();
         assert_eq!((lost, held.bytes), (6, MAX_BYTES));
     }
 }

@@ -134,6 +134,7 @@ impl<F: FrameIo> Runner<F> {
         let snapshot = self.shared.snapshot.load();
         let next_hops = self.shared.next_hops.load();
         let now = self.shared.now();
+        let begun = self.shared.fragments.begun();
         self.departures.clear();
         self.in_hand = received as u64;
         for at in 0..received {
@@ -179,7 +180,7 @@ impl<F: FrameIo> Runner<F> {
                 }
                 // Its first fragment may come yet.
                 Verdict::Pass(PassReason::Fragment) if retry == Retry::Later => {
-                    let lost = self.held.hold(ingress, self.frames.bytes(at), Instant::now());
+                    let lost = self.held.hold(ingress, self.frames.bytes(at), begun, Instant::now());
                     self.io.lost(Loss::FragmentNotHeld, lost);
                 }
                 Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),

@@ -9,7 +9,7 @@
 //! In passthrough each datagram gets an identification of ours: two clients behind one NAT address may choose the same.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use convey_core::conntrack::Direction;
@@ -111,7 +111,7 @@ impl Fragments {
 
     /// How many first fragments were seen: when it has grown, fragments that were held may be followed.
     pub fn begun(&self) -> u64 {
-        self.begun.load(Relaxed)
+        self.begun.load(Acquire)
     }
 
     /// Whether a later fragment's first has come, so that [`crate::process`] can tell what becomes of it. `frame`
@@ -245,7 +245,7 @@ fn begin(key: &Key, part: &Part, way: Option<Way>, worker: &Worker) {
     if fragments.lock().begin(*key, way, came, worker.now()) {
         worker.note(Note::DatagramEvicted);
     }
-    fragments.begun.fetch_add(1, Relaxed);
+    fragments.begun.fetch_add(1, Release);
 }
 
 /// What becomes of a later fragment.
