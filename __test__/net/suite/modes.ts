@@ -4,7 +4,7 @@ import { aroundAll, describe, expect, test } from "vitest";
 import type { Stats } from "../../../ts/index.ts";
 import type { Product } from "../../support/convey.ts";
 import { finish, until } from "../../support/processes.ts";
-import { FAMILIES, type PacketLab, SERVERS } from "../lab/lab.ts";
+import { FAMILIES, type Family, type PacketLab, SERVERS } from "../lab/lab.ts";
 import { counted, kernelCounter, packets, reconfigure, type Scene, type Stage } from "../lab/scene.ts";
 import { BLOB_BYTES, HTTP, SINK } from "../lab/servers.ts";
 import { TALK, Talker } from "../lab/talk.ts";

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
@@ -11,42 +12,69 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use convey_core::conntrack::Memory;
-use convey_engine::memory::{HEADER_BYTES, Layout, MAX_POOLS, WorkerMemory};
+use convey_engine::memory::{HEADER_BYTES, Layout, MAX_POOLS, Untaken, WorkerMemory};
 use rustix::fs::{FallocateFlags, fallocate};
 
 /// Empties `file`, takes the room it needs at once, so that no access fails later for want of memory, and gives
-/// each worker its part. The file must be open for reading and writing and be this process's alone.
+/// each worker its part. Without IPv6 frontends (`has_v6`) the room for their flows is not taken: it is a hole in
+/// the file until a worker takes its share. The file must be open for reading and writing and be this process's alone.
 ///
 /// # Errors
 /// What the system answers: ENOSPC where there is no room, EOPNOTSUPP where it cannot be taken beforehand.
-pub fn share_flows(file: &File, layout: &Layout) -> io::Result<Vec<WorkerMemory>> {
+pub fn share_flows(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemory>> {
+    let made = make(file, layout, has_v6);
+    if made.is_err() {
+        // What was taken of a file system that is full is given back.
+        let _ = file.set_len(0);
+    }
+    made
+}
+
+fn make(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemory>> {
     let bytes = layout.file_bytes();
-    let made = reserve(file, bytes).and_then(|()| Mapping::new(file, bytes));
-    let mapping = match made {
-        Ok(mapping) => Arc::new(mapping),
-        Err(error) => {
-            // What was taken of a file system that is full is given back.
-            let _ = file.set_len(0);
-            return Err(error);
-        }
-    };
-    let mut carver = Carver { mapping, at: HEADER_BYTES };
+    file.set_len(0)?;
+    file.set_len(bytes as u64)?;
+    take(file, 0..HEADER_BYTES)?;
+    let parts = (0..layout.workers).map(|i| HEADER_BYTES + i * layout.worker_bytes());
+    for part in parts.clone() {
+        take(file, part..part + layout.worker_bytes_at_once(has_v6))?;
+    }
+    let mapping = Arc::new(Mapping::new(file, bytes)?);
+    let mut carver = Carver { mapping: mapping.clone(), at: HEADER_BYTES };
     let mut memory = Vec::with_capacity(layout.workers);
-    for _ in 0..layout.workers {
+    for part in parts {
+        let at_once = part..part + layout.worker_bytes_at_once(has_v6);
+        let later = at_once.end..part + layout.worker_bytes();
+        mapping.populate(at_once);
         let nat = carver.next(MAX_POOLS)?;
         let flows = [carver.next(layout.words[0])?, carver.next(layout.words[1])?];
-        memory.push(WorkerMemory { flows, nat });
+        let untaken_v6 = if has_v6 {
+            None
+        } else {
+            let (file, mapping) = (file.try_clone()?, Arc::downgrade(&mapping));
+            Some(Untaken::new(move || {
+                take(&file, later.clone())?;
+                if let Some(mapping) = mapping.upgrade() {
+                    mapping.populate(later);
+                }
+                Ok(())
+            }))
+        };
+        memory.push(WorkerMemory { flows, untaken_v6, nat });
     }
     // Last: only a whole file is one to take over.
     file.write_all_at(&layout.header(), 0)?;
     Ok(memory)
 }
 
-fn reserve(file: &File, bytes: usize) -> io::Result<()> {
-    file.set_len(0)?;
-    fallocate(file, FallocateFlags::empty(), 0, bytes as u64)?;
+/// Takes room for these bytes of the file.
+fn take(file: &File, bytes: Range<usize>) -> io::Result<()> {
+    fallocate(file, FallocateFlags::empty(), bytes.start as u64, bytes.len() as u64)?;
     Ok(())
 }
+
+/// Bytes of a page, at least: larger ones are mapped when they are touched.
+const PAGE: usize = 4096;
 
 /// A whole file, mapped.
 struct Mapping {
@@ -67,7 +95,7 @@ impl Mapping {
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
+                libc::MAP_SHARED,
                 file.as_raw_fd(),
                 0,
             )
@@ -77,6 +105,18 @@ impl Mapping {
         }
         let base = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { base, bytes })
+    }
+
+    /// Maps the pages of these bytes now and not one by one as they are touched, if the kernel can (Linux 5.14).
+    fn populate(&self, bytes: Range<usize>) {
+        // The kernel wants whole pages; those at the ends belong to neighbours that have theirs as well.
+        let start = bytes.start.next_multiple_of(PAGE).min(self.bytes);
+        let end = bytes.end / PAGE * PAGE;
+        let Some(len) = end.checked_sub(start).filter(|len| *len > 0 && end <= self.bytes) else { return };
+        // SAFETY: the range lies in the mapping; its contents stay as they are.
+        unsafe {
+            libc::madvise(self.base.as_ptr().add(start).cast(), len, libc::MADV_POPULATE_WRITE);
+        }
     }
 }
 
@@ -128,7 +168,10 @@ mod tests {
     use std::io::{Read, Seek, SeekFrom};
     use std::sync::atomic::Ordering::Relaxed;
 
+    use std::os::unix::fs::MetadataExt;
+
     use convey_core::Mode;
+    use convey_core::conntrack::{FlowTable, Overflow, Ticks};
     use convey_engine::PacketOptions;
 
     use super::*;
@@ -145,7 +188,7 @@ mod tests {
         let mut file = file("layout");
         let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
         let layout = Layout::new(Mode::Passthrough, &options);
-        let mut memory = share_flows(&file, &layout).unwrap();
+        let mut memory = share_flows(&file, &layout, true).unwrap();
         memory[1].flows[1][3].store(7, Relaxed);
         memory[1].nat[9] = 42;
         let mut bytes = Vec::new();
@@ -168,7 +211,7 @@ mod tests {
         let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
         let layout = Layout::new(Mode::Dsr, &options);
         let file = file("lives");
-        let mut memory = share_flows(&file, &layout).unwrap();
+        let mut memory = share_flows(&file, &layout, true).unwrap();
         drop(file);
         let last = memory.pop().unwrap();
         drop(memory);
@@ -177,10 +220,34 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_flows_cost_nothing_before_a_frontend_may_have_some() {
+        let options = PacketOptions { workers: 2, capacity: 100_000, ..PacketOptions::default() };
+        let layout = Layout::new(Mode::Passthrough, &options);
+        let file = file("sparse");
+        let taken = || file.metadata().unwrap().blocks() * 512;
+        let memory = share_flows(&file, &layout, false).unwrap();
+        let at_once = (HEADER_BYTES + 2 * layout.worker_bytes_at_once(false)) as u64;
+        assert!((at_once..at_once + 16 * 4096).contains(&taken()), "{} for {at_once}", taken());
+        for mut part in memory {
+            let untaken = part.untaken_v6.take().unwrap();
+            let lifetimes = convey_core::conntrack::Lifetimes([100; 9]);
+            let mut table = FlowTable::in_memory(part.flows, Overflow::Refuse, lifetimes, 1);
+            let before = taken();
+            for now in 0..10 {
+                table.sweep(Ticks(now), 1 << 20, |_| {});
+            }
+            table.take_all(|_| {});
+            assert_eq!(taken(), before, "a sweep touches nothing that was never used");
+            untaken.take().unwrap();
+            assert!(taken() >= before + layout.words[1] as u64 * 4 - 2 * 4096);
+        }
+    }
+
+    #[test]
     fn a_file_that_finds_no_room_is_an_error_and_takes_none() {
         let file = file("full");
         let options = PacketOptions { workers: 1000, capacity: 1 << 40, ..PacketOptions::default() };
-        assert!(share_flows(&file, &Layout::new(Mode::Dsr, &options)).is_err());
+        assert!(share_flows(&file, &Layout::new(Mode::Dsr, &options), true).is_err());
         assert_eq!(file.metadata().unwrap().len(), 0);
     }
 }

@@ -47,7 +47,7 @@ pub use engine_error::{EngineError, EngineErrorKind};
 pub use explain::explain;
 pub use explanation::{Explanation, Interface, Outcome, Step};
 pub use fragments::Fragments;
-pub use memory::{Layout, WorkerMemory};
+pub use memory::{Layout, Untaken, WorkerMemory};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Link, MacAddr, Missing, NextHop, NextHops, Topology};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};

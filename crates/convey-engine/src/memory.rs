@@ -5,6 +5,7 @@
 //! namespace and of what its slots stand for: who keeps the file keeps that as well.
 
 use std::sync::atomic::AtomicU32;
+use std::{fmt, io};
 
 use convey_core::Mode;
 use convey_core::conntrack::{FlowTable, Memory};
@@ -27,11 +28,37 @@ const MAX_WORDS: usize = 1 << 33;
 /// Words of a set of entries.
 const SET_WORDS: usize = 32;
 
+/// Memory of IPv6 flows that is to be taken before it is touched: most configurations have no use for it.
+pub struct Untaken(Box<dyn FnOnce() -> io::Result<()> + Send>);
+
+impl Untaken {
+    /// Memory that `take` takes.
+    pub fn new(take: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        Self(Box::new(take))
+    }
+
+    /// Takes it.
+    ///
+    /// # Errors
+    /// What the system answers: it must not be touched then.
+    pub fn take(self) -> io::Result<()> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Untaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Untaken")
+    }
+}
+
 /// What a worker keeps its flows in.
 #[derive(Debug)]
 pub struct WorkerMemory {
     /// 32-bit words of IPv4 flows, of IPv6 flows: see [`FlowTable::words`].
     pub flows: [Memory<AtomicU32>; 2],
+    /// Set until the memory of IPv6 flows may be touched.
+    pub untaken_v6: Option<Untaken>,
     /// By port pool: its NAT address. Empty where nobody will read it.
     pub nat: Memory<u128>,
 }
@@ -39,7 +66,7 @@ pub struct WorkerMemory {
 impl WorkerMemory {
     /// Memory of this process, for one of the workers of `options`.
     pub fn own(options: &PacketOptions) -> Self {
-        Self { flows: FlowTable::own_memory(capacity(options)), nat: Memory::own(0) }
+        Self { flows: FlowTable::own_memory(capacity(options)), untaken_v6: None, nat: Memory::own(0) }
     }
 }
 
@@ -68,6 +95,11 @@ impl Layout {
     /// Bytes of one worker's part.
     pub fn worker_bytes(&self) -> usize {
         NAT_BYTES + (self.words[0] + self.words[1]) * 4
+    }
+
+    /// Bytes of one worker's part that are needed at once.
+    pub fn worker_bytes_at_once(&self, has_v6: bool) -> usize {
+        if has_v6 { self.worker_bytes() } else { self.worker_bytes() - self.words[1] * 4 }
     }
 
     /// Bytes of the file.

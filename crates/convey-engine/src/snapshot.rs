@@ -255,6 +255,11 @@ impl PacketSnapshot {
         self.nat_paths.iter().map(|p| Addr::from_bits(p.nat).into()).collect()
     }
 
+    /// Whether a frontend listens on an IPv6 address, or did and has flows.
+    pub fn has_v6(&self) -> bool {
+        self.frontends.iter().flatten().any(|frontend| !frontend.address.is_v4())
+    }
+
     /// The slot of the frontend that listens there.
     #[inline]
     pub(crate) fn match_vip(&self, protocol: u8, address: Addr, port: u16) -> Option<u16> {

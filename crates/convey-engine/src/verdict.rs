@@ -197,6 +197,8 @@ reasons! {
         DatagramBegun = "datagram_begun",
         /// A datagram of which not all fragments had come gave way to newer ones.
         DatagramEvicted = "datagram_evicted",
+        /// A worker has found no shared memory for IPv6 flows: they end with the process.
+        FlowsNotShared = "flows_not_shared",
         /// An ICMP error was translated and sent on.
         IcmpTranslated = "icmp_translated",
     }

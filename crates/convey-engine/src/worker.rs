@@ -15,7 +15,7 @@ use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
 use crate::fragments::Fragments;
-use crate::memory::WorkerMemory;
+use crate::memory::{Untaken, WorkerMemory};
 use crate::meta::Nanos;
 use crate::snapshot::{NatPath, PacketSnapshot};
 use crate::takeover::{Heir, NotKept, TakenOver};
@@ -34,6 +34,7 @@ pub struct Worker {
     index: usize,
     counters: Arc<WorkerCounters>,
     flows: FlowTable,
+    untaken_v6: Option<Untaken>,
     later_syns: LaterSyns,
     ports: PortPools,
     generation: u64,
@@ -71,10 +72,11 @@ impl Worker {
         let options = snapshot.options();
         let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
         snapshot.adopt(index);
-        Self {
+        let mut worker = Self {
             index,
             counters: Arc::default(),
             flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
+            untaken_v6: memory.untaken_v6,
             later_syns: LaterSyns::default(),
             ports: PortPools::new(index, options, memory.nat),
             generation: snapshot.generation(),
@@ -83,6 +85,19 @@ impl Worker {
             icmp_budget: u64::from(options.icmp_per_second),
             icmp_filled: Nanos(0),
             fragments: Arc::new(Fragments::new(options.seed)),
+        };
+        worker.take_v6(snapshot);
+        worker
+    }
+
+    /// Takes the memory of IPv6 flows with the first frontend that may have some.
+    fn take_v6(&mut self, snapshot: &PacketSnapshot) {
+        if snapshot.has_v6()
+            && let Some(untaken) = self.untaken_v6.take()
+            && untaken.take().is_err()
+        {
+            self.note(Note::FlowsNotShared);
+            self.flows.give_up_v6_memory();
         }
     }
 
@@ -132,7 +147,7 @@ impl Worker {
         let none =
             FlowTable::in_memory([Memory::own(0), Memory::own(0)], Overflow::Refuse, snapshot.lifetimes(), 0);
         let flows = std::mem::replace(&mut self.flows, none).into_memory();
-        WorkerMemory { flows, nat: self.ports.take_memory() }
+        WorkerMemory { flows, untaken_v6: self.untaken_v6.take(), nat: self.ports.take_memory() }
     }
 
     /// Goes on with flows of a balancer that was killed, before the first packet. What cannot be kept is counted.
@@ -206,6 +221,7 @@ impl Worker {
         if snapshot.generation() != self.generation {
             self.generation = snapshot.generation();
             self.flows.set_lifetimes(snapshot.lifetimes());
+            self.take_v6(snapshot);
             self.ports.forget_unused(snapshot);
             snapshot.adopt(self.index);
         }

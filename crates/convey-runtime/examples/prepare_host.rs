@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut memory = Vec::new();
     if rest.iter().any(|a| a == "flows") {
         let options = PacketOptions { capacity: 64, ..PacketOptions::default() };
-        memory = share_flows(&host.keep_flows()?, &Layout::new(Mode::Passthrough, &options))?;
+        memory = share_flows(&host.keep_flows()?, &Layout::new(Mode::Passthrough, &options), false)?;
         host.write_slots(&SlotIdentities::default())?;
     }
     for note in host.notes() {

@@ -189,13 +189,13 @@ impl<const WORDS: usize> Entry<'_, WORDS> {
     #[inline]
     pub(super) fn has_key(&self, key: &Key<WORDS>) -> bool {
         let word = |at: usize| self.0[at].load(Relaxed);
-        let is_client = match WORDS {
-            WORDS_V4 => word(CLIENT) == key.client[3],
-            _ => (0..4).all(|i| word(CLIENT + i) == key.client[i]),
+        let client = match WORDS {
+            WORDS_V4 => word(CLIENT) ^ key.client[3],
+            _ => (0..4).fold(0, |differs, i| differs | (word(CLIENT + i) ^ key.client[i])),
         };
-        is_client
-            && (word(Self::PORTS) ^ key.ports) & key.ports_mask == 0
-            && word(Self::SLOTS) as u16 == key.frontend
+        let ports = (word(Self::PORTS) ^ key.ports) & key.ports_mask;
+        let frontend = (word(Self::SLOTS) ^ key.frontend) & 0xffff;
+        client | ports | frontend == 0
     }
 
     /// The flow it is, all of one claim.
@@ -247,7 +247,7 @@ pub(super) struct Key<const WORDS: usize> {
     client: [u32; 4],
     ports: u32,
     ports_mask: u32,
-    frontend: u16,
+    frontend: u32,
 }
 
 impl<const WORDS: usize> Key<WORDS> {
@@ -257,7 +257,7 @@ impl<const WORDS: usize> Key<WORDS> {
             client: words_of(key.client),
             ports: u32::from(key.client_port) | u32::from(key.port) << 16,
             ports_mask: if field == PortField::Port { u32::MAX } else { 0xffff },
-            frontend: key.frontend,
+            frontend: u32::from(key.frontend),
         }
     }
 }

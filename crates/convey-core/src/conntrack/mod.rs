@@ -282,6 +282,11 @@ impl FlowTable {
         [self.v4.into_memory(), self.v6.into_memory()]
     }
 
+    /// Keeps IPv6 flows, of which there must be none, in memory of this process from now on.
+    pub fn give_up_v6_memory(&mut self) {
+        self.v6 = self.v6.elsewhere();
+    }
+
     /// Takes a flow out.
     pub fn remove(&self, id: FlowId) -> Option<Flow> {
         space!(self, id.is_v4(), space => space.remove(id.index(), |flow| self.hash_of(flow)))

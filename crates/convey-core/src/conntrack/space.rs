@@ -117,6 +117,11 @@ impl<const WORDS: usize> Space<WORDS> {
         }
     }
 
+    /// A space of this size in memory of this process, without flows.
+    pub(super) fn elsewhere(&self) -> Self {
+        Self::new(Memory::own(self.sets * SET_WORDS + SPARE_WORDS), self.field)
+    }
+
     pub(super) fn into_memory(self) -> Memory<AtomicU32> {
         self.memory
     }
@@ -178,11 +183,14 @@ impl<const WORDS: usize> Space<WORDS> {
         for i in 0..Self::CHAIN {
             let at = self.set_of(hash, i);
             let set = self.set(at);
-            for way in 0..Self::WAYS {
-                let entry = Self::way(set, way);
-                if !entry.has_key(&key) {
-                    continue;
-                }
+            // All ways are compared before any is chosen: a processor that guesses right goes on while it waits.
+            let mut candidates = (0..Self::WAYS).fold(0u32, |candidates, way| {
+                candidates | u32::from(Self::way(set, way).has_key(&key)) << way
+            });
+            while candidates != 0 {
+                let way = candidates.trailing_zeros() as usize;
+                candidates &= candidates - 1;
+                let entry = Self::way(set, way % Self::WAYS);
                 match entry::state(entry.control().load(Acquire)) {
                     None | Some(FlowState::Free) => {}
                     Some(state) if clock.is_over(state, entry.last_seen()) => {
@@ -438,10 +446,15 @@ impl<const WORDS: usize> Space<WORDS> {
         hash_of: impl Fn(&Flow) -> u64,
         ended: &mut impl FnMut(Flow),
     ) {
-        for at in set * Self::WAYS..(set + 1) * Self::WAYS {
-            let entry = self.entry(at);
-            let state = entry::state(entry.control().load(Acquire)).filter(|s| *s != FlowState::Free);
-            if state.is_some_and(|state| clock.is_over(state, entry.last_seen()))
+        let words = self.set(set);
+        for way in 0..Self::WAYS {
+            let entry = Self::way(words, way);
+            let control = entry.control().load(Acquire);
+            if entry::is_free(control) {
+                continue;
+            }
+            let at = set * Self::WAYS + way;
+            if entry::state(control).is_some_and(|state| clock.is_over(state, entry.last_seen()))
                 && self.get(at).is_some_and(|flow| clock.has_ended(&flow))
                 && let Some(flow) = self.remove(at, &hash_of)
             {

@@ -127,12 +127,13 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
 /// Memory for the flows of this balancer that outlives it; none, and a note, where that cannot be had.
 pub(super) fn memory(host: &mut Host, packet: &PacketSnapshot) -> Vec<WorkerMemory> {
     let layout = Layout::new(packet.mode(), packet.options());
-    let made = shared(host, &layout).or_else(|error| {
+    let has_v6 = packet.has_v6();
+    let made = shared(host, &layout, has_v6).or_else(|error| {
         // There may be room for one only, and the flows that were left have been read.
         if !is_full(&error) || host.forget_flows_left().is_err() {
             return Err(error);
         }
-        shared(host, &layout)
+        shared(host, &layout, has_v6)
     });
     let made = made.and_then(|memory| {
         host.write_slots(&SlotIdentities::of(packet))?;
@@ -144,12 +145,12 @@ pub(super) fn memory(host: &mut Host, packet: &PacketSnapshot) -> Vec<WorkerMemo
     })
 }
 
-fn shared(host: &mut Host, layout: &Layout) -> Result<Vec<WorkerMemory>, HostError> {
+fn shared(host: &mut Host, layout: &Layout, has_v6: bool) -> Result<Vec<WorkerMemory>, HostError> {
     let file = host.keep_flows()?;
-    share_flows(&file, layout).map_err(|source| {
+    share_flows(&file, layout, has_v6).map_err(|source| {
         // It goes with the rest in the end, if not now.
         let _ = host.give_up_flows();
-        HostError::FlowMemory { bytes: layout.file_bytes(), source }
+        HostError::FlowMemory { bytes: layout.workers * layout.worker_bytes_at_once(has_v6), source }
     })
 }
 
