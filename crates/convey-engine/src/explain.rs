@@ -110,7 +110,7 @@ fn from_client(
         Ok(Selection::Known(_, flow)) => {
             e.flow = Some(flow.state.name());
             e.steps.push(Step::KnownFlow { state: flow.state.name() });
-            if let Some(address) = worker.nat_address(&flow) {
+            if let Some(address) = worker.nat_address(flow) {
                 nat = Some((Addr::from_bits(address), flow.nat_port));
             }
             flow.server

@@ -120,7 +120,7 @@ fn decide(
             match owner {
                 Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
                 Owner::Reply(id, flow) => {
-                    from_server(buffer, &packet, (id, flow), snapshot, next_hops, worker)
+                    from_server(buffer, &packet, (id, &flow), snapshot, next_hops, worker)
                 }
                 Owner::StrayReply => Err(packet.refuse(buffer, DropReason::NoFlow, snapshot)),
                 Owner::Nobody => Err(Verdict::Pass(PassReason::NotVip)),
@@ -147,9 +147,9 @@ fn not_ip(error: IpError) -> Verdict {
 }
 
 /// The flow and server of a client's packet.
-pub(crate) enum Selection {
+pub(crate) enum Selection<'a> {
     /// A flow we know.
-    Known(FlowId, Flow),
+    Known(FlowId, &'a Flow),
     /// A flow that may begin, with the server it gets; `replaces` is the one with the same key that ends for it.
     New { slot: usize, server: u16, replaces: Option<FlowId> },
     /// DSR: the packet begins no flow and goes where its hash says.
@@ -157,21 +157,24 @@ pub(crate) enum Selection {
 }
 
 /// The flow or the server that a client's packet gets, or why it gets none. Changes nothing.
-pub(crate) fn select_server(
-    met: &Met,
+pub(crate) fn select_server<'a>(
+    met: &'a Met,
     transport: &Transport,
     frontend: &PacketFrontend,
     snapshot: &PacketSnapshot,
     worker: &Worker,
-) -> Result<Selection, DropReason> {
+) -> Result<Selection<'a>, DropReason> {
     let is_syn = matches!(transport, Transport::Tcp(t) if t.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN);
     let is_reset = matches!(transport, Transport::Tcp(t) if t.has(tcp_flags::RST));
     let is_tcp = matches!(transport, Transport::Tcp(_));
-    let (key, known) = (&met.key, met.flow);
-    let replaces = known.filter(|(_, flow)| begins_anew(flow, transport, snapshot));
-    if let (Some((id, flow)), None) = (known, replaces) {
-        return Ok(Selection::Known(id, flow));
-    }
+    let key = &met.key;
+    let replaces = match &met.flow {
+        Some((id, flow)) if !begins_anew(flow, transport, snapshot) => {
+            return Ok(Selection::Known(*id, flow));
+        }
+        Some((id, flow)) => Some((*id, flow)),
+        None => None,
+    };
     if frontend.has_left() {
         return match replaces {
             // A conversation has nothing to lose.
@@ -254,7 +257,7 @@ fn begins_anew(flow: &Flow, transport: &Transport, snapshot: &PacketSnapshot) ->
 /// Whether another connection to `server` keeps to the limits, the one it replaces not counted.
 fn check_limits(
     server: u16,
-    replaced: Option<Flow>,
+    replaced: Option<&Flow>,
     frontend: &PacketFrontend,
     snapshot: &PacketSnapshot,
 ) -> Result<(), DropReason> {
@@ -314,7 +317,7 @@ fn from_client(
 
     let flow = match selection {
         Selection::Known(id, flow) => {
-            Some(worker.advance((id, flow), Direction::FromClient, &packet.transport, snapshot))
+            Some(worker.advance(id, flow, Direction::FromClient, &packet.transport, snapshot))
         }
         Selection::New { server: chosen, replaces, .. } => {
             if let Some(old) = replaces {
@@ -358,7 +361,7 @@ fn from_client(
 fn from_server(
     buffer: &mut [u8],
     packet: &Packet<'_>,
-    (id, flow): (FlowId, Flow),
+    (id, flow): (FlowId, &Flow),
     snapshot: &PacketSnapshot,
     next_hops: &NextHops,
     worker: &mut Worker,
@@ -368,7 +371,7 @@ fn from_server(
     let client = Addr::from_bits(flow.client);
     let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
-    worker.advance((id, flow), Direction::FromServer, &packet.transport, snapshot);
+    worker.advance(id, flow, Direction::FromServer, &packet.transport, snapshot);
     account(
         (flow.frontend, flow.server),
         Direction::FromServer,

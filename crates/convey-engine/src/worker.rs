@@ -333,12 +333,13 @@ impl Worker {
     /// Takes a packet of a flow into account. Gives the flow as it is now.
     pub(crate) fn advance(
         &mut self,
-        (id, was): (FlowId, Flow),
+        id: FlowId,
+        was: &Flow,
         from: Direction,
         transport: &Transport,
         snapshot: &PacketSnapshot,
     ) -> Flow {
-        let (now, mut flow) = (self.ticks(), was);
+        let (now, mut flow) = (self.ticks(), *was);
         let sees_replies = snapshot.is_passthrough();
         let change = match transport {
             Transport::Tcp(segment) => {
@@ -381,7 +382,7 @@ impl Worker {
         if closed {
             count_closed(&mut flow, snapshot);
         }
-        self.flows.update(id, &was, &flow);
+        self.flows.update(id, was, &flow);
         flow
     }
 

@@ -53,9 +53,16 @@ pub struct Deltas {
 impl Deltas {
     /// The changes when `old` becomes `new`, both of one family.
     pub const fn between(old: &Tuple, new: &Tuple) -> Self {
-        let addresses = Delta::ZERO
-            .word128(old.source.bits(), new.source.bits())
-            .word128(old.destination.bits(), new.destination.bits());
+        let addresses = if old.source.is_v4() && old.destination.is_v4() {
+            // What IPv4 addresses have in common as mapped ones changes nothing.
+            Delta::ZERO
+                .word32(old.source.bits() as u32, new.source.bits() as u32)
+                .word32(old.destination.bits() as u32, new.destination.bits() as u32)
+        } else {
+            Delta::ZERO
+                .word128(old.source.bits(), new.source.bits())
+                .word128(old.destination.bits(), new.destination.bits())
+        };
         let transport =
             addresses.word(old.source_port, new.source_port).word(old.destination_port, new.destination_port);
         Self { addresses, transport }

@@ -24,7 +24,6 @@ use std::sync::atomic::{
     fence,
 };
 
-use super::flight;
 use super::flow::{Flow, FlowKey, FlowState, Ticks};
 
 /// Words of an entry of an IPv4 flow.
@@ -98,10 +97,7 @@ fn seen(flow: &Flow) -> u32 {
 fn ports(flow: &Flow, field: PortField) -> u32 {
     let upper = match field {
         PortField::Port => u32::from(flow.port),
-        PortField::InFlight => {
-            let [client, server] = flow.in_flight.map(flight::encode);
-            u32::from(client) | u32::from(server) << 8
-        }
+        PortField::InFlight => u32::from(u16::from_le_bytes(flow.in_flight)),
     };
     u32::from(flow.client_port) | upper << 16
 }
@@ -124,7 +120,7 @@ fn unpack<const WORDS: usize>(words: &[u32; WORDS], field: PortField) -> Option<
     let [nat_port, pool] = halves(words[at + 2]);
     let (port, in_flight) = match field {
         PortField::Port => (other, [0, 0]),
-        PortField::InFlight => (0, [flight::decode(other as u8), flight::decode((other >> 8) as u8)]),
+        PortField::InFlight => (0, other.to_le_bytes()),
     };
     Some(Flow {
         client,

@@ -5,7 +5,7 @@ fn flow(is_v4: bool, field: PortField) -> Flow {
     Flow {
         client: if is_v4 { 0xffff << 32 | 0xc633_6407 } else { 0x2001_0db8_1111_2222_3333_4444_5555_6666 },
         next: [0x1234_5678, 0x9abc_def0],
-        in_flight: if field == PortField::InFlight { [15, 1408] } else { [0, 0] },
+        in_flight: if field == PortField::InFlight { [15, 0x98] } else { [0, 0] },
         last_seen: 0xab_cdef,
         client_port: 40_001,
         port: if field == PortField::Port { 443 } else { 0 },

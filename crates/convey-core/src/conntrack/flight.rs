@@ -26,11 +26,6 @@ pub(super) const fn decode(bits: u8) -> u32 {
     if bytes > u32::MAX as u64 { u32::MAX } else { bytes as u32 }
 }
 
-/// The least number not below `bytes` that eight bits can stand for.
-pub(super) const fn round_up(bytes: u32) -> u32 {
-    decode(encode(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,7 +37,7 @@ mod tests {
         }
         let powers = (4..32).flat_map(|p| (0..4000).map(move |d| (1u32 << p).wrapping_add(d * 7919) - d % 3));
         for n in powers.chain(0..200_000).chain([u32::MAX, u32::MAX - 1, u32::MAX >> 1]) {
-            let decoded = round_up(n);
+            let decoded = decode(encode(n));
             assert!(decoded >= n, "{n} became {decoded}");
             assert!(u64::from(decoded - n) * 8 <= u64::from(n), "{n} became {decoded}");
         }

@@ -1,5 +1,7 @@
 //! One flow: who, where to, in which state, since when.
 
+use super::flight;
+
 /// Coarse monotonic time: 2^24 ns (16.8 ms) a tick, 24 bits of them, which wrap after 78 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticks(pub u32);
@@ -157,9 +159,9 @@ pub struct Flow {
     /// heard (TCP before its SYN-ACK; in DSR always) the second is the number of the client's SYN. UDP: the first
     /// counts datagrams.
     pub next: [u32; 2],
-    /// By [`Direction`]: how many of that side's bytes the other has not acknowledged, rounded up: see
-    /// [`super::flight`]. Nothing in DSR.
-    pub in_flight: [u32; 2],
+    /// By [`Direction`]: how many of that side's bytes the other has not acknowledged, as `flight` encodes it. Nothing
+    /// in DSR.
+    pub in_flight: [u8; 2],
     /// Tick of the last packet that counted, 24 bits.
     pub last_seen: u32,
     /// Client port.
@@ -209,6 +211,6 @@ impl Flow {
 
     /// Up to where the other side has acknowledged the bytes of side `of`, or less.
     pub(super) const fn acked(&self, of: usize) -> u32 {
-        self.next[of].wrapping_sub(self.in_flight[of])
+        self.next[of].wrapping_sub(flight::decode(self.in_flight[of]))
     }
 }

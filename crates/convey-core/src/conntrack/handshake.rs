@@ -95,7 +95,7 @@ fn answer(flow: &mut Flow, tcp: &Tcp, now: u32) {
     if is_first || flow.acked(1) != tcp.seq {
         take_server_syn(flow, tcp);
     }
-    flow.in_flight[0] = flight::round_up(flow.next[0].wrapping_sub(tcp.ack));
+    flow.in_flight[0] = flight::encode(flow.next[0].wrapping_sub(tcp.ack));
     if is_first {
         flow.window[1] = exponent(u32::from(tcp.window));
         flow.scale[1] = window::scale(tcp);
@@ -107,7 +107,7 @@ fn answer(flow: &mut Flow, tcp: &Tcp, now: u32) {
 
 fn take_server_syn(flow: &mut Flow, tcp: &Tcp) {
     flow.next[1] = tcp.end_seq();
-    flow.in_flight[1] = flight::round_up(tcp.end_seq().wrapping_sub(tcp.seq));
+    flow.in_flight[1] = flight::encode(tcp.end_seq().wrapping_sub(tcp.seq));
 }
 
 /// The server has taken a later SYN for the beginning of a new connection: so it is.

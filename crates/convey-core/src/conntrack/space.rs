@@ -9,7 +9,7 @@
 //! that others write to. Whoever takes an entry makes it CLAIMED by compare and swap, fills it, and publishes it last.
 
 use std::sync::atomic::{
-    AtomicU32,
+    AtomicU8, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -24,8 +24,12 @@ const SET_WORDS: usize = 32;
 pub(super) const SPARE_WORDS: usize = SET_WORDS;
 /// Entries a flow may lie in. With fewer some capacity asked for would not fit.
 const CHAIN_ENTRIES: usize = 32;
-/// Sets whose flows are counted together: a page.
+/// Sets that are touched or not together: a page.
 const SETS_A_CHUNK: usize = 32;
+/// In [`Space::counts`]: a flow.
+const FLOW: u64 = 1 << 32;
+/// In [`Space::counts`]: that it is half-open.
+const HALF_OPEN: u64 = 1;
 /// Attempts to take an entry from others that write.
 const ATTEMPTS: usize = 8;
 
@@ -75,10 +79,10 @@ pub(super) struct Space<const WORDS: usize> {
     field: PortField,
     /// By set: flows that lie further along their chain.
     spills: Box<[AtomicU32]>,
-    /// By chunk: entries taken. Memory of chunks that were never used is not touched by a sweep.
-    taken: Box<[AtomicU32]>,
-    used: AtomicU32,
-    half_open: AtomicU32,
+    /// By chunk: whether it was ever used. A sweep does not touch the memory of others.
+    touched: Box<[AtomicU8]>,
+    /// Flows, in the upper half; half-open ones, in the lower.
+    counts: AtomicU64,
     cursor: usize,
     /// Where the search for half-open flows goes on.
     hand: usize,
@@ -109,9 +113,8 @@ impl<const WORDS: usize> Space<WORDS> {
             sets,
             field,
             spills: zeros(sets),
-            taken: zeros(sets.div_ceil(SETS_A_CHUNK)),
-            used: AtomicU32::new(0),
-            half_open: AtomicU32::new(0),
+            touched: zeros(sets.div_ceil(SETS_A_CHUNK)),
+            counts: AtomicU64::new(0),
             cursor: 0,
             hand: 0,
         }
@@ -127,11 +130,11 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.used.load(Relaxed) as usize
+        (self.counts.load(Relaxed) >> 32) as usize
     }
 
     pub(super) fn half_open(&self) -> usize {
-        self.half_open.load(Relaxed) as usize
+        self.counts.load(Relaxed) as u32 as usize
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -139,7 +142,7 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.sets * SET_WORDS * 4 + size_of_val(&*self.spills) + size_of_val(&*self.taken)
+        self.sets * SET_WORDS * 4 + size_of_val(&*self.spills) + size_of_val(&*self.touched)
     }
 
     /// Set `i` of the chain of `hash`.
@@ -183,14 +186,11 @@ impl<const WORDS: usize> Space<WORDS> {
         for i in 0..Self::CHAIN {
             let at = self.set_of(hash, i);
             let set = self.set(at);
-            // All ways are compared before any is chosen: a processor that guesses right goes on while it waits.
-            let mut candidates = (0..Self::WAYS).fold(0u32, |candidates, way| {
-                candidates | u32::from(Self::way(set, way).has_key(&key)) << way
-            });
-            while candidates != 0 {
-                let way = candidates.trailing_zeros() as usize;
-                candidates &= candidates - 1;
-                let entry = Self::way(set, way % Self::WAYS);
+            for way in 0..Self::WAYS {
+                let entry = Self::way(set, way);
+                if !entry.has_key(&key) {
+                    continue;
+                }
                 match entry::state(entry.control().load(Acquire)) {
                     None | Some(FlowState::Free) => {}
                     Some(state) if clock.is_over(state, entry.last_seen()) => {
@@ -225,8 +225,8 @@ impl<const WORDS: usize> Space<WORDS> {
         }
         entry.write_course(flow, self.field);
         match (was.state.is_half_open(), flow.state.is_half_open()) {
-            (true, false) => self.half_open.fetch_sub(1, Relaxed),
-            (false, true) => self.half_open.fetch_add(1, Relaxed),
+            (true, false) => self.counts.fetch_sub(HALF_OPEN, Relaxed),
+            (false, true) => self.counts.fetch_add(HALF_OPEN, Relaxed),
             _ => 0,
         };
         true
@@ -274,7 +274,7 @@ impl<const WORDS: usize> Space<WORDS> {
         }
         for _ in 0..self.sets {
             self.hand = (self.hand + 1) % self.sets;
-            if self.taken[self.hand / SETS_A_CHUNK].load(Relaxed) > 0
+            if self.is_touched(self.hand / SETS_A_CHUNK)
                 && let Some(at) = self.oldest_half_open(self.hand, now)
                 && let Some(flow) = self.remove(at, &hash_of)
             {
@@ -354,8 +354,10 @@ impl<const WORDS: usize> Space<WORDS> {
         for i in 0..passed {
             self.spills[self.set_of(hash, i)].fetch_add(1, Relaxed);
         }
-        self.taken[at / Self::WAYS / SETS_A_CHUNK].fetch_add(1, Relaxed);
-        self.used.fetch_add(1, Relaxed);
+        let touched = &self.touched[at / Self::WAYS / SETS_A_CHUNK];
+        if touched.load(Relaxed) == 0 {
+            touched.store(1, Relaxed);
+        }
         Some(Claimed { at, passed })
     }
 
@@ -364,9 +366,7 @@ impl<const WORDS: usize> Space<WORDS> {
         let entry = self.entry(claimed.at);
         flow.claim = entry::claim_of(entry.control().load(Relaxed));
         entry.write(flow, self.field);
-        if flow.state.is_half_open() {
-            self.half_open.fetch_add(1, Relaxed);
-        }
+        self.counts.fetch_add(FLOW + u64::from(flow.state.is_half_open()) * HALF_OPEN, Relaxed);
         entry.control().store(entry::control(flow), Release);
     }
 
@@ -374,7 +374,7 @@ impl<const WORDS: usize> Space<WORDS> {
     pub(super) fn abandon(&self, claimed: Claimed, hash: u64) {
         let entry = self.entry(claimed.at);
         entry.control().store(entry::freed(entry.control().load(Relaxed)), Release);
-        self.uncount(claimed.at, hash, claimed.passed);
+        self.unspill(hash, claimed.passed);
     }
 
     pub(super) fn remove(&self, at: usize, hash_of: impl Fn(&Flow) -> u64) -> Option<Flow> {
@@ -389,23 +389,23 @@ impl<const WORDS: usize> Space<WORDS> {
     fn count_out(&self, at: usize, hash: u64, state: FlowState) {
         let set = at / Self::WAYS;
         let passed = (0..Self::CHAIN).position(|i| self.set_of(hash, i) == set).unwrap_or(0);
-        self.uncount(at, hash, passed);
-        if state.is_half_open() {
-            self.half_open.fetch_sub(1, Relaxed);
-        }
+        self.unspill(hash, passed);
+        self.counts.fetch_sub(FLOW + u64::from(state.is_half_open()) * HALF_OPEN, Relaxed);
     }
 
-    fn uncount(&self, at: usize, hash: u64, passed: usize) {
+    fn unspill(&self, hash: u64, passed: usize) {
         for i in 0..passed {
             self.spills[self.set_of(hash, i)].fetch_sub(1, Relaxed);
         }
-        self.taken[at / Self::WAYS / SETS_A_CHUNK].fetch_sub(1, Relaxed);
-        self.used.fetch_sub(1, Relaxed);
+    }
+
+    fn is_touched(&self, chunk: usize) -> bool {
+        self.touched[chunk].load(Relaxed) != 0
     }
 
     pub(super) fn take_all(&self, hash_of: impl Fn(&Flow) -> u64, ended: &mut impl FnMut(Flow)) {
-        for chunk in 0..self.taken.len() {
-            if self.taken[chunk].load(Relaxed) == 0 {
+        for chunk in 0..self.touched.len() {
+            if !self.is_touched(chunk) {
                 continue;
             }
             let sets = chunk * SETS_A_CHUNK..((chunk + 1) * SETS_A_CHUNK).min(self.sets);
@@ -429,7 +429,7 @@ impl<const WORDS: usize> Space<WORDS> {
         while left > 0 {
             let set = self.cursor;
             let chunk_end = (set / SETS_A_CHUNK + 1) * SETS_A_CHUNK;
-            let is_empty = self.taken[set / SETS_A_CHUNK].load(Relaxed) == 0;
+            let is_empty = !self.is_touched(set / SETS_A_CHUNK);
             let looked_at = if is_empty { left.min(chunk_end.min(self.sets) - set) } else { 1 };
             left -= looked_at;
             self.cursor = (set + looked_at) % self.sets;

@@ -78,7 +78,7 @@ pub(super) fn take_bytes(flow: &mut Flow, me: usize, tcp: &Tcp, sees_replies: bo
     }
     flow.next[me] = tcp.end_seq();
     if sees_replies {
-        flow.in_flight[me] = flight::round_up(flow.in_flight[me].saturating_add(grown));
+        flow.in_flight[me] = flight::encode(flight::decode(flow.in_flight[me]).saturating_add(grown));
     }
 }
 
@@ -93,20 +93,20 @@ pub(super) fn take_acknowledgement(flow: &mut Flow, me: usize, tcp: &Tcp) {
         // What its window would never have allowed was forged: the peer has not sent it.
         let rest = flow.next[peer].wrapping_sub(tcp.ack).min(window(flow, me));
         flow.next[peer] = tcp.ack.wrapping_add(rest);
-        flow.in_flight[peer] = flight::round_up(rest);
+        flow.in_flight[peer] = flight::encode(rest);
     }
 }
 
 /// Whether a segment of side `me` acknowledges what was not before.
 pub(super) fn acknowledges_more(flow: &Flow, me: usize, tcp: &Tcp) -> bool {
     let peer = 1 - me;
-    // Both rounded: the same acknowledgement once more is none.
-    let rest = flight::round_up(flow.next[peer].wrapping_sub(tcp.ack));
+    // Both rounded: the same acknowledgement once more is none. What is encoded keeps its order.
+    let rest = flight::encode(flow.next[peer].wrapping_sub(tcp.ack));
     is_after(tcp.ack, flow.next[peer]) || rest < flow.in_flight[peer]
 }
 
 /// The oldest number at which a reset of side `me` counts: where its bytes in flight begin, as far as the other side's
 /// window may let it.
 pub(super) fn oldest_reset(flow: &Flow, me: usize) -> u32 {
-    flow.next[me].wrapping_sub(flow.in_flight[me].min(window(flow, 1 - me)))
+    flow.next[me].wrapping_sub(flight::decode(flow.in_flight[me]).min(window(flow, 1 - me)))
 }
