@@ -4,24 +4,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::hash::MixBuild;
-use crate::routes::{Path, Reject, Route, Routes, Rule};
-
-/// A link-layer address.
-pub type MacAddr = [u8; 6];
-
-/// An interface that packets may leave by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Link {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its link-layer address, the source of what we send.
-    pub mac: MacAddr,
-    /// Largest IP packet in bytes.
-    pub mtu: u32,
-}
+use crate::links::{Link, Links, MacAddr, Objects};
+use crate::routes::{Path, Reject, Route, RouteTable, Routes, Routing, Rule};
 
 /// Everything needed to send a packet on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +49,20 @@ pub enum Missing {
 /// Links and routes at one moment; neighbours change far more often.
 #[derive(Debug, Default)]
 pub struct Topology {
-    links: HashMap<u32, Link, MixBuild>,
-    routes: Routes,
+    links: Arc<Links>,
+    routing: Routing,
+    objects: Arc<Objects>,
 }
 
 impl Topology {
-    /// `links` that packets may leave by, `routes` and `rules` in any order.
+    /// `rules` in any order.
     pub fn new(
-        links: impl IntoIterator<Item = Link>,
-        routes: impl IntoIterator<Item = Route>,
+        links: Arc<Links>,
+        routes: &Routes,
         rules: impl IntoIterator<Item = Rule>,
+        objects: Arc<Objects>,
     ) -> Self {
-        Self {
-            links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
-            routes: Routes::new(routes, rules),
-        }
+        Self { links, routing: Routing::new(routes, rules), objects }
     }
 
     /// The link a packet leaves by, the neighbour it is handed to, and the largest IP packet in bytes.
@@ -84,18 +70,28 @@ impl Topology {
     /// # Errors
     /// Why there is none; never [`Missing::Neighbour`].
     pub fn way(&self, path: &Path) -> Result<(&Link, IpAddr, u32), Missing> {
-        let (hop, mtu) = self.routes.find(path).ok_or(Missing::Route)?.map_err(Missing::Rejected)?;
-        let link = self.links.get(&hop.ifindex).ok_or(Missing::Link { ifindex: hop.ifindex })?;
+        let found = self.routing.find(path, &self.links, &self.objects);
+        let (hop, mtu) = found.ok_or(Missing::Route)?.map_err(Missing::Rejected)?;
+        let link = self.links.usable(hop.ifindex).ok_or(Missing::Link { ifindex: hop.ifindex })?;
         let mtu = if mtu == 0 { link.mtu } else { mtu.min(link.mtu) };
         Ok((link, hop.gateway.unwrap_or(path.destination), mtu))
     }
 }
 
-/// Links, routes and neighbours at one moment. Build a new one on any change and publish it whole.
+/// The neighbours whose link-layer addresses are known at one moment.
 #[derive(Debug, Default)]
-pub struct NextHops {
-    topology: Arc<Topology>,
-    neighbours: HashMap<(u32, IpAddr), Neighbour, MixBuild>,
+pub struct Neighbours {
+    known: HashMap<(u32, IpAddr), Neighbour, MixBuild>,
+    /// How often [`NextHops::take_used`] was called.
+    looks: AtomicU32,
+}
+
+impl FromIterator<((u32, IpAddr), MacAddr)> for Neighbours {
+    /// (ifindex, address) → MAC; failed and incomplete entries are left out.
+    fn from_iter<I: IntoIterator<Item = ((u32, IpAddr), MacAddr)>>(known: I) -> Self {
+        let unused = |(key, mac)| (key, Neighbour { mac, used: AtomicBool::new(false) });
+        Self { known: known.into_iter().map(unused).collect(), looks: AtomicU32::new(0) }
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +102,23 @@ struct Neighbour {
     used: AtomicBool,
 }
 
+/// Tells apart what is remembered of one [`NextHops`], and since one look at its neighbours' use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Version {
+    generation: u64,
+    looks: u32,
+}
+
+/// Links, routes and neighbours at one moment. Build a new one on any change and publish it whole; the parts that
+/// have not changed are shared.
+#[derive(Debug, Default)]
+pub struct NextHops {
+    topology: Arc<Topology>,
+    neighbours: Arc<Neighbours>,
+    generation: u64,
+    is_by_destination: bool,
+}
+
 impl NextHops {
     /// A table of `links`, `routes` (in any order) and `neighbours` ((ifindex, address) → MAC; leave failed and
     /// incomplete entries out), without rules of policy routing.
@@ -114,21 +127,31 @@ impl NextHops {
         routes: impl IntoIterator<Item = Route>,
         neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
     ) -> Self {
-        Self::over(Arc::new(Topology::new(links, routes, Rule::defaults())), neighbours)
+        let routes: RouteTable = routes.into_iter().collect();
+        let links = Arc::new(Links::new(links));
+        let topology = Topology::new(links, routes.routes(), Rule::defaults(), Arc::default());
+        Self::over(Arc::new(topology), Arc::new(neighbours.into_iter().collect()))
     }
 
-    /// A table over links and routes that others may share.
-    pub fn over(
-        topology: Arc<Topology>,
-        neighbours: impl IntoIterator<Item = ((u32, IpAddr), MacAddr)>,
-    ) -> Self {
-        let unused = |(key, mac)| (key, Neighbour { mac, used: AtomicBool::new(false) });
-        Self { topology, neighbours: neighbours.into_iter().map(unused).collect() }
+    /// A table over links, routes and neighbours that others may share.
+    pub fn over(topology: Arc<Topology>, neighbours: Arc<Neighbours>) -> Self {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let is_by_destination = topology.routing.is_by_destination();
+        Self { topology, neighbours, generation: GENERATION.fetch_add(1, Relaxed), is_by_destination }
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version { generation: self.generation, looks: self.neighbours.looks.load(Relaxed) }
+    }
+
+    /// Whether all packets to an address go the same way.
+    pub(crate) fn is_by_destination(&self) -> bool {
+        self.is_by_destination
     }
 
     /// The link-layer address of a neighbour on an interface; `None` while it is not resolved.
     pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<MacAddr> {
-        Some(self.neighbours.get(&(ifindex, address))?.mac)
+        Some(self.neighbours.known.get(&(ifindex, address))?.mac)
     }
 
     /// The next hop of a packet.
@@ -139,7 +162,7 @@ impl NextHops {
         let (link, address, mtu) = self.topology.way(path)?;
         let ifindex = link.ifindex;
         let neighbour =
-            self.neighbours.get(&(ifindex, address)).ok_or(Missing::Neighbour { ifindex, address })?;
+            self.neighbours.known.get(&(ifindex, address)).ok_or(Missing::Neighbour { ifindex, address })?;
         if !neighbour.used.load(Relaxed) {
             neighbour.used.store(true, Relaxed);
         }
@@ -150,7 +173,9 @@ impl NextHops {
     /// The neighbours that packets were sent to since this was last called.
     pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
         let used = |n: &Neighbour| n.used.load(Relaxed) && n.used.swap(false, Relaxed);
-        self.neighbours.iter().filter(move |(_, n)| used(n)).map(|(key, _)| *key)
+        // What workers remember must not keep them from saying so again.
+        self.neighbours.looks.fetch_add(1, Relaxed);
+        self.neighbours.known.iter().filter(move |(_, n)| used(n)).map(|(key, _)| *key)
     }
 
     /// The link a packet would leave by and the neighbour it would be handed to, resolved or not.

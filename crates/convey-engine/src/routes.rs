@@ -1,12 +1,15 @@
 //! Routes, the rules that choose between tables of them, and the way a packet takes by both: what the kernel does
 //! with a packet that it forwards, as a pure look-up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::hash::{MixBuild, MixHasher};
+use crate::hash::MixHasher;
+use crate::links::{Links, Objects};
+pub use crate::route_table::{Place, RouteTable, Routes};
+use crate::route_table::{Table, Way};
 
 /// The table of routes that name none.
 pub const TABLE_MAIN: u32 = 254;
@@ -32,7 +35,7 @@ impl Path {
 }
 
 /// One way on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hop {
     /// Interface packets leave by.
     pub ifindex: u32,
@@ -42,8 +45,15 @@ pub struct Hop {
     pub weight: u32,
 }
 
+impl Hop {
+    /// Where it leads to.
+    pub(crate) fn place(&self) -> (u32, Option<IpAddr>) {
+        (self.ifindex, self.gateway)
+    }
+}
+
 /// How a packet is refused by a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reject {
     /// Without a word.
     Blackhole,
@@ -65,12 +75,14 @@ impl Reject {
 }
 
 /// What becomes of packets that take a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// They go on.
     Hop(Hop),
     /// They go on by one of several, the same for the same two addresses.
     Hops(Arc<[Hop]>),
+    /// What this next hop object says.
+    Object(u32),
     /// They are refused.
     Reject(Reject),
     /// The table has no route for them.
@@ -86,6 +98,8 @@ pub struct Route {
     pub network: IpAddr,
     /// Length of the prefix in bits; 0 is the default route.
     pub prefix_len: u8,
+    /// The sources it is for, where it does not take all (IPv6 only).
+    pub source: Option<Prefix>,
     /// What becomes of packets.
     pub target: Target,
     /// Route MTU in bytes where it is below the link's; 0: the link's.
@@ -98,16 +112,7 @@ impl Route {
     /// A route of the main table over one interface.
     pub fn by(network: IpAddr, prefix_len: u8, ifindex: u32, gateway: Option<IpAddr>) -> Self {
         let target = Target::Hop(Hop { ifindex, gateway, weight: 1 });
-        Self { table: TABLE_MAIN, network, prefix_len, target, mtu: 0, metric: 0 }
-    }
-
-    /// Every way on.
-    pub fn hops(&self) -> &[Hop] {
-        match &self.target {
-            Target::Hop(hop) => std::slice::from_ref(hop),
-            Target::Hops(hops) => hops,
-            Target::Reject(_) | Target::Throw => &[],
-        }
+        Self { table: TABLE_MAIN, network, prefix_len, source: None, target, mtu: 0, metric: 0 }
     }
 }
 
@@ -121,6 +126,11 @@ pub enum Action {
     Lookup {
         /// The table.
         table: u32,
+        /// Prefixes up to this length do not count.
+        suppress: Option<u8>,
+    },
+    /// Looks in the table of the VRF that the packet came in by, if it did.
+    LookupVrf {
         /// Prefixes up to this length do not count.
         suppress: Option<u8>,
     },
@@ -165,64 +175,118 @@ impl Rule {
         })
     }
 
-    fn matches(&self, path: &Path) -> bool {
+    fn matches(&self, path: &Path, links: &Links) -> bool {
         let within = |wanted: Option<Prefix>, address| wanted.is_none_or(|prefix| contains(prefix, address));
+        let came_in_by = |wanted: u32| {
+            wanted == path.ingress || links.vrf(path.ingress).is_some_and(|vrf| vrf.ifindex == wanted)
+        };
         let all = within(self.from, path.source)
             && within(self.to, path.destination)
-            && self.ingress.is_none_or(|ingress| ingress == path.ingress);
+            && self.ingress.is_none_or(came_in_by);
         all != self.is_inverted
+    }
+
+    /// Whether more than the destination decides.
+    fn is_choice(&self) -> bool {
+        self.from.is_some() || self.ingress.is_some() || matches!(self.action, Action::LookupVrf { .. })
     }
 }
 
 /// All routes and rules at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Routes {
+pub struct Routing {
     v4: Family,
     v6: Family,
+    routes: Routes,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Family {
-    tables: Vec<Table>,
-    /// By priority, those that end in nothing left out; each with the place of the table it looks in.
-    rules: Vec<(Rule, usize)>,
+    /// By priority, those that end in nothing left out; each with the table it looks in.
+    rules: Vec<(Rule, Option<Arc<Table>>)>,
 }
 
-impl Routes {
-    /// Routes and rules in any order.
-    pub fn new(routes: impl IntoIterator<Item = Route>, rules: impl IntoIterator<Item = Rule>) -> Self {
-        let mut routes: Vec<Route> = routes.into_iter().collect();
-        routes.sort_by_key(|r| (std::cmp::Reverse(r.prefix_len), r.metric));
-        let (mut v4, mut v6) = (HashMap::<u32, Table>::new(), HashMap::<u32, Table>::new());
-        for route in routes {
-            let tables = if route.network.is_ipv4() { &mut v4 } else { &mut v6 };
-            tables.entry(route.table).or_default().insert(route);
-        }
-        let (rules_v4, rules_v6) = rules.into_iter().partition(|rule: &Rule| rule.is_v4);
-        Self { v4: Family::new(v4, rules_v4), v6: Family::new(v6, rules_v6) }
+impl Routing {
+    /// `rules` in any order.
+    pub fn new(routes: &Routes, rules: impl IntoIterator<Item = Rule>) -> Self {
+        let (v4, v6) = rules.into_iter().partition(|rule: &Rule| rule.is_v4);
+        Self { v4: Family::new(routes, v4), v6: Family::new(routes, v6), routes: routes.clone() }
+    }
+
+    /// Whether all packets to an address go the same way.
+    pub fn is_by_destination(&self) -> bool {
+        let rules = self.v4.rules.iter().chain(&self.v6.rules);
+        !self.routes.has_choices() && !rules.into_iter().any(|(rule, _)| rule.is_choice())
     }
 
     /// The way of a packet, and the route's MTU (0: the link's). `None`: there is no route.
-    pub fn find(&self, path: &Path) -> Option<Result<(Hop, u32), Reject>> {
-        let family = if path.destination.is_ipv4() { &self.v4 } else { &self.v6 };
-        let route = match family.find(path)? {
-            Ok(route) => route,
-            Err(reject) => return Some(Err(reject)),
-        };
-        match &route.target {
-            Target::Hop(hop) => Some(Ok((*hop, route.mtu))),
-            Target::Hops(hops) => Some(Ok((*choose(hops, path)?, route.mtu))),
-            Target::Reject(reject) => Some(Err(*reject)),
-            Target::Throw => None,
+    pub fn find(&self, path: &Path, links: &Links, objects: &Objects) -> Option<Result<(Hop, u32), Reject>> {
+        let is_v4 = path.destination.is_ipv4();
+        let rules = if is_v4 { &self.v4.rules } else { &self.v6.rules };
+        let mut at = 0;
+        while let Some((rule, table)) = rules.get(at) {
+            at += 1;
+            if !rule.matches(path, links) {
+                continue;
+            }
+            let (table, suppress) = match rule.action {
+                Action::Lookup { suppress, .. } => (table.as_ref(), suppress),
+                Action::LookupVrf { suppress } => {
+                    let vrf = links.vrf(path.ingress);
+                    (vrf.and_then(|vrf| self.routes.table(is_v4, vrf.table)), suppress)
+                }
+                Action::Reject(reject) => return Some(Err(reject)),
+                // Forward only, as the kernel demands: no packet goes round in circles.
+                Action::Goto(priority) => {
+                    at = at.max(rules.partition_point(|(r, _)| r.priority < priority));
+                    continue;
+                }
+                Action::Nop => continue,
+            };
+            let found = table.and_then(|table| {
+                table.find(path.destination, path.source, |way, len| {
+                    Some((take(way, path, links, objects)?, len))
+                })
+            });
+            match found {
+                None | Some((Taken::Throw, _)) => (),
+                Some((_, len)) if suppress.is_some_and(|longest| len <= longest) => (),
+                Some((Taken::Hop(hop, mtu), _)) => return Some(Ok((hop, mtu))),
+                Some((Taken::Reject(reject), _)) => return Some(Err(reject)),
+            }
         }
+        None
+    }
+}
+
+enum Taken {
+    Hop(Hop, u32),
+    Reject(Reject),
+    Throw,
+}
+
+/// What becomes of a packet that takes `way`; `None` when nothing of it is alive.
+fn take(way: &Way, path: &Path, links: &Links, objects: &Objects) -> Option<Taken> {
+    let target = match &way.target {
+        Target::Object(id) => objects.get(id)?,
+        target => target,
+    };
+    match target {
+        Target::Hop(hop) => links.is_alive(hop.ifindex).then_some(Taken::Hop(*hop, way.mtu)),
+        Target::Hops(hops) => {
+            let living = || hops.iter().filter(|hop| links.is_alive(hop.ifindex));
+            Some(Taken::Hop(*choose(living, path)?, way.mtu))
+        }
+        Target::Reject(reject) => Some(Taken::Reject(*reject)),
+        Target::Throw => Some(Taken::Throw),
+        // None names another.
+        Target::Object(_) => None,
     }
 }
 
 impl Family {
-    fn new(tables: HashMap<u32, Table>, mut rules: Vec<Rule>) -> Self {
+    fn new(routes: &Routes, mut rules: Vec<Rule>) -> Self {
         rules.sort_by_key(|rule| rule.priority);
-        let (ids, tables): (Vec<u32>, Vec<Table>) = tables.into_iter().unzip();
-        let places: HashMap<u32, usize> = ids.into_iter().zip(0..).collect();
         let wanted: HashSet<u32> = rules
             .iter()
             .filter_map(|rule| match rule.action {
@@ -230,84 +294,26 @@ impl Family {
                 _ => None,
             })
             .collect();
-        let place = |rule: &Rule| match rule.action {
-            Action::Lookup { table, .. } => places.get(&table).copied(),
-            Action::Nop => None,
-            Action::Reject(_) | Action::Goto(_) => Some(usize::MAX),
-        };
         // Most hosts have a rule for a table without routes; one that another goes to has to stay.
-        let kept = rules.into_iter().filter_map(|rule| match place(&rule) {
-            None if wanted.contains(&rule.priority) => Some((rule, usize::MAX)),
-            place => Some((rule, place?)),
+        let kept = rules.into_iter().filter_map(|rule| {
+            let table = match rule.action {
+                Action::Lookup { table, .. } => routes.table(rule.is_v4, table).cloned(),
+                _ => None,
+            };
+            let is_idle = matches!(rule.action, Action::Lookup { .. } | Action::Nop) && table.is_none();
+            (!is_idle || wanted.contains(&rule.priority)).then_some((rule, table))
         });
-        Self { rules: kept.collect(), tables }
-    }
-
-    fn find(&self, path: &Path) -> Option<Result<&Route, Reject>> {
-        let mut at = 0;
-        while let Some((rule, table)) = self.rules.get(at) {
-            at += 1;
-            if !rule.matches(path) {
-                continue;
-            }
-            match rule.action {
-                Action::Lookup { suppress, .. } => {
-                    let found = self.tables.get(*table).and_then(|table| table.find(path.destination));
-                    match found {
-                        Some(route) if route.target == Target::Throw => (),
-                        Some(route) if suppress.is_some_and(|len| route.prefix_len <= len) => (),
-                        Some(route) => return Some(Ok(route)),
-                        None => (),
-                    }
-                }
-                Action::Reject(reject) => return Some(Err(reject)),
-                // Forward only, as the kernel demands: no packet goes round in circles.
-                Action::Goto(priority) => {
-                    at = at.max(self.rules.partition_point(|(r, _)| r.priority < priority))
-                }
-                Action::Nop => (),
-            }
-        }
-        None
-    }
-}
-
-/// Longest prefix first: a look-up costs as much as there are lengths, not as there are routes.
-#[derive(Debug, Clone, Default)]
-struct Table(Vec<Prefixes>);
-
-/// The routes of one prefix length.
-#[derive(Debug, Clone)]
-struct Prefixes {
-    mask: u128,
-    routes: HashMap<u128, Route, MixBuild>,
-}
-
-impl Table {
-    /// Routes come longest prefix first and lowest metric first; the first to a network stays.
-    fn insert(&mut self, route: Route) {
-        let mask = mask(route.prefix_len);
-        if self.0.last().is_none_or(|last| last.mask != mask) {
-            self.0.push(Prefixes { mask, routes: HashMap::default() });
-        }
-        if let Some(last) = self.0.last_mut() {
-            last.routes.entry(left_aligned(route.network) & mask).or_insert(route);
-        }
-    }
-
-    fn find(&self, destination: IpAddr) -> Option<&Route> {
-        let bits = left_aligned(destination);
-        self.0.iter().find_map(|p| p.routes.get(&(bits & p.mask)))
+        Self { rules: kept.collect() }
     }
 }
 
 /// One of several ways by the packet's addresses, each as often as its weight says.
-fn choose<'a>(hops: &'a [Hop], path: &Path) -> Option<&'a Hop> {
-    let total: u64 = hops.iter().map(|hop| u64::from(hop.weight.max(1))).sum();
+fn choose<'a, I: Iterator<Item = &'a Hop>>(hops: impl Fn() -> I, path: &Path) -> Option<&'a Hop> {
+    let total: u64 = hops().map(|hop| u64::from(hop.weight.max(1))).sum();
     let mut hasher = MixHasher::default();
     (path.source, path.destination).hash(&mut hasher);
     let mut at = hasher.finish() % total.max(1);
-    hops.iter().find(|hop| {
+    hops().find(|hop| {
         let weight = u64::from(hop.weight.max(1));
         let is_it = at < weight;
         at = at.saturating_sub(weight);
@@ -315,7 +321,7 @@ fn choose<'a>(hops: &'a [Hop], path: &Path) -> Option<&'a Hop> {
     })
 }
 
-fn contains((network, len): Prefix, address: IpAddr) -> bool {
+pub(crate) fn contains((network, len): Prefix, address: IpAddr) -> bool {
     network.is_ipv4() == address.is_ipv4() && (left_aligned(network) ^ left_aligned(address)) & mask(len) == 0
 }
 
@@ -324,7 +330,7 @@ fn mask(prefix_len: u8) -> u128 {
 }
 
 /// The address from the highest bit on, so that one mask does for both families.
-fn left_aligned(address: IpAddr) -> u128 {
+pub(crate) fn left_aligned(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
         IpAddr::V6(v6) => v6.to_bits(),

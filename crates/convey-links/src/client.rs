@@ -59,6 +59,14 @@ pub fn dump<T>(kind: u16, body: &[u8], mut parse: impl FnMut(u16, &[u8]) -> Opti
     }
 }
 
+/// Hands everything there is to `each` as it comes. Tells whether it is of one moment.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn dump_once(kind: u16, body: &[u8], each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    exchange(kind, DUMP, body, each)
+}
+
 /// Tells whether the answer is of one moment.
 fn exchange(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
     const SEQUENCE: u32 = 1;

@@ -3,20 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use convey_engine::routes::{Hop, Reject, Target};
-use convey_engine::{Link, MacAddr, Route};
+use convey_engine::{Link, MacAddr, Place, Route};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
 };
 
 use crate::interfaces::{Interface, Kind};
-use crate::next_hop_objects::NextHopObjects;
 
 const TABLE_LOCAL: u32 = 255;
 
@@ -52,6 +52,28 @@ pub fn interface(message: &LinkMessage) -> Option<Interface> {
     Some(Interface { ifindex: header.index, name: name?, link, controller, kind })
 }
 
+/// The link a message describes, when routes over it are alive: it is up and has a carrier.
+pub fn alive(message: &LinkMessage) -> Option<u32> {
+    let flags = LinkFlags::Up | LinkFlags::LowerUp;
+    message.header.flags.contains(flags).then_some(message.header.index)
+}
+
+/// The VRF device a message describes, and the table of its routes.
+pub fn vrf_table(message: &LinkMessage) -> Option<(u32, u32)> {
+    let all = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(all) => Some(all),
+        _ => None,
+    })?;
+    let table = all.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vrf(data)) => data.iter().find_map(|data| match data {
+            InfoVrf::TableId(table) => Some(*table),
+            _ => None,
+        }),
+        _ => None,
+    })?;
+    Some((message.header.index, table))
+}
+
 /// The address a message describes, and its interface.
 pub fn interface_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     let (mut local, mut other) = (None, None);
@@ -66,15 +88,38 @@ pub fn interface_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
     Some((message.header.index, local.or(other)?))
 }
 
-/// The route a message describes, when packets that are forwarded can meet it.
-pub fn route(message: &RouteMessage, objects: &NextHopObjects) -> Option<Route> {
+/// A change of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteChange {
+    /// One was added.
+    Added(Route, Place),
+    /// One was removed, or hops of one.
+    Removed(Route),
+}
+
+impl RouteChange {
+    /// By a message that a route `is_new`, sent with these flags.
+    pub fn new(is_new: bool, flags: u16, route: Route) -> Self {
+        const REPLACE: u16 = 0x100;
+        const APPEND: u16 = 0x800;
+        match is_new {
+            false => Self::Removed(route),
+            true if flags & REPLACE != 0 => Self::Added(route, Place::Instead),
+            true if flags & APPEND != 0 => Self::Added(route, Place::Last),
+            true => Self::Added(route, Place::First),
+        }
+    }
+}
+
+/// The route a message describes, when packets that are forwarded can meet it; whether it is alive the links say.
+pub fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let network = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    if header.tos != 0 || header.source_prefix_length != 0 || header.flags.contains(RouteFlags::Cloned) {
+    if header.tos != 0 || header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut route = Route::by(network, header.destination_prefix_length, 0, None);
@@ -88,12 +133,14 @@ pub fn route(message: &RouteMessage, objects: &NextHopObjects) -> Option<Route> 
         RouteType::Throw => Some(Target::Throw),
         _ => return None,
     };
-    let mut alive = !header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
     let (mut object, mut is_encapsulated) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => route.table = *id,
             RouteAttribute::Destination(network) => route.network = address(network)?,
+            RouteAttribute::Source(network) if header.source_prefix_length != 0 => {
+                route.source = Some((address(network)?, header.source_prefix_length));
+            }
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
@@ -103,9 +150,7 @@ pub fn route(message: &RouteMessage, objects: &NextHopObjects) -> Option<Route> 
                 }
             }
             RouteAttribute::MultiPath(hops) => {
-                let living: Vec<Hop> = hops.iter().filter_map(one_of_several).collect();
-                alive = !living.is_empty();
-                target = Some(Target::Hops(living.into()));
+                target = Some(Target::Hops(hops.iter().map(one_of_several).collect()));
             }
             RouteAttribute::Oif(ifindex) => hop.ifindex = *ifindex,
             RouteAttribute::NhId(id) => object = Some(*id),
@@ -119,26 +164,34 @@ pub fn route(message: &RouteMessage, objects: &NextHopObjects) -> Option<Route> 
     } else if header.kind == RouteType::Unicast && hop.ifindex == 0 && target.is_none() && object.is_none() {
         return None;
     }
-    if let Some(id) = object {
-        target = Some(objects.target(id)?);
-        alive = true;
-    }
-    route.target = target.unwrap_or(Target::Hop(hop));
-    // Refusing IPv6 routes are dead with the loopback device alone.
-    let refuses = matches!(route.target, Target::Reject(_) | Target::Throw);
-    (route.table != TABLE_LOCAL && (alive || refuses)).then_some(route)
+    route.target = object.map(Target::Object).or(target).unwrap_or(Target::Hop(hop));
+    (route.table != TABLE_LOCAL).then_some(route)
 }
 
-fn one_of_several(hop: &RouteNextHop) -> Option<Hop> {
-    if hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown) {
+/// A route that is for one type of service alone, in words: packets do not go by it.
+pub fn by_service(message: &RouteMessage) -> Option<String> {
+    let header = &message.header;
+    if header.tos == 0 || header.kind != RouteType::Unicast {
         return None;
     }
+    let to = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(network) => address(network),
+        _ => None,
+    });
+    let to = to.map_or("default".to_owned(), |to| format!("{to}/{}", header.destination_prefix_length));
+    Some(format!(
+        "Route {to} tos {:#04x} is for one type of service, which is not followed; packets go by the other routes",
+        header.tos
+    ))
+}
+
+fn one_of_several(hop: &RouteNextHop) -> Hop {
     let is_encapsulated = hop.attributes.iter().any(|a| matches!(a, RouteAttribute::EncapType(_)));
-    Some(Hop {
+    Hop {
         ifindex: if is_encapsulated { 0 } else { hop.interface_index },
         gateway: hop.attributes.iter().find_map(gateway),
         weight: u32::from(hop.hops) + 1,
-    })
+    }
 }
 
 /// What a message says about a neighbour.

@@ -16,6 +16,7 @@ mod neighbours;
 mod netlink;
 mod next_hop_objects;
 mod next_hops;
+mod route_follower;
 mod rules;
 mod wake;
 mod wanted;

@@ -4,12 +4,14 @@
 use std::io;
 use std::sync::Arc;
 
-use convey_engine::{NextHops, Path};
+use convey_engine::routes::Target;
+use convey_engine::{Hop, NextHops, Topology};
 
 use crate::kernel_tables;
 use crate::netlink;
-use crate::next_hop_objects::NextHopObjects;
-use crate::next_hops::{Tables, Wanted};
+use crate::next_hop_objects::next_hop_objects;
+use crate::next_hops::{LinkTables, Wanted, ways_to};
+use crate::route_follower::AllRoutes;
 
 /// What [`look`] found.
 #[derive(Debug)]
@@ -28,21 +30,19 @@ pub struct Look {
 /// # Errors
 /// rtnetlink cannot be opened or read.
 pub fn look(wanted: &Wanted) -> io::Result<Look> {
-    let tables = Tables::read(&wanted.interfaces)?;
-    let topology = Arc::new(tables.topology);
-    let without_neighbours = NextHops::over(topology.clone(), []);
-    let asked_first = wanted
-        .servers
-        .iter()
-        .filter_map(|server| without_neighbours.way(&Path::to(*server)).ok())
-        .map(|key| (key, [0; 6]));
+    let LinkTables { mut choice, links, rules, objects, .. } = LinkTables::read(&wanted.interfaces)?;
+    let AllRoutes { table, not_followed, .. } = AllRoutes::read()?;
+    choice.warnings.extend(not_followed);
+    let topology = Arc::new(Topology::new(links.clone(), table.routes(), rules, objects));
+    let asked_first = ways_to(&wanted.servers, &topology, &links).map(|key| (key, [0; 6]));
     let known: Vec<_> = netlink::neighbours()?
         .iter()
         .filter_map(kernel_tables::neighbour)
         .filter_map(|n| Some(((n.ifindex, n.address), n.mac?)))
         .collect();
-    let next_hops = NextHops::over(topology, asked_first.chain(known));
-    Ok(Look { interfaces: tables.choice.listen, warnings: tables.choice.warnings, next_hops })
+    let neighbours = asked_first.chain(known).collect();
+    let next_hops = NextHops::over(topology.clone(), Arc::new(neighbours));
+    Ok(Look { interfaces: choice.listen, warnings: choice.warnings, next_hops })
 }
 
 /// The interfaces by which packets leave for elsewhere in this family: those of default routes and of routes over a
@@ -52,14 +52,23 @@ pub fn look(wanted: &Wanted) -> io::Result<Look> {
 /// rtnetlink cannot be opened or read.
 pub fn uplinks(is_v4: bool) -> io::Result<Vec<u32>> {
     let objects = netlink::next_hop_objects()?;
-    let objects = NextHopObjects::new(objects.iter().map(Vec::as_slice));
-    let mut uplinks: Vec<u32> = netlink::routes(|message| kernel_tables::route(message, &objects))?
-        .iter()
-        .filter(|route| route.network.is_ipv4() == is_v4)
-        .flat_map(|route| route.hops().iter().map(move |hop| (route.prefix_len, hop)))
-        .filter(|(prefix_len, hop)| hop.ifindex != 0 && (*prefix_len == 0 || hop.gateway.is_some()))
-        .map(|(_, hop)| hop.ifindex)
-        .collect();
+    let objects = next_hop_objects(objects.iter().map(Vec::as_slice));
+    let alive: Vec<u32> = netlink::links()?.iter().filter_map(kernel_tables::alive).collect();
+    let mut uplinks = Vec::new();
+    netlink::routes(|message| {
+        let Some(route) = kernel_tables::route(message) else { return };
+        let target = match &route.target {
+            Target::Object(id) => objects.get(id),
+            target => Some(target),
+        };
+        let leads_on = |hop: &&Hop| route.prefix_len == 0 || hop.gateway.is_some();
+        if route.network.is_ipv4() == is_v4
+            && let Some(target) = target
+        {
+            uplinks.extend(target.hops().iter().filter(leads_on).map(|hop| hop.ifindex));
+        }
+    })?;
+    uplinks.retain(|ifindex| alive.contains(ifindex));
     uplinks.sort_unstable();
     uplinks.dedup();
     Ok(uplinks)

@@ -18,15 +18,21 @@ use netlink_packet_route::rule::RuleMessage;
 use rustix::net::SendFlags;
 
 use crate::client::{self, CREATE, REPLACE};
+use crate::kernel_tables::{self, RouteChange};
 
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_GETRULE: u16 = 34;
 const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 /// Below are messages of netlink itself.
 const RTM_BASE: u16 = 16;
@@ -47,6 +53,9 @@ const GROUPS: [u32; 9] = [
 /// News buffered by the kernel; a full table of a large network fits.
 const NEWS_BUFFER_BYTES: usize = 4 << 20;
 
+/// Messages taken in before something else gets its turn.
+const MAX_NEWS: usize = 10_000;
+
 /// What to do about a neighbour entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NeighbourRequest {
@@ -63,8 +72,12 @@ pub enum NeighbourRequest {
 pub struct News {
     /// Changes of neighbours, in order.
     pub neighbours: Vec<(bool, NeighbourMessage)>,
-    /// Whether links, addresses, routes or rules changed.
-    pub topology: bool,
+    /// Changes of routes, in order.
+    pub routes: Vec<RouteChange>,
+    /// Whether links, addresses, rules or next hop objects changed.
+    pub links: bool,
+    /// Whether something went with which IPv4 routes go without a word.
+    pub routes_may_be_gone: bool,
     /// Whether the kernel had to throw news away: dump everything again.
     pub lost: bool,
 }
@@ -99,27 +112,43 @@ impl Netlink {
         self.news.as_fd()
     }
 
-    /// All news without waiting.
+    /// News without waiting; there may be more.
     pub fn news(&mut self) -> News {
         let mut news = News::default();
-        loop {
+        for _ in 0..MAX_NEWS {
             match client::receive(&self.news, &mut self.buffer) {
                 Ok(received) => {
-                    client::each_message(&self.buffer[..received], |(kind, _, body), _| match kind {
+                    client::each_message(&self.buffer[..received], |(kind, _, body), flags| match kind {
                         RTM_NEWNEIGH | RTM_DELNEIGH => match parse(kind, body) {
                             Some(RouteNetlinkMessage::NewNeighbour(n)) => news.neighbours.push((true, n)),
                             Some(RouteNetlinkMessage::DelNeighbour(n)) => news.neighbours.push((false, n)),
                             _ => (),
                         },
-                        RTM_BASE.. => news.topology = true,
+                        RTM_NEWROUTE | RTM_DELROUTE => {
+                            let route = match parse(kind, body) {
+                                Some(
+                                    RouteNetlinkMessage::NewRoute(route)
+                                    | RouteNetlinkMessage::DelRoute(route),
+                                ) => kernel_tables::route(&route),
+                                _ => None,
+                            };
+                            let is_new = kind == RTM_NEWROUTE;
+                            news.routes.extend(route.map(|route| RouteChange::new(is_new, flags, route)));
+                        }
+                        RTM_BASE.. => {
+                            news.links = true;
+                            news.routes_may_be_gone |=
+                                matches!(kind, RTM_DELLINK | RTM_DELADDR | RTM_DELNEXTHOP);
+                        }
                         // The answer to a request nobody waits for, such as forgetting what is already gone.
                         _ => (),
                     })
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => news.lost = true,
-                Err(_) => return news,
+                Err(_) => break,
             }
         }
+        news
     }
 
     /// Asks the kernel to do something about a neighbour; whether it did is seen in the news.
@@ -180,21 +209,22 @@ pub fn addresses() -> io::Result<Vec<AddressMessage>> {
     })
 }
 
-/// All routes of both families and all tables, as far as `parse` wants them.
+/// Hands all routes of both families and all tables to `each`. Tells whether they are of one moment.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn routes<T>(mut wanted: impl FnMut(&RouteMessage) -> Option<T>) -> io::Result<Vec<T>> {
-    let mut routes = Vec::new();
+pub fn routes(mut each: impl FnMut(&RouteMessage)) -> io::Result<bool> {
+    let mut whole = true;
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut body = [0; 12];
         body[0] = family as u8;
-        routes.extend(client::dump(RTM_GETROUTE, &body, |kind, body| match parse(kind, body) {
-            Some(RouteNetlinkMessage::NewRoute(route)) => wanted(&route),
-            _ => None,
-        })?);
+        whole &= client::dump_once(RTM_GETROUTE, &body, |kind, body| {
+            if let Some(RouteNetlinkMessage::NewRoute(route)) = parse(kind, body) {
+                each(&route);
+            }
+        })?;
     }
-    Ok(routes)
+    Ok(whole)
 }
 
 /// All rules of both families.

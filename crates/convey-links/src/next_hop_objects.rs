@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use convey_engine::Objects;
 use convey_engine::routes::{Hop, Reject, Target};
 
 use crate::client::attributes;
@@ -15,56 +16,44 @@ const NHA_GATEWAY: u16 = 6;
 const NHA_ENCAP_TYPE: u16 = 7;
 const NHA_FDB: u16 = 11;
 const HEADER_BYTES: usize = 8;
-/// RTNH_F_DEAD and RTNH_F_LINKDOWN.
-const DEAD: u32 = 1 | 16;
 
 #[derive(Debug)]
 enum Object {
     Hop(Hop),
     Group(Vec<(u32, u32)>),
     Blackhole,
-    Dead,
 }
 
-/// The objects of the kernel by number.
-#[derive(Debug, Default)]
-pub struct NextHopObjects(HashMap<u32, Object>);
+/// What the objects lead to by number, from the bodies of their messages. Whether it is alive the links say.
+pub fn next_hop_objects<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Objects {
+    let objects: HashMap<u32, Object> = messages.into_iter().filter_map(object).collect();
+    objects.iter().filter_map(|(id, object)| Some((*id, target(object, &objects)?))).collect()
+}
 
-impl NextHopObjects {
-    /// From the bodies of their messages.
-    pub fn new<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        Self(messages.into_iter().filter_map(object).collect())
-    }
-
-    /// What becomes of packets of a route by this object; `None`: nothing of it is alive.
-    pub fn target(&self, id: u32) -> Option<Target> {
-        match self.0.get(&id)? {
-            Object::Hop(hop) => Some(Target::Hop(*hop)),
-            Object::Blackhole => Some(Target::Reject(Reject::Blackhole)),
-            Object::Dead => None,
-            Object::Group(members) => {
-                let hops: Vec<Hop> = members
-                    .iter()
-                    .filter_map(|(id, weight)| match self.0.get(id)? {
-                        Object::Hop(hop) => Some(Hop { weight: *weight, ..*hop }),
-                        _ => None,
-                    })
-                    .collect();
-                match hops.as_slice() {
-                    [] if members.iter().any(|(id, _)| matches!(self.0.get(id), Some(Object::Blackhole))) => {
-                        Some(Target::Reject(Reject::Blackhole))
-                    }
-                    [] => None,
-                    [hop] => Some(Target::Hop(*hop)),
-                    _ => Some(Target::Hops(hops.into())),
-                }
-            }
-        }
+fn target(object: &Object, all: &HashMap<u32, Object>) -> Option<Target> {
+    let members = match object {
+        Object::Hop(hop) => return Some(Target::Hop(*hop)),
+        Object::Blackhole => return Some(Target::Reject(Reject::Blackhole)),
+        Object::Group(members) => members,
+    };
+    let hops: Vec<Hop> = members
+        .iter()
+        .filter_map(|(id, weight)| match all.get(id)? {
+            Object::Hop(hop) => Some(Hop { weight: *weight, ..*hop }),
+            _ => None,
+        })
+        .collect();
+    match hops.as_slice() {
+        [] => members
+            .iter()
+            .any(|(id, _)| matches!(all.get(id), Some(Object::Blackhole)))
+            .then_some(Target::Reject(Reject::Blackhole)),
+        [hop] => Some(Target::Hop(*hop)),
+        _ => Some(Target::Hops(hops.into())),
     }
 }
 
 fn object(message: &[u8]) -> Option<(u32, Object)> {
-    let flags = u32_at(message, 4)?;
     let all = attributes(message.get(HEADER_BYTES..)?);
     let find = |kind| all.iter().find(|(k, _)| *k == kind).map(|(_, value)| *value);
     let id = u32_at(find(NHA_ID)?, 0)?;
@@ -81,9 +70,6 @@ fn object(message: &[u8]) -> Option<(u32, Object)> {
     }
     if find(NHA_BLACKHOLE).is_some() {
         return Some((id, Object::Blackhole));
-    }
-    if flags & DEAD != 0 {
-        return Some((id, Object::Dead));
     }
     // What has to be encapsulated goes over no link that packets can be put on.
     let ifindex = if find(NHA_ENCAP_TYPE).is_some() {

@@ -8,22 +8,27 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convey_engine::{Link, NextHops, Path, Topology};
+use convey_engine::routes::Target;
+use convey_engine::{Hop, Link, Links, NextHops, Objects, Path, Rule, Topology, Vrf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::interfaces::{Choice, Interface, Interfaces, choose};
 use crate::kernel_tables;
 use crate::neighbours::{Key, Neighbours};
 use crate::netlink::{self, Netlink};
-use crate::next_hop_objects::NextHopObjects;
+use crate::next_hop_objects::next_hop_objects;
+use crate::route_follower::RouteFollower;
 use crate::rules::{Followed, rule};
 use crate::wake::{Inbox, Message};
 
-/// Wait after a change before the tables are read again, so that a burst of changes is one.
+/// Wait after a change before it is read or published, so that a burst of changes is one.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// Reading tables and publishing neighbours take at most this part of the time each, however many changes there are.
+/// Reading links and publishing take at most this part of the time each, however many changes there are.
 const MAX_SHARE: u32 = 4;
+
+/// How long news waits at most for others to be published with.
+const MAX_DELAY: Duration = Duration::from_millis(500);
 
 /// How often neighbours that packets are sent to are looked at for their age.
 const AGING: Duration = Duration::from_millis(500);
@@ -60,17 +65,16 @@ pub trait LinkSink: Send + Sync {
     fn warn(&self, message: String);
 }
 
-/// Links, routes and rules as they are now.
-pub(crate) struct Tables {
+/// Links, rules and next hop objects as they are now: everything but routes and neighbours.
+pub(crate) struct LinkTables {
     pub(crate) choice: Choice,
-    pub(crate) topology: Topology,
-    links: Vec<Link>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) objects: Arc<Objects>,
     names: HashMap<u32, String>,
-    /// Every gateway of a route, with its interface.
-    gateways: Vec<Key>,
 }
 
-impl Tables {
+impl LinkTables {
     /// Reads them.
     ///
     /// # Errors
@@ -79,7 +83,6 @@ impl Tables {
         let messages = netlink::links()?;
         let interfaces: Vec<Interface> = messages.iter().filter_map(kernel_tables::interface).collect();
         let mut choice = choose(wanted, &interfaces);
-        let links: Vec<Link> = interfaces.iter().filter_map(|i| i.link).collect();
 
         let index = |name: &str| interfaces.iter().find(|i| i.name == name).map(|i| i.ifindex);
         let mut rules = Vec::new();
@@ -91,22 +94,43 @@ impl Tables {
             }
         }
         if rules.is_empty() {
-            rules.extend(convey_engine::Rule::defaults());
+            rules.extend(Rule::defaults());
         }
         let objects = netlink::next_hop_objects()?;
-        let objects = NextHopObjects::new(objects.iter().map(Vec::as_slice));
-        let routes = netlink::routes(|message| kernel_tables::route(message, &objects))?;
-        let mut gateways: Vec<Key> = routes
-            .iter()
-            .flat_map(|route| route.hops())
-            .filter_map(|hop| Some((hop.ifindex, hop.gateway?)))
-            .collect();
-        gateways.sort_unstable();
-        gateways.dedup();
-        let topology = Topology::new(links.iter().copied(), routes, rules);
+        let objects = next_hop_objects(objects.iter().map(Vec::as_slice));
+
+        let vrfs: HashMap<u32, u32> = messages.iter().filter_map(kernel_tables::vrf_table).collect();
+        let member = |i: &Interface| {
+            let (ifindex, table) = vrfs.get_key_value(&i.controller?)?;
+            Some((i.ifindex, Vrf { ifindex: *ifindex, table: *table }))
+        };
+        let links = Links::new(interfaces.iter().filter_map(|i| i.link))
+            .with_alive(messages.iter().filter_map(kernel_tables::alive))
+            .with_vrfs(interfaces.iter().filter_map(member));
         let names = interfaces.into_iter().map(|i| (i.ifindex, i.name)).collect();
-        Ok(Self { choice, topology, links, names, gateways })
+        Ok(Self { choice, links: Arc::new(links), rules, objects: Arc::new(objects), names })
     }
+}
+
+/// The neighbours that lead to `servers`, by the main table and by that of each VRF.
+pub(crate) fn ways_to(servers: &[IpAddr], topology: &Topology, links: &Links) -> impl Iterator<Item = Key> {
+    let from: Vec<u32> = std::iter::once(0).chain(links.vrf_members()).collect();
+    servers.iter().flat_map(move |server| {
+        let way = |ingress: &u32| {
+            let (link, address, _) = topology.way(&Path { ingress: *ingress, ..Path::to(*server) }).ok()?;
+            Some((link.ifindex, address))
+        };
+        from.iter().filter_map(way).collect::<Vec<Key>>()
+    })
+}
+
+/// What is to be published.
+#[derive(Default)]
+struct Changed {
+    topology: bool,
+    neighbours: bool,
+    /// Time taken by it so far.
+    took: Duration,
 }
 
 /// The thread's state.
@@ -114,19 +138,29 @@ pub struct NextHopKeeper<S> {
     sink: Arc<S>,
     netlink: Netlink,
     inbox: Inbox,
-    links: Vec<Link>,
+    wanted: Wanted,
+    listening: Vec<u32>,
+    links: Arc<Links>,
+    rules: Vec<Rule>,
+    objects: Arc<Objects>,
     names: HashMap<u32, String>,
+    routes: RouteFollower,
     topology: Arc<Topology>,
     addresses: Vec<IpAddr>,
     told: Vec<String>,
+    told_routes: Vec<String>,
     /// Servers nobody answers for, as last told.
     unanswered: Vec<IpAddr>,
     neighbours: Neighbours,
+    published_neighbours: Arc<convey_engine::Neighbours>,
     read_due: Option<Instant>,
     read_not_before: Instant,
+    changed: Changed,
     publish_due: Option<Instant>,
     publish_not_before: Instant,
     published: Arc<NextHops>,
+    /// Kept until the next one is published: no worker is to be the one that frees a full table.
+    former: Arc<NextHops>,
     age_due: Instant,
 }
 
@@ -142,21 +176,32 @@ impl<S: LinkSink> NextHopKeeper<S> {
             sink,
             netlink,
             inbox,
-            links: Vec::new(),
+            wanted: Wanted::default(),
+            listening: Vec::new(),
+            links: Arc::default(),
+            rules: Vec::new(),
+            objects: Arc::default(),
             names: HashMap::new(),
+            routes: RouteFollower::start()?,
             topology: Arc::default(),
             addresses: Vec::new(),
             told: Vec::new(),
+            told_routes: Vec::new(),
             unanswered: Vec::new(),
             neighbours: Neighbours::default(),
+            published_neighbours: Arc::default(),
             read_due: None,
             read_not_before: now,
+            changed: Changed::default(),
             publish_due: None,
             publish_not_before: now,
             published: Arc::default(),
+            former: Arc::default(),
             age_due: now + AGING,
         };
-        keeper.read(true)?;
+        keeper.tell_not_followed();
+        keeper.learn_all(&netlink::neighbours()?);
+        keeper.read()?;
         keeper.publish();
         Ok(keeper)
     }
@@ -191,16 +236,21 @@ impl<S: LinkSink> NextHopKeeper<S> {
             }
         }
         wait = wait.min(self.age_due - now);
-        for due in [self.read_due, self.publish_due, deadline].into_iter().flatten() {
+        for due in [self.read_due, self.publish_due, self.routes.due(), deadline].into_iter().flatten() {
             wait = wait.min(due.saturating_duration_since(now));
         }
         self.wait(wait);
         self.take_messages();
         self.take_news();
         let now = Instant::now();
-        if self.read_due.is_some_and(|due| now >= due)
-            && let Err(error) = self.read(false)
-        {
+        let routes = self.routes.tick(now);
+        if matches!(routes, Ok(true)) {
+            self.tell_not_followed();
+            self.changed.topology = true;
+            self.publish_soon(now);
+        }
+        let links = if self.read_due.is_some_and(|due| now >= due) { self.read() } else { Ok(()) };
+        if let Some(error) = links.err().or(routes.err()) {
             let message = format!(
                 "Cannot follow links and routes of the kernel ({error}); packets go by the last ones known"
             );
@@ -238,10 +288,19 @@ impl<S: LinkSink> NextHopKeeper<S> {
         self.unanswered = unanswered;
     }
 
+    /// Tells of routes that packets do not go by, once each time there is one.
+    fn tell_not_followed(&mut self) {
+        let now = self.routes.not_followed();
+        for warning in now.iter().filter(|w| !self.told_routes.contains(w)) {
+            self.sink.warn(warning.clone());
+        }
+        self.told_routes = now.to_vec();
+    }
+
     fn wait(&self, at_most: Duration) {
-        let (news, inbox) = (self.netlink.news_fd(), self.inbox.0.as_fd());
-        let mut fds =
-            [PollFd::from_borrowed_fd(news, PollFlags::IN), PollFd::from_borrowed_fd(inbox, PollFlags::IN)];
+        let fds = [Some(self.netlink.news_fd()), Some(self.inbox.0.as_fd()), self.routes.fd()];
+        let mut fds: Vec<PollFd<'_>> =
+            fds.into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let timeout = Timespec {
             tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(at_most.subsec_nanos()),
@@ -264,27 +323,34 @@ impl<S: LinkSink> NextHopKeeper<S> {
     }
 
     fn take_news(&mut self) {
+        let began = Instant::now();
         let news = self.netlink.news();
-        let now = Instant::now();
-        let mut changed = false;
         for (present, message) in &news.neighbours {
             if let Some(neighbour) = kernel_tables::neighbour(message) {
-                changed |= self.neighbours.learn(*present, &neighbour, now);
+                self.changed.neighbours |= self.neighbours.learn(*present, &neighbour, began);
             }
         }
-        if changed {
-            self.publish_due.get_or_insert(now.max(self.publish_not_before));
+        for change in news.routes {
+            self.changed.topology |= self.routes.apply(change);
         }
-        if news.topology {
+        if news.links {
             self.read_soon();
+        }
+        if news.routes_may_be_gone {
+            self.routes.read_soon(began);
         }
         if news.lost {
             // A missed neighbour would otherwise be missed for good.
             match netlink::neighbours() {
                 Ok(all) => self.learn_all(&all),
-                Err(_) => self.read_due = Some(now + AGAIN),
+                Err(_) => self.read_due = Some(began + AGAIN),
             }
             self.read_soon();
+            self.routes.read_soon(began);
+        }
+        if self.changed.topology || self.changed.neighbours {
+            self.changed.took += began.elapsed();
+            self.publish_soon(began);
         }
     }
 
@@ -293,38 +359,39 @@ impl<S: LinkSink> NextHopKeeper<S> {
         self.read_due.get_or_insert(due);
     }
 
-    fn read(&mut self, neighbours_too: bool) -> io::Result<()> {
+    fn publish_soon(&mut self, now: Instant) {
+        self.publish_due.get_or_insert(now.max(self.publish_not_before));
+    }
+
+    fn read(&mut self) -> io::Result<()> {
         let began = Instant::now();
         self.read_due = None;
-        let wanted = self.sink.wanted();
-        let tables = Tables::read(&wanted.interfaces)?;
-        if neighbours_too {
-            let all = netlink::neighbours()?;
-            self.learn_all(&all);
+        self.wanted = self.sink.wanted();
+        let LinkTables { choice, links, rules, objects, names } = LinkTables::read(&self.wanted.interfaces)?;
+        self.neighbours.retain_interfaces(|ifindex| links.usable(ifindex).is_some());
+        let came_up = links.all_usable().any(|link: &Link| self.links.usable(link.ifindex) != Some(link));
+        if links != self.links {
+            // A link that goes down takes IPv4 routes with it without a word.
+            self.routes.read_soon(began);
         }
-        let links = &tables.links;
-        self.neighbours.retain_interfaces(|ifindex| links.iter().any(|l| l.ifindex == ifindex));
-        let came_up = links.iter().any(|link| !self.links.contains(link));
-        self.topology = Arc::new(tables.topology);
-        self.links = tables.links;
-        self.names = tables.names;
-        let Choice { listen: interfaces, warnings } = tables.choice;
+        (self.links, self.rules, self.objects, self.names) = (links, rules, objects, names);
+        let Choice { listen, warnings } = choice;
         for warning in warnings.iter().filter(|w| !self.told.contains(w)) {
             self.sink.warn(warning.clone());
         }
         self.told = warnings;
-
-        let now = Instant::now();
-        let gateways = tables.gateways.into_iter().filter(|(ifindex, _)| interfaces.contains(ifindex));
-        self.neighbours.keep(self.neighbours_to_keep(&wanted.servers, gateways), now);
+        self.listening = listen;
+        self.changed.topology = true;
+        self.changed.neighbours = true;
+        self.publish_soon(began);
         if came_up {
-            self.neighbours.ask_all(now);
+            self.neighbours.ask_all(began);
         }
-        let all = self.sink.listen_on(&interfaces);
+        let all = self.sink.listen_on(&self.listening);
         self.read_not_before = began + began.elapsed() * MAX_SHARE;
         if !all? {
             // Something else holds the place of the guard: whoever put it there may go.
-            self.read_due.get_or_insert(now + AGAIN);
+            self.read_due.get_or_insert(Instant::now() + AGAIN);
         }
         let messages = netlink::addresses()?;
         let mut addresses: Vec<IpAddr> =
@@ -335,7 +402,6 @@ impl<S: LinkSink> NextHopKeeper<S> {
             self.sink.addresses(&addresses);
             self.addresses = addresses;
         }
-        self.publish_due.get_or_insert(now);
         Ok(())
     }
 
@@ -344,25 +410,42 @@ impl<S: LinkSink> NextHopKeeper<S> {
         for neighbour in messages.iter().filter_map(kernel_tables::neighbour) {
             self.neighbours.learn(true, &neighbour, now);
         }
-        self.publish_due.get_or_insert(now);
+        self.changed.neighbours = true;
+        self.publish_soon(now);
     }
 
     /// Those that lead to servers, and the gateways of the interfaces listened on.
-    fn neighbours_to_keep(&self, servers: &[IpAddr], gateways: impl Iterator<Item = Key>) -> Vec<Key> {
-        let table = NextHops::over(self.topology.clone(), []);
-        let mut keep: Vec<Key> = servers.iter().filter_map(|s| table.way(&Path::to(*s)).ok()).collect();
-        keep.extend(gateways);
+    fn neighbours_to_keep(&self) -> Vec<Key> {
+        let gateway = |hop: &Hop| Some((hop.ifindex, hop.gateway?));
+        let by_routes = self.routes.table().hops().filter_map(gateway);
+        let by_objects = self.objects.values().flat_map(Target::hops).filter_map(gateway);
+        let gateways = by_routes.chain(by_objects).filter(|(ifindex, _)| self.listening.contains(ifindex));
+        let mut keep: Vec<Key> =
+            gateways.chain(ways_to(&self.wanted.servers, &self.topology, &self.links)).collect();
         keep.sort_unstable();
         keep.dedup();
         keep
     }
 
+    /// Publishes what has changed; what has not is shared with what was published before.
     fn publish(&mut self) {
         let began = Instant::now();
         self.publish_due = None;
-        let table = NextHops::over(self.topology.clone(), self.neighbours.usable());
-        self.published = Arc::new(table);
-        self.sink.publish(self.published.clone());
-        self.publish_not_before = began + began.elapsed() * MAX_SHARE;
+        let changed = std::mem::take(&mut self.changed);
+        if changed.topology {
+            let routes = self.routes.table().routes();
+            let (links, objects) = (self.links.clone(), self.objects.clone());
+            self.topology = Arc::new(Topology::new(links, routes, self.rules.iter().cloned(), objects));
+            self.neighbours.keep(self.neighbours_to_keep(), began);
+        }
+        if changed.neighbours {
+            self.published_neighbours = Arc::new(self.neighbours.usable().collect());
+        }
+        let table = Arc::new(NextHops::over(self.topology.clone(), self.published_neighbours.clone()));
+        self.former = std::mem::replace(&mut self.published, table.clone());
+        self.sink.publish(table);
+        // Taking in a change copies what was published: with many, that is the greater part.
+        let took = changed.took + began.elapsed();
+        self.publish_not_before = Instant::now() + (took * MAX_SHARE).min(MAX_DELAY);
     }
 }

@@ -34,7 +34,7 @@ pub fn rule(message: &RuleMessage, index: impl Fn(&str) -> Option<u32>) -> Follo
     let (mut priority, mut table, mut goto, mut suppress) = (0, u32::from(header.table), None, None);
     let (mut from, mut to, mut ingress) = (None, None, None);
     let (mut mark, mut mask) = (0, None);
-    let (mut never, mut strange) = (false, None);
+    let (mut never, mut strange, mut is_vrf) = (false, None, false);
     if header.tos != 0 {
         strange = Some("a type of service");
     }
@@ -58,7 +58,7 @@ pub fn rule(message: &RuleMessage, index: impl Fn(&str) -> Option<u32>) -> Follo
                 strange = Some("ports");
             }
             RuleAttribute::UidRange(_) => strange = Some("a user"),
-            RuleAttribute::L3MDev(true) => strange = Some("the VRF of an interface"),
+            RuleAttribute::L3MDev(true) => is_vrf = true,
             RuleAttribute::SuppressIfGroup(group) if *group != u32::MAX => {
                 strange = Some("a group of interfaces");
             }
@@ -78,6 +78,7 @@ pub fn rule(message: &RuleMessage, index: impl Fn(&str) -> Option<u32>) -> Follo
         ));
     }
     let action = match header.action {
+        RuleAction::ToTable if is_vrf => Action::LookupVrf { suppress },
         RuleAction::ToTable if table == TABLE_LOCAL => return Followed::Never,
         RuleAction::ToTable => Action::Lookup { table, suppress },
         RuleAction::Goto => match goto {
@@ -143,6 +144,14 @@ mod tests {
         opposite.header.flags = RuleFlags::Invert;
         let Followed::Yes(rule) = read(&opposite) else { panic!("not followed") };
         assert_eq!((rule.is_inverted, rule.from), (false, None));
+    }
+
+    #[test]
+    fn the_rule_of_vrfs_is_followed() {
+        let mut vrf = message(vec![RuleAttribute::L3MDev(true)]);
+        vrf.attributes.retain(|a| !matches!(a, RuleAttribute::Table(_)));
+        let Followed::Yes(rule) = read(&vrf) else { panic!("not followed") };
+        assert_eq!(rule.action, Action::LookupVrf { suppress: None });
     }
 
     #[test]

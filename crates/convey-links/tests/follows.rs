@@ -1,48 +1,20 @@
 //! Links, routes and rules of namespaces, read and followed as they change.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../convey-xdp/tests/common/mod.rs"]
-mod common;
+mod support;
 
-use std::io;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::Netns;
-use convey_engine::{Missing, NextHops, Path, Reject};
-use convey_links::{Interfaces, LinkSink, NextHopKeeper, Wake, Wanted, channel, look};
-
-/// A host with `front` (10.0.0.1/24) and `back` (10.1.0.1/24), each with a gateway .254 at its other end.
-fn host() -> (Netns, Netns) {
-    let (host, peer) = (Netns::new("host"), Netns::new("peer"));
-    for (name, subnet) in [("front", 0), ("back", 1)] {
-        host.ip(&format!("link add {name} type veth peer name {name} netns {}", peer.name));
-        host.ip(&format!("addr add 10.{subnet}.0.1/24 dev {name}"));
-        peer.ip(&format!("addr add 10.{subnet}.0.254/24 dev {name}"));
-        peer.ip(&format!("link set {name} up"));
-        host.ip(&format!("link set {name} up"));
-    }
-    (host, peer)
-}
-
-fn index(ns: &Netns, name: &str) -> u32 {
-    ns.exec(&format!("cat /sys/class/net/{name}/ifindex")).trim().parse().unwrap()
-}
-
-fn path(source: &str, destination: &str) -> Path {
-    Path { source: source.parse().unwrap(), destination: destination.parse().unwrap(), ingress: 0 }
-}
+use convey_engine::{Missing, Reject};
+use convey_links::{Interfaces, Wanted, look};
+use support::{Following, Netns, host, index, ip, path};
 
 /// Where a packet goes in this namespace: interface and neighbour.
 fn way(ns: &Netns, source: &str, destination: &str) -> Result<(u32, IpAddr), Missing> {
     let path = path(source, destination);
     ns.enter(move || look(&Wanted::default()).unwrap().next_hops.way(&path))
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
 }
 
 #[test]
@@ -116,83 +88,86 @@ fn a_rule_that_is_not_followed_is_a_warning_that_names_it() {
     assert!(warnings[0].contains("Rule 777"), "{warnings:?}");
 }
 
-#[derive(Default)]
-struct Sink {
-    closing: AtomicBool,
-    wanted: Mutex<Wanted>,
-    listening: Mutex<Vec<u32>>,
-    next_hops: Mutex<Arc<NextHops>>,
-    addresses: Mutex<Vec<IpAddr>>,
-    warnings: Mutex<Vec<String>>,
+#[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn an_ipv6_route_for_some_sources_takes_their_packets_and_no_others() {
+    let (ns, _peer) = host();
+    let (front, back) = (index(&ns, "front"), index(&ns, "back"));
+    for (subnet, name) in [(1, "front"), (2, "back")] {
+        ns.ip(&format!("addr add 2001:db8:{subnet}::1/64 dev {name} nodad"));
+    }
+    ns.ip("-6 route add default via 2001:db8:1::254 dev front");
+    let following = Following::new(&ns, Wanted::default());
+    let by = |source: &str, destination: &str| following.way(source, destination).ok().map(|(i, _)| i);
+    assert_eq!(by("2001:db8:2::100", "2001:db8:99::1"), Some(front));
+
+    ns.ip("-6 route add default from 2001:db8:2::/48 via 2001:db8:2::254 dev back");
+    following.until("the route by source", |f| {
+        f.way("2001:db8:2::100", "2001:db8:99::1") == Ok((back, ip("2001:db8:2::254")))
+    });
+    assert_eq!(by("2001:db8:1::100", "2001:db8:99::1"), Some(front));
+    let kernel = ns.exec("ip -6 route get 2001:db8:99::1 from 2001:db8:2::1");
+    assert!(kernel.contains("dev back"), "{kernel}");
+    // The destination's length comes first, as in the kernel.
+    ns.ip("-6 route add 2001:db8:99::/48 via 2001:db8:1::254 dev front");
+    following.until("the longer prefix", |_| by("2001:db8:2::100", "2001:db8:99::1") == Some(front));
+    ns.ip("-6 route del 2001:db8:99::/48");
+    ns.ip("-6 route del default from 2001:db8:2::/48");
+    following.until("the end of both", |_| by("2001:db8:2::100", "2001:db8:77::1") == Some(front));
 }
 
-impl LinkSink for Sink {
-    fn is_closing(&self) -> bool {
-        self.closing.load(Relaxed)
+#[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn hops_of_a_route_that_come_and_go_are_followed_in_both_families() {
+    let (ns, _peer) = host();
+    let (front, back) = (index(&ns, "front"), index(&ns, "back"));
+    for (subnet, name) in [(1, "front"), (2, "back")] {
+        ns.ip(&format!("addr add 2001:db8:{subnet}::1/64 dev {name} nodad"));
     }
-    fn wanted(&self) -> Wanted {
-        self.wanted.lock().unwrap().clone()
-    }
-    fn listen_on(&self, interfaces: &[u32]) -> io::Result<bool> {
-        *self.listening.lock().unwrap() = interfaces.to_vec();
-        Ok(true)
-    }
-    fn publish(&self, next_hops: Arc<NextHops>) {
-        *self.next_hops.lock().unwrap() = next_hops;
-    }
-    fn addresses(&self, addresses: &[IpAddr]) {
-        *self.addresses.lock().unwrap() = addresses.to_vec();
-    }
-    fn warn(&self, message: String) {
-        self.warnings.lock().unwrap().push(message);
-    }
+    let following = Following::new(&ns, Wanted::default());
+    let taken = |f: &Following, v6: bool| {
+        let way = |n: u32| match v6 {
+            true => f.way("2001:db8:1::100", &format!("2001:db8:99::{n:x}")),
+            false => f.way("10.0.0.100", &format!("192.0.2.{n}")),
+        };
+        (1..100).filter_map(|n| way(n).ok()).map(|(ifindex, _)| ifindex).collect::<BTreeSet<u32>>()
+    };
+    let is = |v6: bool, wanted: &'static [u32]| {
+        move |f: &Following| taken(f, v6) == wanted.iter().map(|n| [front, back][*n as usize]).collect()
+    };
+    ns.ip("route add default nexthop via 10.0.0.254 nexthop via 10.1.0.254");
+    ns.ip("-6 route add default via 2001:db8:1::254 dev front");
+    following.until("two hops", is(false, &[0, 1]));
+    following.until("one hop of IPv6", is(true, &[0]));
+    ns.ip("-6 route append default via 2001:db8:2::254 dev back");
+    following.until("two hops of IPv6", is(true, &[0, 1]));
+    ns.ip("-6 route del default via 2001:db8:1::254 dev front");
+    following.until("the second alone", is(true, &[1]));
+    ns.ip("route replace default via 10.1.0.254");
+    following.until("one instead of two", is(false, &[1]));
+    ns.ip("nexthop add id 1 via 10.0.0.254 dev front");
+    ns.ip("nexthop add id 2 via 10.1.0.254 dev back");
+    ns.ip("nexthop add id 10 group 1/2");
+    ns.ip("route replace default nhid 10");
+    following.until("a group", is(false, &[0, 1]));
+    ns.ip("nexthop replace id 10 group 1");
+    following.until("a smaller group", is(false, &[0]));
+    ns.ip("nexthop del id 10");
+    following.until("no group, and no route with it", is(false, &[]));
 }
 
-/// A keeper at work in a namespace, until dropped.
-struct Following {
-    sink: Arc<Sink>,
-    wake: Wake,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Following {
-    fn new(ns: &Netns, wanted: Wanted) -> Self {
-        let sink = Arc::new(Sink { wanted: Mutex::new(wanted), ..Sink::default() });
-        let (wake, inbox) = channel().unwrap();
-        let (ready, started) = std::sync::mpsc::channel();
-        let thread = ns.spawn({
-            let sink = sink.clone();
-            move || {
-                let mut keeper = NextHopKeeper::start(sink, inbox).unwrap();
-                ready.send(()).unwrap();
-                keeper.run();
-            }
-        });
-        started.recv().unwrap();
-        Self { sink, wake, thread: Some(thread) }
-    }
-
-    fn way(&self, source: &str, destination: &str) -> Result<(u32, IpAddr), Missing> {
-        self.sink.next_hops.lock().unwrap().way(&path(source, destination))
-    }
-
-    fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(15);
-        while !holds(self) {
-            assert!(Instant::now() < end, "in vain: {what}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.sink.closing.store(true, Relaxed);
-        self.wake.look();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+#[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn a_route_for_one_type_of_service_is_a_warning_that_names_it_and_takes_no_packets() {
+    let (ns, _peer) = host();
+    ns.ip("route add default via 10.0.0.254");
+    ns.ip("route add 192.0.2.0/24 tos 0x10 via 10.1.0.254");
+    let following = Following::new(&ns, Wanted::default());
+    assert_eq!(following.way("10.0.0.100", "192.0.2.1"), Ok((index(&ns, "front"), ip("10.0.0.254"))));
+    let warnings = following.sink.warnings.lock().unwrap().clone();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("Route 192.0.2.0/24 tos 0x10 is for"), "{warnings:?}");
+    assert_eq!(ns.enter(|| look(&Wanted::default()).unwrap().warnings), warnings);
 }
 
 #[test]
