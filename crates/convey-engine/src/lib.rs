@@ -23,6 +23,7 @@ pub mod explain;
 pub mod explanation;
 pub mod fragments;
 mod hash;
+mod hop_cache;
 mod icmp;
 mod links;
 pub mod memory;

@@ -2,6 +2,7 @@
 
 use convey_packet::{Addr, Fragment, Ip, Part, Ports, Tuple, reply, rewrite};
 
+use crate::hop_cache::HopCache;
 use crate::meta::{Checksum, FrameMeta};
 use crate::next_hop::{Missing, NextHop, NextHops};
 use crate::options::Refusal;
@@ -70,8 +71,13 @@ impl Packet<'_> {
     }
 
     /// The next hop of the packet once its addresses are these.
-    pub(crate) fn next_hop(&self, [from, to]: [Addr; 2], next_hops: &NextHops) -> Result<NextHop, Obstacle> {
-        next_hop(next_hops, from, to, self.meta.ingress_ifindex).map_err(|missing| match missing {
+    pub(crate) fn next_hop(
+        &self,
+        [from, to]: [Addr; 2],
+        next_hops: &NextHops,
+        found: &mut HopCache,
+    ) -> Result<NextHop, Obstacle> {
+        found.find(next_hops, from, to, self.meta.ingress_ifindex).map_err(|missing| match missing {
             Missing::Rejected(Reject::Unreachable) => Obstacle::Told(reply::Error::Unreachable),
             Missing::Rejected(Reject::Prohibit) => Obstacle::Told(reply::Error::Prohibited),
             other => Obstacle::Silent(without_next_hop(other, to)),

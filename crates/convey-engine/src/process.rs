@@ -8,6 +8,7 @@ use convey_packet::{Addr, Deltas, Fragment, Ip, IpError, Part, Ports, TCP, Tuple
 
 use crate::accounts::{account, count_refusal};
 use crate::fragments;
+use crate::hop_cache::HopCache;
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::{NextHop, NextHops};
@@ -312,7 +313,7 @@ fn from_client(
             .next()
             .map_or(frontend.address, |path| Addr::from_bits(path.nat)),
     };
-    let hop = next_hop(packet, [from, server.address], server.method, next_hops)
+    let hop = next_hop(packet, [from, server.address], server.method, next_hops, &mut worker.hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
 
     let flow = match selection {
@@ -369,7 +370,7 @@ fn from_server(
     let no_flow = Verdict::Drop(DropReason::NoFlow);
     let frontend = snapshot.frontend(flow.frontend).ok_or(no_flow)?;
     let client = Addr::from_bits(flow.client);
-    let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops)
+    let hop = next_hop(packet, [frontend.address, client], Method::Nat, next_hops, &mut worker.hops)
         .map_err(|obstacle| stopped_by(obstacle, buffer, packet, snapshot, worker))?;
     worker.advance(id, flow, Direction::FromServer, &packet.transport, snapshot);
     account(
@@ -400,8 +401,9 @@ fn next_hop(
     addresses: [Addr; 2],
     method: Method,
     next_hops: &NextHops,
+    found: &mut HopCache,
 ) -> Result<NextHop, Obstacle> {
-    let hop = packet.next_hop(addresses, next_hops)?;
+    let hop = packet.next_hop(addresses, next_hops, found)?;
     packet.check_route(method, &hop)?;
     Ok(hop)
 }

@@ -15,6 +15,7 @@ use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
 use crate::fragments::Fragments;
+use crate::hop_cache::HopCache;
 use crate::memory::{Untaken, WorkerMemory};
 use crate::meta::Nanos;
 use crate::snapshot::{NatPath, PacketSnapshot};
@@ -43,6 +44,7 @@ pub struct Worker {
     icmp_budget: u64,
     icmp_filled: Nanos,
     fragments: Arc<Fragments>,
+    pub(crate) hops: HopCache,
 }
 
 /// A key, and what there is of it.
@@ -85,6 +87,7 @@ impl Worker {
             icmp_budget: u64::from(options.icmp_per_second),
             icmp_filled: Nanos(0),
             fragments: Arc::new(Fragments::new(options.seed)),
+            hops: HopCache::default(),
         };
         worker.take_v6(snapshot);
         worker
