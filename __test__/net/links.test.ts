@@ -250,6 +250,17 @@ describe("a passthrough balancer", () => {
     expect(validated.stderr).toMatch(/backends\.web\.servers\.s0\.addr: .*is an address of this host/);
   });
 
+  test("that the balancer itself is no client is told by the start, by validate and by explain", async () => {
+    const told = "clients on this host itself are not served in mode passthrough";
+    product = await run(small({ listen: `${lab.vip()}:${HTTP}` }));
+    expect(product.process.output()).toContain(told);
+    expect((await convey("validate", product.file)).stdout).toContain(told);
+    const own = `${lab.balancer("v4")[0]}:1234`;
+    const explained = await convey("explain", "-c", product.file, "tcp", own, `${lab.vip()}:${HTTP}`);
+    expect(explained.stdout).toContain("is an address of this host");
+    expect(explained.stdout).toContain("verdict: pass not_vip");
+  });
+
   test("a frontend on an address that nobody holds starts with a warning", async () => {
     product = await run(small({ listen: `10.78.2.188:${HTTP}` }));
     expect(product.process.output()).toContain(
@@ -279,6 +290,18 @@ describe("a dsr balancer", () => {
     } finally {
       await lab.sh("balancer", `ip route del ${lab.server("server1")}/32`);
     }
+  });
+
+  test('that a server with "rewrite" is no client of its own is told by validate and by explain', async () => {
+    const path = await file(small({ mode: "dsr", dsr: "rewrite", listen: `${lab.vip()}:${HTTP}` }));
+    expect((await convey("validate", path)).stdout).toContain("a server cannot be its own client");
+    const verdicts = new Set<string | undefined>();
+    for (let port = 40_000; port < 40_016; port++) {
+      const from = `${lab.server("server1")}:${port}`;
+      const { stdout } = await convey("explain", "-c", path, "tcp", from, `${lab.vip()}:${HTTP}`);
+      verdicts.add(/verdict: (.*)/.exec(stdout)?.[1]);
+    }
+    expect(verdicts).toEqual(new Set(["forward", "refuse server_is_client"]));
   });
 
   test("one server port behind two addresses is told with rewrite, and with l2 a balancer without an own address", async () => {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { hostPort } from "../config/address.ts";
 import type { Override } from "../config/overrides.ts";
 import { inert } from "../config/problem.ts";
+import { unserved } from "../config/unserved.ts";
 import { Balancer } from "../control/balancer.ts";
 import { VERSION } from "../control/version.ts";
 import { end } from "./end.ts";
@@ -103,6 +104,7 @@ function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logge
       `frontend ${name} listens on ${address}, backend ${backend} (${servers})`,
     );
   }
+  for (const limit of unserved(config)) logger.info({ mode: config.mode }, limit);
   const stats = balancer.statsAddress;
   if (stats) logger.info({ address: hostPort(stats) }, `statistics on http://${hostPort(stats)}/stats`);
   if (!source.regular) {

@@ -46,6 +46,7 @@ export function validateCommand(program: Command): void {
       }
       const { summary } = await import("../config/print.ts");
       const { inert } = await import("../config/problem.ts");
+      const { unserved } = await import("../config/unserved.ts");
       const here = host ? await onThisHost(loaded.config) : undefined;
       for (const warning of here?.warnings ?? []) {
         process.stderr.write(`${inert(file)}: warning: on this host: ${inert(warning)}\n`);
@@ -56,6 +57,9 @@ export function validateCommand(program: Command): void {
         return;
       }
       process.stdout.write(`${inert(file)}: valid: ${summary(loaded.config)}\n`);
+      for (const limit of unserved(loaded.config)) {
+        process.stdout.write(`${inert(file)}: note: ${limit}\n`);
+      }
     });
 }
 
