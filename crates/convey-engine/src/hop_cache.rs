@@ -84,9 +84,14 @@ fn place(from: Addr, to: Addr, ingress: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
     use super::*;
-    use crate::links::Link;
-    use crate::routes::Route;
+    use crate::links::{Link, Links};
+    use crate::next_hop::Topology;
+    use crate::routes::{Action, Hop, Route, RouteTable, Rule, Target};
 
     fn address(n: u32) -> Addr {
         Addr::v4(0x0a00_0000 + n)
@@ -107,6 +112,40 @@ mod tests {
             let path = Path::to(address(n).into());
             assert_eq!(cache.find(&table, address(9), address(n), 3), table.lookup(&path));
         }
+    }
+
+    #[test]
+    fn where_source_or_arrival_decide_each_pair_of_addresses_keeps_its_own() {
+        let hop = |ifindex| Hop { ifindex, gateway: None, weight: 1 };
+        let several = Target::Hops([hop(2), hop(3)].into());
+        let default = Route::by(Ipv4Addr::UNSPECIFIED.into(), 0, 4, None);
+        let routes = [
+            Route { target: several, ..Route::by(IpAddr::from(address(0)), 8, 0, None) },
+            Route { table: 100, ..default },
+        ];
+        let arrival = Rule {
+            priority: 5,
+            ingress: Some(9),
+            action: Action::Lookup { table: 100, suppress: None },
+            ..Rule::defaults()[0].clone()
+        };
+        let routes: RouteTable = routes.into_iter().collect();
+        let links = Links::new((2..=4).map(|ifindex| Link { ifindex, mac: [2; 6], mtu: 1500 }));
+        let rules = Rule::defaults().into_iter().chain([arrival]);
+        let topology = Topology::new(links.into(), routes.routes(), rules, Arc::default());
+        let known = (2..=4).flat_map(|i| (1..=40).map(move |n| ((i, IpAddr::from(address(n))), [7; 6])));
+        let table = NextHops::over(topology.into(), Arc::new(known.collect()));
+        let (mut cache, mut seen) = (HopCache::default(), BTreeSet::new());
+        for (from, to) in (0..2).flat_map(|_| (41..80).flat_map(|from| (1..=40).map(move |to| (from, to)))) {
+            for ingress in [8, 9] {
+                let (from, to) = (address(from), address(to));
+                let path = Path { source: from.into(), destination: to.into(), ingress };
+                let found = cache.find(&table, from, to, ingress);
+                assert_eq!(found, table.lookup(&path));
+                seen.insert(found.map(|hop| hop.ifindex).ok());
+            }
+        }
+        assert_eq!(seen, [2, 3, 4].map(Some).into());
     }
 
     #[test]
