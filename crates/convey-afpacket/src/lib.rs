@@ -24,6 +24,7 @@ mod frames;
 mod held;
 mod misses;
 mod pending_frames;
+pub mod probe;
 mod ring;
 mod rx_batch;
 mod scope;

@@ -111,6 +111,12 @@ pub struct Pieces<'a> {
 #[derive(Debug)]
 pub struct PacketSocket(OwnedFd);
 
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl PacketSocket {
     /// Opens a socket that receives nothing yet, in virtio_net_hdr mode and blind to what this host sends.
     ///
@@ -143,7 +149,16 @@ impl PacketSocket {
     /// What the kernel answers.
     pub fn bind_all(&self) -> io::Result<()> {
         // ETH_P_ALL taps the frame before tc ingress; a single protocol would see it only after a drop there.
-        let address = link_address(0);
+        self.bind_to(libc::ETH_P_ALL as u16)
+    }
+
+    /// Begins to receive frames of this protocol (an EtherType) from every interface.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn bind_to(&self, protocol: u16) -> io::Result<()> {
+        let mut address = link_address(0);
+        address.sll_protocol = protocol.to_be();
         // SAFETY: `address` is a live sockaddr_ll and the length is its own.
         let result = unsafe {
             libc::bind(
