@@ -4,7 +4,7 @@ import { formatProblems } from "../../ts/config/diagnostics.ts";
 import { loadConfigFile } from "../../ts/config/load.ts";
 import type { Config } from "../../ts/config/schema.ts";
 
-export const SAMPLES = ["minimal", "full", "proxy", "passthrough", "dsr"] as const;
+export const SAMPLES = ["minimal", "full", "proxy", "passthrough", "dsr", "dsr-l2"] as const;
 export type Sample = (typeof SAMPLES)[number];
 
 export function sampleFile(name: Sample | "convey.schema.json"): string {

@@ -12,6 +12,7 @@ import {
   parsePortRange,
   type SocketAddress,
 } from "./address.ts";
+import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
@@ -21,6 +22,7 @@ import {
   error,
   type Frontend,
   isTable,
+  oncePerKind,
   sameAddress,
   type Table,
   type View,
@@ -40,6 +42,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...pools(view),
     ...loops(view, host.addresses),
     ...modeRules(view),
+    ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...deprecated(view),
   ];
@@ -342,21 +345,6 @@ function withoutEffect(
     for (const s of servers) note(["backends", name, "servers", s.name], s.table, limits);
   }
   return oncePerKind(written, `has no effect in ${mode} mode`);
-}
-
-/** One warning for each kind of key, at the first place where it stands. */
-function oncePerKind(places: readonly KeyPath[], message: string): Finding[] {
-  const kinds = new Map<string, KeyPath[]>();
-  for (const at of places) {
-    // The same key of another frontend, backend or server is the same kind.
-    const kind = `${at[0]} ${at.length} ${at.at(-1)}`;
-    kinds.set(kind, [...(kinds.get(kind) ?? []), at]);
-  }
-  return [...kinds.values()].map((same) => {
-    const more = same.length - 1;
-    const others = more === 0 ? "" : `, here and at ${more} other ${more === 1 ? "place" : "places"}`;
-    return warning(same[0] as KeyPath, "key", `${message}${others}`);
-  });
 }
 
 /** Said where nobody has looked for a token. */

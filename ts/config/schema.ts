@@ -155,6 +155,7 @@ export const engineSchema = z
   .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
 export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
+export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
 export const serverSchema = z
@@ -222,6 +223,11 @@ export const backendSchema = z
     dsr_method: dsrMethodSchema
       .optional()
       .describe("How packets reach the servers of this backend in dsr mode; dsr.method unless given."),
+    check: checkSchema
+      .optional()
+      .describe(
+        "What health checks ask a server for: vip the frontends' addresses, as clients do, dsr mode only; address its own. Unless given, vip with method l2, address otherwise.",
+      ),
     servers: z.record(name, serverSchema).default({}).describe("The servers, by name."),
   })
   .describe("A pool of servers.");

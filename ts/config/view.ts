@@ -107,3 +107,18 @@ export function warning(
 ): Finding {
   return { severity: "warning", at, point, message, ...details };
 }
+
+/** One warning for each kind of key, at the first place where it stands. */
+export function oncePerKind(places: readonly KeyPath[], message: string, details: Details = {}): Finding[] {
+  const kinds = new Map<string, KeyPath[]>();
+  for (const at of places) {
+    // The same key of another frontend, backend or server is the same kind.
+    const kind = `${at[0]} ${at.length} ${at.at(-1)}`;
+    kinds.set(kind, [...(kinds.get(kind) ?? []), at]);
+  }
+  return [...kinds.values()].map((same) => {
+    const more = same.length - 1;
+    const others = more === 0 ? "" : `, here and at ${more} other ${more === 1 ? "place" : "places"}`;
+    return warning(same[0] as KeyPath, "key", `${message}${others}`, details);
+  });
+}

@@ -14,6 +14,7 @@ import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } f
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
 import { HealthMonitor } from "./health/monitor.ts";
+import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
@@ -72,7 +73,13 @@ export class Service {
             `health checks cannot be made, that of ${key} first: ${cause}`,
           ),
       },
-      { keepAlive: parts.keepAlive },
+      {
+        keepAlive: parts.keepAlive,
+        probe: serverProbe(
+          (probe, done) => this.dataplane.probe(probe, done),
+          (message) => parts.reporter.engine("warning", message),
+        ),
+      },
     );
     const { packet } = config.mode === "proxy" ? {} : this.dataplane.stats();
     if (packet) parts.reporter.write(narratePacketPath(packet));

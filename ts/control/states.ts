@@ -10,6 +10,7 @@ import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
 import type { CheckTarget } from "./health/monitor.ts";
+import { vipCheck } from "./health/vip-check.ts";
 
 /** One server of one backend. */
 export type ServerRecord = {
@@ -78,12 +79,12 @@ export function checkTargets(config: Config): CheckTarget[] {
       rise: b.health_check_rise,
       fall: b.health_check_fall,
     };
+    const vips = vipCheck(config, backend);
     return Object.entries(b.servers).flatMap(([server, { addr }]) => {
       const parsed = parseSocketAddress(addr, { wildcard: false });
       if (!parsed.ok) return [];
-      return [
-        { key: serverKey(backend, server), host: parsed.value.host, port: parsed.value.port, settings },
-      ];
+      const { host, port } = parsed.value;
+      return [{ key: serverKey(backend, server), host, port, settings, ...(vips && { vips }) }];
     });
   });
 }

@@ -14,6 +14,8 @@ import type {
   NativeEvent,
   NativeExplanation,
   NativeMode,
+  NativeProbe,
+  NativeProbeReport,
   NativeProtocol,
   NativeServerUpdate,
   NativeStats,
@@ -31,6 +33,8 @@ export type {
   NativeExplanation,
   NativeGuardDrops,
   NativePacketStats,
+  NativeProbe,
+  NativeProbeReport,
   NativeReason,
   NativeRefusedEngine,
   NativeServerStats,
@@ -87,6 +91,11 @@ export interface Dataplane {
   openConnections(): number;
   /** The open connections of a server in service; the gauge outlives the server's leaving. */
   serverGauge(backend: string, server: string): ServerGauge | null;
+  /**
+   * Asks a server for the addresses of frontends, in dsr mode. `done` is called later, by the probe's timeout at the
+   * latest, unless the returned function or `close()` was called before.
+   */
+  probe(probe: NativeProbe, done: (report: NativeProbeReport) => void): () => void;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
   /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
@@ -156,10 +165,33 @@ function wrap(native: NativeDataplane): Dataplane {
     addresses: () => unwrap(() => native.addresses()),
     openConnections: () => unwrap(() => native.openConnections()),
     serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),
+    probe: prober(native),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
     settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     close: () => unwrap(() => native.close()),
+  };
+}
+
+/** Ends of probes come by one callback for all, which costs a probe next to nothing. */
+function prober(native: NativeDataplane): Dataplane["probe"] {
+  const waiting = new Map<number, (report: NativeProbeReport) => void>();
+  let last = 0;
+  return (probe, done) => {
+    if (last === 0) {
+      unwrap(() =>
+        native.listenForProbes((report) => {
+          const tell = waiting.get(report.id);
+          waiting.delete(report.id);
+          tell?.(report);
+        }),
+      );
+    }
+    last = (last % 0xffff_ffff) + 1;
+    const id = last;
+    waiting.set(id, done);
+    unwrap(() => native.probe(id, probe));
+    return () => waiting.delete(id);
   };
 }
 

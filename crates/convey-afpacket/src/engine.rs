@@ -1,7 +1,7 @@
 //! The engine: its start, its threads, and their end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use convey_core::{Mode, Protocol};
 use convey_engine::steering::worker_for;
 use convey_engine::{
-    EngineError, EngineKind, EngineSetup, EngineStats, Explanation, Heir, Keep, PacketEngine, PacketSnapshot,
-    PortRange, SavedFlows, TakenOver, WorkerMemory, explain_arrival,
+    EngineError, EngineKind, EngineSetup, EngineStats, Explanation, Heir, Keep, NextHops, PacketEngine,
+    PacketSnapshot, PortRange, SavedFlows, TakenOver, WorkerMemory, explain_arrival,
 };
 use convey_links::{NextHopKeeper, Wake, channel};
 
@@ -152,6 +152,14 @@ impl PacketEngine for AfPacketEngine {
         }
         let explanation = answered.recv_timeout(timeout).ok()?;
         Some(explain_arrival(explanation, source, &self.shared.next_hops.load(), &self.interfaces()))
+    }
+
+    fn next_hops(&self) -> Option<Arc<NextHops>> {
+        Some(self.shared.next_hops.load_full())
+    }
+
+    fn resolve(&self, ifindex: u32, address: IpAddr) {
+        self.wake.resolve(ifindex, address);
     }
 
     fn interfaces(&self) -> Vec<u32> {

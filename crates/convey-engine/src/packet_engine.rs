@@ -13,6 +13,7 @@ use convey_core::{EventSink, Protocol};
 
 use crate::engine_error::EngineError;
 use crate::explanation::Explanation;
+use crate::next_hop::NextHops;
 use crate::snapshot::PacketSnapshot;
 use crate::stats::EngineStats;
 use crate::takeover::TakenOver;
@@ -133,6 +134,15 @@ pub trait PacketEngine: fmt::Debug + Send + Sync {
         destination: SocketAddr,
         timeout: Duration,
     ) -> Option<Explanation>;
+
+    /// The way to servers as it is now, for health checks that send packets of their own; `None` from an engine that
+    /// keeps no such table.
+    fn next_hops(&self) -> Option<Arc<NextHops>> {
+        None
+    }
+
+    /// Has a neighbour resolved that is missing in [`PacketEngine::next_hops`].
+    fn resolve(&self, _ifindex: u32, _address: IpAddr) {}
 
     /// Indices of the interfaces it takes packets from, in rising order.
     fn interfaces(&self) -> Vec<u32>;

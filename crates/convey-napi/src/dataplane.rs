@@ -1,6 +1,6 @@
 //! The one class of the addon.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Runtime, ServerUpdate};
@@ -13,6 +13,7 @@ use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
 use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
+use crate::probe::{NativeProbe, NativeProbeReport};
 use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
 
 /// Waits on a thread of Node's pool.
@@ -39,7 +40,11 @@ const EVENT_QUEUE: usize = 1024;
 #[napi]
 pub struct Dataplane {
     runtime: Arc<Runtime>,
+    on_probed: OnceLock<ProbeSink>,
 }
+
+/// Told from the probing thread.
+type ProbeSink = Arc<dyn Fn(NativeProbeReport) + Send + Sync>;
 
 #[napi]
 impl Dataplane {
@@ -70,7 +75,7 @@ impl Dataplane {
             }
         })
         .map_err(|e| internal(&e))?;
-        Ok(Self { runtime })
+        Ok(Self { runtime, on_probed: OnceLock::new() })
     }
 
     /// Replaces the configuration and returns its version; when it throws, the old one serves on.
@@ -122,6 +127,33 @@ impl Dataplane {
     #[napi(catch_unwind)]
     pub fn server_gauge(&self, backend: String, server: String) -> Option<ServerGauge> {
         stats::server_gauge(&self.runtime, &backend, &server)
+    }
+
+    /// Calls `onProbed` with the end of every probe from now on, without keeping the process alive. Only the first
+    /// call counts.
+    #[napi(catch_unwind, ts_args_type = "onProbed: (report: NativeProbeReport) => void")]
+    pub fn listen_for_probes(&self, on_probed: Function<'_, NativeProbeReport, ()>) -> Result<()> {
+        let on_probed =
+            on_probed.build_threadsafe_function().weak::<true>().build().map_err(|e| internal(&e))?;
+        let _ = self.on_probed.set(Arc::new(move |report| {
+            on_probed.call(report, NonBlocking);
+        }));
+        Ok(())
+    }
+
+    /// Asks a server for the addresses of frontends, in dsr mode. Whoever listens is told what came of it, with
+    /// `id`, by the probe's timeout at the latest; after `close()` nobody is.
+    ///
+    /// Throws with `code` CONFIG_INVALID.
+    #[napi(catch_unwind)]
+    pub fn probe(&self, id: u32, probe: NativeProbe) -> Result<()> {
+        let sink = self.on_probed.get().cloned();
+        self.runtime.probe(probe.into_probe()?, move |report| {
+            if let Some(sink) = sink {
+                sink(NativeProbeReport::of(id, report));
+            }
+        });
+        Ok(())
     }
 
     /// Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`.

@@ -11,4 +11,5 @@ mod error;
 mod event;
 mod explain;
 mod host;
+mod probe;
 mod stats;

@@ -15,6 +15,7 @@ mod reachability;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use convey_afpacket::probe::{Method as ProbeMethod, Probe};
 use convey_core::{EventSink, Mode, Protocol, Snapshot, SnapshotSpec, SpecError};
 pub use convey_engine::Explanation;
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
@@ -25,7 +26,7 @@ use crate::host::{HostError, MissingPrivilege};
 use crate::ladder::Ladder;
 pub use crate::ladder::{EngineChoice, RefusedEngine};
 use crate::packet::PacketPath;
-pub use crate::packet::PacketStats;
+pub use crate::packet::{PacketStats, ProbeOutcome, ProbeReport};
 
 /// Why the runtime could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -264,6 +265,15 @@ impl Runtime {
             Engine::Packet(packet) => {
                 packet.explain(protocol, source, destination).map(explain::with_interface_names)
             }
+        }
+    }
+
+    /// Asks a server for the addresses of frontends, in dsr mode. `done` is called once, from any thread, by the
+    /// probe's timeout at the latest; once the balancer closes it may not be called.
+    pub fn probe(&self, probe: Probe, done: impl FnOnce(ProbeReport) + Send + 'static) {
+        match &self.engine {
+            Engine::Proxy(_) => done(ProbeReport::unavailable("proxy mode has no packet sockets".to_owned())),
+            Engine::Packet(packet) => packet.probe(probe, done),
         }
     }
 

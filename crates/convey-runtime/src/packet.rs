@@ -6,6 +6,7 @@
 //! for is written down before the engine goes by it.
 
 mod network;
+mod probes;
 mod rules;
 mod shared_host;
 mod start;
@@ -16,12 +17,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use convey_afpacket::probe::Prober;
 use convey_core::{Event, Protocol, Snapshot, SpecError};
 use convey_engine::{
     EngineError, EngineKind, EngineStats, Explanation, Keep, PacketEngine, PacketOptions, PacketSnapshot,
 };
 use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 
+pub use self::probes::{ProbeOutcome, ProbeReport};
 use crate::RuntimeError;
 use crate::host::Host;
 use crate::ladder::RefusedEngine;
@@ -48,6 +51,8 @@ pub(crate) struct PacketPath {
     warnings: Mutex<Vec<String>>,
     /// Gives back what left the configuration once its last flow is over. `None` before the start and after the end.
     periodic_task: Mutex<Option<PeriodicTask>>,
+    /// Asks servers for frontends' addresses, in dsr mode. `None` after the end.
+    prober: Mutex<Option<Prober>>,
 }
 
 #[derive(Debug)]
@@ -221,8 +226,8 @@ impl PacketPath {
 
     /// Returns what was taken back, and what was not and why, in words.
     pub(crate) fn close(&self) -> Vec<String> {
-        let task = lock(&self.periodic_task).take();
-        drop(task);
+        let (task, prober) = (lock(&self.periodic_task).take(), lock(&self.prober).take());
+        drop((task, prober));
         let mut left = self.engine.close(Keep::Nothing);
         left.extend(self.host.close());
         left

@@ -64,7 +64,8 @@ impl Reachability {
     }
 }
 
-fn cause(missing: Missing, to: IpAddr) -> String {
+/// Why no packet can be sent to `to`, in words.
+pub(crate) fn cause(missing: Missing, to: IpAddr) -> String {
     match missing {
         Missing::Route | Missing::Neighbour { .. } => format!("no route leads to {to}"),
         Missing::Link { ifindex } => {

@@ -1,7 +1,8 @@
 /**
  * Health checks of any number of servers: one timer, a heap of due times, a bounded number of connects at
- * once, of which those that meet silence leave places to the others. A check is a TCP connect within `timeoutMs`; `rise` and `fall` results in a row change a server's
- * state; while results speak against the state, checks come at `fastIntervalMs`.
+ * once, of which those that meet silence leave places to the others. A check is a TCP connect within `timeoutMs`, or
+ * what the probe makes of it; `rise` and `fall` results in a row change a server's state; while results speak against
+ * the state, checks come at `fastIntervalMs`.
  *
  * Two things never speak against a server: what went wrong on our side (no file descriptors, no source
  * ports), and a timeout noticed by an event loop that was itself blocked.
@@ -10,6 +11,7 @@ import { type Health, inTransition, judge, unproven } from "./judge.ts";
 import { type Laned, Lanes, PROMPT_MS } from "./lanes.ts";
 import { type Outcome, probeTcp } from "./probe.ts";
 import { Schedule, UNSCHEDULED } from "./schedule.ts";
+import type { VipCheck } from "./vip-check.ts";
 
 /** How a server is checked. */
 export type CheckSettings = {
@@ -21,7 +23,14 @@ export type CheckSettings = {
 };
 
 /** A server to check. `key` is unique; a changed address under the same key is a new server. */
-export type CheckTarget = { key: string; host: string; port: number; settings: CheckSettings };
+export type CheckTarget = {
+  key: string;
+  host: string;
+  port: number;
+  settings: CheckSettings;
+  /** Asked for frontends' addresses instead of its own. Such a probe ends by itself when its time is up. */
+  vips?: VipCheck;
+};
 
 /** The latest finished check of a server. */
 export type LastCheck = { at: Date; ok: boolean; durationMs: number; cause: string };
@@ -37,8 +46,8 @@ export type HealthListener = {
   onSuspended: (cause: string, key: string) => void;
 };
 
-/** Starts one connect and returns how to give it up; `probeTcp`, or a test's. */
-export type ProbeFunction = (host: string, port: number, done: (outcome: Outcome) => void) => () => void;
+/** Starts one check and returns how to give it up; `done` is called later, not while it starts. */
+export type ProbeFunction = (target: CheckTarget, done: (outcome: Outcome) => void) => () => void;
 
 /** Checks due within this time of each other share one wake-up. */
 const QUANTUM_MS = 20;
@@ -48,6 +57,8 @@ const JITTER = 0.1;
 const STALL_MS = 50;
 /** Verdicts discarded in a row before a timeout counts even on a loop that is always late. */
 const MAX_DISCARDED = 3;
+/** What a probe that ends by itself gets on top of its time before it counts as lost. */
+const GRACE_MS = 500;
 /** How often a monitor that is to keep no process alive looks whether it is what does. */
 const IDLE_LOOK_MS = 500;
 
@@ -91,7 +102,7 @@ export class HealthMonitor {
     options: { probe?: ProbeFunction; maxInFlight?: number; keepAlive?: boolean } = {},
   ) {
     this.#listener = listener;
-    this.#probe = options.probe ?? probeTcp;
+    this.#probe = options.probe ?? (({ host, port }, done) => probeTcp(host, port, done));
     this.#lanes = new Lanes(options.maxInFlight);
     if (options.keepAlive !== true) {
       this.#idleLook = setInterval(() => this.#letProcessEnd(), IDLE_LOOK_MS);
@@ -199,10 +210,10 @@ export class HealthMonitor {
       if (check === undefined || check.due > now + 1) break;
       this.#schedule.remove(check);
       if (check.cancel === undefined) this.#begin(check, now);
-      else if (check.due + 1 >= check.startedAt + check.target.settings.timeoutMs) expired.push(check);
+      else if (check.due + 1 >= deadline(check)) expired.push(check);
       else {
         this.#lanes.slowDown(check);
-        this.#schedule.set(check, check.startedAt + check.target.settings.timeoutMs);
+        this.#schedule.set(check, deadline(check));
       }
     }
     this.#pump();
@@ -236,9 +247,9 @@ export class HealthMonitor {
 
   /** It has a place. */
   #connect(check: Check, now: number): void {
-    const { host, port, settings } = check.target;
+    const { settings } = check.target;
     check.startedAt = now;
-    check.cancel = this.#probe(host, port, (outcome) => {
+    check.cancel = this.#probe(check.target, (outcome) => {
       if (check.cancel === undefined) return;
       check.suspect = false;
       this.#finish(check, outcome);
@@ -270,8 +281,8 @@ export class HealthMonitor {
       this.#resume(check);
       check.discarded = 0;
       const ok = outcome.kind === "ok";
-      const cause = outcome.kind === "ok" ? "connected" : outcome.cause;
-      this.#judge(check, { at: new Date(), ok, durationMs, cause });
+      const cause = outcome.cause ?? "connected";
+      this.#judge(check, { at: new Date(), ok, durationMs: outcome.durationMs ?? durationMs, cause });
     }
     // The listener may have removed the server.
     if (!check.removed) this.#plan(check, now);
@@ -337,6 +348,9 @@ const IDLE_RESOURCES = new Set(["ConnectWrap", "PipeWrap", "TTYWrap"]);
 
 const onlyConnectsKeepAlive = (): boolean =>
   process.getActiveResourcesInfo().every((resource) => IDLE_RESOURCES.has(resource));
+
+const deadline = ({ startedAt, target }: Check): number =>
+  startedAt + target.settings.timeoutMs + (target.vips === undefined ? 0 : GRACE_MS);
 
 function newCheck(target: CheckTarget): Check {
   return {

@@ -4,8 +4,14 @@
  */
 import { Socket } from "node:net";
 
-/** How a connect ended. `local`: we, not the server, were at fault, and nothing was learnt about it. */
-export type Outcome = { kind: "ok" } | { kind: "failed"; cause: string } | { kind: "local"; cause: string };
+/**
+ * How a check ended. `local`: we, not the server, were at fault, and nothing was learnt about it. `durationMs` where
+ * the probe took the time itself; `cause` of success where there is more to say than that it connected.
+ */
+export type Outcome =
+  | { kind: "ok"; cause?: string; durationMs?: number }
+  | { kind: "failed"; cause: string; durationMs?: number }
+  | { kind: "local"; cause: string };
 
 const OK: Outcome = { kind: "ok" };
 

@@ -30,6 +30,18 @@ export declare class Dataplane {
   openConnections(): number
   /** The gauge of a server in service; `null` for one that is not. */
   serverGauge(backend: string, server: string): ServerGauge | null
+  /**
+   * Calls `onProbed` with the end of every probe from now on, without keeping the process alive. Only the first
+   * call counts.
+   */
+  listenForProbes(onProbed: (report: NativeProbeReport) => void): void
+  /**
+   * Asks a server for the addresses of frontends, in dsr mode. Whoever listens is told what came of it, with
+   * `id`, by the probe's timeout at the latest; after `close()` nobody is.
+   *
+   * Throws with `code` CONFIG_INVALID.
+   */
+  probe(id: number, probe: NativeProbe): void
   /** Takes no new connections from now on; open ones go on. Listeners close in the background: see `settle()`. */
   stopAccepting(): void
   /**
@@ -348,6 +360,33 @@ export interface NativePacketStats {
   workerPanics: number
   /** Absent where the guard's method does not count. */
   guardDrops?: NativeGuardDrops
+}
+
+/** A server to be asked, of a balancer in dsr mode. */
+export interface NativeProbe {
+  /** Its own `ip:port`. */
+  server: string
+  /** Frontends it serves, `ip:port`, all of which it has to answer for; at least one. */
+  vips: Array<string>
+  /** How packets reach it. */
+  method: NativeDsrMethod
+  /** Milliseconds until it is given up. */
+  timeoutMs: number
+}
+
+/** What came of a probe. */
+export type NativeProbeOutcome = 'answered' | 'refused' | 'silent' | 'elsewhere' | 'unresolved' | 'noway' | 'unavailable' | 'notsent'
+
+/** The end of a probe. */
+export interface NativeProbeReport {
+  /** As given to `probe()`. */
+  id: number
+  outcome: NativeProbeOutcome
+  /** `ip:port` of the frontend it is about, "" if about none. */
+  vip: string
+  detail: string
+  /** Milliseconds from the first packet to the answer. */
+  latencyMs: number
 }
 
 /** The layer-4 protocol of a frontend. */

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { dropPrivileges }
@@ -789,5 +789,6 @@ export { NativeDsrServerAction }
 export { NativeEngine }
 export { NativeEventKind }
 export { NativeMode }
+export { NativeProbeOutcome }
 export { NativeProtocol }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -31,7 +31,7 @@ class Network {
   starts: number[] = [];
   open = 0;
   mostOpen = 0;
-  readonly probe = (host: string, _port: number, done: (outcome: Outcome) => void): (() => void) => {
+  readonly probe = ({ host }: CheckTarget, done: (outcome: Outcome) => void): (() => void) => {
     this.starts.push(performance.now());
     this.open += 1;
     this.mostOpen = Math.max(this.mostOpen, this.open);

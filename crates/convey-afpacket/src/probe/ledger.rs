@@ -64,6 +64,10 @@ pub enum Outcome {
     Unresolved(IpAddr, u32),
     /// No packet can be sent to it.
     NoWay(Missing),
+    /// It is behind a router, where its MAC address leads nowhere.
+    BehindRouter,
+    /// It cannot be asked: nobody knows the way.
+    NoTable,
     /// It cannot be asked: this interface has no address but those of frontends.
     NoSource(u32),
     /// This machine could not send.
@@ -84,8 +88,8 @@ pub type Done = Box<dyn FnOnce(Report) + Send>;
 
 /// What a probe has to know of the balancer.
 pub trait Surroundings: Send {
-    /// The way to the servers.
-    fn next_hops(&self) -> Arc<NextHops>;
+    /// The way to the servers; `None` where there is no table of it.
+    fn next_hops(&self) -> Option<Arc<NextHops>>;
     /// Has a neighbour resolved.
     fn resolve(&self, ifindex: u32, address: IpAddr);
     /// An address of this host on the interface, to ask the probe's server from: one that no server holds.
@@ -172,7 +176,8 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
         self.next += 1;
         let id = self.next;
         let asks = (0..probe.vips.len()).map(|at| self.new_ask(id, at, probe.vips[at])).collect();
-        let entry = Entry { probe, asks, began: now, first_sent: None, trouble: None, due: now, done: Some(done) };
+        let entry =
+            Entry { probe, asks, began: now, first_sent: None, trouble: None, due: now, done: Some(done) };
         self.due.insert((now, id));
         self.entries.insert(id, entry);
     }
@@ -217,7 +222,8 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
     /// How soon to look again, or why that is pointless.
     fn send_syns(&mut self, id: u64, entry: &mut Entry, now: Instant) -> Result<Duration, Outcome> {
         let at = entry.probe.server.ip();
-        let hop = match self.surroundings.next_hops().lookup(&Path::to(at)) {
+        let table = self.surroundings.next_hops().ok_or(Outcome::NoTable)?;
+        let hop = match table.lookup(&Path::to(at)) {
             Ok(hop) => hop,
             Err(Missing::Neighbour { ifindex, address }) => {
                 self.surroundings.resolve(ifindex, address);
@@ -226,6 +232,9 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
             }
             Err(missing) => return Err(Outcome::NoWay(missing)),
         };
+        if entry.probe.method == Method::L2 && !hop.on_link {
+            return Err(Outcome::BehindRouter);
+        }
         let source = self.surroundings.source(&entry.probe, hop.ifindex);
         let source = source.ok_or(Outcome::NoSource(hop.ifindex))?;
         self.remember(&entry.probe, &hop);

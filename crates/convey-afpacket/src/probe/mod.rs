@@ -127,8 +127,7 @@ fn run<S: Surroundings>(
 ) {
     while !shared.stop.load(Relaxed) {
         wait(shared, sockets, ledger.due().map_or(IDLE, |due| due.saturating_duration_since(Instant::now())));
-        let asked =
-            std::mem::take(&mut *shared.asked.lock().unwrap_or_else(PoisonError::into_inner));
+        let asked = std::mem::take(&mut *shared.asked.lock().unwrap_or_else(PoisonError::into_inner));
         for (probe, done) in asked {
             ledger.ask(probe, done, Instant::now());
         }
@@ -147,7 +146,8 @@ fn run<S: Surroundings>(
 
 fn wait(shared: &Shared, sockets: &[PacketSocket; 2], at_most: Duration) {
     let [v4, v6] = sockets;
-    let mut fds = [shared.wake.as_fd(), v4.as_fd(), v6.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let mut fds =
+        [shared.wake.as_fd(), v4.as_fd(), v6.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let timeout = Timespec {
         tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(at_most.subsec_nanos()),
@@ -169,8 +169,10 @@ fn send<S: Surroundings>(sockets: &[PacketSocket; 2], ledger: &mut Ledger<'_, S>
     for batch in ready.chunks(BATCH) {
         let mut left = batch;
         while !left.is_empty() {
-            let frames: Vec<Outgoing<'_>> =
-                left.iter().map(|Sent { ifindex, bytes, .. }| Outgoing { ifindex: *ifindex, bytes }).collect();
+            let frames: Vec<Outgoing<'_>> = left
+                .iter()
+                .map(|Sent { ifindex, bytes, .. }| Outgoing { ifindex: *ifindex, bytes })
+                .collect();
             let sent = match sockets[0].send(&frames) {
                 Ok(sent) => sent.max(1),
                 Err(error) => {

@@ -22,11 +22,13 @@ impl Ports {
 
 fn reserve() -> io::Result<(u16, OwnedFd)> {
     // Both families by one socket; a kernel without IPv6 has no other family to reserve it in.
-    let both = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).and_then(|socket| {
-        sockopt::set_ipv6_v6only(&socket, false)?;
-        bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))?;
-        Ok(socket)
-    });
+    let both = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).and_then(
+        |socket| {
+            sockopt::set_ipv6_v6only(&socket, false)?;
+            bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))?;
+            Ok(socket)
+        },
+    );
     let socket = match both {
         Ok(socket) => socket,
         Err(_) => {

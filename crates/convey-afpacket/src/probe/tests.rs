@@ -27,8 +27,8 @@ struct World {
 }
 
 impl Surroundings for World {
-    fn next_hops(&self) -> Arc<NextHops> {
-        self.next_hops.clone()
+    fn next_hops(&self) -> Option<Arc<NextHops>> {
+        Some(self.next_hops.clone())
     }
     fn resolve(&self, _: u32, address: IpAddr) {
         self.resolved.lock().unwrap().push(address);
@@ -193,7 +193,11 @@ fn by_rewrite_the_servers_own_address_is_asked_and_the_answer_has_to_come_from_t
         assert_eq!(sent(&syns[0]).0.to, at("10.0.0.11:80"));
         answer(&mut ledger, &syns[0], from, SERVER, SYN | ACK, now);
         assert_eq!(outcome(&told), Some(expected));
-        assert_eq!(sent(&ledger.take_ready()[0]).0.to, at("10.0.0.11:80"), "the reset goes where the SYN went");
+        assert_eq!(
+            sent(&ledger.take_ready()[0]).0.to,
+            at("10.0.0.11:80"),
+            "the reset goes where the SYN went"
+        );
     }
 }
 
@@ -274,6 +278,23 @@ fn without_a_route_or_an_address_to_ask_from_it_is_told_at_once() {
     assert_eq!(outcome(&told), Some(Outcome::NoSource(2)));
     let told = ask(&mut ledger, probe("172.16.0.1:80", &["192.0.2.1:80"], Method::L2), now);
     assert!(matches!(outcome(&told), Some(Outcome::NoWay(_))));
+}
+
+#[test]
+fn a_server_behind_a_router_is_asked_by_rewrite_alone() {
+    let next_hops = NextHops::new(
+        [Link { ifindex: 2, mac: OURS, mtu: 1500 }],
+        [Route::by(ip("0.0.0.0"), 0, 2, Some(ip("10.0.0.254")))],
+        [((2, ip("10.0.0.254")), OTHER)],
+    );
+    let world = World { next_hops: Arc::new(next_hops), ..world() };
+    let mut ledger = Ledger::new(vec![PORT], &world);
+    let now = Instant::now();
+    let told = ask(&mut ledger, probe("172.16.0.1:80", &["192.0.2.1:80"], Method::L2), now);
+    assert_eq!(outcome(&told), Some(Outcome::BehindRouter));
+    let told = ask(&mut ledger, probe("172.16.0.1:80", &["192.0.2.1:80"], Method::Rewrite), now);
+    assert_eq!(outcome(&told), None);
+    assert_eq!(ledger.take_ready()[0].bytes[VNET_HEADER_BYTES..][..6], OTHER);
 }
 
 #[test]

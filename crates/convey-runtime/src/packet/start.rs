@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use convey_afpacket::AfPacketEngine;
-use convey_core::{Event, EventSink, Snapshot};
+use convey_core::{Event, EventSink, Mode, Snapshot};
 use convey_engine::{
     EngineError, EngineKind, EngineSetup, InterfaceSink, PacketEngine, PacketOptions, PacketSnapshot,
     SavedFlows,
@@ -14,7 +14,7 @@ use convey_engine::{
 use super::network::{local_addresses, reachability, with_local_addresses};
 use super::rules::rules;
 use super::shared_host::{SharedHost, host_spec};
-use super::{Installed, PacketPath, lock, takeover};
+use super::{Installed, PacketPath, lock, probes, takeover};
 use crate::RuntimeError;
 use crate::host::{Host, check_privileges};
 use crate::ladder::{Ladder, not_built};
@@ -71,6 +71,7 @@ impl PacketPath {
                 }
             })
         };
+        let prober = if snapshot.mode == Mode::Dsr { probes::start(path.clone(), &events) } else { None };
         let setup =
             EngineSetup { on_addresses: Some(on_addresses), ..EngineSetup::new(packet.clone(), events) };
         let started = ladder.climb(|kind| start_engine(kind, setup.clone(), &saved, &host));
@@ -102,6 +103,7 @@ impl PacketPath {
             installed,
             warnings,
             periodic_task: Mutex::default(),
+            prober: Mutex::new(prober),
         });
         let _ = path.set(Arc::downgrade(&this));
         let told = Mutex::new(String::new());
