@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use convey_core::{ConnCounters, Frontend, Limits, Reason};
@@ -117,17 +118,20 @@ impl Drop for ClientPlace {
     }
 }
 
-/// A server connection's places, taken before the connect so that a server's limit holds during it too.
+/// A server connection's places, taken before the connect so that a server's limit holds during it too. Given back
+/// when the server's side is over, at the latest by dropping it.
 #[derive(Debug)]
 pub(crate) struct ServerPlace {
     server: Arc<ConnCounters>,
     backend: Option<Arc<ConnCounters>>,
+    left: AtomicBool,
 }
 
 impl ServerPlace {
     /// Takes a place at the server, or none when it is at `limit`.
     pub fn try_take(server: &Arc<ConnCounters>, limit: u64) -> Option<Self> {
-        server.try_reserve(limit).then(|| Self { server: server.clone(), backend: None })
+        let place = || Self { server: server.clone(), backend: None, left: AtomicBool::new(false) };
+        server.try_reserve(limit).then(place)
     }
 
     /// Counts the connection now that it is established.
@@ -135,6 +139,17 @@ impl ServerPlace {
         self.server.admit();
         backend.opened();
         self.backend = Some(backend.clone());
+    }
+
+    /// Gives the places back while the counters are still written to: the server has no connection any more.
+    pub fn leave(&self) {
+        if self.left.swap(true, Relaxed) {
+            return;
+        }
+        self.server.closed();
+        if let Some(backend) = &self.backend {
+            backend.closed();
+        }
     }
 
     pub fn server(&self) -> &ConnCounters {
@@ -148,10 +163,7 @@ impl ServerPlace {
 
 impl Drop for ServerPlace {
     fn drop(&mut self) {
-        self.server.closed();
-        if let Some(backend) = &self.backend {
-            backend.closed();
-        }
+        self.leave();
     }
 }
 

@@ -246,3 +246,20 @@ fn what_the_kernel_holds_for_a_client_that_was_sent_its_fin_survives_the_proxys_
     lab.proxy.close();
     assert_eq!(read_slowly(&mut client, |_| ()), (LARGE, None));
 }
+
+#[test]
+fn a_server_that_is_done_takes_another_client_while_the_first_still_lingers() {
+    let mut spec = spec(&[answering_and_lingering()]);
+    spec.backends[0].servers[0].max_connections = 1;
+    let lab = Lab::start(spec);
+    let mut first = lab.connect();
+    // More than the server reads: it resets, but its answer was complete, so that the client gets time to notice.
+    first.write_all(&vec![b'u'; 2 * 1024 * 1024]).unwrap();
+    let mut answer = vec![0; ANSWER.len()];
+    first.read_exact(&mut answer).unwrap();
+    wait_until("the server's place is free", || lab.gauges() == [1, 1, 0, 0]);
+    assert_eq!(upload(lab.addr(), 1000), ANSWER, "served while the first client lingers");
+    assert_eq!(lab.count(Reason::LimitServer), 0);
+    drop(first);
+    lab.wait_idle();
+}

@@ -130,6 +130,8 @@ pub(crate) async fn run(
             Some(Reason::ClientReset)
         }
         Outcome::Lost(Side::Server) => {
+            // The client may stay for long; the server can take another.
+            meters.server.leave();
             Box::pin(linger(&mut pair, Side::Client, limits, &clock, timer)).await;
             Some(Reason::ServerReset)
         }
