@@ -179,6 +179,8 @@ reasons! {
     PortsExhausted = "ports_exhausted",
     /// The process ran out of file descriptors; accepting backed off.
     FdsExhausted = "fds_exhausted",
+    /// Accepting failed for another cause: the client was gone before, or the listening socket was closed from outside.
+    AcceptFailed = "accept_failed",
     /// Every allowed attempt to reach a server failed; the client was closed.
     RetriesExhausted = "retries_exhausted",
     /// Nothing moved in either direction for the idle timeout.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use convey_core::Event;
+use convey_core::{Event, Reason};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -91,14 +91,20 @@ pub(crate) async fn run(
                 batch += 1;
             }
             Some(Err(error)) => match Trouble::of(&error) {
-                Trouble::Empty | Trouble::Peer => batch += 1,
+                Trouble::Empty => batch += 1,
+                Trouble::Peer => {
+                    failed(&worker, &group);
+                    batch += 1;
+                }
                 Trouble::Shortage => report_shortage(&worker, &group, &error),
                 Trouble::Closed => {
+                    failed(&worker, &group);
                     if let Some(revived) = revive(&worker, &group) {
                         listener = revived;
                     }
                 }
                 Trouble::Unknown => {
+                    failed(&worker, &group);
                     warn(&worker, &group, &format!("accept: {error}; it tries again"));
                     worker.fds_short.pause();
                 }
@@ -124,12 +130,13 @@ async fn drain(worker: &Arc<Worker>, group: &ListenGroup) {
         {
             Ok((client, peer)) => admit(worker, group, client, peer),
             Err(error) => match Trouble::of(&error) {
-                Trouble::Peer => {}
+                Trouble::Peer => failed(worker, group),
                 Trouble::Shortage => {
                     report_shortage(worker, group, &error);
                     tokio::time::sleep(BACKOFF).await;
                 }
-                Trouble::Empty | Trouble::Closed | Trouble::Unknown => return,
+                Trouble::Empty => return,
+                Trouble::Closed | Trouble::Unknown => return failed(worker, group),
             },
         }
     }
@@ -145,6 +152,13 @@ fn revive(worker: &Worker, group: &ListenGroup) -> Option<TcpListener> {
     warn(worker, group, &format!("its socket was closed from outside; {outcome}"));
     worker.fds_short.pause();
     revived.ok()
+}
+
+fn failed(worker: &Worker, group: &ListenGroup) {
+    worker.shared.reasons.count(Reason::AcceptFailed);
+    if let Some((published, index)) = route(worker, group) {
+        published.snapshot.frontends[index].reasons.count(Reason::AcceptFailed);
+    }
 }
 
 fn warn(worker: &Worker, group: &ListenGroup, what: &str) {

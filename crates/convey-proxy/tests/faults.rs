@@ -280,6 +280,7 @@ fn a_listener_that_is_closed_from_outside_listens_again_and_says_so() {
         let addr = lab.addr();
         assert_eq!(read_all(&mut lab::connect(addr)), b"served");
         for _ in 0..3 {
+            let failed = lab.count(Reason::AcceptFailed);
             lab.events.lock().unwrap().clear();
             let port = format!("sport = :{}", addr.port());
             let ss = Command::new("ss").args(["-K", "-t", "state", "listening", &port]).output().unwrap();
@@ -289,6 +290,7 @@ fn a_listener_that_is_closed_from_outside_listens_again_and_says_so() {
                     |e| matches!(e, Event::Warning { message } if message.contains("closed from outside; it listens again")),
                 )
             });
+            assert!(lab.count(Reason::AcceptFailed) > failed, "and counted");
             let mut cpu = CpuTime::open();
             let before = cpu.used();
             for _ in 0..20 {
