@@ -7,6 +7,7 @@ import { hostPort } from "../config/address.ts";
 import { ConveyError } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import { type AdminSource, createAdminApp } from "./app.ts";
+import { boundConnections } from "./connections.ts";
 import type { Env } from "./guard.ts";
 import { accessOf } from "./policy.ts";
 
@@ -60,7 +61,7 @@ export function httpServer(app: Hono<Env>): Server {
     },
     listener,
   );
-  server.maxConnections = MAX_CONNECTIONS;
+  boundConnections(server, MAX_CONNECTIONS);
   server.setTimeout(IDLE_TIMEOUT_MS);
   server.on("connection", (socket) => socket.unref());
   return server;

@@ -340,4 +340,14 @@ describe("what a client may cost", () => {
     await sleep(100);
     expect((await ask(address, "/stats")).status).toBe(200);
   });
+
+  test("connections on which nobody asks, however many, keep no probe out", async () => {
+    const address = await start();
+    const sockets = Array.from({ length: 128 }, () => connect(address).on("error", () => undefined));
+    await Promise.all(sockets.map((socket) => once(socket, "connect")));
+    for (const [i, socket] of sockets.entries())
+      if (i % 2 === 0) socket.write("GET /healthz HTTP/1.1\r\nHost:");
+    for (let i = 0; i < 5; i++) expect((await ask(address, "/healthz")).status).toBe(200);
+    for (const socket of sockets) socket.destroy();
+  });
 });
