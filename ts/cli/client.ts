@@ -6,7 +6,7 @@ import { request } from "node:http";
 import { join } from "node:path";
 import { hostPort } from "../config/address.ts";
 import type { Override } from "../config/overrides.ts";
-import { distrust, socketFolders, socketName } from "../http/socket-path.ts";
+import { distrust, socketFolders, socketNames } from "../http/socket-path.ts";
 
 /** What came back, or why nothing did and which ways were tried. */
 export type Reply = { ok: true; status: number; body: string; by: string } | { ok: false; text: string };
@@ -43,10 +43,9 @@ export async function askRunning(
     code === "TIMEOUT" ? `no answer within ${question.timeoutMs} ms` : text;
   const tried: string[] = [];
   if (!named) {
-    const name = socketName(file);
+    const names = socketNames(file);
     const folders = socketFolders();
     for (const folder of folders) {
-      const socketPath = join(folder, name);
       const unfit = await distrust(folder).catch(
         (error: NodeJS.ErrnoException) => error.code ?? error.message,
       );
@@ -55,14 +54,17 @@ export async function askRunning(
         tried.push(`${folder}: ${unfit === "EACCES" ? "permission denied" : unfit}`);
         continue;
       }
-      const answer = await ask({ socketPath }, question.path, left());
-      if (answer.ok) return { ...answer, by: socketPath };
-      if (answer.code === "ENOENT") continue;
-      tried.push(`${socketPath}: ${causeOf(answer)}`);
-      // A process is there and does not answer: nobody else can speak for it.
-      if (answer.code === "TIMEOUT") return { ok: false, text: tried.join("; ") };
+      for (const name of names) {
+        const socketPath = join(folder, name);
+        const answer = await ask({ socketPath }, question.path, left());
+        if (answer.ok) return { ...answer, by: socketPath };
+        if (answer.code === "ENOENT") continue;
+        tried.push(`${socketPath}: ${causeOf(answer)}`);
+        // A process is there and does not answer: nobody else can speak for it.
+        if (answer.code === "TIMEOUT") return { ok: false, text: tried.join("; ") };
+      }
     }
-    if (tried.length === 0) tried.push(`no socket ${name} in ${folders.join(", ")}`);
+    if (tried.length === 0) tried.push(`no socket ${names.join(" or ")} in ${folders.join(", ")}`);
   }
   const server = await httpServerOf(file, overrides, question.token);
   if (!server.ok) return { ok: false, text: [...tried, server.text].join("; ") };

@@ -17,7 +17,20 @@ export const SOCKET_NAME = /-[0-9a-f]{12}\.sock$/;
 
 /** A readable name that no other configuration file has. */
 export function socketName(configFile: string): string {
+  return nameOf(absolute(configFile));
+}
+
+/** The names under which the process may have been started that runs this file: by this path, or by the one it links to. */
+export function socketNames(configFile: string): string[] {
   const path = absolute(configFile);
+  try {
+    return [...new Set([path, realpathSync(path)])].map(nameOf);
+  } catch {
+    return [nameOf(path)];
+  }
+}
+
+function nameOf(path: string): string {
   const stem = basename(path, ".toml")
     .replace(/[^\w.-]/g, "-")
     .slice(0, 32);
