@@ -110,9 +110,15 @@ export class Service {
     if (configFile === undefined) return;
     const opened = await AdminSocket.open(configFile, this.#adminSource);
     this.#socket = opened.socket;
-    if (opened.socket !== undefined) return;
-    const message = `no socket for \`convey healthcheck\` and other commands: ${opened.why}`;
-    this.#reporter.write([{ level: "warn", fields: {}, message }]);
+    const commands = "`convey healthcheck` and other commands";
+    if (opened.socket === undefined) {
+      const message = `no socket for ${commands}: ${opened.why}`;
+      this.#reporter.write([{ level: "warn", fields: {}, message }]);
+    } else if (opened.passedOver !== "" && process.env.CONVEY_STATE_DIR) {
+      // Whoever names a folder looks for it there.
+      const message = `the socket for ${commands} is ${opened.socket.path}, not in CONVEY_STATE_DIR: ${opened.passedOver}`;
+      this.#reporter.write([{ level: "warn", fields: {}, message }]);
+    }
   }
 
   /** Checks the servers of the configuration in service from now on. */

@@ -20,8 +20,8 @@ const CONNECT_TIMEOUT_MS = 1000;
 /** Older sockets that refuse a connect are nobody's. */
 const YOUNG_MS = 10_000;
 
-/** An open admin socket, or why there is none. */
-export type OpenedSocket = { socket: AdminSocket } | { socket: undefined; why: string };
+/** An open admin socket and why it is in none of the folders before, if it is not; or why there is none. */
+export type OpenedSocket = { socket: AdminSocket; passedOver: string } | { socket: undefined; why: string };
 
 /** See the module's head. Keeps no process alive. */
 export class AdminSocket {
@@ -45,7 +45,8 @@ export class AdminSocket {
       try {
         const server = await claim(path, source);
         await sweep(folder);
-        if (server !== undefined) return { socket: new AdminSocket(path, server) };
+        if (server !== undefined)
+          return { socket: new AdminSocket(path, server), passedOver: tried.join(", ") };
         return { socket: undefined, why: `another convey that runs ${configFile} answers at ${path}` };
       } catch (error) {
         tried.push(

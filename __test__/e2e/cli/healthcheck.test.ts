@@ -1,4 +1,4 @@
-import { chmod, mkdir, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { join } from "node:path";
@@ -130,7 +130,42 @@ describe("healthcheck asks the process", () => {
   });
 });
 
+describe("healthcheck by another name of the file", () => {
+  test("finds the process by a link to its file, and by the same link as it was started by", async () => {
+    await using server = await listening(echo);
+    await using directory = await folder();
+    const env = session(directory.path);
+    const file = await configuration(directory.path, server.port);
+    await mkdir(join(directory.path, "links"));
+    const link = join(directory.path, "links", "live.toml");
+    await symlink(file, link);
+    {
+      await using running = serving(["-c", file], env);
+      await running.waitFor(/is ready/);
+      expect(await convey(["healthcheck", "-c", link], { env })).toMatchObject({ code: 0, stderr: "" });
+      await running.stop();
+    }
+    await using running = serving(["-c", link], env);
+    await running.waitFor(/is ready/);
+    expect(await convey(["healthcheck", "-c", link], { env })).toMatchObject({ code: 0, stderr: "" });
+  });
+});
+
 describe("healthcheck without a socket", () => {
+  test("a state folder that cannot have the socket is told with the place where it is instead", async () => {
+    await using server = await listening(echo);
+    await using directory = await folder();
+    await mkdir(join(directory.path, "run"), { mode: 0o777 });
+    await chmod(join(directory.path, "run"), 0o777);
+    const env = { ...session(directory.path), XDG_RUNTIME_DIR: directory.path };
+    const file = await configuration(directory.path, server.port);
+    await using running = serving(["-c", file], env);
+    await running.waitFor(
+      /the socket for .* is .*\/convey\/.*, not in CONVEY_STATE_DIR: .*\/run can be written by others/,
+    );
+    expect(await convey(["healthcheck", "-c", file], { env })).toMatchObject({ code: 0 });
+  });
+
   /** A running one whose socket is gone, as for a user who may not open it. */
   async function withoutSocket(file: string, env: NodeJS.ProcessEnv, runtime: string) {
     const running = serving(["-c", file], env);
