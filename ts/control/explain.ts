@@ -55,6 +55,20 @@ export function parseFlow(protocol: string, source: string, destination: string)
   };
 }
 
+/** Servers told of by name before "and n more". */
+const MOST_DOWN = 5;
+
+/** With those of the frontend's servers that get nothing because health checks hold them for down, and why. */
+export function withDown(
+  explanation: Explanation,
+  down: readonly { backend: string; name: string; addr: string; cause: string }[],
+): Explanation {
+  const findings: Finding[] = down.slice(0, MOST_DOWN).map((it) => ({ kind: "server_down", ...it }));
+  if (down.length > MOST_DOWN) findings.push({ kind: "more_servers_down", count: down.length - MOST_DOWN });
+  const steps = findings.map((finding) => ({ ...finding, text: wording(finding) }));
+  return { ...explanation, steps: [...explanation.steps, ...steps] };
+}
+
 export function toExplanation(flow: Flow, native: NativeExplanation): Explanation {
   const { nextHop } = native;
   return {

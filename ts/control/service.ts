@@ -12,7 +12,7 @@ import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
 import { AdminSocket } from "../http/socket.ts";
 import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
-import { type Explanation, parseFlow, toExplanation } from "./explain.ts";
+import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
 import { HealthMonitor } from "./health/monitor.ts";
 import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
@@ -168,7 +168,20 @@ export class Service {
     });
     assertOpen();
     if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
-    return toExplanation(flow.value, native);
+    const explanation = toExplanation(flow.value, native);
+    const backend = this.#config.frontends[explanation.frontend ?? ""]?.backend;
+    const down = [...this.servers.records.values()].filter(
+      (record) => record.backend === backend && !record.up,
+    );
+    return withDown(
+      explanation,
+      down.map(({ key, server, addr }) => ({
+        backend: backend ?? "",
+        name: server,
+        addr,
+        cause: this.#health.lastCheck(key)?.cause ?? "",
+      })),
+    );
   }
 
   /**

@@ -1,8 +1,11 @@
 /** What was found out about a packet, in words. */
 import type { NativeStep } from "../native/index.ts";
 
-/** One thing found out about a packet, as the data plane tells it. */
-export type Finding = NativeStep;
+/** One thing found out about a packet: as the data plane tells it, or of servers that health checks hold for down. */
+export type Finding =
+  | NativeStep
+  | { kind: "server_down"; backend: string; name: string; addr: string; cause: string }
+  | { kind: "more_servers_down"; count: number };
 
 /** The sentence for a finding. */
 export function wording(finding: Finding): string {
@@ -61,6 +64,10 @@ export function wording(finding: Finding): string {
       return `server "${finding.name}", ${finding.addr}, weight ${finding.weight}: ${share(finding)} of new connections`;
     case "no_server":
       return `backend "${finding.backend}" has no server that is up with a weight`;
+    case "server_down":
+      return `server "${finding.name}" is down${finding.cause === "" ? "" : `: ${finding.cause}`}`;
+    case "more_servers_down":
+      return `and ${finding.count} more servers are down`;
     case "own_connection":
       return "the connection to the server is one of the balancer's own";
     default:

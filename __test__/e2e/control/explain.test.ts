@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Balancer, createBalancer } from "../../../ts/index.ts";
 import { ask, httpServer, poolConfig, type TestServer } from "../../support/control.ts";
+import { until } from "../../support/processes.ts";
 import { freePort } from "../../support/sockets.ts";
 
 let servers: TestServer[];
@@ -42,6 +43,17 @@ describe("lb.explain()", () => {
     expect((await lb.explain("tcp", SOURCE, web)).server).toMatchObject({ backend: "pool", name: "s2" });
     lb.setWeight("pool/s2", 0);
     expect(await lb.explain("tcp", SOURCE, web)).toMatchObject({ server: null, verdict: "refuse no_server" });
+  });
+
+  test("names servers that are down, with what their last check met, before the verdict", async () => {
+    await servers[0]?.close();
+    await until(() => lb.stats().backends.pool?.server_details.s1?.up === false, "s1 down", 20_000);
+    const { steps } = await lb.explain("tcp", SOURCE, web);
+    expect(steps.at(-1)).toMatchObject({
+      kind: "server_down",
+      name: "s1",
+      text: expect.stringMatching(/^server "s1" is down: connection refused/),
+    });
   });
 
   test("what no frontend listens on is for nobody", async () => {
