@@ -312,12 +312,16 @@ fn by_method_l2_the_server_holds_the_vip_and_does_not_announce_it() {
         assert!(asked.is_err(), "nobody answers who asks for {ip}");
     }
     // A second port of the VIP shares the address; the last one takes it away.
+    let web_again = pair.spec(VIP, Protocol::Tcp, DsrMethod::L2);
+    assert_eq!(pair.server.enter(move || dsr_server::plan(&web_again)).unwrap(), Vec::<String>::new());
     let (web, tls) = (
         pair.spec(VIP, Protocol::Tcp, DsrMethod::L2),
         pair.spec("10.9.0.100:443", Protocol::Tcp, DsrMethod::L2),
     );
     pair.apply(&tls).unwrap();
-    pair.undo(&web);
+    let taken_back = pair.undo(&web);
+    assert!(taken_back[0].contains("taken back; other services of this host need"), "{taken_back:?}");
+    assert_eq!(pair.undo(&web), Vec::<String>::new());
     assert_eq!(pair.check(&tls), Vec::<String>::new());
     pair.undo(&tls);
     pair.undo(&pair.spec(VIP6, Protocol::Tcp, DsrMethod::L2));

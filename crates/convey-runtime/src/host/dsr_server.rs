@@ -54,11 +54,22 @@ pub struct DsrServerSpec {
     pub state_dir: PathBuf,
 }
 
-/// Every step in a form one could type; nothing is changed.
+/// Every step in a form one could type, none where all is done already; nothing is changed.
 ///
 /// # Errors
 /// [`HostError`]: the specification does not fit this host.
 pub fn plan(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
+    check_family(spec)?;
+    if spec.state_dir.exists()
+        && let Ok(state) = StateDir::open(&spec.state_dir)
+    {
+        let former = state.journal(&journal_id(spec.vip, spec.protocol));
+        let is_prepared = former.map_or(Ok(false), |former| is_prepared(&state, spec, &former));
+        state.close();
+        if is_prepared? {
+            return Ok(Vec::new());
+        }
+    }
     let mut lines = Vec::new();
     for step in steps(spec)? {
         lines.extend(step.describe()?);
@@ -82,7 +93,7 @@ fn apply_in(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostE
     let id = journal_id(spec.vip, spec.protocol);
     let mut lines = undo::reclaim(state, undo::Leave::GuardsAndFlows)?;
     if let Some(former) = state.journal(&id) {
-        if former.complete && former.note == note(spec)? && missing(state, spec)?.is_empty() {
+        if is_prepared(state, spec, &former)? {
             return Ok(vec![format!("{} is prepared already", spec.vip)]);
         }
         lines.extend(undo::undo_journal(state, &id, former)?);
@@ -128,11 +139,17 @@ fn apply_in(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostE
     drop(owner);
     if spec.method == DsrMethod::Rewrite && spec.balancers.is_empty() {
         lines.push(format!(
-            "note: only {} counts as a balancer; if health checks come from another address, name it",
+            "note: only {} counts as a balancer; if health checks connect from another address, name it (but not with check = \
+             \"vip\", which is answered as clients are)",
             spec.vip.ip()
         ));
     }
     Ok(lines)
+}
+
+/// Whether it was done already, in the same way, and all of it is still there.
+fn is_prepared(state: &StateDir, spec: &DsrServerSpec, former: &Entry) -> Result<bool, HostError> {
+    Ok(former.complete && former.note == note(spec)? && missing(state, spec)?.is_empty())
 }
 
 /// Takes back what [`apply`] did for this VIP. Returns what was done, in words; nothing prepared is fine.
@@ -146,7 +163,14 @@ pub fn undo(vip: SocketAddr, protocol: Protocol, state_dir: &Path) -> Result<Vec
     let state = StateDir::open(state_dir)?;
     let id = journal_id(vip, protocol);
     let result = match state.journal(&id) {
-        Some(entry) => undo::undo_journal(&state, &id, entry),
+        Some(entry) => undo::undo_journal(&state, &id, entry).map(|mut lines| {
+            if lines.is_empty() {
+                lines.push(format!(
+                    "{vip} is taken back; other services of this host need all that it needed"
+                ));
+            }
+            lines
+        }),
         None => Ok(Vec::new()),
     };
     state.close();
