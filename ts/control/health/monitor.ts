@@ -233,6 +233,8 @@ export class HealthMonitor {
         check.discarded += 1;
         this.#end(check);
         this.#schedule.set(check, performance.now());
+      } else if (check.target.vips !== undefined) {
+        this.#finish(check, { kind: "local", cause: "what sends and hears probes does not answer" });
       } else {
         check.suspect = true;
         this.#finish(check, { kind: "failed", cause: `no answer within ${timeoutMs} ms` });
@@ -251,7 +253,7 @@ export class HealthMonitor {
     check.startedAt = now;
     check.cancel = this.#probe(check.target, (outcome) => {
       if (check.cancel === undefined) return;
-      check.suspect = false;
+      check.suspect = outcome.kind === "failed" && outcome.silent === true;
       this.#finish(check, outcome);
     });
     this.#schedule.set(check, now + Math.min(settings.timeoutMs, PROMPT_MS));

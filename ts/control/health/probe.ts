@@ -6,11 +6,12 @@ import { Socket } from "node:net";
 
 /**
  * How a check ended. `local`: we, not the server, were at fault, and nothing was learnt about it. `durationMs` where
- * the probe took the time itself; `cause` of success where there is more to say than that it connected.
+ * the probe took the time itself; `cause` of success where there is more to say than that it connected; `silent` when
+ * its whole time passed without a word.
  */
 export type Outcome =
   | { kind: "ok"; cause?: string; durationMs?: number }
-  | { kind: "failed"; cause: string; durationMs?: number }
+  | { kind: "failed"; cause: string; durationMs?: number; silent?: boolean }
   | { kind: "local"; cause: string };
 
 const OK: Outcome = { kind: "ok" };

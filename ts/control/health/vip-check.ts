@@ -64,29 +64,49 @@ export function serverProbe(send: SendProbe, tell: (message: string) => void): P
         told.add(message);
         tell(message);
       }
-      cancel = probeTcp(host, port, done);
+      cancel = connectWithin(target, done);
     });
     return () => cancel();
   };
 }
 
+/** A connect that ends by itself, as probes of this kind do. */
+const connectWithin: ProbeFunction = ({ host, port, settings: { timeoutMs } }, done) => {
+  const giveUp = probeTcp(host, port, (outcome) => {
+    clearTimeout(timer);
+    done(outcome);
+  });
+  const timer = setTimeout(() => {
+    giveUp();
+    done({ kind: "failed", cause: `no answer within ${timeoutMs} ms`, silent: true });
+  }, timeoutMs);
+  timer.unref();
+  return () => {
+    clearTimeout(timer);
+    giveUp();
+  };
+};
+
 /** What a report means for a server. */
 function outcomeOf(report: NativeProbeReport, target: CheckTarget, check: VipCheck): Outcome {
   const { vip, detail, latencyMs: durationMs } = report;
-  const failed = (cause: string): Outcome => ({ kind: "failed", cause, durationMs });
+  const failed = (cause: string) => ({ kind: "failed", cause, durationMs }) as const;
   switch (report.outcome) {
     case "answered":
       return { kind: "ok", cause: `answers for VIP ${check.vips.join(", ")}`, durationMs };
     case "refused":
       return failed(`refuses connections to VIP ${vip}`);
-    case "silent":
-      return failed(`the server does not answer for VIP ${vip}: ${silence(vip, detail, target, check)}`);
+    case "silent": {
+      const why = silence(vip, detail, target, check);
+      return { ...failed(`the server does not answer for VIP ${vip}: ${why}`), silent: true };
+    }
     case "elsewhere":
       return failed(
         `the server answers from ${detail} instead of VIP ${vip}: was it prepared, without naming this balancer? ` +
           `convey dsr-server ${vip} --server ${target.host}`,
       );
     case "unresolved":
+      return { ...failed(`the server cannot be reached: ${detail}`), silent: true };
     case "noway":
       return failed(`the server cannot be reached: ${detail}`);
     case "notsent":

@@ -189,6 +189,22 @@ describe("with time in the test's hand", () => {
     monitor.close();
   });
 
+  test("a probe of the frontend's address ends by itself; one that is lost speaks against no server", async () => {
+    network.outcome = "never";
+    const { monitor, transitions, suspended } = monitorOn(network);
+    const vips = { vips: ["192.0.2.1:80"], method: "l2", required: false } as const;
+    monitor.setTargets([{ ...target("s1", { timeoutMs: 1000, fall: 1 }), vips }]);
+    await vi.advanceTimersByTimeAsync(1200);
+    expect([network.open, suspended]).toEqual([1, []]);
+    await vi.advanceTimersByTimeAsync(1000);
+    expect([suspended, transitions]).toEqual([["what sends and hears probes does not answer"], []]);
+    network.outcome = { kind: "failed", cause: "silence", durationMs: 999, silent: true };
+    await vi.advanceTimersByTimeAsync(6000);
+    expect(monitor.lastCheck("pool/s1")).toMatchObject({ ok: false, cause: "silence", durationMs: 999 });
+    expect(transitions).toEqual(["pool/s1 down: check failed: silence"]);
+    monitor.close();
+  });
+
   test("a check that cannot be made is reported once, however often those of healthy servers can", async () => {
     network.others.set("192.0.2.99", { kind: "local", cause: "not permitted" });
     const { monitor, transitions, suspended } = monitorOn(network);

@@ -145,9 +145,12 @@ impl Surroundings for Around {
     }
 
     fn source(&self, probe: &Probe, ifindex: u32) -> Option<IpAddr> {
-        let packet = lock(&self.path()?.installed).packet.clone();
+        let path = self.path()?;
         let mut known = lock(&self.known);
-        known.update(&packet);
+        // A reload holds it for as long as it builds: what was known before serves meanwhile.
+        if let Ok(installed) = path.installed.try_lock() {
+            known.update(&installed.packet);
+        }
         let server = probe.server.ip();
         let held = known.held.get(&server);
         let is_held = |a: &IpAddr| {
