@@ -9,7 +9,7 @@ interface DsrServerOptions {
   method: "rewrite" | "l2";
   protocol: "tcp" | "udp";
   server?: string;
-  interface?: string;
+  interface?: string[];
   balancer?: string[];
   check?: true;
   undo?: true;
@@ -36,7 +36,8 @@ export function dsrServerCommand(program: Command): void {
     )
     .option(
       "--interface <name>",
-      "where answers leave; unless given, the one with the server's address and those that lead on",
+      "where answers leave, may be given often; unless given, the one with the server's address and those that lead on",
+      (value: string, previous: string[] | undefined) => [...(previous ?? []), value],
     )
     .option(
       "--balancer <ip>",
@@ -64,7 +65,7 @@ export function dsrServerCommand(program: Command): void {
           protocol: options.protocol,
           method: options.method,
           server: options.server ?? "",
-          interface: options.interface ?? "",
+          interfaces: options.interface ?? [],
           balancers: options.balancer ?? [],
         },
         action,

@@ -71,8 +71,8 @@ pub struct NativeDsrServer {
     pub method: NativeDsrMethod,
     /// The address under which the balancer knows this server; "": the one used towards the VIP.
     pub server: String,
-    /// Where answers leave; "": the interface that has `server`, and those that lead out of its network.
-    pub interface: String,
+    /// Where answers leave; none: the interface that has `server`, and those that lead out of its network.
+    pub interfaces: Vec<String>,
     /// Addresses of balancers, whose health checks are answered from `server`.
     pub balancers: Vec<String>,
 }
@@ -111,7 +111,7 @@ pub fn dsr_server(server: NativeDsrServer, action: NativeDsrServerAction) -> Res
         protocol,
         method: (&server.method).into(),
         server_addr,
-        interface: Some(server.interface).filter(|i| !i.is_empty()),
+        interfaces: server.interfaces,
         balancers,
         state_dir: state_dir(),
     };

@@ -71,7 +71,7 @@ impl Pair {
             protocol,
             method,
             server_addr: if vip.is_ipv4() { "10.9.0.2" } else { "fd09::2" }.parse().unwrap(),
-            interface: None,
+            interfaces: Vec::new(),
             balancers: if vip.is_ipv4() { vec!["10.9.0.9".parse().unwrap()] } else { Vec::new() },
             state_dir: self.folder.clone(),
         }
@@ -424,7 +424,7 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
     assert!(refused(foreign).contains("not an address of this host"));
     let mixed = DsrServerSpec { server_addr: "fd09::2".parse().unwrap(), ..spec.clone() };
     assert!(refused(mixed).contains("one family"));
-    let missing = DsrServerSpec { interface: Some("eth9".into()), ..spec.clone() };
+    let missing = DsrServerSpec { interfaces: vec!["eth9".into()], ..spec.clone() };
     assert!(refused(missing).contains("eth9"));
     pair.apply(&spec).unwrap();
     let second = pair.spec("10.9.0.101:80", Protocol::Tcp, DsrMethod::Rewrite);
@@ -478,6 +478,32 @@ fn by_method_l2_the_servers_address_is_found_too_when_the_vip_is_held_already() 
         assert_eq!(discover_server_addr(vip, &[]), own, "by the addresses there are");
     });
     assert!(pair.apply(&l2).unwrap()[0].contains("prepared already"));
+}
+
+#[test]
+#[ignore = "needs root, ip, nft, sysctl: makes network namespaces"]
+fn clients_in_a_network_of_another_interface_are_answered_from_the_vip_once_it_is_named() {
+    let pair = Pair::new();
+    pair.balance();
+    pair.server.ip(&format!("link add out type veth peer name out netns {}", pair.client.name));
+    pair.server.ip("link set out up");
+    pair.client.ip("link set out up");
+    pair.server.ip("addr add 10.8.0.2/24 dev out");
+    pair.client.ip("addr add 10.8.0.1/24 dev out");
+    for ns in [&pair.client, &pair.server] {
+        ns.exec("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.out.rp_filter=0 net.ipv4.conf.veth0.rp_filter=0");
+    }
+    let spec = pair.spec(VIP, Protocol::Tcp, DsrMethod::Rewrite);
+    let told = pair.apply(&spec).unwrap();
+    assert!(told.iter().any(|line| line.contains("in a network of out itself")), "{told:?}");
+    assert!(!pair.client.enter(|| fetch_from("10.8.0.1", VIP)));
+    let both = DsrServerSpec { interfaces: vec!["veth0".into(), "out".into()], ..spec };
+    let told = pair.apply(&both).unwrap();
+    assert!(told.iter().all(|line| !line.contains("in a network of")), "{told:?}");
+    assert!(pair.client.enter(|| fetch_from("10.8.0.1", VIP)));
+    assert!(pair.client.enter(|| fetch(VIP, 0)));
+    assert_eq!(pair.check(&both), Vec::<String>::new());
+    pair.undo(&both);
 }
 
 #[test]

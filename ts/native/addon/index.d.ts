@@ -193,8 +193,8 @@ export interface NativeDsrServer {
   method: NativeDsrMethod
   /** The address under which the balancer knows this server; "": the one used towards the VIP. */
   server: string
-  /** Where answers leave; "": the interface that has `server`, and those that lead out of its network. */
-  interface: string
+  /** Where answers leave; none: the interface that has `server`, and those that lead out of its network. */
+  interfaces: Array<string>
   /** Addresses of balancers, whose health checks are answered from `server`. */
   balancers: Array<string>
 }

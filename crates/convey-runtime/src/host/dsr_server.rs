@@ -28,7 +28,7 @@ pub use discover::discover_server_addr;
 pub use missing::check;
 pub use print::print;
 
-use discover::interfaces;
+use discover::{beside, interfaces};
 use missing::missing;
 use steps::{check_family, done, steps};
 
@@ -45,9 +45,9 @@ pub struct DsrServerSpec {
     pub method: DsrMethod,
     /// The address under which the balancer knows this server.
     pub server_addr: IpAddr,
-    /// Where replies leave; `None` takes the interface that has `server_addr` and those by which routes lead out of
+    /// Where replies leave; none takes the interface that has `server_addr` and those by which routes lead out of
     /// this network. Only `rewrite` uses it.
-    pub interface: Option<String>,
+    pub interfaces: Vec<String>,
     /// Addresses of balancers, whose health checks are answered from `server_addr`. The VIP's is known.
     pub balancers: Vec<IpAddr>,
     /// Where journals are kept: [`super::DEFAULT_STATE_DIR`].
@@ -137,6 +137,16 @@ fn apply_in(state: &StateDir, spec: &DsrServerSpec) -> Result<Vec<String>, HostE
         return Err(error);
     }
     drop(owner);
+    if spec.method == DsrMethod::Rewrite {
+        let beside = beside(spec)?;
+        if !beside.is_empty() {
+            lines.push(format!(
+                "note: answers to hosts in a network of {} itself keep their source; if clients are there, name every \
+                 interface with --interface",
+                beside.join(" or ")
+            ));
+        }
+    }
     if spec.method == DsrMethod::Rewrite && spec.balancers.is_empty() {
         lines.push(format!(
             "note: only {} counts as a balancer; if health checks connect from another address, name it (but not with check = \

@@ -41,8 +41,10 @@ fn source_towards(to: SocketAddr) -> Option<IpAddr> {
 /// Where replies leave: what was given, or the interface with the server's address and every one that leads out of
 /// its network: which of them an answer takes depends on the client.
 pub(super) fn interfaces(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
-    if let Some(given) = &spec.interface {
-        return Ok(vec![given.clone()]);
+    if !spec.interfaces.is_empty() {
+        let mut given = spec.interfaces.clone();
+        given.dedup();
+        return Ok(given);
     }
     let home = interface_of(spec.server_addr)?.ok_or(HostError::NotOurAddress(spec.server_addr))?;
     let mut interfaces = vec![home];
@@ -54,4 +56,24 @@ pub(super) fn interfaces(spec: &DsrServerSpec) -> Result<Vec<String>, HostError>
         }
     }
     Ok(interfaces)
+}
+
+/// Further interfaces with an address: what goes to a host in a network of theirs is answered by them, unchanged. None
+/// where the interfaces were given.
+pub(super) fn beside(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
+    if !spec.interfaces.is_empty() {
+        return Ok(Vec::new());
+    }
+    let covered = interfaces(spec)?;
+    let mut beside = Vec::new();
+    for held in netlink::addresses()? {
+        let leads_nowhere = matches!(held.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let Ok(name) = netlink::interface_name(held.interface) else { continue };
+        let is_other =
+            held.address.is_ipv4() == spec.server_addr.is_ipv4() && name != LOOPBACK && !leads_nowhere;
+        if is_other && !covered.contains(&name) && !beside.contains(&name) {
+            beside.push(name);
+        }
+    }
+    Ok(beside)
 }
