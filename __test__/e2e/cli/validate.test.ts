@@ -236,7 +236,10 @@ describe("what only the host knows", () => {
 
 describe("samples", () => {
   test.each(SAMPLES)("%s passes validate", async (name) => {
-    expect(await convey(["validate", sampleFile(name)])).toMatchObject({ code: 0, stderr: "" });
+    // Its frontend's address and its servers' link are not this host's.
+    const elsewhere = name === "dsr-l2" ? ["--no-host"] : [];
+    const judged = await convey(["validate", ...elsewhere, sampleFile(name)]);
+    expect(judged).toMatchObject({ code: 0, stderr: "" });
   });
 
   const reason = lacking({ root: true, tools: ["unshare", "ip"] });
