@@ -66,6 +66,8 @@ export function configuration(lab: PacketLab, settings: Settings): string {
         "health_check_interval = 1",
         "health_check_fast_interval_ms = 200",
         "health_check_timeout_ms = 800",
+        // What servers are asked for at their own addresses is a warning unless it is said.
+        ...(settings.method === "rewrite" || protocol === "udp" ? ['check = "address"'] : []),
       );
       for (const place of SERVERS) {
         const weight = settings.weights?.[place];

@@ -1,14 +1,14 @@
-//! Source ports that nobody else uses: bound for as long as they are held, and never listened on.
+//! Source ports that nobody else uses, and at which the kernel is silent: sockets that listen, behind a filter that
+//! lets nothing in. At a port without a socket the kernel would answer with a reset.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 /// Ports of TCP that are ours on every address of either family.
 #[derive(Debug)]
-pub(super) struct Ports(Vec<(u16, OwnedFd)>);
+pub(super) struct Ports(Vec<(u16, Socket)>);
 
 impl Ports {
     pub(super) fn reserve(count: usize) -> io::Result<Self> {
@@ -20,23 +20,25 @@ impl Ports {
     }
 }
 
-fn reserve() -> io::Result<(u16, OwnedFd)> {
+fn reserve() -> io::Result<(u16, Socket)> {
     // Both families by one socket; a kernel without IPv6 has no other family to reserve it in.
-    let both = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).and_then(
-        |socket| {
-            sockopt::set_ipv6_v6only(&socket, false)?;
-            bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))?;
-            Ok(socket)
-        },
-    );
+    let both = Socket::new(Domain::IPV6, Type::STREAM, None).and_then(|socket| {
+        socket.set_only_v6(false)?;
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+        Ok(socket)
+    });
     let socket = match both {
         Ok(socket) => socket,
         Err(_) => {
-            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
             socket
         }
     };
-    let address = SocketAddr::try_from(getsockname(&socket)?)?;
+    // Where the kernel refuses a filter it resets what comes: needless, and no server sees it.
+    if socket.attach_filter(&[SockFilter::new(libc::BPF_RET as u16, 0, 0, 0)]).is_ok() {
+        socket.listen(0)?;
+    }
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((address.port(), socket))
 }
