@@ -8,8 +8,8 @@ import { type Product, runConvey } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { type Exit, finish, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
-import { kernelCounter } from "./lab/cli.ts";
 import { type Family, PacketLab, SERVERS } from "./lab/lab.ts";
+import { kernelCounter } from "./lab/scene.ts";
 import { HTTP, Services, TOOLS } from "./lab/servers.ts";
 
 const missing = lacking({ root: true, tools: TOOLS });
