@@ -229,8 +229,10 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
   C32: {
     mode: "D",
     says: "the VIP is checked on each server: its address missing means down, with the cause",
-    tests: [],
-    open: "checks ask a server's own address, not the VIP",
+    tests: [
+      "a server without the loopback address is down over",
+      'with check = "vip" a server whose answers do not bear the VIP is down over',
+    ],
   },
   C33: {
     mode: "P",
