@@ -3,7 +3,7 @@ import { ENGINES } from "./__test__/net/engines.ts";
 
 /**
  * One suite after the other. Those that need a quiet machine run one file at a time; the network suite has namespaces of
- * its own and mostly waits: two files at a time halve its minutes.
+ * its own and mostly waits: three files at a time.
  */
 const suite = (folder: string, groupOrder: number, maxWorkers?: number, name = folder) => ({
   extends: true as const,
@@ -30,6 +30,7 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     passWithNoTests: true,
-    projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), ...onEveryEngine("net", 3, 2)],
+    reporters: ["default", "./__test__/support/matrix.ts"],
+    projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), ...onEveryEngine("net", 3, 3)],
   },
 });

@@ -66,10 +66,10 @@ async function typescript() {
   // Not under target/, which may belong to somebody else.
   const folder = mkdtempSync(join(tmpdir(), "convey-test-"));
   const report = join(folder, "vitest.json");
-  const reporters = ["--reporter=default", "--reporter=./ts/bootstrap/vitest-report.mjs"];
+  const reporters = ["default", "./__test__/support/matrix.ts", "./ts/bootstrap/vitest-report.mjs"];
   const { ended } = await run(
     process.execPath,
-    ["node_modules/vitest/vitest.mjs", "run", ...reporters, ...more],
+    ["node_modules/vitest/vitest.mjs", "run", ...reporters.map((each) => `--reporter=${each}`), ...more],
     {
       CONVEY_TEST_REPORT: report,
       // A deployment's setting; under it libraries drop the checks that tests rely on.

@@ -16,8 +16,6 @@ const PLACES: readonly Place[] = ["client", "router", "balancer", ...SERVERS];
 
 export interface LabOptions {
   arms?: Arms;
-  /** `net.ipv4.ip_local_port_range` of the client. */
-  clientPorts?: string;
 }
 
 /** A device in a namespace. */
@@ -46,7 +44,7 @@ export class PacketLab extends Lab<Place | "switch"> {
 
   static async create(options: LabOptions = {}): Promise<PacketLab> {
     const lab = new PacketLab(options.arms ?? "one-arm");
-    await lab.build(lab.#lines(options));
+    await lab.build(lab.#lines());
     return lab;
   }
 
@@ -140,7 +138,7 @@ export class PacketLab extends Lab<Place | "switch"> {
     ];
   }
 
-  #lines(options: LabOptions): string[] {
+  #lines(): string[] {
     // Made in namespaces from the start: the host never sees a link of ours.
     const middle = this.namespace("switch");
     const lines = [
@@ -189,7 +187,9 @@ export class PacketLab extends Lab<Place | "switch"> {
     sysctl(
       "client",
       "net.ipv4.tcp_tw_reuse=1",
-      `net.ipv4.ip_local_port_range="${options.clientPorts ?? "1024 65535"}"`,
+      'net.ipv4.ip_local_port_range="1024 65535"',
+      // Those that tests ask for by number.
+      "net.ipv4.ip_local_reserved_ports=3500-3699,45000-45999",
     );
     return lines;
   }

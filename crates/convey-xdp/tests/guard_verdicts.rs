@@ -15,9 +15,21 @@ const DROP: u32 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Frames that the engine drops for being malformed, and the guard passes because it cannot read their ports.
-/// The kernel answers none of them.
-const UNREADABLE: &[&str] = &["truncated", "bad_ip_header", "extension_chain"];
+/// Fixtures that the engine drops for being malformed, and the guard passes because it cannot read their ports; some
+/// are too short for the kernel's test run. The kernel answers none of them.
+const UNREADABLE: &[&str] = &[
+    "a runt without an EtherType",
+    "an empty frame",
+    "half an IPv4 header",
+    "half an IPv6 header",
+    "IPv4 by EtherType, version 6 by header",
+    "IPv6 by EtherType, version 4 by header",
+    "ihl below 5",
+    "ihl beyond the packet",
+    "two bytes of TCP",
+    "a chain of IPv6 extension headers without end",
+    "an IPv6 extension header beyond the packet",
+];
 
 /// The guard knows addresses and ports, but no flows. The kernel ignores an ICMP error about a port that is not
 /// its own.
@@ -102,7 +114,7 @@ fn every_fixture_is_kept_from_the_kernel_or_left_to_it_as_the_engine_decides() {
             let verdict = guards[&case.world].try_verdict(unhex(&case.input.frame).unwrap());
             let reason = case.expect.reason.as_deref().unwrap_or("");
             let right = match case.expect.verdict.as_str() {
-                "drop" if UNREADABLE.contains(&reason) => true,
+                "drop" if UNREADABLE.contains(&case.name.as_str()) => matches!(verdict, None | Some(NEXT)),
                 "pass" if case.name == KNOWS_NO_FLOWS => verdict == Some(DROP),
                 "pass" => verdict == Some(NEXT),
                 _ => verdict == Some(DROP),
