@@ -286,7 +286,10 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
   F5: {
     mode: "A",
     says: "SYN flood beside real clients",
-    tests: ["beside a SYN flood 99 %", "a_syn_flood_leaves_conversations_alone"],
+    tests: [
+      "beside a SYN flood, forged acknowledgements and datagrams",
+      "a_syn_flood_leaves_conversations_alone",
+    ],
     open: "in proxy mode SYN cookies are the kernel's",
   },
   F6: {
@@ -317,7 +320,9 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
     mode: "A",
     says: "file half-written, invalid, empty, removed, renamed over, ..data swapped",
     tests: [
-      "a file half-written, invalid, empty, removed, renamed over",
+      "invalid, empty and removed: one error each",
+      "a file that is half written for a while",
+      "a file renamed over the old one",
       "a swapped ..data link is followed",
     ],
   },

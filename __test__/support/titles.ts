@@ -5,7 +5,8 @@ import { join, relative } from "node:path";
 const ROOT = join(import.meta.dirname, "../..");
 const FOLDERS = ["__test__", "crates"];
 
-const TITLE = /\b(?:test|it|describe)\b[^"'`]*?\(\s*(["'`])((?:(?!\1)[\s\S])*?)\1/g;
+/** `test("…"`, and after a list of parameters `])("…"`. */
+const TITLE = /(?:\b(?:test|it|describe)\b[^"'`]*?|\]\))\(\s*(["'`])((?:(?!\1)[\s\S])*?)\1/g;
 const RUST = /#\[test\]\s*(?:#\[.*\]\s*)*fn (\w+)/g;
 const FIXTURE = /^ {6}"name": "(.*)"/gm;
 

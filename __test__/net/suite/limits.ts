@@ -5,7 +5,7 @@ import { aroundAll, aroundEach, describe, expect, test } from "vitest";
 import { memoryBytes, start } from "../../support/processes.ts";
 import { random } from "../../support/sockets.ts";
 import { example } from "../lab/examples.ts";
-import { ethernet, FLAGS, tcp } from "../lab/frames.ts";
+import { ethernet, FLAGS, tcp, udp } from "../lab/frames.ts";
 import type { PacketLab } from "../lab/lab.ts";
 import { counted, type Scene, type Stage } from "../lab/scene.ts";
 import { type Conversation, TALK, Talker } from "../lab/talk.ts";
@@ -89,15 +89,15 @@ export function limits({ method, scene: standing }: Stage): void {
       await crowd.ask({ do: "reset" });
     });
 
-    test("beside a SYN flood 99 % of real clients are served, open flows stand, memory stays flat", async () => {
+    test("beside a SYN flood, forged acknowledgements and datagrams 99 % of real clients are served, open flows stand, memory stays flat", async () => {
       await using product = await scene.balance({ capacity: 4096 });
       expect((await talker.ask({ do: "open", count: 50 })).ok).toBe(50);
       const pid = product.process.pid;
       const memory = memoryBytes([pid]);
-      await using flood = await synFlood(scene);
-      await flood.waitFor(/sent/);
+      await using flooding = await flood(scene);
+      await flooding.waitFor(/sent/);
       const done = await talker.ask({ do: "churn", count: 1000, concurrency: 10, seed: 9 }, 60_000);
-      expect(flood.running).toBe(true);
+      expect(flooding.running).toBe(true);
       expect(done.ok).toBeGreaterThanOrEqual(990);
       expect((await talker.ask({ do: "ping" })).ok).toBe(50);
       expect(memoryBytes([pid]) - memory).toBeLessThan(32 * 1024 * 1024);
@@ -107,8 +107,8 @@ export function limits({ method, scene: standing }: Stage): void {
   });
 }
 
-/** SYNs from 10,000 sources that do not exist, some ten thousand a second, until it is disposed of. */
-async function synFlood(scene: Scene) {
+/** Packets from 10,000 sources that do not exist, half of them SYNs, some ten thousand a second, until it is disposed of. */
+async function flood(scene: Scene) {
   const { lab } = scene;
   await lab.sh("router", "ip route replace blackhole 10.79.0.0/16");
   const to = await lab.mac("balancer", "front");
@@ -117,21 +117,18 @@ async function synFlood(scene: Scene) {
   const byte = () => Math.floor(next() * 250) + 1;
   const files: string[] = [];
   for (let i = 0; i < 10; i++) {
-    const frames = Array.from({ length: 1000 }, () =>
-      ethernet(
-        to,
-        from,
-        0x0800,
-        tcp({
-          source: `10.79.${byte()}.${byte()}`,
-          sourcePort: 1024 + Math.floor(next() * 60_000),
-          destination: lab.vip(),
-          destinationPort: TALK,
-          flags: FLAGS.syn,
-          seq: Math.floor(next() * 2 ** 32),
-        }),
-      ).toString("hex"),
-    );
+    const frames = Array.from({ length: 1000 }, (_, n) => {
+      const between = {
+        source: `10.79.${byte()}.${byte()}`,
+        sourcePort: 1024 + Math.floor(next() * 60_000),
+        destination: lab.vip(),
+        destinationPort: TALK,
+      };
+      const [seq, ack] = [Math.floor(next() * 2 ** 32), Math.floor(next() * 2 ** 32)];
+      if (n % 4 === 3) return udp({ ...between, payload: Buffer.from("n:0:") });
+      if (n % 4 === 2) return tcp({ ...between, flags: FLAGS.ack, seq, ack });
+      return tcp({ ...between, flags: FLAGS.syn, seq });
+    }).map((ip) => ethernet(to, from, 0x0800, ip).toString("hex"));
     files.push(join(scene.services.folder, `flood${i}`));
     await writeFile(files.at(-1) ?? "", `${frames.join("\n")}\n`);
   }
