@@ -465,6 +465,7 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
     says: "routes, gateways, interfaces and addresses come, go and change: forwards within a second of the news",
     tests: [
       "a server that changes its MAC address",
+      "a router that changes its MAC address",
       "a link that went down forwards again",
       "a client on a third network of the balancer",
       "follows an address that comes and goes",

@@ -117,7 +117,7 @@ async function convey(...words: string[]): Promise<{ code: number | null; stdout
 describe("a passthrough balancer", () => {
   stand("passthrough");
 
-  test("a client on a third network of the balancer is served, also when the network comes later", async () => {
+  test("a client on a third network of the balancer is served, also when the network comes later, and when its interface gets another name", async () => {
     product = await run(small({ listen: `${lab.vip()}:${HTTP}` }));
     for (let round = 0; round < 2; round++) {
       await using third = await Third.create();
@@ -133,6 +133,8 @@ describe("a passthrough balancer", () => {
         `${lab.vip()}:${HTTP}`,
       );
       expect(told.stdout).toContain("verdict: forward");
+      await lab.sh("balancer", "ip link set third down; ip link set third name other; ip link set other up");
+      await until(served, "an answer by the other name", 10_000, () => product?.process.output() ?? "");
     }
   });
 

@@ -67,7 +67,7 @@ const STEPS = [
     name: "addon",
     progress: "building the data plane (Rust; the first time takes a minute or two)",
     inputs() {
-      const files = filesBelow(ROOT, "crates", (path) => !/\.md$|\/tests\//.test(path));
+      const files = filesBelow(ROOT, "crates", (path) => !/\.md$|\/(tests|examples)\//.test(path));
       const settings = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
       const { napi, scripts } = manifest();
       return hashOf(ROOT, [...settings, ...files], [JSON.stringify(napi), scripts["build:native"]]);

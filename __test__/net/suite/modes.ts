@@ -381,6 +381,14 @@ export function modes({ method, arms, scene: standing }: Stage): void {
       expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
     });
 
+    if (nat) {
+      test("a router that changes its MAC address gets answers again within a second", async () => {
+        await lab.sh("router", "ip link set front address 02:00:00:00:77:fe");
+        await sleep(1000);
+        expect(await answers(lab, lab.vip(), 1)).toBe(true);
+      });
+    }
+
     test("a link that went down forwards again within a second of coming up", async () => {
       const device = lab.balancerDevices().at(-1) ?? "front";
       const routes = await lab.sh("balancer", "ip route show default; ip -6 route show default");
