@@ -1,8 +1,11 @@
 /** The lab itself: what the other tests of this folder stand on. */
+import { readdirSync } from "node:fs";
 import { expect, test } from "vitest";
 import { succeed } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
+import { sampleFile } from "../support/samples.ts";
 import { type Arms, PacketLab, SERVERS } from "./lab/lab.ts";
+import { Segment } from "./lab/segment.ts";
 import { pings } from "./lab/traffic.ts";
 
 for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
@@ -28,3 +31,16 @@ for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
     expect(await succeed(["ip", "netns", "list"])).not.toContain(id);
   });
 }
+
+test("what a killed balancer leaves in shared memory goes with its lab", async (context) => {
+  needs(context, { root: true, tools: ["ip", "sysctl", "curl"] });
+  let left: () => string[];
+  {
+    await using segment = await Segment.create();
+    const { process } = await segment.run(sampleFile("passthrough"));
+    left = () => readdirSync("/dev/shm").filter((name) => name.startsWith(`convey_balancer_${process.pid}_`));
+    await process.stop("SIGKILL");
+    expect(left()).toHaveLength(1);
+  }
+  expect(left()).toEqual([]);
+});
