@@ -1,5 +1,17 @@
+import { readFileSync } from "node:fs";
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 import { ENGINES } from "./__test__/net/engines.ts";
+
+/** Vitest begins with the largest files; those that register the shared suite are small and take longest. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const isLong = ({ moduleId }: TestSpecification) =>
+      readFileSync(moduleId, "utf8").includes('from "./suite/index.ts"');
+    const sorted = await super.sort(files);
+    return [...sorted.filter(isLong), ...sorted.filter((file) => !isLong(file))];
+  }
+}
 
 /**
  * One suite after the other. Those that need a quiet machine run one file at a time; the network suite has namespaces of
@@ -30,6 +42,7 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 30_000,
     passWithNoTests: true,
+    sequence: { sequencer: LongestFirst },
     reporters: ["default", "./__test__/support/matrix.ts"],
     projects: [suite("unit", 0), suite("e2e", 1, 2), suite("fault", 2, 1), ...onEveryEngine("net", 3, 3)],
   },
