@@ -38,7 +38,7 @@ test("what a killed balancer leaves in shared memory goes with its lab", async (
   {
     await using segment = await Segment.create();
     const { process } = await segment.run(sampleFile("passthrough"));
-    left = () => readdirSync("/dev/shm").filter((name) => name.startsWith(`convey_balancer_${process.pid}_`));
+    left = () => readdirSync("/dev/shm").filter((name) => name.includes(`_balancer_${process.pid}_`));
     await process.stop("SIGKILL");
     expect(left()).toHaveLength(1);
   }
