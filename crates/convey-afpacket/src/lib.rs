@@ -22,6 +22,7 @@ mod explain_queue;
 mod filter;
 mod frames;
 mod held;
+mod jumbo;
 mod misses;
 mod pending_frames;
 pub mod probe;

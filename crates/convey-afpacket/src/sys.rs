@@ -19,8 +19,9 @@ pub const BATCH: usize = 64;
 /// Bytes of a virtio_net_hdr without the `num_buffers` field, as PACKET_VNET_HDR exchanges it.
 pub const VNET_HEADER_BYTES: usize = 10;
 
-/// Room for a frame: the largest GSO super-frame with its Ethernet header, and a little slack.
-pub const FRAME_BYTES: usize = 65_536 + 64;
+/// Room for a frame: the largest super-frame there is (GSO_MAX_SIZE of BIG TCP) with its Ethernet header, and a little
+/// slack. Memory of a buffer is taken as longer frames come.
+pub const FRAME_BYTES: usize = 8 * 65_535 + 64;
 
 // linux/if_packet.h; absent from libc for some targets.
 const PACKET_FANOUT_CBPF: u32 = 6;

@@ -11,6 +11,9 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 
+/// In the GSO type: CWR is set in the first segment alone.
+const GSO_ECN: u8 = 0x80;
+
 /// Longest header part worth keeping linear: Ethernet, IPv6 with options, TCP with options.
 const MAX_LINEAR_BYTES: u16 = 256;
 
@@ -69,6 +72,23 @@ impl VnetHeader {
     /// The header of a plain frame whose checksums are whole.
     pub fn plain() -> [u8; VNET_HEADER_BYTES] {
         [0; VNET_HEADER_BYTES]
+    }
+
+    /// Of a super-frame: payload bytes of one segment.
+    pub fn segment_bytes(&self) -> Option<u16> {
+        (self.gso_type != 0 && self.gso_size != 0).then_some(self.gso_size)
+    }
+
+    /// Whether its first segment tells that the congestion window was reduced.
+    pub fn has_ecn(&self) -> bool {
+        self.gso_type & GSO_ECN != 0
+    }
+
+    /// Has the header at the beginning of `bytes` say so.
+    pub fn set_ecn(bytes: &mut [u8]) {
+        if let Some(gso_type) = bytes.get_mut(1) {
+            *gso_type |= GSO_ECN;
+        }
     }
 
     /// Whether the layer-4 checksum needs no look: still to be filled in, or found right on the way here.

@@ -1,6 +1,7 @@
 //! One worker's loop: receive a batch, decide about each frame, send what is to be sent.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use convey_links::Wake;
 use crate::coalesce::{Coalescer, Departure};
 use crate::frames::FrameIo;
 use crate::held::Held;
+use crate::jumbo;
 use crate::misses::Misses;
 use crate::pending_frames::PendingFrames;
 use crate::send_loss;
@@ -219,15 +221,46 @@ impl<F: FrameIo> Runner<F> {
         }
     }
 
-    /// Sends what the batch has for the network, runs of a flow as super-frames.
+    /// Sends what the batch has for the network, in order.
     fn send(&mut self) {
+        let mut begin = 0;
+        for at in 0..self.departures.len() {
+            if jumbo::is_jumbo(self.frames.bytes(self.departures[at].at)) {
+                self.send_run(begin..at);
+                self.send_cut(at);
+                begin = at + 1;
+            }
+        }
+        self.send_run(begin..self.departures.len());
+    }
+
+    /// Sends a super-frame that is too long to leave whole.
+    fn send_cut(&self, at: usize) {
+        let Leaving { at, ifindex, .. } = self.departures[at];
+        let Some(parts) = jumbo::cut(self.frames.bytes(at)) else {
+            self.io.lost(Loss::TxTooBig, 1);
+            return;
+        };
+        for jumbo::Part { headers, payload } in parts {
+            let pieces = [IoSlice::new(&headers), IoSlice::new(payload)];
+            if let Err(error) = self.frames.send(&[Pieces { ifindex, pieces: &pieces }]) {
+                self.io.lost(send_loss::of(&error), 1);
+            }
+        }
+    }
+
+    /// Sends these frames of the batch, runs of a flow as super-frames.
+    fn send_run(&mut self, run: Range<usize>) {
+        if run.is_empty() {
+            return;
+        }
         self.coalescer.clear();
         let (io, departures) = (&self.frames, &self.departures);
         let departure = |at: usize| {
             let Leaving { at, ifindex, is_checked, flow, headers } = departures[at];
             Departure { ifindex, bytes: io.bytes(at), is_checked, flow, headers }
         };
-        for at in 0..departures.len() {
+        for at in run {
             self.coalescer.add(at, departure);
         }
         self.coalescer.finish(departure);

@@ -11,6 +11,12 @@ use crate::snapshot::{Method, PacketSnapshot};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, Forward, Headers, Reply, ReplyKind, Verdict};
 
+/// The longest IPv6 packet whose header can tell its length.
+const MAX_IPV6_LEN: usize = 40 + 65_535;
+
+/// A hop-by-hop header with a jumbo payload option and nothing else.
+const JUMBO_LEN: usize = 8;
+
 /// A checked packet for a frontend or from a server.
 pub(crate) struct Packet<'a> {
     pub(crate) ip: Ip,
@@ -44,12 +50,17 @@ impl Packet<'_> {
         matches!(self.meta.checksum, Checksum::Partial { start, .. } if usize::from(start) == self.ip.l4)
     }
 
+    /// Bytes of the option that tells the length of a super-frame too long for an IPv6 header. Its segments have none.
+    fn jumbo_len(&self) -> usize {
+        if self.ip.is_v6 && self.ip.len() > MAX_IPV6_LEN { JUMBO_LEN } else { 0 }
+    }
+
     /// Length of the longest IP packet the frame stands for.
     fn longest(&self) -> usize {
         match self.meta.gso {
             None => self.ip.len(),
             Some(gso) => {
-                let headers = self.ip.len() - self.transport.payload_len() as usize;
+                let headers = self.ip.len() - self.transport.payload_len() as usize - self.jumbo_len();
                 self.ip.len().min(headers + usize::from(gso.size))
             }
         }
