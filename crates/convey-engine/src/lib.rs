@@ -32,6 +32,7 @@ pub mod next_hop;
 pub mod options;
 mod packet;
 pub mod packet_engine;
+mod prefixes;
 pub mod process;
 mod route_table;
 pub mod routes;

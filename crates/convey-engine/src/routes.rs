@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::hash::MixHasher;
 use crate::links::{Links, Objects};
+use crate::prefixes::Table;
+use crate::route_table::Way;
 pub use crate::route_table::{Place, RouteTable, Routes};
-use crate::route_table::{Table, Way};
 
 /// The table of routes that name none.
 pub const TABLE_MAIN: u32 = 254;

@@ -11,6 +11,7 @@
 pub mod client;
 mod interfaces;
 mod kernel_tables;
+mod link_tables;
 mod look;
 mod neighbours;
 mod netlink;

@@ -8,9 +8,10 @@ use convey_engine::routes::Target;
 use convey_engine::{Hop, NextHops, Topology};
 
 use crate::kernel_tables;
+use crate::link_tables::{LinkTables, ways_to};
 use crate::netlink;
 use crate::next_hop_objects::next_hop_objects;
-use crate::next_hops::{LinkTables, Wanted, ways_to};
+use crate::next_hops::Wanted;
 use crate::route_follower::AllRoutes;
 
 /// What [`look`] found.
