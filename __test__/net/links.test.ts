@@ -263,6 +263,37 @@ describe("a passthrough balancer", () => {
     expect(explained.stdout).toContain("verdict: pass not_vip");
   });
 
+  test("clients are served again when a router's MAC address, a route, an interface or its name has changed", async () => {
+    product = await run(small({ listen: `${lab.vip()}:${HTTP}` }));
+    const isServed = async () => (await get(`http://${lab.vip()}:${HTTP}/`)) === 0;
+    const served = (what: string) => until(isServed, what, 10_000, () => product?.process.output() ?? "");
+    const unserved = (what: string) => until(async () => !(await isServed()), what);
+    const route = "ip route add default via 10.78.2.254";
+    const rename = (from: string, to: string) =>
+      lab.sh(
+        "balancer",
+        `ip link set ${from} down; ip link set ${from} name ${to}; ip link set ${to} up; ${route}`,
+      );
+    await served("an answer");
+    await lab.sh("router", "ip link set front address 02:00:00:00:99:01");
+    await served("an answer by the router's new MAC address");
+    await lab.sh("balancer", "ip route del default");
+    await unserved("no answer without a route");
+    await lab.sh("balancer", route);
+    await served("an answer by the route that is back");
+    await lab.sh("balancer", "ip link set front down");
+    await unserved("no answer without a link");
+    await lab.sh("balancer", `ip link set front up; ${route}`);
+    await served("an answer by the link that is back");
+    await rename("front", "other");
+    try {
+      await served("an answer by the link under another name");
+    } finally {
+      await rename("other", "front");
+    }
+    await served("an answer by the link under its first name");
+  });
+
   test("a frontend on an address that nobody holds starts with a warning", async () => {
     product = await run(small({ listen: `10.78.2.188:${HTTP}` }));
     expect(product.process.output()).toContain(
