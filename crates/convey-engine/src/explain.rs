@@ -8,8 +8,8 @@ use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::explanation::{Explanation, Interface, Outcome, Step};
 use crate::next_hop::{Missing, NextHops};
-use crate::process::{Owner, Selection, flow_key, nat_paths, owner, select_server};
 use crate::routes::Path;
+use crate::selection::{Owner, Selection, flow_key, nat_paths, owner, select_server};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, PassReason};

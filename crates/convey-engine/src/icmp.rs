@@ -9,7 +9,7 @@ use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
 use crate::packet::{forward, next_hop, without_next_hop};
-use crate::process::flow_key;
+use crate::selection::flow_key;
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
 use crate::worker::Worker;

@@ -36,6 +36,7 @@ mod prefixes;
 pub mod process;
 mod route_table;
 pub mod routes;
+mod selection;
 pub mod snapshot;
 pub mod stats;
 pub mod steering;
