@@ -299,6 +299,7 @@ impl Segment {
     /// The frame, if it may be merged at all.
     fn of(departure: &Departure<'_>) -> Option<Self> {
         let Headers { is_v6, protocol, l4, payload } = departure.headers?;
+        let (l4, payload) = (usize::from(l4), usize::from(payload));
         let bytes = departure.bytes;
         let vnet = VnetHeader::parse(bytes.first_chunk()?);
         if !vnet.is_plain_with_checksum_at(l4, transport::checksum_offset(protocol)?) {

@@ -185,7 +185,8 @@ fn told(frame: &[u8]) -> Option<(u32, Option<Headers>)> {
         _ => ip.l4 + 8,
     };
     let is_plain = ip.l4 - ip.l3 == if ip.is_v6 { 40 } else { 20 } && ip.fragment == Fragment::No;
-    let headers = Headers { is_v6: ip.is_v6, protocol: ip.protocol, l4: ip.l4, payload };
+    let headers =
+        Headers { is_v6: ip.is_v6, protocol: ip.protocol, l4: ip.l4 as u16, payload: payload as u16 };
     Some((tuple.fingerprint(), is_plain.then_some(headers)))
 }
 

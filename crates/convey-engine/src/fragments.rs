@@ -1,27 +1,19 @@
-//! Datagrams in fragments: the first one has the ports and decides, the later ones follow it by the datagram's
-//! identification, their addresses rewritten alike. The checksum over the whole datagram stands in the first.
+//! The datagrams of which fragments are under way, and where they go.
 //!
 //! Workers share one table behind a lock, the only one on the packet path and taken for fragments alone: the first
 //! fragment is steered by its ports, the later ones have none and meet worker 0. What comes before its first is left
 //! to the I/O side to hold, see [`Fragments::is_followed`].
-//!
-//! Nothing is put together here. Bytes that were sent on before are dropped, so no server sees parts that overlap.
-//! In passthrough each datagram gets an identification of ours: two clients behind one NAT address may choose the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use convey_core::conntrack::Direction;
-use convey_packet::{Addr, Fragment, Ip, Part, TCP, Tuple, UDP, rewrite};
+use convey_packet::{Addr, Ip, Part};
 
-use crate::accounts::account;
-use crate::meta::{FrameMeta, Nanos};
-use crate::next_hop::NextHops;
-use crate::packet::{Packet, forward, next_hop, without_next_hop};
-use crate::snapshot::{Method, PacketServer, PacketSnapshot};
-use crate::verdict::{DropReason, Forward, Note, PassReason, Verdict};
-use crate::worker::Worker;
+use crate::meta::Nanos;
+use crate::snapshot::Method;
+use crate::verdict::DropReason;
 
 /// Datagrams under way at once. A flood of first fragments evicts the oldest, and nothing but fragments.
 const MAX_DATAGRAMS: usize = 4096;
@@ -49,7 +41,7 @@ struct Table {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+pub(crate) struct Key {
     source: u128,
     destination: u128,
     id: u32,
@@ -69,16 +61,16 @@ struct Datagram {
 /// Where the fragments of a datagram go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Way {
-    source: Addr,
-    destination: Addr,
+    pub(crate) source: Addr,
+    pub(crate) destination: Addr,
     /// Whose next hop they take.
-    towards: Addr,
-    method: Method,
-    id: Option<u32>,
+    pub(crate) towards: Addr,
+    pub(crate) method: Method,
+    pub(crate) id: Option<u32>,
     /// Frontend and server.
-    slots: (u16, u16),
-    from: Direction,
-    flow: u32,
+    pub(crate) slots: (u16, u16),
+    pub(crate) from: Direction,
+    pub(crate) flow: u32,
 }
 
 /// Parts of a datagram that came, in words of eight bytes, in order and apart from each other.
@@ -91,7 +83,7 @@ struct Ranges {
 }
 
 impl Key {
-    fn of(ip: &Ip, part: &Part) -> Self {
+    pub(crate) fn of(ip: &Ip, part: &Part) -> Self {
         Self {
             source: ip.source.bits(),
             destination: ip.destination.bits(),
@@ -119,6 +111,39 @@ impl Fragments {
     pub fn is_followed(&self, frame: &[u8], now: Nanos) -> bool {
         let Ok(ip) = Ip::parse(frame, false) else { return false };
         Part::parse(frame, &ip).is_some_and(|part| self.lock().live(&Key::of(&ip, &part), now).is_some())
+    }
+
+    /// Where the later fragments of this datagram go: `Some(None)` where its first one was dropped.
+    pub(crate) fn way(&self, key: &Key, now: Nanos) -> Option<Option<Way>> {
+        self.lock().live(key, now).map(|datagram| datagram.way)
+    }
+
+    /// Takes in the first fragment of a datagram; `None` as `way` when it is dropped. Tells whether another datagram
+    /// had to go that was not complete.
+    pub(crate) fn begin(&self, key: Key, part: &Part, way: Option<Way>, now: Nanos) -> bool {
+        let mut came = Ranges::default();
+        // Empty ranges take the first part whatever it is.
+        let _ = came.add(part);
+        let evicted = self.lock().begin(key, way, came, now);
+        self.begun.fetch_add(1, Release);
+        evicted
+    }
+
+    /// Takes in a later fragment, about to be sent on. `None`: the datagram has gone in the meantime.
+    pub(crate) fn add(&self, key: &Key, part: &Part, now: Nanos) -> Option<Result<(), DropReason>> {
+        let mut table = self.lock();
+        let added = table.live(key, now)?.came.add(part);
+        if added == Ok(true) {
+            table.datagrams.remove(key);
+        }
+        Some(added.map(|_| ()))
+    }
+
+    /// An identification of ours.
+    pub(crate) fn next_id(&self) -> u32 {
+        let mut table = self.lock();
+        table.next_id = table.next_id.wrapping_add(1);
+        table.next_id
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -186,117 +211,4 @@ impl Ranges {
         }
         Ok(self.len == 1 && self.ranges[0].0 == 0 && self.total == Some(self.ranges[0].1))
     }
-}
-
-/// Whether a first fragment may begin its datagram.
-pub(crate) fn check_first(ip: &Ip, part: &Part, worker: &Worker) -> Result<(), DropReason> {
-    if !part.is_possible() {
-        return Err(DropReason::FragmentBad);
-    }
-    match worker.fragments().lock().live(&Key::of(ip, part), worker.now()) {
-        Some(_) => Err(DropReason::FragmentOverlap),
-        None => Ok(()),
-    }
-}
-
-/// The later fragments of this datagram are dropped as the first one was.
-pub(crate) fn refuse(ip: &Ip, part: &Part, worker: &Worker) {
-    begin(&Key::of(ip, part), part, None, worker);
-}
-
-/// The later fragments of this datagram go where its first one goes, whose addresses and ports become `to`.
-pub(crate) fn send_on(
-    buffer: &mut [u8],
-    packet: &Packet<'_>,
-    to: &Tuple,
-    from: Direction,
-    (frontend, server): (u16, (u16, &PacketServer)),
-    worker: &Worker,
-) {
-    let Some(part) = packet.part else { return };
-    let method = server.1.method;
-    let id = (method == Method::Nat).then(|| {
-        let mut table = worker.fragments().lock();
-        table.next_id = table.next_id.wrapping_add(1);
-        table.next_id
-    });
-    if let Some(id) = id {
-        part.write_id(buffer, &packet.ip, id);
-    }
-    let way = Way {
-        source: to.source,
-        destination: to.destination,
-        towards: if method == Method::L2 { server.1.address } else { to.destination },
-        method,
-        id,
-        slots: (frontend, server.0),
-        from,
-        flow: to.fingerprint(),
-    };
-    begin(&Key::of(&packet.ip, &part), &part, Some(way), worker);
-    worker.note(Note::DatagramBegun);
-}
-
-fn begin(key: &Key, part: &Part, way: Option<Way>, worker: &Worker) {
-    let mut came = Ranges::default();
-    // Empty ranges take the first part whatever it is.
-    let _ = came.add(part);
-    let fragments = worker.fragments();
-    if fragments.lock().begin(*key, way, came, worker.now()) {
-        worker.note(Note::DatagramEvicted);
-    }
-    fragments.begun.fetch_add(1, Release);
-}
-
-/// What becomes of a later fragment.
-pub(crate) fn follow(
-    buffer: &mut [u8],
-    ip: &Ip,
-    meta: &FrameMeta,
-    snapshot: &PacketSnapshot,
-    next_hops: &NextHops,
-    worker: &Worker,
-) -> Result<Verdict, Verdict> {
-    // Behind a later IPv6 fragment's header the transport may stand behind further ones (in the first fragment).
-    let is_extension = ip.is_v6 && matches!(ip.protocol, 0 | 43 | 60);
-    if !matches!(ip.protocol, TCP | UDP) && !is_extension {
-        return Err(Verdict::Pass(PassReason::OtherProtocol));
-    }
-    debug_assert_eq!(ip.fragment, Fragment::Later);
-    let part = Part::parse(buffer, ip).ok_or(Verdict::Drop(DropReason::Truncated))?;
-    let (key, now) = (Key::of(ip, &part), worker.now());
-    let way = match worker.fragments().lock().live(&key, now) {
-        None => return Err(Verdict::Pass(PassReason::Fragment)),
-        Some(datagram) => datagram.way.ok_or(Verdict::Drop(DropReason::FragmentRefused))?,
-    };
-    if !part.is_possible() {
-        return Err(Verdict::Drop(DropReason::FragmentBad));
-    }
-    if way.method != Method::L2 && ip.ttl <= 1 {
-        return Err(Verdict::Drop(DropReason::TtlExceeded));
-    }
-    let hop = next_hop(next_hops, way.source, way.towards, meta.ingress_ifindex)
-        .map_err(|missing| without_next_hop(missing, way.towards))?;
-    if way.method == Method::L2 && !hop.on_link {
-        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
-    }
-    // The sender hears of it by the first fragment, which is as long.
-    if ip.len() > hop.mtu as usize {
-        return Err(Verdict::Drop(DropReason::TooBig));
-    }
-    {
-        let mut table = worker.fragments().lock();
-        let datagram = table.live(&key, now).ok_or(Verdict::Pass(PassReason::Fragment))?;
-        if datagram.came.add(&part).map_err(Verdict::Drop)? {
-            table.datagrams.remove(&key);
-        }
-    }
-    account(way.slots, way.from, (part.end - part.begin) as u32, snapshot, worker.index());
-    if way.method != Method::L2 {
-        if let Some(id) = way.id {
-            part.write_id(buffer, ip, id);
-        }
-        rewrite::rewrite_addresses(buffer, ip, way.source, way.destination);
-    }
-    Ok(Verdict::Forward(Forward { flow: Some(way.flow), ..forward(buffer, ip, way.method, &hop) }))
 }

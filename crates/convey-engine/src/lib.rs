@@ -21,6 +21,7 @@ pub mod counters;
 pub mod engine_error;
 pub mod explain;
 pub mod explanation;
+mod follow;
 pub mod fragments;
 mod hash;
 mod hop_cache;

@@ -23,7 +23,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) ports: Ports,
     pub(crate) transport: Transport,
     /// Of a first fragment: its part of the datagram.
-    pub(crate) part: Option<Part>,
+    pub(crate) part: Option<&'a Part>,
     pub(crate) meta: &'a FrameMeta,
 }
 
@@ -128,7 +128,7 @@ impl Packet<'_> {
             Transport::Udp { .. } => l4 + 8,
         };
         let is_plain = l4 - l3 == if is_v6 { 40 } else { 20 } && self.ip.fragment == Fragment::No;
-        is_plain.then_some(Headers { is_v6, protocol, l4, payload })
+        is_plain.then_some(Headers { is_v6, protocol, l4: l4 as u16, payload: payload as u16 })
     }
 
     /// Refuses the packet: a reset where that is wanted and possible, else nothing.

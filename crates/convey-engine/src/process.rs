@@ -7,7 +7,7 @@ use convey_core::conntrack::{Direction, Flow, FlowId};
 use convey_packet::{Addr, Deltas, Fragment, Ip, IpError, Part, Ports, TCP, Tuple, UDP, rewrite};
 
 use crate::accounts::{account, count_refusal};
-use crate::fragments;
+use crate::follow;
 use crate::hop_cache::HopCache;
 use crate::icmp;
 use crate::meta::{FrameMeta, Nanos};
@@ -58,7 +58,7 @@ fn decide(
         return icmp::decide(buffer, len, &ip, meta, snapshot, next_hops, worker);
     }
     if ip.fragment == Fragment::Later {
-        return fragments::follow(buffer, &ip, meta, snapshot, next_hops, worker);
+        return follow::follow(buffer, &ip, meta, snapshot, next_hops, worker);
     }
     if ip.protocol != TCP && ip.protocol != UDP {
         return Err(Verdict::Pass(PassReason::OtherProtocol));
@@ -79,12 +79,12 @@ fn decide(
     }
     let part = Part::parse(frame, &ip);
     if let Some(part) = &part {
-        fragments::check_first(&ip, part, worker).map_err(Verdict::Drop)?;
+        follow::check_first(&ip, part, worker).map_err(Verdict::Drop)?;
     }
     let verdict = match Transport::parse(frame, &ip, meta) {
         Err(reason) => Err(Verdict::Drop(reason)),
         Ok(transport) => {
-            let packet = Packet { ip, ports, transport, part, meta };
+            let packet = Packet { ip, ports, transport, part: part.as_ref(), meta };
             match owner {
                 Owner::Frontend(slot) => from_client(buffer, &packet, slot, snapshot, next_hops, worker),
                 Owner::Reply(id, flow) => {
@@ -96,7 +96,7 @@ fn decide(
         }
     };
     if let (Some(part), Err(Verdict::Drop(_) | Verdict::Reply(_))) = (&part, &verdict) {
-        fragments::refuse(&ip, part, worker);
+        follow::refuse(&ip, part, worker);
     }
     verdict
 }
@@ -190,7 +190,7 @@ fn from_client(
         rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas, packet.is_partial());
     }
     let slots = (flow.frontend, (flow.server, server));
-    fragments::send_on(buffer, packet, &to, Direction::FromClient, slots, worker);
+    follow::send_on(buffer, packet, &to, Direction::FromClient, slots, worker);
     Ok(packet.forward(buffer, &to, server.method, &hop))
 }
 
@@ -223,9 +223,11 @@ fn from_server(
     };
     let deltas = Deltas::between(&packet.tuple(), &to);
     rewrite::rewrite_tuple(buffer, &packet.ip, &to, deltas, packet.is_partial());
-    if let Some(server) = snapshot.server(flow.server) {
+    if packet.part.is_some()
+        && let Some(server) = snapshot.server(flow.server)
+    {
         let slots = (flow.frontend, (flow.server, server));
-        fragments::send_on(buffer, packet, &to, Direction::FromServer, slots, worker);
+        follow::send_on(buffer, packet, &to, Direction::FromServer, slots, worker);
     }
     Ok(packet.forward(buffer, &to, Method::Nat, &hop))
 }

@@ -45,9 +45,9 @@ pub struct Headers {
     /// Transport protocol number.
     pub protocol: u8,
     /// Where the transport header starts.
-    pub l4: usize,
+    pub l4: u16,
     /// Where the payload starts.
-    pub payload: usize,
+    pub payload: u16,
 }
 
 /// An answer of ours built in place of the received frame.
