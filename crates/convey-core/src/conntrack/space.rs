@@ -182,7 +182,6 @@ impl<const WORDS: usize> Space<WORDS> {
     #[inline]
     pub(super) fn find(&self, key: &FlowKey, hash: u64, clock: Clock<'_>) -> (Option<usize>, Option<usize>) {
         let key = Key::new(key, self.field);
-        let mut over = None;
         for i in 0..Self::CHAIN {
             let at = self.set_of(hash, i);
             let set = self.set(at);
@@ -193,17 +192,18 @@ impl<const WORDS: usize> Space<WORDS> {
                 }
                 match entry::state(entry.control().load(Acquire)) {
                     None | Some(FlowState::Free) => {}
+                    // It is ended before another with its key begins, so there is no other.
                     Some(state) if clock.is_over(state, entry.last_seen()) => {
-                        over = Some(at * Self::WAYS + way);
+                        return (None, Some(at * Self::WAYS + way));
                     }
-                    Some(_) => return (Some(at * Self::WAYS + way), over),
+                    Some(_) => return (Some(at * Self::WAYS + way), None),
                 }
             }
             if self.spills[at].load(Relaxed) == 0 {
                 break;
             }
         }
-        (None, over)
+        (None, None)
     }
 
     #[inline]
