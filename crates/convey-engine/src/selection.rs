@@ -176,12 +176,12 @@ fn check_limits(
 
 /// Where answers of `server` to a new flow may come along: the NAT address of the client first, then those to go
 /// to when it has no port left.
-pub(crate) fn nat_paths(
-    frontend: &PacketFrontend,
+pub(crate) fn nat_paths<'a>(
+    frontend: &'a PacketFrontend,
     server: &PacketServer,
     key: &FlowKey,
-) -> impl Iterator<Item = NatPath> + Clone + use<> {
-    let sources = frontend.nat_sources.clone();
+) -> impl Iterator<Item = NatPath> + Clone + use<'a> {
+    let sources = &frontend.nat_sources;
     let (server, port, protocol) = (server.address.bits(), server.port, frontend.protocol);
     // A client keeps to one address: some services tie a session to it.
     let first = client_hash(Addr::from_bits(key.client).into(), 0) as usize;
