@@ -36,8 +36,8 @@ fn flow(n: u32) -> Flow {
 
 /// Begins a flow and confirms it.
 fn begin(table: &mut FlowTable, mut flow: Flow) {
-    let place = table.find(&flow.key(), Ticks(1)).place;
-    if let Some(claim) = table.claim(&place, true, Ticks(1), |_| {}) {
+    let found = table.find(&flow.key(), Ticks(1));
+    if let Some(claim) = table.claim(&found, true, Ticks(1), |_| {}) {
         let id = table.publish(claim, &mut flow);
         let confirmed = Flow { state: FlowState::Established, ..flow };
         black_box(table.update(id, &flow, &confirmed));

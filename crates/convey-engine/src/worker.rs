@@ -281,10 +281,6 @@ impl Worker {
         snapshot: &PacketSnapshot,
     ) -> Result<Flow, DropReason> {
         let (now, key) = (self.ticks(), &new.met.key);
-        // Its time is over and its port and place are free to be taken at once.
-        if let Some(expired) = new.met.found.expired {
-            self.end_flow(expired, snapshot);
-        }
         let mut flow = Flow {
             client: key.client,
             client_port: key.client_port,
@@ -300,7 +296,7 @@ impl Worker {
         }
         let Self { flows, ports, counters, .. } = self;
         let lifetimes = snapshot.lifetimes();
-        let claim = flows.claim(&new.met.found.place, flow.state.is_half_open(), now, |evicted| {
+        let claim = flows.claim(&new.met.found, flow.state.is_half_open(), now, |evicted| {
             let is_over = now.since(Ticks(evicted.last_seen)) > lifetimes.0[evicted.state as usize];
             match evicted.state {
                 _ if is_over => {}

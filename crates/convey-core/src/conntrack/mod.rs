@@ -80,9 +80,9 @@ impl FlowId {
 pub struct Found {
     /// The live flow.
     pub live: Option<FlowId>,
-    /// A flow whose time is over and that was not swept yet: to be ended before another begins.
+    /// A flow whose time is over and that was not swept yet: [`FlowTable::claim`] ends it.
     pub expired: Option<FlowId>,
-    /// For [`FlowTable::claim`].
+    /// For [`FlowTable::claim_for_heir`].
     pub place: Place,
 }
 
@@ -216,17 +216,33 @@ impl FlowTable {
             || space!(self, place.is_v4, space => space.has_room(place.hash, self.clock(now), victims))
     }
 
-    /// Takes an entry for a new flow. Who gives way to it is given to `ended`, which settles it (ports, counters).
-    /// `None`: there is no room.
+    /// Takes an entry for a new flow with the key that was looked up: that of the one before it whose time is over, if
+    /// there is one. Who gives way to it is given to `ended`, which settles it (ports, counters). `None`: there is no
+    /// room.
     pub fn claim(
         &mut self,
-        place: &Place,
+        found: &Found,
         is_half_open: bool,
         now: Ticks,
         mut ended: impl FnMut(Flow),
     ) -> Option<Claim> {
-        let (seed, overflow) = (self.seed, self.overflow);
+        let (seed, overflow, place) = (self.seed, self.overflow, &found.place);
         let hash_of = move |flow: &Flow| hash(seed, overflow, &flow.key());
+        if let Some(expired) = found.expired {
+            let at = expired.index();
+            let replaced = match is_half_open && self.is_crowded(place) {
+                true => None,
+                false => {
+                    space!(self, place.is_v4, space => space.replace(place.hash, at, hash_of, &mut ended))
+                }
+            };
+            if let Some(claimed) = replaced {
+                return Some(Claim { place: *place, claimed });
+            }
+            if let Some(flow) = self.remove(expired) {
+                ended(flow);
+            }
+        }
         let claimed = (is_half_open && self.is_crowded(place)).then(|| match place.is_v4 {
             true => self.v4.claim_half_open(place.hash, now, hash_of, &mut ended),
             false => self.v6.claim_half_open(place.hash, now, hash_of, &mut ended),

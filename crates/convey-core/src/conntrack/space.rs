@@ -285,6 +285,22 @@ impl<const WORDS: usize> Space<WORDS> {
         None
     }
 
+    /// Takes the entry of a flow with the same key.
+    pub(super) fn replace(
+        &self,
+        hash: u64,
+        at: usize,
+        hash_of: impl Fn(&Flow) -> u64,
+        ended: impl FnOnce(Flow),
+    ) -> Option<Claimed> {
+        self.claim_at(hash, (self.passed(hash, at), at), hash_of, ended)
+    }
+
+    /// How many sets of its chain a flow at `at` has passed.
+    fn passed(&self, hash: u64, at: usize) -> usize {
+        (0..Self::CHAIN).position(|i| self.set_of(hash, i) == at / Self::WAYS).unwrap_or(0)
+    }
+
     fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<usize> {
         let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
         let half_open = ways.filter_map(|at| {
@@ -387,9 +403,7 @@ impl<const WORDS: usize> Space<WORDS> {
 
     /// A flow has left the entry at `at`.
     fn count_out(&self, at: usize, hash: u64, state: FlowState) {
-        let set = at / Self::WAYS;
-        let passed = (0..Self::CHAIN).position(|i| self.set_of(hash, i) == set).unwrap_or(0);
-        self.unspill(hash, passed);
+        self.unspill(hash, self.passed(hash, at));
         self.counts.fetch_sub(FLOW + u64::from(state.is_half_open()) * HALF_OPEN, Relaxed);
     }
 
