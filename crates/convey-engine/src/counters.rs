@@ -13,7 +13,11 @@ pub struct WorkerCounters {
     drops: Box<[AtomicU64]>,
     answered: Box<[AtomicU64]>,
     notes: Box<[AtomicU64]>,
+    nat_port_probes: [AtomicU64; NAT_PORT_PROBES.len()],
 }
+
+/// Names of the classes that [`WorkerCounters::nat_port_probes`] counts by.
+pub const NAT_PORT_PROBES: [&str; 6] = ["1", "2-3", "4-7", "8-15", "16-24", "25+"];
 
 impl Default for WorkerCounters {
     fn default() -> Self {
@@ -25,6 +29,7 @@ impl Default for WorkerCounters {
             drops: zeros(DropReason::ALL.len()),
             answered: zeros(DropReason::ALL.len()),
             notes: zeros(Note::ALL.len()),
+            nat_port_probes: Default::default(),
         }
     }
 }
@@ -46,6 +51,24 @@ impl WorkerCounters {
 
     pub(crate) fn note(&self, note: Note) {
         add_one(&self.notes[note as usize]);
+    }
+
+    /// A NAT port was found at the `probes`th place looked at.
+    pub(crate) fn found_nat_port(&self, probes: u32) {
+        let class = match probes {
+            0..=1 => 0,
+            2..=3 => 1,
+            4..=7 => 2,
+            8..=15 => 3,
+            16..=24 => 4,
+            _ => 5,
+        };
+        add_one(&self.nat_port_probes[class]);
+    }
+
+    /// Free NAT ports taken, by how many places were looked at to find one; see [`NAT_PORT_PROBES`].
+    pub fn nat_port_probes(&self) -> [u64; NAT_PORT_PROBES.len()] {
+        self.nat_port_probes.each_ref().map(|count| count.load(Relaxed))
     }
 
     /// Packets forwarded.

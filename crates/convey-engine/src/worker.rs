@@ -22,7 +22,7 @@ use crate::snapshot::{NatPath, PacketSnapshot};
 use crate::takeover::{Heir, NotKept, TakenOver};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, Note};
-use ports::PortPools;
+use ports::{Holder, PortPools};
 
 /// A sweep gets round the whole table in this time.
 const SWEEP_NANOS: u64 = 4_000_000_000;
@@ -74,13 +74,14 @@ impl Worker {
         let options = snapshot.options();
         let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
         snapshot.adopt(index);
+        let counters: Arc<WorkerCounters> = Arc::default();
         let mut worker = Self {
             index,
-            counters: Arc::default(),
+            counters: counters.clone(),
             flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
             untaken_v6: memory.untaken_v6,
             later_syns: LaterSyns::default(),
-            ports: PortPools::new(index, options, memory.nat),
+            ports: PortPools::new(index, options, memory.nat, counters),
             generation: snapshot.generation(),
             now: Nanos(0),
             swept: Nanos(0),
@@ -190,7 +191,8 @@ impl Worker {
         });
         let claim = claim.ok_or(NotKept::NoRoom)?;
         if let Some(path) = &heir.path {
-            let holder = (claim.id().bits(), PortUse::of(&flow));
+            let holder =
+                Holder { id: claim.id(), port_use: PortUse::of(&flow), since: Ticks(flow.last_seen) };
             let Some(pool) = self.ports.take_exact(path, flow.nat_port, holder, snapshot) else {
                 self.flows.abandon(claim);
                 return Err(NotKept::NoPort);
@@ -221,6 +223,7 @@ impl Worker {
     pub(crate) fn begin(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
         // A clock that steps back would make every flow look ancient.
         self.now = self.now.max(now);
+        self.ports.set_now(self.ticks());
         if snapshot.generation() != self.generation {
             self.generation = snapshot.generation();
             self.flows.set_lifetimes(snapshot.lifetimes());
@@ -256,8 +259,7 @@ impl Worker {
 
     /// The live flow whose answers come along `path` to `nat_port`.
     pub(crate) fn lookup_reply(&self, path: &NatPath, nat_port: u16) -> Option<(FlowId, Flow)> {
-        let (pool, holder) = self.ports.holder(path, nat_port)?;
-        let id = FlowId::from_bits(holder);
+        let (pool, id) = self.ports.holder(path, nat_port)?;
         let flow = self.flows.get(id)?;
         let holds = flow.has(flags::HAS_PORT) && flow.nat_port == nat_port && flow.pool == pool;
         (holds && !self.flows.is_expired(&flow, self.ticks())).then_some((id, flow))
@@ -350,7 +352,7 @@ impl Worker {
         };
         let Change { established, closed, restarted, revived, out_of_window, later_syn } = change;
         let port_use = match transport {
-            Transport::Udp { .. } => PortUse::after_datagram(&mut flow, change, now),
+            Transport::Udp { .. } => PortUse::after_datagram(&flow, change),
             Transport::Tcp(_) => PortUse::after_segment(change),
         };
         if let Some(port_use) = port_use
@@ -413,19 +415,19 @@ impl Worker {
     ) -> Option<(u16, u16)> {
         for path in paths.clone() {
             let pool = self.ports.pool(&path)?;
-            if let Some(port) = self.ports.take(pool, holder.bits(), snapshot) {
+            if let Some(port) = self.ports.take(pool, holder, snapshot) {
                 return Some((pool, port));
             }
         }
         let (flows, now) = (&self.flows, self.ticks());
         let victims = paths.clone().filter_map(|path| {
             let pool = self.ports.pool(&path)?;
-            self.ports.victim(pool, |holder| flows.idle(FlowId::from_bits(holder), now)).map(|v| (v, pool))
+            self.ports.victim(pool, |id| flows.idle(id, now)).map(|v| (v, pool))
         });
         let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
         self.note(Note::PortTakenOver);
-        self.end_flow(FlowId::from_bits(victim.holder), snapshot);
-        Some((pool, self.ports.take(pool, holder.bits(), snapshot)?))
+        self.end_flow(PortPools::flow_of(&victim), snapshot);
+        Some((pool, self.ports.take_over(pool, &victim, holder, snapshot)?))
     }
 }
 

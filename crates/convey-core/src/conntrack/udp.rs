@@ -4,8 +4,7 @@
 //! places in the flow table. How long a pause is usual depends on what was seen: a question and its answer are
 //! over at once, what has gone on for a while may pause.
 //!
-//! A UDP flow has no sequence numbers; `Flow::next[0]` counts its datagrams, `Flow::next[1]` is the tick at which
-//! its port took its place in the order of use.
+//! A UDP flow has no sequence numbers; `Flow::next[0]` counts its datagrams.
 
 use std::time::Duration;
 

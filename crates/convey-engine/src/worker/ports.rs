@@ -1,31 +1,57 @@
 //! The port pools of one worker, made when the first flow towards a server begins.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-use convey_core::conntrack::Memory;
-use convey_core::nat_ports::{Partition, PortPool, PortUse, Victim};
+use convey_core::conntrack::{FlowId, Memory, Ticks};
+use convey_core::nat_ports::{Partition, PortPool, PortUse, Taken, Victim};
+use convey_core::selection::flow_hash;
 use convey_packet::Addr;
 
+use crate::counters::WorkerCounters;
 use crate::hash::MixBuild;
 use crate::options::PacketOptions;
 use crate::snapshot::{NatPath, PacketSnapshot};
 
-/// Ports tried in a row when frontends listen within the NAT range.
-const MAX_SKIPS: usize = 64;
-
 #[derive(Debug)]
 pub(super) struct PortPools {
     partition: Partition,
+    /// Secret, so that nobody foresees which port is next.
     seed: u64,
+    searches: u64,
+    now: Ticks,
     by_path: HashMap<NatPath, u16, MixBuild>,
     pools: Vec<Option<(NatPath, PortPool)>>,
     /// By pool: its NAT address, for who takes over the flows that name the pool.
     nat: Memory<u128>,
+    counters: Arc<WorkerCounters>,
+}
+
+/// Who has a port that was not taken here.
+pub(super) struct Holder {
+    pub(super) id: FlowId,
+    pub(super) port_use: PortUse,
+    /// When it was used last.
+    pub(super) since: Ticks,
+}
+
+/// A flow's number in a port's word: 0 is nobody's there.
+fn owner_of(id: FlowId) -> u32 {
+    id.bits() + 1
+}
+
+fn flow_by(owner: u32) -> FlowId {
+    FlowId::from_bits(owner.wrapping_sub(1))
 }
 
 impl PortPools {
-    pub(super) fn new(index: usize, options: &PacketOptions, nat: Memory<u128>) -> Self {
+    pub(super) fn new(
+        index: usize,
+        options: &PacketOptions,
+        nat: Memory<u128>,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
         let stride = u16::try_from(options.workers.max(1)).unwrap_or(u16::MAX);
         let range = options.nat_ports;
         Self {
@@ -36,10 +62,18 @@ impl PortPools {
                 remainder: u16::try_from(index).unwrap_or(u16::MAX) % stride,
             },
             seed: options.seed,
+            searches: 0,
+            now: Ticks(0),
             by_path: HashMap::default(),
             pools: Vec::new(),
             nat,
+            counters,
         }
+    }
+
+    /// What is done with ports from now on is done at this time.
+    pub(super) fn set_now(&mut self, now: Ticks) {
+        self.now = now;
     }
 
     /// The pool of `path`, made if need be. `None`: there are as many pools as 16 bits can name.
@@ -49,17 +83,12 @@ impl PortPools {
         }
         let at = self.pools.iter().position(Option::is_none).unwrap_or(self.pools.len());
         let pool = u16::try_from(at).ok()?;
-        let seed = self.seed
-            ^ convey_core::selection::flow_hash(
-                self.seed,
-                [path.nat as u64, path.server as u64, u64::from(path.port) << 8 | u64::from(path.protocol)],
-            );
         if let Some(nat) = self.nat.get_mut(at) {
             *nat = path.nat;
         }
         // A process that is killed has written the address before any flow that names it.
         compiler_fence(SeqCst);
-        let made = Some((*path, PortPool::new(self.partition, seed)));
+        let made = Some((*path, PortPool::new(self.partition)));
         match self.pools.get_mut(at) {
             Some(slot) => *slot = made,
             None => self.pools.push(made),
@@ -68,17 +97,29 @@ impl PortPools {
         Some(pool)
     }
 
-    /// Takes a free port on which no frontend listens, for `holder`.
-    pub(super) fn take(&mut self, pool: u16, holder: u32, snapshot: &PacketSnapshot) -> Option<u16> {
-        let (path, ports) = self.pools.get_mut(usize::from(pool))?.as_mut()?;
-        for _ in 0..MAX_SKIPS {
-            let port = ports.take(holder)?;
-            if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_none() {
-                return Some(port);
-            }
-            ports.release(port);
+    /// Takes a free port on which no frontend listens, for the flow `id`.
+    pub(super) fn take(&mut self, pool: u16, id: FlowId, snapshot: &PacketSnapshot) -> Option<u16> {
+        let random = self.random();
+        let (path, ports) = self.get(pool)?;
+        let taken = ports.take(owner_of(id), random, self.now, |port| is_usable(path, port, snapshot));
+        let Taken { port, looks } = taken?;
+        self.counters.found_nat_port(looks);
+        Some(port)
+    }
+
+    /// Takes the port of a victim whose flow has ended, or another that is free.
+    pub(super) fn take_over(
+        &mut self,
+        pool: u16,
+        victim: &Victim,
+        id: FlowId,
+        snapshot: &PacketSnapshot,
+    ) -> Option<u16> {
+        let (path, ports) = self.get(pool)?;
+        if is_usable(path, victim.port, snapshot) && ports.take_over(victim, owner_of(id), self.now) {
+            return Some(victim.port);
         }
-        None
+        self.take(pool, id, snapshot)
     }
 
     /// Takes exactly this port, unless it is held, another worker's, or a frontend listens on it. Gives the pool.
@@ -86,14 +127,14 @@ impl PortPools {
         &mut self,
         path: &NatPath,
         port: u16,
-        (holder, port_use): (u32, PortUse),
+        Holder { id, port_use, since }: Holder,
         snapshot: &PacketSnapshot,
     ) -> Option<u16> {
-        if snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_some() {
+        if !is_usable(path, port, snapshot) {
             return None;
         }
         let pool = self.pool(path)?;
-        self.get_mut(pool)?.take_exact(port, holder, port_use).then_some(pool)
+        self.get(pool)?.1.take_exact(port, owner_of(id), port_use, since).then_some(pool)
     }
 
     /// The memory of NAT addresses.
@@ -102,14 +143,22 @@ impl PortPools {
     }
 
     #[inline]
-    pub(super) fn holder(&self, path: &NatPath, port: u16) -> Option<(u16, u32)> {
+    pub(super) fn holder(&self, path: &NatPath, port: u16) -> Option<(u16, FlowId)> {
         let pool = *self.by_path.get(path)?;
-        Some((pool, self.get(pool)?.1.holder(port)?))
+        let owner = self.get(pool)?.1.owner(port)?;
+        Some((pool, flow_by(owner)))
     }
 
     /// See [`PortPool::victim`].
-    pub(super) fn victim(&mut self, pool: u16, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
-        self.get_mut(pool)?.victim(idle)
+    pub(super) fn victim(&mut self, pool: u16, idle: impl Fn(FlowId) -> Option<u32>) -> Option<Victim> {
+        let random = self.random();
+        let idle = |owner| idle(flow_by(owner));
+        self.get(pool)?.1.victim(random, self.now, idle)
+    }
+
+    /// The flow that gives its port up.
+    pub(super) fn flow_of(victim: &Victim) -> FlowId {
+        flow_by(victim.owner)
     }
 
     pub(super) fn nat_address(&self, pool: u16) -> Option<u128> {
@@ -117,14 +166,18 @@ impl PortPools {
     }
 
     pub(super) fn used_for(&mut self, pool: u16, port: u16, port_use: PortUse) {
-        if let Some(ports) = self.get_mut(pool) {
-            ports.used_for(port, port_use);
+        if let Some((_, ports)) = self.get(pool)
+            && let Some(owner) = ports.owner(port)
+        {
+            ports.used_for(port, owner, port_use, self.now);
         }
     }
 
     pub(super) fn release(&mut self, pool: u16, port: u16) {
-        if let Some(ports) = self.get_mut(pool) {
-            ports.release(port);
+        if let Some((_, ports)) = self.get(pool)
+            && let Some(owner) = ports.owner(port)
+        {
+            ports.release(port, owner, self.now);
         }
     }
 
@@ -149,7 +202,13 @@ impl PortPools {
         self.pools.get(usize::from(pool))?.as_ref()
     }
 
-    fn get_mut(&mut self, pool: u16) -> Option<&mut PortPool> {
-        self.pools.get_mut(usize::from(pool))?.as_mut().map(|(_, p)| p)
+    fn random(&mut self) -> u32 {
+        self.searches += 1;
+        flow_hash(self.seed, [self.searches]) as u32
     }
+}
+
+/// Whether no frontend listens on that port of the path's NAT address.
+fn is_usable(path: &NatPath, port: u16, snapshot: &PacketSnapshot) -> bool {
+    snapshot.match_vip(path.protocol, Addr::from_bits(path.nat), port).is_none()
 }

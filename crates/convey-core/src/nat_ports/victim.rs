@@ -1,0 +1,109 @@
+//! Whose port is taken when none is free.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::PortUse;
+use super::pool::{HAND, LOOKS, Place, PortPool, ports_in};
+use super::word::Word;
+use crate::conntrack::Ticks;
+use crate::conntrack::udp::{BRIEF_IDLE, STREAM_IDLE};
+
+/// Held ports looked at for one that may be taken over, those included whose words say that they are in use.
+const WORDS: u32 = 512;
+/// An unconfirmed flow gives way before idle conversations once it has been unused this long.
+const UNCONFIRMED_IDLE: u32 = Ticks::span(Duration::from_secs(1));
+/// A port may be taken before its flow can be found; after this time it is held for none.
+const NOT_YET: u32 = Ticks::span(Duration::from_secs(2));
+
+/// A port that may be taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Victim {
+    /// How readily: the greater the more.
+    pub rank: u8,
+    /// Ticks since its flow was used, or has closed.
+    pub idle: u32,
+    /// Whose it is.
+    pub owner: u32,
+    /// Its number.
+    pub port: u16,
+}
+
+impl PortPool {
+    /// Whose port may be taken over when none is free. `idle` gives the ticks since an owner's flow was used, or
+    /// `None` when there is none whose time is not over. End that flow and take its port over.
+    pub fn victim(&self, random: u32, now: Ticks, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
+        let mut best: Option<Victim> = None;
+        let (mut looks, mut words) = (0, 0);
+        'search: for group in self.groups_from(random) {
+            let marks = self.marks(group).load(Relaxed);
+            for at in ports_in(group, marks as u32 & !((marks >> 32) as u32), random) {
+                let word = self.word(at);
+                let judge = |idle: u32| {
+                    let (rank, idle) = readiness(word, now, idle)?;
+                    Some(Victim { rank, idle, owner: word.owner(), port: self.partition.port(at) })
+                };
+                // A flow is not idle for longer than its word is old: only where that would make it the best it is
+                // worth to look for the flow, which lies far away.
+                if let Some(at_most) = judge(word.age(now) + 1) {
+                    looks += 1;
+                    if best.is_none_or(|best| at_most > best) {
+                        let Some(idle) =
+                            idle(word.owner()).or((word.age(now) >= NOT_YET).then_some(u32::MAX))
+                        else {
+                            continue;
+                        };
+                        best = best.max(judge(idle));
+                        self.was_used(Place { at, word }, now, idle);
+                    }
+                }
+                words += 1;
+                if looks >= LOOKS || words >= WORDS {
+                    break 'search;
+                }
+            }
+        }
+        best.or_else(|| self.expired(now, idle))
+    }
+
+    /// Notes when the flow was used last, so that the next search need not look for it before it may be idle.
+    fn was_used(&self, place: Place, now: Ticks, idle: u32) {
+        let used = Ticks(now.0.wrapping_sub(idle));
+        if place.word.port_use() != PortUse::Closed && idle < place.word.age(now) {
+            self.change(place, place.word.changed_at(used));
+        }
+    }
+
+    /// One whose flow is none, or over, of the next few.
+    fn expired(&self, now: Ticks, idle: impl Fn(u32) -> Option<u32>) -> Option<Victim> {
+        if self.len == 0 {
+            return None;
+        }
+        let count = LOOKS.min(self.len as u32);
+        let from = self.extra(HAND).fetch_add(u64::from(count), Relaxed);
+        (0..u64::from(count)).find_map(|step| {
+            let at = (from.wrapping_add(step) % self.len as u64) as usize;
+            let word = self.word(at);
+            let is_taken = !word.is_free() && word.age(now) >= NOT_YET;
+            let port = self.partition.port(at);
+            (is_taken && idle(word.owner()).is_none()).then_some(Victim {
+                rank: 1,
+                idle: u32::MAX,
+                owner: word.owner(),
+                port,
+            })
+        })
+    }
+}
+
+/// How readily a port is taken from a flow idle for so many ticks, and for how long it has been ready.
+fn readiness(word: Word, now: Ticks, idle: u32) -> Option<(u8, u32)> {
+    match word.port_use() {
+        PortUse::Closed => Some((5, word.age(now))),
+        PortUse::Unconfirmed if idle >= UNCONFIRMED_IDLE => Some((4, idle)),
+        PortUse::Brief if idle >= BRIEF_IDLE => Some((3, idle)),
+        PortUse::Stream if idle >= STREAM_IDLE => Some((3, idle)),
+        PortUse::Unconfirmed => Some((2, idle)),
+        _ => None,
+    }
+}
