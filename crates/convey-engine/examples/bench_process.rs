@@ -355,7 +355,9 @@ fn main() {
                 let mut bench = Bench::new(mode, family, flows);
                 let ends: Vec<_> = (0..flows).map(|n| bench.connect(n)).collect();
                 let order = Random(7).shuffled(flows);
-                bytes = bench.lab.worker.memory_bytes() as f64;
+                let worker = &bench.lab.worker;
+                let flow_bytes = worker.flow_memory_bytes()[usize::from(family == Family::V6)];
+                bytes = (flow_bytes + worker.port_memory_bytes()) as f64;
                 if wanted(&forward) {
                     let ack = |&n: &u32| framed(P::tcp(&family.client(n), family.vip()), FRONT);
                     there.push(bench.known(&Frames::new(order.iter().map(ack), FRONT), rounds));

@@ -215,9 +215,14 @@ impl Worker {
         self.flows.len()
     }
 
-    /// Memory of flows and ports in bytes; of the flows' as much as all entries take when they are in use.
-    pub fn memory_bytes(&self) -> usize {
-        self.flows.memory_bytes().iter().sum::<usize>() + self.ports.memory_bytes()
+    /// Memory of IPv4 and of IPv6 flows in bytes when all entries are in use; those never used take none.
+    pub fn flow_memory_bytes(&self) -> [usize; 2] {
+        self.flows.memory_bytes()
+    }
+
+    /// Memory of NAT ports in bytes.
+    pub fn port_memory_bytes(&self) -> usize {
+        self.ports.memory_bytes()
     }
 
     pub(crate) fn begin(&mut self, snapshot: &PacketSnapshot, now: Nanos) {

@@ -37,7 +37,7 @@ fn the_same_port_serves_two_servers_at_once() {
 fn a_syn_flood_leaves_conversations_alone_and_memory_flat() {
     let mut lab = Lab::passthrough((40000, 40999), 1);
     let real: Vec<_> = (0..200).map(|n| (client(n), connect(&mut lab, &client(n), 1000).0)).collect();
-    let memory = lab.worker.memory_bytes();
+    let memory = (lab.worker.flow_memory_bytes(), lab.worker.port_memory_bytes());
     for n in 10_000..30_000 {
         send(&mut lab, P::syn(&client(n), VIP), 1001);
         if n % 100 == 0 {
@@ -49,7 +49,7 @@ fn a_syn_flood_leaves_conversations_alone_and_memory_flat() {
     for (client, _) in &real {
         assert_eq!(send(&mut lab, P::tcp(client, VIP), 1002).verdict, "forward");
     }
-    assert_eq!(lab.worker.memory_bytes(), memory);
+    assert_eq!((lab.worker.flow_memory_bytes(), lab.worker.port_memory_bytes()), memory);
     assert_eq!(open(&lab).1, 400, "only finished handshakes are connections");
 }
 
