@@ -6,6 +6,7 @@
 //! address of a frontend that left stays ours as well: its flows go on, new ones are refused there.
 
 mod build;
+mod check;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -73,13 +74,13 @@ pub struct PacketFrontend {
     /// Refusals.
     pub reasons: Arc<ReasonCounters>,
     pub(crate) backend: usize,
-    pub(crate) tenure: Tenure,
+    pub(crate) slot_use: SlotUse,
 }
 
 impl PacketFrontend {
     /// Whether it has left the configuration: it has flows, and begins none.
     pub fn has_left(&self) -> bool {
-        self.tenure.retired.is_some()
+        self.slot_use.retired.is_some()
     }
 }
 
@@ -104,7 +105,7 @@ pub struct PacketServer {
     pub backend_counters: Arc<ConnCounters>,
     /// What may be sent to it while it is in the configuration.
     pub(crate) configured: Standing,
-    pub(crate) tenure: Tenure,
+    pub(crate) slot_use: SlotUse,
 }
 
 impl PacketServer {
@@ -115,13 +116,13 @@ impl PacketServer {
 
     /// Whether it has left the configuration.
     pub fn has_left(&self) -> bool {
-        self.tenure.retired.is_some()
+        self.slot_use.retired.is_some()
     }
 }
 
 /// How long a slot is in use.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tenure {
+pub(crate) struct SlotUse {
     /// Flows that name the slot, over all workers.
     pub(crate) flows: Arc<AtomicU64>,
     /// Generation in which it left the configuration.
@@ -224,25 +225,26 @@ impl PacketSnapshot {
 
     /// Whether a frontend or server that left has no flows any more, so that the next build will free its slot.
     pub fn has_ended_slots(&self) -> bool {
-        let frontends = self.frontends.iter().flatten().map(|f| &f.tenure);
-        let servers = self.servers.iter().flatten().map(|s| &s.tenure);
+        let frontends = self.frontends.iter().flatten().map(|f| &f.slot_use);
+        let servers = self.servers.iter().flatten().map(|s| &s.slot_use);
         frontends.chain(servers).any(|t| t.retired.is_some() && self.is_gone(t))
     }
 
     /// Whether nobody can name the slot: it left the configuration, every worker knows, and no flow is left.
-    fn is_gone(&self, tenure: &Tenure) -> bool {
+    fn is_gone(&self, slot_use: &SlotUse) -> bool {
         let oldest_in_use = self.adopted.iter().map(|g| g.load(Acquire)).min().unwrap_or(0);
-        tenure.retired.is_some_and(|retired| retired <= oldest_in_use) && tenure.flows.load(Acquire) == 0
+        slot_use.retired.is_some_and(|retired| retired <= oldest_in_use) && slot_use.flows.load(Acquire) == 0
     }
 
     /// Servers in service.
     pub fn servers_in_service(&self) -> impl Iterator<Item = &PacketServer> + '_ {
-        self.servers.iter().flatten().filter(|server| server.tenure.retired.is_none())
+        self.servers.iter().flatten().filter(|server| server.slot_use.retired.is_none())
     }
 
     /// Every frontend in service with every server of its backend.
     pub fn pairs_in_service(&self) -> impl Iterator<Item = (&PacketFrontend, &PacketServer)> + '_ {
-        let in_service = self.frontends.iter().flatten().filter(|frontend| frontend.tenure.retired.is_none());
+        let in_service =
+            self.frontends.iter().flatten().filter(|frontend| frontend.slot_use.retired.is_none());
         in_service.flat_map(move |frontend| {
             let members =
                 self.backends.get(frontend.backend).map(|b| b.members.as_slice()).unwrap_or_default();
@@ -339,7 +341,7 @@ impl PacketSnapshot {
     /// Worker `index` goes by this snapshot from now on.
     pub(crate) fn adopt(&self, index: usize) {
         if let Some(adopted) = self.adopted.get(index) {
-            // What the worker has counted in `Tenure::flows` before is seen by who sees this.
+            // What the worker has counted in `SlotUse::flows` before is seen by who sees this.
             adopted.store(self.generation, Release);
         }
     }

@@ -200,7 +200,7 @@ impl Worker {
             flow.pool = pool;
             flow.flags |= flags::HAS_PORT;
         }
-        tenures(&flow, snapshot, |t| {
+        slot_uses(&flow, snapshot, |t| {
             t.flows.fetch_add(1, Relaxed);
         });
         if flow.state.is_udp() || matches!(flow.state, FlowState::Established | FlowState::Closing) {
@@ -324,7 +324,7 @@ impl Worker {
             flow.flags |= flags::HAS_PORT;
         }
         self.note(Note::FlowBegun);
-        tenures(&flow, snapshot, |t| {
+        slot_uses(&flow, snapshot, |t| {
             // Published with the next generation this worker adopts.
             t.flows.fetch_add(1, Relaxed);
         });
@@ -458,7 +458,7 @@ fn settle(flow: &Flow, snapshot: &PacketSnapshot, ports: &mut PortPools) {
     if flow.has(flags::COUNTED) {
         gauges(flow, snapshot, convey_core::ConnCounters::closed);
     }
-    tenures(flow, snapshot, |t| {
+    slot_uses(flow, snapshot, |t| {
         t.flows.fetch_sub(1, Release);
     });
 }
@@ -475,11 +475,11 @@ fn gauges(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&convey_core::
     }
 }
 
-fn tenures(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&crate::snapshot::Tenure)) {
+fn slot_uses(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&crate::snapshot::SlotUse)) {
     if let Some(frontend) = snapshot.frontend(flow.frontend) {
-        change(&frontend.tenure);
+        change(&frontend.slot_use);
     }
     if let Some(server) = snapshot.server(flow.server) {
-        change(&server.tenure);
+        change(&server.slot_use);
     }
 }

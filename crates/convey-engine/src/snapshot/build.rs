@@ -10,9 +10,10 @@ use convey_core::selection::{MaglevTable, Member, member_seed};
 use convey_core::{Backend, ConnCounters, Frontend, Mode, Protocol, Server, Snapshot};
 use convey_packet::{Addr, TCP, UDP};
 
+use super::check::{can_listen, check, invalid};
 use super::{
-    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing,
-    Tenure, Vip,
+    Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, SlotUse,
+    Standing, Vip,
 };
 use crate::options::{DsrMethod, PacketOptions, Timeouts};
 
@@ -32,9 +33,9 @@ impl PacketSnapshot {
     ) -> Result<Self, PacketSpecError> {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
-        let is_gone = |t: &Tenure| previous.is_some_and(|p| p.is_gone(t));
+        let is_gone = |t: &SlotUse| previous.is_some_and(|p| p.is_gone(t));
 
-        let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.tenure));
+        let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.slot_use));
         let mut backends = Vec::with_capacity(snapshot.backends.len());
         for backend in &snapshot.backends {
             let method = method(snapshot.mode, backend, options);
@@ -47,7 +48,7 @@ impl PacketSnapshot {
                             && old.port == server.addr.port()
                             && Arc::ptr_eq(&old.counters, &server.counters)
                     },
-                    |old| packet_server(backend, server, method, old.map(|o| o.tenure.clone())),
+                    |old| packet_server(backend, server, method, old.map(|o| o.slot_use.clone())),
                 );
                 let slot = slot.ok_or_else(|| too_many("backends", "servers"))?;
                 members.push(Member {
@@ -59,7 +60,7 @@ impl PacketSnapshot {
             backends.push(packet_backend(backend, members, previous));
         }
 
-        let mut frontends = Slots::after(previous.map(|p| &*p.frontends), |f| is_gone(&f.tenure));
+        let mut frontends = Slots::after(previous.map(|p| &*p.frontends), |f| is_gone(&f.slot_use));
         let mut vips = HashMap::default();
         let mut nat_paths = HashSet::default();
         // Those on one address first: they keep it where another stands for every address.
@@ -79,7 +80,7 @@ impl PacketSnapshot {
                             && (old.protocol, old.address, old.port) == (protocol, address, port)
                             && Arc::ptr_eq(&old.counters, &frontend.counters)
                     },
-                    |old| packet_frontend(frontend, address, options, old.map(|o| o.tenure.clone())),
+                    |old| packet_frontend(frontend, address, options, old.map(|o| o.slot_use.clone())),
                 );
                 vips.insert(vip, slot.ok_or_else(|| too_many("frontends", "frontends"))?);
                 if snapshot.mode == Mode::Passthrough {
@@ -97,8 +98,8 @@ impl PacketSnapshot {
             }
         }
 
-        let frontends = frontends.finish(generation, |f| &mut f.tenure);
-        let servers = servers.finish(generation, |s| &mut s.tenure);
+        let frontends = frontends.finish(generation, |f| &mut f.slot_use);
+        let servers = servers.finish(generation, |s| &mut s.slot_use);
         if let Some(previous) = previous {
             nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
         }
@@ -141,13 +142,13 @@ fn paths_of_retired(
     let left_servers: HashSet<(u128, u16)> = servers
         .iter()
         .flatten()
-        .filter(|s| s.tenure.retired.is_some())
+        .filter(|s| s.slot_use.retired.is_some())
         .map(|s| (s.address.bits(), s.port))
         .collect();
     let left_sources: HashSet<u128> = frontends
         .iter()
         .flatten()
-        .filter(|f| f.tenure.retired.is_some())
+        .filter(|f| f.slot_use.retired.is_some())
         .flat_map(|f| f.nat_sources.iter().map(|a| a.bits()))
         .collect();
     let is_left = |p: &&NatPath| left_servers.contains(&(p.server, p.port)) || left_sources.contains(&p.nat);
@@ -188,18 +189,23 @@ impl<T: Clone> Slots<T> {
     }
 
     /// All slots; those nothing was put in are retired as of `generation`.
-    fn finish(mut self, generation: u64, tenure: impl Fn(&mut T) -> &mut Tenure) -> Vec<Option<T>> {
+    fn finish(mut self, generation: u64, slot_use: impl Fn(&mut T) -> &mut SlotUse) -> Vec<Option<T>> {
         for (slot, placed) in self.slots.iter_mut().zip(self.placed) {
             if let Some(slot) = slot {
-                let tenure = tenure(slot);
-                tenure.retired = if placed { None } else { tenure.retired.or(Some(generation)) };
+                let slot_use = slot_use(slot);
+                slot_use.retired = if placed { None } else { slot_use.retired.or(Some(generation)) };
             }
         }
         self.slots
     }
 }
 
-fn packet_server(backend: &Backend, server: &Server, method: Method, tenure: Option<Tenure>) -> PacketServer {
+fn packet_server(
+    backend: &Backend,
+    server: &Server,
+    method: Method,
+    slot_use: Option<SlotUse>,
+) -> PacketServer {
     PacketServer {
         backend: backend.name.clone(),
         name: server.name.clone(),
@@ -214,7 +220,7 @@ fn packet_server(backend: &Backend, server: &Server, method: Method, tenure: Opt
             0 => Standing::Draining,
             _ => Standing::Up,
         },
-        tenure: tenure.unwrap_or_default(),
+        slot_use: slot_use.unwrap_or_default(),
     }
 }
 
@@ -222,7 +228,7 @@ fn packet_frontend(
     f: &Frontend,
     address: Addr,
     options: &PacketOptions,
-    tenure: Option<Tenure>,
+    slot_use: Option<SlotUse>,
 ) -> PacketFrontend {
     PacketFrontend {
         name: f.name.clone(),
@@ -234,24 +240,18 @@ fn packet_frontend(
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
         backend: f.backend,
-        tenure: tenure.unwrap_or_default(),
+        slot_use: slot_use.unwrap_or_default(),
     }
 }
 
 /// The addresses a frontend has: its own, or every one of its family that packets can have.
-fn addresses(frontend: &Frontend, options: &PacketOptions) -> Vec<Addr> {
+pub(super) fn addresses(frontend: &Frontend, options: &PacketOptions) -> Vec<Addr> {
     let listen = frontend.listen.ip();
     if !listen.is_unspecified() {
         return vec![listen.into()];
     }
     let fits = |ip: &&IpAddr| ip.is_ipv4() == listen.is_ipv4() && can_listen(**ip);
     options.local_addresses.iter().filter(fits).map(|ip| Addr::from(*ip)).collect()
-}
-
-/// Whether packets from elsewhere can be addressed to it. A link-local IPv6 address names no interface.
-fn can_listen(ip: IpAddr) -> bool {
-    let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    !ip.is_loopback() && !is_link_local && !is_mapped(ip) && Addr::from(ip).is_valid_source()
 }
 
 fn packet_backend(
@@ -269,7 +269,7 @@ fn packet_backend(
     PacketBackend { name: backend.name.clone(), members, table }
 }
 
-fn method(mode: Mode, backend: &Backend, options: &PacketOptions) -> Method {
+pub(super) fn method(mode: Mode, backend: &Backend, options: &PacketOptions) -> Method {
     if mode == Mode::Passthrough {
         return Method::Nat;
     }
@@ -311,128 +311,6 @@ fn lifetimes(t: &Timeouts, mode: Mode) -> Lifetimes {
     lifetimes
 }
 
-fn check(
-    snapshot: &Snapshot,
-    options: &PacketOptions,
-    previous: Option<&PacketSnapshot>,
-) -> Result<(), PacketSpecError> {
-    if snapshot.mode == Mode::Proxy {
-        return Err(invalid("mode", "proxy mode forwards connections, not packets"));
-    }
-    if snapshot.limits.max_connections_per_client != 0 {
-        let message = "is not available in passthrough and dsr mode; use frontends.<name>.max_connections";
-        return Err(invalid("limits.max_connections_per_client", message));
-    }
-    let ports = options.nat_ports;
-    if usize::from(ports.last).saturating_sub(usize::from(ports.first)) + 1 < options.workers.max(1)
-        || ports.first > ports.last
-        || ports.first == 0
-    {
-        let message = format!("{}-{} is no range with a port for every worker", ports.first, ports.last);
-        return Err(invalid("passthrough.port_range", message));
-    }
-    if previous.is_some_and(|p| {
-        p.options.workers != options.workers
-            || p.options.nat_ports != ports
-            || p.options.nat_addresses != options.nat_addresses
-    }) {
-        return Err(invalid(
-            "passthrough",
-            "workers, ports and NAT addresses cannot change while running; restart to change them",
-        ));
-    }
-    check_nat_addresses(snapshot.mode, options)?;
-    for frontend in &snapshot.frontends {
-        check_frontend(snapshot, frontend, options)?;
-    }
-    Ok(())
-}
-
-fn check_nat_addresses(mode: Mode, options: &PacketOptions) -> Result<(), PacketSpecError> {
-    const KEY: &str = "passthrough.nat_addresses";
-    if mode != Mode::Passthrough {
-        return Ok(());
-    }
-    for ip in &options.nat_addresses {
-        if !can_listen(*ip) {
-            return Err(invalid(KEY, format!("{ip} cannot be the source of packets to servers")));
-        }
-        if !options.local_addresses.contains(ip) {
-            let message = format!("{ip} is no address of this host, so answers to it would go elsewhere");
-            return Err(invalid(KEY, message));
-        }
-    }
-    Ok(())
-}
-
-fn check_frontend(
-    snapshot: &Snapshot,
-    frontend: &Frontend,
-    options: &PacketOptions,
-) -> Result<(), PacketSpecError> {
-    let key = format!("frontends.{}.listen_addr", frontend.name);
-    let listen = frontend.listen;
-    if listen.ip().is_unspecified() {
-        if addresses(frontend, options).is_empty() {
-            let message = format!(
-                "{listen} stands for every IPv{} address of this host, which has none but loopback and link-local \
-                 ones; give the host an address, or name one here",
-                if listen.is_ipv4() { 4 } else { 6 }
-            );
-            return Err(invalid(key, message));
-        }
-    } else if !Addr::from(listen.ip()).is_valid_source() || is_mapped(listen.ip()) {
-        return Err(invalid(
-            key,
-            format!("{} cannot be the address of packets; name one address", listen.ip()),
-        ));
-    }
-    let is_passthrough = snapshot.mode == Mode::Passthrough;
-    if is_passthrough && listen.port() == 0 {
-        return Err(invalid(key, "port 0 (every port) is available in dsr mode only; name one port"));
-    }
-    let backend = &snapshot.backends[frontend.backend];
-    for server in &backend.servers {
-        let key = format!("backends.{}.servers.{}.addr", backend.name, server.name);
-        if is_mapped(server.addr.ip()) || !Addr::from(server.addr.ip()).is_valid_source() {
-            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr.ip())));
-        }
-        if server.addr.is_ipv4() != listen.is_ipv4() {
-            let message = format!("{} is not of the family of frontend \"{}\"", server.addr, frontend.name);
-            return Err(invalid(key, message));
-        }
-        if server.addr.port() == 0 {
-            return Err(invalid(key, "must have a port"));
-        }
-        if !is_passthrough && listen.port() != 0 && server.addr.port() != listen.port() {
-            let message = format!(
-                "has port {} where frontend \"{}\" has {}; direct server return cannot change the port",
-                server.addr.port(),
-                frontend.name,
-                listen.port()
-            );
-            return Err(invalid(key, message));
-        }
-        let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
-        let is_own = server.addr == listen
-            || (server.addr.port() == listen.port()
-                && addresses(frontend, options).contains(&server.addr.ip().into()));
-        if is_rewrite && is_own {
-            return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
-        }
-    }
-    Ok(())
-}
-
-/// Whether it is an IPv6 address that would pass for an IPv4 one.
-fn is_mapped(ip: IpAddr) -> bool {
-    ip.is_ipv6() && Addr::from(ip).is_v4()
-}
-
 fn too_many(field: &str, what: &str) -> PacketSpecError {
     invalid(field, format!("more than {MAX_SLOTS} {what}, those with connections left included"))
-}
-
-fn invalid(field: impl Into<String>, message: impl Into<String>) -> PacketSpecError {
-    PacketSpecError { field: field.into(), message: message.into() }
 }

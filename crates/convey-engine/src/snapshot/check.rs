@@ -1,0 +1,138 @@
+//! What of a [`Snapshot`] cannot be forwarded by packets.
+
+use std::net::IpAddr;
+
+use convey_core::{Frontend, Mode, Snapshot};
+use convey_packet::Addr;
+
+use super::build::{addresses, method};
+use super::{Method, PacketSnapshot, PacketSpecError};
+use crate::options::PacketOptions;
+
+pub(super) fn check(
+    snapshot: &Snapshot,
+    options: &PacketOptions,
+    previous: Option<&PacketSnapshot>,
+) -> Result<(), PacketSpecError> {
+    if snapshot.mode == Mode::Proxy {
+        return Err(invalid("mode", "proxy mode forwards connections, not packets"));
+    }
+    if snapshot.limits.max_connections_per_client != 0 {
+        let message = "is not available in passthrough and dsr mode; use frontends.<name>.max_connections";
+        return Err(invalid("limits.max_connections_per_client", message));
+    }
+    let ports = options.nat_ports;
+    if usize::from(ports.last).saturating_sub(usize::from(ports.first)) + 1 < options.workers.max(1)
+        || ports.first > ports.last
+        || ports.first == 0
+    {
+        let message = format!("{}-{} is no range with a port for every worker", ports.first, ports.last);
+        return Err(invalid("passthrough.port_range", message));
+    }
+    if previous.is_some_and(|p| {
+        p.options.workers != options.workers
+            || p.options.nat_ports != ports
+            || p.options.nat_addresses != options.nat_addresses
+    }) {
+        return Err(invalid(
+            "passthrough",
+            "workers, ports and NAT addresses cannot change while running; restart to change them",
+        ));
+    }
+    check_nat_addresses(snapshot.mode, options)?;
+    for frontend in &snapshot.frontends {
+        check_frontend(snapshot, frontend, options)?;
+    }
+    Ok(())
+}
+
+fn check_nat_addresses(mode: Mode, options: &PacketOptions) -> Result<(), PacketSpecError> {
+    const KEY: &str = "passthrough.nat_addresses";
+    if mode != Mode::Passthrough {
+        return Ok(());
+    }
+    for ip in &options.nat_addresses {
+        if !can_listen(*ip) {
+            return Err(invalid(KEY, format!("{ip} cannot be the source of packets to servers")));
+        }
+        if !options.local_addresses.contains(ip) {
+            let message = format!("{ip} is no address of this host, so answers to it would go elsewhere");
+            return Err(invalid(KEY, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_frontend(
+    snapshot: &Snapshot,
+    frontend: &Frontend,
+    options: &PacketOptions,
+) -> Result<(), PacketSpecError> {
+    let key = format!("frontends.{}.listen_addr", frontend.name);
+    let listen = frontend.listen;
+    if listen.ip().is_unspecified() {
+        if addresses(frontend, options).is_empty() {
+            let message = format!(
+                "{listen} stands for every IPv{} address of this host, which has none but loopback and link-local \
+                 ones; give the host an address, or name one here",
+                if listen.is_ipv4() { 4 } else { 6 }
+            );
+            return Err(invalid(key, message));
+        }
+    } else if !Addr::from(listen.ip()).is_valid_source() || is_mapped(listen.ip()) {
+        return Err(invalid(
+            key,
+            format!("{} cannot be the address of packets; name one address", listen.ip()),
+        ));
+    }
+    let is_passthrough = snapshot.mode == Mode::Passthrough;
+    if is_passthrough && listen.port() == 0 {
+        return Err(invalid(key, "port 0 (every port) is available in dsr mode only; name one port"));
+    }
+    let backend = &snapshot.backends[frontend.backend];
+    for server in &backend.servers {
+        let key = format!("backends.{}.servers.{}.addr", backend.name, server.name);
+        if is_mapped(server.addr.ip()) || !Addr::from(server.addr.ip()).is_valid_source() {
+            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr.ip())));
+        }
+        if server.addr.is_ipv4() != listen.is_ipv4() {
+            let message = format!("{} is not of the family of frontend \"{}\"", server.addr, frontend.name);
+            return Err(invalid(key, message));
+        }
+        if server.addr.port() == 0 {
+            return Err(invalid(key, "must have a port"));
+        }
+        if !is_passthrough && listen.port() != 0 && server.addr.port() != listen.port() {
+            let message = format!(
+                "has port {} where frontend \"{}\" has {}; direct server return cannot change the port",
+                server.addr.port(),
+                frontend.name,
+                listen.port()
+            );
+            return Err(invalid(key, message));
+        }
+        let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
+        let is_own = server.addr == listen
+            || (server.addr.port() == listen.port()
+                && addresses(frontend, options).contains(&server.addr.ip().into()));
+        if is_rewrite && is_own {
+            return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Whether packets from elsewhere can be addressed to it. A link-local IPv6 address names no interface.
+pub(super) fn can_listen(ip: IpAddr) -> bool {
+    let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    !ip.is_loopback() && !is_link_local && !is_mapped(ip) && Addr::from(ip).is_valid_source()
+}
+
+/// Whether it is an IPv6 address that would pass for an IPv4 one.
+fn is_mapped(ip: IpAddr) -> bool {
+    ip.is_ipv6() && Addr::from(ip).is_v4()
+}
+
+pub(super) fn invalid(field: impl Into<String>, message: impl Into<String>) -> PacketSpecError {
+    PacketSpecError { field: field.into(), message: message.into() }
+}
