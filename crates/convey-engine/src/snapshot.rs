@@ -19,6 +19,7 @@ use convey_packet::Addr;
 
 use crate::hash::MixBuild;
 use crate::options::PacketOptions;
+use crate::slot_table::SlotTable;
 
 /// Why a snapshot cannot be forwarded by packets: path of the offending key and what is wrong with it.
 pub type PacketSpecError = SpecError;
@@ -129,6 +130,18 @@ pub(crate) struct SlotUse {
     pub(crate) retired: Option<u64>,
 }
 
+impl SlotUse {
+    /// The same, of what is in the configuration.
+    fn in_service(&self) -> Self {
+        Self { flows: self.flows.clone(), retired: None }
+    }
+
+    /// Left the configuration in `generation`, if it had not before.
+    fn retire(&mut self, generation: u64) {
+        self.retired.get_or_insert(generation);
+    }
+}
+
 /// A backend: who is in the table.
 #[derive(Debug, Clone)]
 pub(crate) struct PacketBackend {
@@ -164,7 +177,10 @@ pub struct PacketSnapshot {
     options: PacketOptions,
     lifetimes: Lifetimes,
     max_connections: u64,
+    slots: SlotTable,
+    /// By slot.
     frontends: Vec<Option<PacketFrontend>>,
+    /// By slot.
     servers: Vec<Option<PacketServer>>,
     backends: Vec<PacketBackend>,
     vips: HashMap<Vip, u16, MixBuild>,
@@ -206,14 +222,9 @@ impl PacketSnapshot {
         self.servers.get(usize::from(slot))?.as_ref()
     }
 
-    /// All slots of frontends.
-    pub(crate) fn frontend_slots(&self) -> &[Option<PacketFrontend>] {
-        &self.frontends
-    }
-
-    /// All slots of servers.
-    pub(crate) fn server_slots(&self) -> &[Option<PacketServer>] {
-        &self.servers
+    /// What its slots stand for: frontends and servers that left count while they have flows.
+    pub fn slot_table(&self) -> &SlotTable {
+        &self.slots
     }
 
     /// Frontends in service, and those that left and have flows: protocol number, address, port; each once. For

@@ -4,81 +4,23 @@
 //! up in the configuration of now, and its worker is who gets its packets now. So workers, capacity and the
 //! configuration may have changed meanwhile. What has no counterpart is not kept, and counted by its reason.
 
-use std::collections::{HashMap, HashSet};
+mod translation;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::IpAddr;
 
 use convey_core::Mode;
 use convey_core::conntrack::{Flow, FlowState, Ticks, WORDS_V4, WORDS_V6, flags, read_entry};
-use convey_packet::{Addr, TCP};
-use serde::{Deserialize, Serialize};
+use convey_packet::Addr;
 
 use crate::memory::{HEADER_BYTES, Layout, NAT_BYTES};
 use crate::meta::Nanos;
 use crate::options::PacketOptions;
-use crate::snapshot::{Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot};
+use crate::slot_table::{FrontendIdentity, ServerIdentity, SlotTable};
+use crate::snapshot::{NatPath, PacketSnapshot};
 use crate::steering::worker_for;
-
-/// What a frontend's slot stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FrontendIdentity {
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The VIP.
-    pub address: IpAddr,
-    /// Its port; 0: every port.
-    pub port: u16,
-    /// Its name, for people.
-    pub name: String,
-}
-
-/// What a server's slot stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ServerIdentity {
-    /// Name of its backend.
-    pub backend: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// Its port.
-    pub port: u16,
-    /// Whether only MAC addresses change on the way to it.
-    pub l2: bool,
-    /// Its name, for people.
-    pub name: String,
-}
-
-/// What all slots stand for, by slot.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SlotIdentities {
-    /// Frontends.
-    pub frontends: Vec<Option<FrontendIdentity>>,
-    /// Servers.
-    pub servers: Vec<Option<ServerIdentity>>,
-}
-
-impl SlotIdentities {
-    /// Of a snapshot: frontends and servers that left count while they have flows.
-    pub fn of(snapshot: &PacketSnapshot) -> Self {
-        let frontend = |f: &PacketFrontend| FrontendIdentity {
-            protocol: f.protocol,
-            address: f.address.into(),
-            port: f.port,
-            name: f.name.to_string(),
-        };
-        let server = |s: &PacketServer| ServerIdentity {
-            backend: s.backend.to_string(),
-            address: s.address.into(),
-            port: s.port,
-            l2: s.method == Method::L2,
-            name: s.name.to_string(),
-        };
-        Self {
-            frontends: snapshot.frontend_slots().iter().map(|f| f.as_ref().map(frontend)).collect(),
-            servers: snapshot.server_slots().iter().map(|s| s.as_ref().map(server)).collect(),
-        }
-    }
-}
+use translation::Translation;
 
 /// Why a flow could not be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -189,7 +131,7 @@ pub struct Heir {
 #[derive(Debug)]
 pub struct SavedFlows {
     layout: Layout,
-    slots: SlotIdentities,
+    slots: SlotTable,
     flows: Vec<Saved>,
     damaged: u64,
 }
@@ -199,7 +141,7 @@ impl SavedFlows {
     ///
     /// # Errors
     /// InvalidData when it is of another layout; what reading gives.
-    pub fn read(mut source: impl Read, slots: SlotIdentities) -> io::Result<Self> {
+    pub fn read(mut source: impl Read, slots: SlotTable) -> io::Result<Self> {
         let mut header = vec![0; HEADER_BYTES];
         source.read_exact(&mut header)?;
         let layout = header.first_chunk().and_then(Layout::parse);
@@ -247,8 +189,7 @@ impl SavedFlows {
             Ok(None) => {}
             Ok(Some(mut flow)) => {
                 if self.layout.mode != Mode::Dsr {
-                    let frontend =
-                        self.slots.frontends.get(usize::from(flow.frontend)).and_then(Option::as_ref);
+                    let frontend = self.slots.frontends.get(flow.frontend);
                     flow.port = frontend.map_or(0, |f| f.port);
                 }
                 let at = usize::from(flow.pool) * size_of::<u128>();
@@ -261,6 +202,21 @@ impl SavedFlows {
     /// The mode its balancer ran in.
     pub fn mode(&self) -> Mode {
         self.layout.mode
+    }
+
+    /// What the slots in them stand for, to be adopted by [`PacketSnapshot::build_adopting`].
+    pub fn slot_table(&self) -> &SlotTable {
+        &self.slots
+    }
+
+    /// Flows found, those whose time is over included.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
     }
 
     /// Workers its balancer had.
@@ -282,14 +238,13 @@ impl SavedFlows {
         let (mut former, mut seen) = (Former::default(), HashSet::new());
         let live = self.flows.iter().map(|s| &s.flow).filter(|f| f.is_live() && !f.state.is_udp());
         for flow in live.filter(|f| !is_over(f, snapshot, now)) {
-            let (at, server_at) = (usize::from(flow.frontend), usize::from(flow.server));
-            let frontend = self.slots.frontends.get(at).and_then(Option::as_ref);
-            let server = self.slots.servers.get(server_at).and_then(Option::as_ref);
+            let frontend = self.slots.frontends.get(flow.frontend);
+            let server = self.slots.servers.get(flow.server);
             let (Some(frontend), Some(server)) = (frontend, server) else { continue };
-            if slots.frontends[at].is_none() && seen.insert((true, at)) {
+            if slots.frontend(flow.frontend).is_none() && seen.insert((true, flow.frontend)) {
                 former.frontends.push((frontend.clone(), server.backend.clone()));
             }
-            if slots.servers[server_at].is_none() && seen.insert((false, server_at)) {
+            if slots.server(flow.server).is_none() && seen.insert((false, flow.server)) {
                 former.servers.push(server.clone());
             }
         }
@@ -347,85 +302,4 @@ fn worker_of(flow: &Flow, options: &PacketOptions) -> usize {
 /// Whether the replies to a flow reach the worker that gets its client's packets.
 fn is_steered(flow: &Flow, options: &PacketOptions) -> bool {
     usize::from(flow.nat_port) % options.workers.max(1) == worker_of(flow, options)
-}
-
-/// Slots of then by slots of now.
-struct Translation {
-    frontends: Vec<Option<u16>>,
-    servers: Vec<Option<u16>>,
-}
-
-impl Translation {
-    fn new(slots: &SlotIdentities, snapshot: &PacketSnapshot) -> Self {
-        let now = SlotIdentities::of(snapshot);
-        let frontend = |f: &FrontendIdentity| (f.protocol, f.address, f.port);
-        let server = |s: &ServerIdentity| (s.backend.clone(), s.address, s.port);
-        // One that left may have had the address of one in service, which comes first then.
-        let mut frontends = HashMap::new();
-        let mut servers = HashMap::new();
-        for wants_left in [false, true] {
-            for (slot, f) in (0u16..).zip(&now.frontends) {
-                let left = snapshot.frontend(slot).is_some_and(PacketFrontend::has_left);
-                if let Some(f) = f.as_ref().filter(|_| left == wants_left) {
-                    frontends.entry(frontend(f)).or_insert(slot);
-                }
-            }
-            for (slot, s) in (0u16..).zip(&now.servers) {
-                let left = snapshot.server(slot).is_some_and(PacketServer::has_left);
-                if let Some(s) = s.as_ref().filter(|_| left == wants_left) {
-                    servers.entry(server(s)).or_insert(slot);
-                }
-            }
-        }
-        Self {
-            frontends: slots
-                .frontends
-                .iter()
-                .map(|f| frontends.get(&frontend(f.as_ref()?)).copied())
-                .collect(),
-            servers: slots.servers.iter().map(|s| servers.get(&server(s.as_ref()?)).copied()).collect(),
-        }
-    }
-
-    fn translate(&self, saved: &Saved, snapshot: &PacketSnapshot) -> Result<Heir, NotKept> {
-        let Saved { mut flow, nat } = *saved;
-        let slot = |slots: &[Option<u16>], old: u16, why| match slots.get(usize::from(old)) {
-            Some(slot) => slot.ok_or(why),
-            None => Err(NotKept::Damaged),
-        };
-        flow.frontend = slot(&self.frontends, flow.frontend, NotKept::NoFrontend)?;
-        flow.server = slot(&self.servers, flow.server, NotKept::NoServer)?;
-        let frontend = snapshot.frontend(flow.frontend).ok_or(NotKept::NoFrontend)?;
-        let server = snapshot.server(flow.server).ok_or(NotKept::NoServer)?;
-        let client = Addr::from_bits(flow.client);
-        let is_sound = client.is_valid_source()
-            && client.is_v4() == frontend.address.is_v4()
-            && client.is_v4() == server.address.is_v4()
-            && flow.client_port != 0
-            && flow.port != 0
-            && (frontend.port == 0 || frontend.port == flow.port)
-            && flow.state.is_udp() == (frontend.protocol != TCP);
-        if !is_sound || flow.has(flags::HAS_PORT) != snapshot.is_passthrough() {
-            return Err(NotKept::Damaged);
-        }
-        let mut path = None;
-        if server.method == Method::Nat {
-            let along = NatPath {
-                nat,
-                server: server.address.bits(),
-                port: server.port,
-                protocol: frontend.protocol,
-            };
-            let is_ours = snapshot.is_nat_path(&along)
-                && frontend.nat_sources.iter().any(|a| a.bits() == nat)
-                && snapshot.options().nat_ports.contains(flow.nat_port)
-                && is_steered(&flow, snapshot.options());
-            if !is_ours {
-                return Err(NotKept::NoPort);
-            }
-            path = Some(along);
-        }
-        flow.flags &= !(flags::COUNTED | flags::HAS_PORT);
-        Ok(Heir { flow, path })
-    }
 }

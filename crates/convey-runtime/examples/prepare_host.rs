@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use convey_afpacket::share_flows;
 use convey_core::{Mode, Protocol};
-use convey_engine::{Layout, PacketOptions, SlotIdentities};
+use convey_engine::{Layout, PacketOptions, SlotTable};
 use convey_runtime::host::{Host, HostSpec, check_privileges, drop_capabilities, kept_capabilities};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange};
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if rest.iter().any(|a| a == "flows") {
         let options = PacketOptions { capacity: 64, ..PacketOptions::default() };
         memory = share_flows(&host.keep_flows()?, &Layout::new(Mode::Passthrough, &options), false)?;
-        host.write_slots(&SlotIdentities::default())?;
+        host.write_slots(&SlotTable::default())?;
     }
     for note in host.notes() {
         println!("{note}");

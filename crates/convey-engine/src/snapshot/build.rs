@@ -16,9 +16,9 @@ use super::{
     Standing, Vip,
 };
 use crate::options::{DsrMethod, PacketOptions, Timeouts};
-
-/// Slots are 16 bits, of which the last stands for none.
-const MAX_SLOTS: usize = 65_535;
+use crate::slot_table::{
+    Assignment, FrontendIdentity, Identity, MAX_SLOTS, Placed, ServerIdentity, SlotTable, Slots,
+};
 
 impl PacketSnapshot {
     /// Builds the tables for `snapshot`. Give the snapshot now in service as `previous`, so that flows keep
@@ -31,36 +31,81 @@ impl PacketSnapshot {
         options: &PacketOptions,
         previous: Option<&PacketSnapshot>,
     ) -> Result<Self, PacketSpecError> {
+        Self::build_after(snapshot, options, previous, &SlotTable::default())
+    }
+
+    /// Builds the first tables of a process that goes on with the flows of another: what both have keeps the slot
+    /// it has in `saved`, and what is new gets one that no flow of the other can name.
+    ///
+    /// # Errors
+    /// As [`PacketSnapshot::build`].
+    pub fn build_adopting(
+        snapshot: &Snapshot,
+        options: &PacketOptions,
+        saved: &SlotTable,
+    ) -> Result<Self, PacketSpecError> {
+        Self::build_after(snapshot, options, None, saved)
+    }
+
+    fn build_after(
+        snapshot: &Snapshot,
+        options: &PacketOptions,
+        previous: Option<&PacketSnapshot>,
+        saved: &SlotTable,
+    ) -> Result<Self, PacketSpecError> {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
-        let is_gone = |t: &SlotUse| previous.is_some_and(|p| p.is_gone(t));
+        let before = previous.map_or(saved, |p| &p.slots);
+        let is_held = |slot_use: Option<&SlotUse>| match (previous, slot_use) {
+            (Some(p), Some(slot_use)) => !p.is_gone(slot_use),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
 
-        let mut servers = Slots::after(previous.map(|p| &*p.servers), |s| is_gone(&s.slot_use));
+        let old_server = |slot| previous.and_then(|p| p.server(slot));
+        let mut assignment =
+            Assignment::after(&before.servers, |slot| is_held(old_server(slot).map(|s| &s.slot_use)));
+        let mut servers = Vec::new();
+        let old_backends: HashMap<&str, &PacketBackend> =
+            previous.into_iter().flat_map(|p| &p.backends).map(|b| (&*b.name, b)).collect();
         let mut backends = Vec::with_capacity(snapshot.backends.len());
         for backend in &snapshot.backends {
             let method = method(snapshot.mode, backend, options);
             let mut members = Vec::with_capacity(backend.servers.len());
             for server in &backend.servers {
-                let slot = servers.place(
-                    |old| {
-                        *old.backend == *backend.name
-                            && old.address == Addr::from(server.addr.ip())
-                            && old.port == server.addr.port()
-                            && Arc::ptr_eq(&old.counters, &server.counters)
-                    },
-                    |old| packet_server(backend, server, method, old.map(|o| o.slot_use.clone())),
-                );
-                let slot = slot.ok_or_else(|| too_many("backends", "servers"))?;
+                let identity = ServerIdentity {
+                    backend: backend.name.to_string(),
+                    address: server.addr.ip(),
+                    port: server.addr.port(),
+                    l2: method == Method::L2,
+                    name: server.name.to_string(),
+                };
+                // One that left and came back counts anew.
+                let is_same =
+                    |slot| old_server(slot).is_none_or(|old| Arc::ptr_eq(&old.counters, &server.counters));
+                let placed = assignment.place(identity, is_same);
+                let Placed { slot, is_known } = placed.ok_or_else(|| too_many("backends", "servers"))?;
+                let old = old_server(slot).filter(|_| is_known);
+                servers.push((slot, packet_server(backend, server, method, old)));
                 members.push(Member {
                     seed: member_seed(server.addr.to_string().as_bytes()),
                     weight: server.effective_weight(),
                     value: slot,
                 });
             }
-            backends.push(packet_backend(backend, members, previous));
+            backends.push(packet_backend(backend, members, old_backends.get(&*backend.name).copied()));
         }
+        let server_slots = finish(assignment, previous);
+        let servers = lay_out(&server_slots, servers, |slot| {
+            let mut left = old_server(slot)?.clone();
+            left.slot_use.retire(generation);
+            Some(left)
+        });
 
-        let mut frontends = Slots::after(previous.map(|p| &*p.frontends), |f| is_gone(&f.slot_use));
+        let old_frontend = |slot| previous.and_then(|p| p.frontend(slot));
+        let mut assignment =
+            Assignment::after(&before.frontends, |slot| is_held(old_frontend(slot).map(|f| &f.slot_use)));
+        let mut frontends = Vec::new();
         let mut vips = HashMap::default();
         let mut nat_paths = HashSet::default();
         // Those on one address first: they keep it where another stands for every address.
@@ -74,15 +119,20 @@ impl PacketSnapshot {
                 if vips.contains_key(&vip) {
                     continue;
                 }
-                let slot = frontends.place(
-                    |old| {
-                        old.name == frontend.name
-                            && (old.protocol, old.address, old.port) == (protocol, address, port)
-                            && Arc::ptr_eq(&old.counters, &frontend.counters)
-                    },
-                    |old| packet_frontend(frontend, address, options, old.map(|o| o.slot_use.clone())),
-                );
-                vips.insert(vip, slot.ok_or_else(|| too_many("frontends", "frontends"))?);
+                let identity = FrontendIdentity {
+                    protocol,
+                    address: address.into(),
+                    port,
+                    name: frontend.name.to_string(),
+                };
+                let is_same = |slot| {
+                    old_frontend(slot).is_none_or(|old| Arc::ptr_eq(&old.counters, &frontend.counters))
+                };
+                let placed = assignment.place(identity, is_same);
+                let Placed { slot, is_known } = placed.ok_or_else(|| too_many("frontends", "frontends"))?;
+                let old = old_frontend(slot).filter(|_| is_known);
+                frontends.push((slot, packet_frontend(frontend, address, options, old)));
+                vips.insert(vip, slot);
                 if snapshot.mode == Mode::Passthrough {
                     for nat in &*nat_sources(address, options) {
                         nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| {
@@ -98,8 +148,12 @@ impl PacketSnapshot {
             }
         }
 
-        let frontends = frontends.finish(generation, |f| &mut f.slot_use);
-        let servers = servers.finish(generation, |s| &mut s.slot_use);
+        let frontend_slots = finish(assignment, previous);
+        let frontends = lay_out(&frontend_slots, frontends, |slot| {
+            let mut left = old_frontend(slot)?.clone();
+            left.slot_use.retire(generation);
+            Some(left)
+        });
         if let Some(previous) = previous {
             nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
         }
@@ -118,6 +172,7 @@ impl PacketSnapshot {
             options: options.clone(),
             lifetimes: lifetimes(&options.timeouts, snapshot.mode),
             max_connections: snapshot.limits.max_connections,
+            slots: SlotTable { frontends: frontend_slots, servers: server_slots },
             frontends,
             servers,
             backends,
@@ -155,56 +210,31 @@ fn paths_of_retired(
     previous.nat_paths.iter().filter(is_left).copied().collect()
 }
 
-/// Slots on their way from one snapshot to the next.
-struct Slots<T> {
-    slots: Vec<Option<T>>,
-    placed: Vec<bool>,
+/// What left keeps its slot while flows name it; what a saved table has and nobody wants is free.
+fn finish<I: Identity>(assignment: Assignment<I>, previous: Option<&PacketSnapshot>) -> Slots<I> {
+    if previous.is_some() { assignment.keep_rest() } else { assignment.free_rest() }
 }
 
-impl<T: Clone> Slots<T> {
-    fn after(previous: Option<&[Option<T>]>, is_gone: impl Fn(&T) -> bool) -> Self {
-        let slots: Vec<Option<T>> = previous
-            .unwrap_or_default()
-            .iter()
-            .map(|s| s.as_ref().filter(|s| !is_gone(s)).cloned())
-            .collect();
-        Self { placed: vec![false; slots.len()], slots }
+/// What was placed and what `left`, by slot.
+fn lay_out<I, T>(slots: &Slots<I>, placed: Vec<(u16, T)>, left: impl Fn(u16) -> Option<T>) -> Vec<Option<T>> {
+    let mut all: Vec<Option<T>> = std::iter::repeat_with(|| None).take(slots.len()).collect();
+    for (slot, item) in placed {
+        all[usize::from(slot)] = Some(item);
     }
-
-    /// Puts what `make` makes where its predecessor lies, else in a free slot. `None`: no slot is left.
-    fn place(&mut self, is_same: impl Fn(&T) -> bool, make: impl FnOnce(Option<&T>) -> T) -> Option<u16> {
-        let known = self.slots.iter().position(|s| s.as_ref().is_some_and(&is_same));
-        let at = match known.or_else(|| self.slots.iter().position(Option::is_none)) {
-            Some(at) => at,
-            None if self.slots.len() < MAX_SLOTS => {
-                self.slots.push(None);
-                self.placed.push(false);
-                self.slots.len() - 1
-            }
-            None => return None,
-        };
-        self.slots[at] = Some(make(self.slots[at].as_ref()));
-        self.placed[at] = true;
-        u16::try_from(at).ok()
-    }
-
-    /// All slots; those nothing was put in are retired as of `generation`.
-    fn finish(mut self, generation: u64, slot_use: impl Fn(&mut T) -> &mut SlotUse) -> Vec<Option<T>> {
-        for (slot, placed) in self.slots.iter_mut().zip(self.placed) {
-            if let Some(slot) = slot {
-                let slot_use = slot_use(slot);
-                slot_use.retired = if placed { None } else { slot_use.retired.or(Some(generation)) };
-            }
+    for (slot, _) in slots.iter() {
+        let item = &mut all[usize::from(slot)];
+        if item.is_none() {
+            *item = left(slot);
         }
-        self.slots
     }
+    all
 }
 
 fn packet_server(
     backend: &Backend,
     server: &Server,
     method: Method,
-    slot_use: Option<SlotUse>,
+    old: Option<&PacketServer>,
 ) -> PacketServer {
     PacketServer {
         backend: backend.name.clone(),
@@ -220,7 +250,7 @@ fn packet_server(
             0 => Standing::Draining,
             _ => Standing::Up,
         },
-        slot_use: slot_use.unwrap_or_default(),
+        slot_use: old.map(|o| o.slot_use.in_service()).unwrap_or_default(),
     }
 }
 
@@ -228,7 +258,7 @@ fn packet_frontend(
     f: &Frontend,
     address: Addr,
     options: &PacketOptions,
-    slot_use: Option<SlotUse>,
+    old: Option<&PacketFrontend>,
 ) -> PacketFrontend {
     PacketFrontend {
         name: f.name.clone(),
@@ -240,7 +270,7 @@ fn packet_frontend(
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
         backend: f.backend,
-        slot_use: slot_use.unwrap_or_default(),
+        slot_use: old.map(|o| o.slot_use.in_service()).unwrap_or_default(),
     }
 }
 
@@ -254,15 +284,8 @@ pub(super) fn addresses(frontend: &Frontend, options: &PacketOptions) -> Vec<Add
     options.local_addresses.iter().filter(fits).map(|ip| Addr::from(*ip)).collect()
 }
 
-fn packet_backend(
-    backend: &Backend,
-    members: Vec<Member>,
-    previous: Option<&PacketSnapshot>,
-) -> PacketBackend {
-    let same = previous
-        .and_then(|p| p.backends.iter().find(|b| *b.name == *backend.name))
-        .filter(|b| b.members == members);
-    let table = match same {
+fn packet_backend(backend: &Backend, members: Vec<Member>, old: Option<&PacketBackend>) -> PacketBackend {
+    let table = match old.filter(|b| b.members == members) {
         Some(b) => b.table.clone(),
         None => MaglevTable::build(&members).map(Arc::new),
     };

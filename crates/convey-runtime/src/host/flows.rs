@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use convey_engine::{SavedFlows, SlotIdentities};
+use convey_engine::{SavedFlows, SlotTable};
 
 use super::journal::{Record, StateDir};
 use super::{Found, Host, HostError, orphans, undo};
@@ -41,7 +41,7 @@ impl Left {
     }
 
     fn read(&self) -> io::Result<SavedFlows> {
-        let slots: SlotIdentities = serde_json::from_reader(BufReader::new(open_own(&self.slots)?))?;
+        let slots: SlotTable = serde_json::from_reader(BufReader::new(open_own(&self.slots)?))?;
         SavedFlows::read(BufReader::with_capacity(1 << 20, open_own(&self.table)?), slots)
     }
 }
@@ -165,10 +165,10 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::State`]; flows will not be taken over then until it succeeds again.
-    pub fn write_slots(&self, identities: &SlotIdentities) -> Result<(), HostError> {
+    pub fn write_slots(&self, slots: &SlotTable) -> Result<(), HostError> {
         let Some(path) = &self.slots else { return Ok(()) };
         let failed = |source| HostError::State { action: "write", path: path.clone(), source };
-        let written = serde_json::to_vec(identities).map_err(io::Error::from).and_then(|text| {
+        let written = serde_json::to_vec(slots).map_err(io::Error::from).and_then(|text| {
             let draft = draft(path);
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use convey_core::{Event, EventSink};
-use convey_engine::{PacketSnapshot, SlotIdentities, WorkerMemory};
+use convey_engine::{PacketSnapshot, SlotTable, WorkerMemory};
 use convey_xdp::GuardRules;
 
 use super::{lock, takeover};
@@ -22,7 +22,7 @@ pub(super) struct SharedHostState {
     /// Why the guard does not stand on some interface, as last told.
     refused: Option<String>,
     /// What slots stand for, as it was written down.
-    slots: SlotIdentities,
+    slots: SlotTable,
     /// From now on notes of the host are events; those of the start are read with the statistics.
     pub(super) started: bool,
 }
@@ -80,14 +80,14 @@ impl SharedHost {
     pub(super) fn write_slots(&self, packet: &PacketSnapshot) {
         let mut state = lock(&self.state);
         let SharedHostState { host: Some(host), slots, .. } = &mut *state else { return };
-        let identities = SlotIdentities::of(packet);
-        if identities == *slots {
+        let identities = packet.slot_table();
+        if *identities == *slots {
             return;
         }
-        match host.write_slots(&identities) {
-            Ok(()) => *slots = identities,
+        match host.write_slots(identities) {
+            Ok(()) => *slots = identities.clone(),
             Err(error) => {
-                *slots = SlotIdentities::default();
+                *slots = SlotTable::default();
                 let message =
                     format!("Flows of this balancer would not outlive it if it were killed: {error}");
                 (self.events)(Event::Warning { message });

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use convey_afpacket::{monotonic, share_flows};
 use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{
-    DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotIdentities, WorkerMemory,
-};
+use convey_engine::{DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, WorkerMemory};
 use convey_xdp::protocol_number;
 
 use crate::host::{Host, HostError};
@@ -136,7 +134,7 @@ pub(super) fn memory(host: &mut Host, packet: &PacketSnapshot) -> Vec<WorkerMemo
         shared(host, &layout, has_v6)
     });
     let made = made.and_then(|memory| {
-        host.write_slots(&SlotIdentities::of(packet))?;
+        host.write_slots(packet.slot_table())?;
         Ok(memory)
     });
     made.unwrap_or_else(|error| {

@@ -1,0 +1,198 @@
+//! Which frontend and which server has which number.
+//!
+//! Flows name frontends and servers by numbers of 16 bits, slots. A number stands for one identity for as long as
+//! anybody may name it: over reloads, and over a restart where the next process adopts the table of the last. Who
+//! may name a slot is not known here; it is asked of whoever holds flows.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Slots are 16 bits, of which the last stands for none.
+pub(crate) const MAX_SLOTS: usize = 65_535;
+
+/// What a slot can stand for.
+pub trait Identity: Clone + PartialEq {
+    /// What makes two of them the same for a flow.
+    type Key: Eq + Hash;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+}
+
+/// What a frontend's slot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FrontendIdentity {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The VIP.
+    pub address: IpAddr,
+    /// Its port; 0: every port.
+    pub port: u16,
+    /// Its name, for people.
+    pub name: String,
+}
+
+impl Identity for FrontendIdentity {
+    type Key = (u8, IpAddr, u16);
+
+    fn key(&self) -> Self::Key {
+        (self.protocol, self.address, self.port)
+    }
+}
+
+/// What a server's slot stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServerIdentity {
+    /// Name of its backend.
+    pub backend: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Whether only MAC addresses change on the way to it.
+    pub l2: bool,
+    /// Its name, for people.
+    pub name: String,
+}
+
+impl Identity for ServerIdentity {
+    type Key = (String, IpAddr, u16);
+
+    fn key(&self) -> Self::Key {
+        (self.backend.clone(), self.address, self.port)
+    }
+}
+
+/// Identities by slot. Serialised as a list with a null for each free slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slots<I>(Vec<Option<I>>);
+
+impl<I> Default for Slots<I> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<I> Slots<I> {
+    /// What `slot` stands for; `None` when it is free.
+    pub fn get(&self, slot: u16) -> Option<&I> {
+        self.0.get(usize::from(slot))?.as_ref()
+    }
+
+    /// One more than the highest slot in use.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no slot is in use.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Slots in use, in rising order, and what they stand for.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &I)> {
+        (0u16..).zip(&self.0).filter_map(|(slot, identity)| Some((slot, identity.as_ref()?)))
+    }
+}
+
+/// In the order of slots, from 0.
+impl<I> FromIterator<Option<I>> for Slots<I> {
+    fn from_iter<T: IntoIterator<Item = Option<I>>>(slots: T) -> Self {
+        trimmed(slots.into_iter().collect())
+    }
+}
+
+/// Slots of frontends and of servers. Serialised, it says what the numbers in flows of a killed process stand for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SlotTable {
+    /// Those of frontends.
+    pub frontends: Slots<FrontendIdentity>,
+    /// Those of servers.
+    pub servers: Slots<ServerIdentity>,
+}
+
+/// Where an identity was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its slot.
+    pub slot: u16,
+    /// Whether it had that slot before.
+    pub is_known: bool,
+}
+
+/// Slots on their way from one table to the next.
+#[derive(Debug)]
+pub struct Assignment<I: Identity> {
+    slots: Vec<Option<I>>,
+    placed: Vec<bool>,
+    by_key: HashMap<I::Key, Vec<u16>>,
+    /// No slot before it is free: slots are only taken while identities are placed.
+    first_free: usize,
+}
+
+impl<I: Identity> Assignment<I> {
+    /// What was in `before` keeps its slot. Slots nobody `is_held` by any more are free.
+    pub fn after(before: &Slots<I>, is_held: impl Fn(u16) -> bool) -> Self {
+        let slots: Vec<Option<I>> =
+            (0u16..).zip(&before.0).map(|(slot, i)| i.clone().filter(|_| is_held(slot))).collect();
+        let mut by_key: HashMap<I::Key, Vec<u16>> = HashMap::with_capacity(slots.len());
+        for (slot, identity) in (0u16..).zip(&slots) {
+            if let Some(identity) = identity {
+                by_key.entry(identity.key()).or_default().push(slot);
+            }
+        }
+        Self { placed: vec![false; slots.len()], slots, by_key, first_free: 0 }
+    }
+
+    /// Gives `identity` the slot of its predecessor: of those with its key that nobody has been given yet and that
+    /// `is_same` allows, the one most like it. Without a predecessor it gets the lowest free slot. `None`: no slot
+    /// is left.
+    pub fn place(&mut self, identity: I, is_same: impl Fn(u16) -> bool) -> Option<Placed> {
+        let candidates = self.by_key.get(&identity.key()).into_iter().flatten().copied();
+        let known = candidates
+            .filter(|slot| !self.placed[usize::from(*slot)] && is_same(*slot))
+            .min_by_key(|slot| self.slots[usize::from(*slot)].as_ref() != Some(&identity));
+        let at = match known {
+            Some(slot) => usize::from(slot),
+            None => self.free()?,
+        };
+        self.slots[at] = Some(identity);
+        self.placed[at] = true;
+        Some(Placed { slot: u16::try_from(at).ok()?, is_known: known.is_some() })
+    }
+
+    fn free(&mut self) -> Option<usize> {
+        while self.slots.get(self.first_free).is_some_and(Option::is_some) {
+            self.first_free += 1;
+        }
+        if self.first_free == self.slots.len() {
+            if self.slots.len() == MAX_SLOTS {
+                return None;
+            }
+            self.slots.push(None);
+            self.placed.push(false);
+        }
+        Some(self.first_free)
+    }
+
+    /// The new table, in which what was not placed keeps its slot.
+    pub fn keep_rest(self) -> Slots<I> {
+        trimmed(self.slots)
+    }
+
+    /// The new table, in which slots that nothing was placed in are free.
+    pub fn free_rest(self) -> Slots<I> {
+        trimmed(self.slots.into_iter().zip(self.placed).map(|(i, placed)| i.filter(|_| placed)).collect())
+    }
+}
+
+fn trimmed<I>(mut slots: Vec<Option<I>>) -> Slots<I> {
+    while slots.last().is_some_and(Option::is_none) {
+        slots.pop();
+    }
+    Slots(slots)
+}
