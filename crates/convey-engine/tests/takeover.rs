@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::Lab;
 use common::world::{VIP, client, close, connect, connect_dsr, open, send, tuple};
-use convey_core::SnapshotSpec;
 use convey_core::conntrack::{Flow, FlowState, WORDS_V4, read_entry};
+use convey_core::{ServerSpec, SnapshotSpec};
 use convey_engine::memory::{HEADER_BYTES, MAX_POOLS};
 use convey_engine::{Layout, Nanos, NotKept, PacketOptions, PacketSnapshot, SavedFlows, SlotTable};
 use convey_engine::{PortRange, TakenOver, Worker, WorkerMemory};
@@ -65,18 +65,38 @@ fn shared(options: &PacketOptions) -> WorkerMemory {
     WorkerMemory { nat, ..WorkerMemory::own(options) }
 }
 
-/// The balancer that starts after it, with another configuration.
+/// The balancer that starts after it, with another configuration and slots of its own.
 fn restart(
-    mut lab: Lab,
+    lab: Lab,
     now_ms: u64,
     change: impl FnOnce(&mut SnapshotSpec, &mut PacketOptions),
 ) -> (Lab, TakenOver) {
+    let (lab, report, _) = restart_with(lab, now_ms, change, |_| SlotTable::default());
+    (lab, report)
+}
+
+/// As [`restart`], with the slots of the one before it. Gives the file it left, too.
+fn restart_adopting(
+    lab: Lab,
+    now_ms: u64,
+    change: impl FnOnce(&mut SnapshotSpec),
+) -> (Lab, TakenOver, Vec<u8>) {
+    restart_with(lab, now_ms, |spec, _| change(spec), |saved| saved.slot_table().clone())
+}
+
+fn restart_with(
+    mut lab: Lab,
+    now_ms: u64,
+    change: impl FnOnce(&mut SnapshotSpec, &mut PacketOptions),
+    adopt: impl FnOnce(&SavedFlows) -> SlotTable,
+) -> (Lab, TakenOver, Vec<u8>) {
     let (bytes, slots) = kill(&mut lab);
     let saved = SavedFlows::read(&*bytes, slots).expect("a file");
     let (mut spec, mut options) = (lab.config.spec().clone(), lab.options.clone());
     change(&mut spec, &mut options);
     let config = convey_core::Snapshot::first(spec, 1).expect("a snapshot");
-    let snapshot = std::sync::Arc::new(PacketSnapshot::build(&config, &options, None).expect("tables"));
+    let snapshot = PacketSnapshot::build_adopting(&config, &options, &adopt(&saved)).expect("tables");
+    let snapshot = std::sync::Arc::new(snapshot);
     let worker = Worker::in_memory(0, &snapshot, shared(&options));
     let mut lab = Lab { config, options, snapshot, worker, ..lab };
     let mut report = TakenOver::default();
@@ -84,7 +104,7 @@ fn restart(
     for heirs in saved.divide(&lab.snapshot, now, &mut report) {
         lab.worker.take_over(&heirs, &lab.snapshot, now, &mut report);
     }
-    (lab, report)
+    (lab, report, bytes)
 }
 
 fn passthrough(ports: (u16, u16), servers: usize) -> Lab {
@@ -134,6 +154,74 @@ fn connections_keep_server_and_nat_port_in_both_directions_though_slots_weights_
         close(&mut lab, client, nat, server, 3000);
     }
     assert_eq!(open(&lab).1, 0);
+}
+
+/// Frontend and server slot of each flow, by its client's port.
+fn slots_of(bytes: &[u8]) -> BTreeMap<u16, (u16, u16)> {
+    entries(bytes).iter().map(|(_, flow)| (flow.client_port, (flow.frontend, flow.server))).collect()
+}
+
+/// Turns the order of everything and puts a new server first.
+fn shuffle(spec: &mut SnapshotSpec) {
+    spec.frontends.reverse();
+    spec.backends.reverse();
+    for backend in spec.backends.iter_mut().filter(|b| b.name == "v4") {
+        backend.servers.reverse();
+        let added = ServerSpec {
+            name: "added".into(),
+            addr: "10.0.0.200:8080".parse().expect("an address"),
+            ..backend.servers[0].clone()
+        };
+        backend.servers.insert(0, added);
+    }
+}
+
+#[test]
+fn slots_survive_a_restart_so_that_flows_keep_the_numbers_they_have() {
+    let mut lab = passthrough((40000, 40099), 3);
+    let flows: Vec<_> = (0..30).map(|n| (client(n), connect(&mut lab, &client(n), 1000))).collect();
+    let table = lab.snapshot.slot_table().clone();
+    let (mut lab, report, before) = restart_adopting(lab, 2000, shuffle);
+    assert_eq!(report.kept, 30);
+    let now = lab.snapshot.slot_table();
+    assert!(table.frontends.iter().all(|(slot, f)| now.frontends.get(slot) == Some(f)));
+    assert!(table.servers.iter().all(|(slot, s)| now.servers.get(slot) == Some(s)));
+    assert_eq!(now.servers.iter().count(), table.servers.iter().count() + 1);
+    for (client, (nat, server)) in &flows {
+        goes_on(&mut lab, client, nat, server, 2000);
+    }
+    assert_eq!(slots_of(&kill(&mut lab).0), slots_of(&before));
+}
+
+#[test]
+fn slots_that_cannot_be_adopted_are_translated() {
+    let mut lab = passthrough((40000, 40099), 3);
+    let flows: Vec<_> = (0..30).map(|n| (client(n), connect(&mut lab, &client(n), 1000))).collect();
+    let (mut lab, report, before) =
+        restart_with(lab, 2000, |spec, _| shuffle(spec), |_| SlotTable::default());
+    assert_eq!(report.kept, 30);
+    for (client, (nat, server)) in &flows {
+        goes_on(&mut lab, client, nat, server, 2000);
+    }
+    assert_ne!(slots_of(&kill(&mut lab).0), slots_of(&before));
+}
+
+#[test]
+fn after_a_restart_a_new_server_gets_no_slot_that_a_saved_flow_names() {
+    let mut lab = passthrough((40000, 40099), 3);
+    (0..30).for_each(|n| drop(connect(&mut lab, &client(n), 1000)));
+    let table = lab.snapshot.slot_table().clone();
+    let (lab, _, _) = restart_adopting(lab, 2000, |spec| {
+        shuffle(spec);
+        spec.backends.iter_mut().for_each(|b| b.servers.retain(|s| s.name != "s1"));
+    });
+    let now = lab.snapshot.slot_table();
+    let slot_of = |table: &SlotTable, name: &str| {
+        table.servers.iter().find(|(_, s)| s.name == name).map(|(slot, _)| slot)
+    };
+    let (removed, added) = (slot_of(&table, "s1").unwrap(), slot_of(now, "added").unwrap());
+    assert!(now.servers.get(removed).is_none());
+    assert!(table.servers.get(added).is_none(), "{added} was another server's");
 }
 
 #[test]
@@ -287,6 +375,33 @@ fn damage() -> impl Strategy<Value = Vec<(usize, usize, u8)>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn over_a_restart_into_any_servers_in_any_order_a_kept_flow_keeps_slot_and_server(
+        order in Just((0usize..8).collect::<Vec<_>>()).prop_shuffle(), left in 1usize..8, added in 0u8..8,
+    ) {
+        let mut lab = passthrough((40000, 40099), 8);
+        let flows: BTreeMap<u16, _> =
+            (0..60).map(|n| (1024 + n as u16, (client(n), connect(&mut lab, &client(n), 1000)))).collect();
+        let (mut lab, report, before) = restart_adopting(lab, 2000, |spec| {
+            let servers = &mut spec.backends.iter_mut().find(|b| b.name == "v4").unwrap().servers;
+            let old = servers.clone();
+            servers.clear();
+            for n in 0..added {
+                let addr = format!("10.0.1.{}:8080", n + 1).parse().unwrap();
+                servers.push(ServerSpec { name: format!("added{n}"), addr, ..old[0].clone() });
+            }
+            servers.extend(order.iter().take(left).filter_map(|n| old.get(*n)).cloned());
+        });
+        let (before, bytes) = (slots_of(&before), kill(&mut lab).0);
+        let after = slots_of(&bytes);
+        prop_assert_eq!(after.len() as u64, report.kept);
+        for (port, slots) in after {
+            prop_assert_eq!(before[&port], slots);
+            let server = lab.snapshot.server(slots.1).unwrap();
+            prop_assert_eq!(&format!("{}:{}", std::net::IpAddr::from(server.address), server.port), &flows[&port].1.1);
+        }
+    }
 
     #[test]
     fn whatever_lies_in_the_file_no_two_flows_share_a_port_or_a_key_and_nothing_panics(

@@ -45,11 +45,14 @@ impl PacketPath {
         let mut wanted = rules(&packet);
         let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
         let saved = takeover::read(&mut host, snapshot.mode);
+        let slots = takeover::slots(&saved);
         if let Some(suited) = takeover::suited(&saved, &options)
-            && let Ok(built) = PacketSnapshot::build(&snapshot, &suited, None)
+            && let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &suited, &slots)
         {
             host.add_note(takeover::other_workers(&options, &suited));
             (options, packet) = (suited, built);
+        } else if let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &options, &slots) {
+            packet = built;
         }
         if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
             let rules = rules(&extended);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use convey_afpacket::{monotonic, share_flows};
 use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
-use convey_engine::{DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, WorkerMemory};
+use convey_engine::{
+    DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotTable, WorkerMemory,
+};
 use convey_xdp::protocol_number;
 
 use crate::host::{Host, HostError};
@@ -20,6 +22,12 @@ pub(super) fn read(host: &mut Host, mode: Mode) -> Vec<SavedFlows> {
         host.add_note("the flows of a killed balancer are not taken over: it ran in another mode".to_owned());
     }
     saved
+}
+
+/// The slots to begin with: of several killed balancers, those of the one that has most flows. Flows of the others
+/// are translated.
+pub(super) fn slots(saved: &[SavedFlows]) -> SlotTable {
+    saved.iter().max_by_key(|s| s.len()).map(|s| s.slot_table().clone()).unwrap_or_default()
 }
 
 /// The options with which flows meet one worker in both directions, where those given do not: replies are steered
@@ -63,7 +71,7 @@ pub(super) fn with_former(
     {
         return None;
     }
-    let before = PacketSnapshot::build(&before, &options, None).ok()?;
+    let before = PacketSnapshot::build_adopting(&before, &options, &slots(saved)).ok()?;
     PacketSnapshot::build(snapshot, asked, Some(&before)).ok()
 }
 
