@@ -231,7 +231,7 @@ mod tests {
         for mut part in memory {
             let untaken = part.untaken_v6.take().unwrap();
             let lifetimes = convey_core::conntrack::Lifetimes([100; 9]);
-            let mut table = FlowTable::in_memory(part.flows, Overflow::Refuse, lifetimes, 1);
+            let table = FlowTable::in_memory(part.flows, Overflow::Refuse, lifetimes, 1);
             let before = taken();
             for now in 0..10 {
                 table.sweep(Ticks(now), 1 << 20, |_| {});

@@ -35,10 +35,11 @@ fn flow(n: u32) -> Flow {
 }
 
 /// Begins a flow and confirms it.
-fn begin(table: &mut FlowTable, mut flow: Flow) {
+fn begin(table: &FlowTable, mut flow: Flow) {
     let found = table.find(&flow.key(), Ticks(1));
-    if let Some(claim) = table.claim(&found, true, Ticks(1), |_| {}) {
-        let id = table.publish(claim, &mut flow);
+    if let Some(claim) = table.claim(&found, true, Ticks(1), |_| {})
+        && let Ok(id) = table.publish(claim, &mut flow, |_| {})
+    {
         let confirmed = Flow { state: FlowState::Established, ..flow };
         black_box(table.update(id, &flow, &confirmed));
     }
@@ -53,12 +54,12 @@ fn memory(table: &FlowTable) -> usize {
 }
 
 fn conntrack(flows: u32) {
-    let mut table = FlowTable::new(flows as usize, Overflow::Refuse, LIFETIMES, 7);
+    let table = FlowTable::new(flows as usize, Overflow::Refuse, LIFETIMES, 7);
     let insert = least(7, || {
         table.take_all(|_| {});
         let start = Instant::now();
         for n in 0..flows {
-            begin(&mut table, flow(n));
+            begin(&table, flow(n));
         }
         start.elapsed().as_nanos() as f64 / f64::from(flows)
     });

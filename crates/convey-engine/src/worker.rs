@@ -206,7 +206,9 @@ impl Worker {
         if flow.state.is_udp() || matches!(flow.state, FlowState::Established | FlowState::Closing) {
             count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
-        self.flows.publish(claim, &mut flow);
+        let Self { flows, ports, .. } = self;
+        // A twin in the memory was left out before; another thread's is as good.
+        let _ = flows.publish(claim, &mut flow, |twin| settle(&twin, snapshot, ports));
         Ok(has_replaced)
     }
 
@@ -331,9 +333,14 @@ impl Worker {
         if matches!(transport, Transport::Udp { .. }) {
             count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
-        let id = self.flows.publish(claim, &mut flow);
-        self.later_syns.forget(id);
-        Ok(flow)
+        let Self { flows, ports, .. } = self;
+        match flows.publish(claim, &mut flow, |twin| settle(&twin, snapshot, ports)) {
+            Ok(id) => {
+                self.later_syns.forget(id);
+                Ok(flow)
+            }
+            Err(of_another_thread) => Ok(of_another_thread),
+        }
     }
 
     /// Takes a packet of a flow into account. Gives the flow as it is now.

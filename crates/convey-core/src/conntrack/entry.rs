@@ -15,12 +15,12 @@
 //!
 //! `claim` grows with every flow that takes the entry, so that a reader who finds the control word unchanged has
 //! read one flow. State, flags and windows change by compare and swap of the control word, everything else by plain
-//! stores. Other processes read this memory: who changes what lies where changes the version of the layout.
+//! stores where one thread writes. Other processes read this memory: who changes what lies where changes the version of the layout.
 
 use std::array;
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Relaxed},
+    Ordering::{AcqRel, Acquire, Relaxed},
     fence,
 };
 
@@ -194,6 +194,20 @@ impl<const WORDS: usize> Entry<'_, WORDS> {
         client | ports | frontend == 0
     }
 
+    /// Its control word while it has this key.
+    pub(super) fn control_of(&self, key: &Key<WORDS>) -> Option<u32> {
+        loop {
+            let before = self.control().load(Acquire);
+            if !self.has_key(key) {
+                return None;
+            }
+            fence(Acquire);
+            if self.control().load(Relaxed) == before {
+                return Some(before);
+            }
+        }
+    }
+
     /// The flow it is, all of one claim.
     #[inline]
     pub(super) fn read(&self, field: PortField) -> Option<Flow> {
@@ -231,6 +245,37 @@ impl<const WORDS: usize> Entry<'_, WORDS> {
         self.0[Self::PORTS].store(ports(flow, field), Relaxed);
         self.0[Self::NEXT].store(flow.next[0], Relaxed);
         self.0[Self::NEXT + 1].store(flow.next[1], Relaxed);
+    }
+
+    /// As [`Entry::write_course`], where others write as well: only what has changed, and of the flow it `was`. A plain
+    /// store of a thread that was held up would change the flow that came after.
+    pub(super) fn change_course(&self, was: &Flow, flow: &Flow, field: PortField) {
+        const SEEN_FIELDS: &[u32] = &[Ticks::MASK, 15 << SCALES_AT[0], 15 << SCALES_AT[1]];
+        const PORT_FIELDS: &[u32] = &[0xff << 16, 0xff << 24];
+        let words = [
+            (SEEN, seen(was), seen(flow), SEEN_FIELDS),
+            (Self::PORTS, ports(was, field), ports(flow, field), PORT_FIELDS),
+            (Self::NEXT, was.next[0], flow.next[0], &[u32::MAX]),
+            (Self::NEXT + 1, was.next[1], flow.next[1], &[u32::MAX]),
+        ];
+        for (at, old, new, fields) in words {
+            self.change(at, was.claim, [old, new], fields);
+        }
+    }
+
+    /// Changes those of a word's `fields` in which `old` and `new` differ, for as long as no other flow takes the entry.
+    fn change(&self, at: usize, claim: u16, [old, new]: [u32; 2], fields: &[u32]) {
+        let mask = fields.iter().filter(|mask| (old ^ new) & **mask != 0).fold(0, |all, mask| all | mask);
+        let mut current = old;
+        while mask != 0
+            && let Err(other) =
+                self.0[at].compare_exchange(current, current & !mask | new & mask, AcqRel, Acquire)
+        {
+            if claim_of(self.control().load(Acquire)) != claim {
+                return;
+            }
+            current = other;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The flows of one worker: a table of fixed capacity, 32 bytes an IPv4 flow and 64 an IPv6 one.
+//! The flows of one worker, or of several threads: a table of fixed capacity, 32 bytes an IPv4 flow and 64 an IPv6 one.
 //!
 //! A hit touches one set of 128 bytes: there are no tags, and keys are compared in full. Of the entries half are
 //! spare, so that the capacity asked for fits without a refusal, in IPv4, in IPv6 and in any mixture. Memory of
@@ -164,6 +164,12 @@ impl FlowTable {
         Self { v4: Space::new(v4, field), v6: Space::new(v6, field), overflow, seed, lifetimes }
     }
 
+    /// From now on several threads may use it at once: see [`FlowTable::publish`].
+    pub fn share(&mut self) {
+        self.v4.share();
+        self.v6.share();
+    }
+
     /// How long flows live from now on.
     pub fn set_lifetimes(&mut self, lifetimes: Lifetimes) {
         self.lifetimes = lifetimes;
@@ -220,33 +226,36 @@ impl FlowTable {
     /// there is one. Who gives way to it is given to `ended`, which settles it (ports, counters). `None`: there is no
     /// room.
     pub fn claim(
-        &mut self,
+        &self,
         found: &Found,
         is_half_open: bool,
         now: Ticks,
         mut ended: impl FnMut(Flow),
     ) -> Option<Claim> {
-        let (seed, overflow, place) = (self.seed, self.overflow, &found.place);
-        let hash_of = move |flow: &Flow| hash(seed, overflow, &flow.key());
+        let place = &found.place;
+        let hash_of = |flow: &Flow| self.hash_of(flow);
         if let Some(expired) = found.expired {
             let at = expired.index();
             let replaced = match is_half_open && self.is_crowded(place) {
                 true => None,
                 false => {
-                    space!(self, place.is_v4, space => space.replace(place.hash, at, hash_of, &mut ended))
+                    let clock = self.clock(now);
+                    space!(self, place.is_v4, space => space.replace(place.hash, at, clock, hash_of, &mut ended))
                 }
             };
             if let Some(claimed) = replaced {
                 return Some(Claim { place: *place, claimed });
             }
-            if let Some(flow) = self.remove(expired) {
+            if let Some(flow) =
+                space!(self, place.is_v4, space => space.remove_over(at, self.clock(now), hash_of))
+            {
                 ended(flow);
             }
         }
-        let claimed = (is_half_open && self.is_crowded(place)).then(|| match place.is_v4 {
-            true => self.v4.claim_half_open(place.hash, now, hash_of, &mut ended),
-            false => self.v6.claim_half_open(place.hash, now, hash_of, &mut ended),
-        });
+        let is_crowded = is_half_open && self.is_crowded(place);
+        let claimed = is_crowded.then(
+            || space!(self, place.is_v4, space => space.claim_half_open(place.hash, now, hash_of, &mut ended)),
+        );
         let claimed = match claimed.flatten() {
             Some(claimed) => claimed,
             None => self.claim_from(place, now, self.victims(), &mut ended)?,
@@ -257,7 +266,7 @@ impl FlowTable {
     /// As [`FlowTable::claim`], for a flow that was begun before this table was: nothing but what is over or idle
     /// gives way to it.
     pub fn claim_for_heir(
-        &mut self,
+        &self,
         place: &Place,
         is_half_open: bool,
         now: Ticks,
@@ -282,10 +291,24 @@ impl FlowTable {
     }
 
     /// Fills the entry taken: the flow is there for everybody.
-    pub fn publish(&self, claim: Claim, flow: &mut Flow) -> FlowId {
+    ///
+    /// In a table that several threads use, two may have begun a flow with one key. Then the one that lies further
+    /// along its chain, which lookups would not reach, is taken out and given to `ended`: the other thread's, or this one,
+    /// which then cannot be updated any more.
+    ///
+    /// # Errors
+    /// The other thread's flow, when it is the one that stays.
+    pub fn publish(&self, claim: Claim, flow: &mut Flow, ended: impl FnMut(Flow)) -> Result<FlowId, Flow> {
         let id = claim.id();
-        space!(self, claim.place.is_v4, space => space.publish(claim.claimed, flow));
-        id
+        let Place { hash, is_v4 } = claim.place;
+        space!(self, is_v4, space => {
+            space.publish(claim.claimed, flow);
+            if space.is_shared() {
+                let hash_of = |flow: &Flow| self.hash_of(flow);
+                space.end_twins(claim.claimed, hash, flow, self.clock(Ticks(flow.last_seen)), hash_of, ended)?;
+            }
+        });
+        Ok(id)
     }
 
     /// Gives the entry back.
@@ -309,10 +332,9 @@ impl FlowTable {
     }
 
     /// Looks at the next `budget` entries of each family and takes out those whose time is over.
-    pub fn sweep(&mut self, now: Ticks, budget: usize, mut ended: impl FnMut(Flow)) {
-        let (seed, overflow) = (self.seed, self.overflow);
-        let hash_of = move |flow: &Flow| hash(seed, overflow, &flow.key());
-        let clock = Clock { lifetimes: &self.lifetimes, now };
+    pub fn sweep(&self, now: Ticks, budget: usize, mut ended: impl FnMut(Flow)) {
+        let hash_of = |flow: &Flow| self.hash_of(flow);
+        let clock = self.clock(now);
         self.v4.sweep(clock, budget, hash_of, &mut ended);
         self.v6.sweep(clock, budget, hash_of, &mut ended);
     }
@@ -384,3 +406,5 @@ fn hash(seed: u64, overflow: Overflow, key: &FlowKey) -> u64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threads;

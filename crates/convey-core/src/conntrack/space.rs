@@ -7,9 +7,12 @@
 //!
 //! The entries may lie in memory that outlives this process, which may be killed between any two instructions, and
 //! that others write to. Whoever takes an entry makes it CLAIMED by compare and swap, fills it, and publishes it last.
+//! What is judged and what is taken is one and the same control word, so nobody ends what another has begun since.
+
+mod twins;
 
 use std::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64,
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -62,6 +65,14 @@ impl Clock<'_> {
     }
 }
 
+/// An entry that may be taken.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    at: usize,
+    /// Its control word when it was chosen.
+    control: u32,
+}
+
 /// An entry that was taken for a flow.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claimed {
@@ -77,15 +88,17 @@ pub(super) struct Space<const WORDS: usize> {
     offset: usize,
     sets: usize,
     field: PortField,
+    /// Whether several threads write to it at once.
+    is_shared: bool,
     /// By set: flows that lie further along their chain.
     spills: Box<[AtomicU32]>,
     /// By chunk: whether it was ever used. A sweep does not touch the memory of others.
     touched: Box<[AtomicU8]>,
     /// Flows, in the upper half; half-open ones, in the lower.
     counts: AtomicU64,
-    cursor: usize,
+    cursor: AtomicUsize,
     /// Where the search for half-open flows goes on.
-    hand: usize,
+    hand: AtomicUsize,
 }
 
 impl<const WORDS: usize> Space<WORDS> {
@@ -112,17 +125,28 @@ impl<const WORDS: usize> Space<WORDS> {
             offset,
             sets,
             field,
+            is_shared: false,
             spills: zeros(sets),
             touched: zeros(sets.div_ceil(SETS_A_CHUNK)),
             counts: AtomicU64::new(0),
-            cursor: 0,
-            hand: 0,
+            cursor: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
         }
     }
 
     /// A space of this size in memory of this process, without flows.
     pub(super) fn elsewhere(&self) -> Self {
-        Self::new(Memory::own(self.sets * SET_WORDS + SPARE_WORDS), self.field)
+        let memory = Memory::own(self.sets * SET_WORDS + SPARE_WORDS);
+        Self { is_shared: self.is_shared, ..Self::new(memory, self.field) }
+    }
+
+    /// From now on several threads write to it at once.
+    pub(super) fn share(&mut self) {
+        self.is_shared = true;
+    }
+
+    pub(super) const fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     pub(super) fn into_memory(self) -> Memory<AtomicU32> {
@@ -190,7 +214,13 @@ impl<const WORDS: usize> Space<WORDS> {
                 if !entry.has_key(&key) {
                     continue;
                 }
-                match entry::state(entry.control().load(Acquire)) {
+                let control = if self.is_shared {
+                    // Another flow may have come here since.
+                    entry.control_of(&key)
+                } else {
+                    Some(entry.control().load(Acquire))
+                };
+                match control.and_then(entry::state) {
                     None | Some(FlowState::Free) => {}
                     // It is ended before another with its key begins, so there is no other.
                     Some(state) if clock.is_over(state, entry.last_seen()) => {
@@ -216,19 +246,29 @@ impl<const WORDS: usize> Space<WORDS> {
     pub(super) fn update(&self, at: usize, was: &Flow, flow: &Flow) -> bool {
         let entry = self.entry(at);
         let (old, new) = (entry::control(was), entry::control(flow));
+        let half_open = [was, flow].map(|f| u64::from(f.state.is_half_open()) * HALF_OPEN);
         if old == new {
             if entry.control().load(Relaxed) != old {
                 return false;
             }
-        } else if entry.control().compare_exchange(old, new, AcqRel, Relaxed).is_err() {
-            return false;
+        } else {
+            // Counted before it is one: whoever takes it out meanwhile counts it out.
+            if half_open[1] > half_open[0] {
+                self.counts.fetch_add(HALF_OPEN, Relaxed);
+            }
+            let is_changed = entry.control().compare_exchange(old, new, AcqRel, Relaxed).is_ok();
+            if half_open[if is_changed { 0 } else { 1 }] > half_open[if is_changed { 1 } else { 0 }] {
+                self.counts.fetch_sub(HALF_OPEN, Relaxed);
+            }
+            if !is_changed {
+                return false;
+            }
         }
-        entry.write_course(flow, self.field);
-        match (was.state.is_half_open(), flow.state.is_half_open()) {
-            (true, false) => self.counts.fetch_sub(HALF_OPEN, Relaxed),
-            (false, true) => self.counts.fetch_add(HALF_OPEN, Relaxed),
-            _ => 0,
-        };
+        if self.is_shared {
+            entry.change_course(was, flow, self.field);
+        } else {
+            entry.write_course(flow, self.field);
+        }
         true
     }
 
@@ -247,8 +287,8 @@ impl<const WORDS: usize> Space<WORDS> {
         mut ended: impl FnMut(Flow),
     ) -> Option<Claimed> {
         for _ in 0..ATTEMPTS {
-            let place = self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims))?;
-            if let Some(claimed) = self.claim_at(hash, place, &hash_of, &mut ended) {
+            let spot = self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims))?;
+            if let Some(claimed) = self.claim_at(hash, spot, &hash_of, &mut ended) {
                 return Some(claimed);
             }
         }
@@ -258,7 +298,7 @@ impl<const WORDS: usize> Space<WORDS> {
     /// As [`Space::claim`], where half-open flows are as many as may be: takes the entry of the oldest in the first
     /// set that has any. Where the chain has none, one elsewhere ends, and nothing is taken.
     pub(super) fn claim_half_open(
-        &mut self,
+        &self,
         hash: u64,
         now: Ticks,
         hash_of: impl Fn(&Flow) -> u64,
@@ -266,17 +306,19 @@ impl<const WORDS: usize> Space<WORDS> {
     ) -> Option<Claimed> {
         for i in 0..Self::CHAIN {
             let set = self.set_of(hash, i);
-            if let Some(at) = self.oldest_half_open(set, now)
-                && let Some(claimed) = self.claim_at(hash, (i, at), &hash_of, &mut ended)
+            if let Some((at, control)) = self.oldest_half_open(set, now)
+                && let Some(claimed) = self.claim_at(hash, Spot { at, control }, &hash_of, &mut ended)
             {
                 return Some(claimed);
             }
         }
         for _ in 0..self.sets {
-            self.hand = (self.hand + 1) % self.sets;
-            if self.is_touched(self.hand / SETS_A_CHUNK)
-                && let Some(at) = self.oldest_half_open(self.hand, now)
-                && let Some(flow) = self.remove(at, &hash_of)
+            let hand = (self.hand.load(Relaxed) + 1) % self.sets;
+            self.hand.store(hand, Relaxed);
+            if self.is_touched(hand / SETS_A_CHUNK)
+                && let Some((at, control)) = self.oldest_half_open(hand, now)
+                && let Some(flow) = self.get(at).filter(|flow| entry::control(flow) == control)
+                && self.remove_as(at, &flow, &hash_of)
             {
                 ended(flow);
                 break;
@@ -285,46 +327,49 @@ impl<const WORDS: usize> Space<WORDS> {
         None
     }
 
-    /// Takes the entry of a flow with the same key.
+    /// Takes the entry of a flow whose time is over, in the chain of `hash`.
     pub(super) fn replace(
         &self,
         hash: u64,
         at: usize,
+        clock: Clock<'_>,
         hash_of: impl Fn(&Flow) -> u64,
         ended: impl FnOnce(Flow),
     ) -> Option<Claimed> {
-        self.claim_at(hash, (self.passed(hash, at), at), hash_of, ended)
+        let over = self.get(at).filter(|flow| clock.has_ended(flow))?;
+        let spot = Spot { at, control: entry::control(&over) };
+        self.claim_at(hash, spot, hash_of, ended)
     }
 
-    /// How many sets of its chain a flow at `at` has passed.
+    /// How many sets of its chain a flow at `at` has passed. A chain may meet a set twice; the first time counts.
     fn passed(&self, hash: u64, at: usize) -> usize {
         (0..Self::CHAIN).position(|i| self.set_of(hash, i) == at / Self::WAYS).unwrap_or(0)
     }
 
-    fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<usize> {
+    /// Where it is, and its control word.
+    fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<(usize, u32)> {
         let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
         let half_open = ways.filter_map(|at| {
             let entry = self.entry(at);
-            let state = entry::state(entry.control().load(Acquire))?;
-            state.is_half_open().then(|| (now.since(entry.last_seen()), at))
+            let control = entry.control().load(Acquire);
+            entry::state(control)?.is_half_open().then(|| (now.since(entry.last_seen()), at, control))
         });
-        half_open.max().map(|(_, at)| at)
+        half_open.max().map(|(_, at, control)| (at, control))
     }
 
-    /// The first entry of the chain that is free, or else, in the same set, whose flow's time is over: how many sets
-    /// lie before, and where.
-    fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<(usize, usize)> {
+    /// The first entry of the chain that is free, or else, in the same set, whose flow's time is over.
+    fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<Spot> {
         (0..Self::CHAIN).find_map(|i| {
-            let at = self.set_of(hash, i);
-            let set = self.set(at);
+            let first = self.set_of(hash, i);
+            let set = self.set(first);
             let mut over = None;
             for way in 0..Self::WAYS {
                 let entry = Self::way(set, way);
-                match entry::state(entry.control().load(Acquire)) {
-                    Some(FlowState::Free) => return Some((i, at * Self::WAYS + way)),
-                    Some(state) if clock.is_over(state, entry.last_seen()) => {
-                        over = Some((i, at * Self::WAYS + way));
-                    }
+                let control = entry.control().load(Acquire);
+                let spot = Spot { at: first * Self::WAYS + way, control };
+                match entry::state(control) {
+                    Some(FlowState::Free) => return Some(spot),
+                    Some(state) if clock.is_over(state, entry.last_seen()) => over = Some(spot),
                     _ => {}
                 }
             }
@@ -332,12 +377,12 @@ impl<const WORDS: usize> Space<WORDS> {
         })
     }
 
-    fn victim(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> Option<(usize, usize)> {
+    fn victim(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> Option<Spot> {
         let chain = (0..Self::CHAIN).flat_map(|i| {
             let first = self.set_of(hash, i) * Self::WAYS;
-            (first..first + Self::WAYS).map(move |at| (i, at))
+            first..first + Self::WAYS
         });
-        let ranked = chain.filter_map(|(i, at)| {
+        let ranked = chain.filter_map(|at| {
             let flow = self.get(at)?;
             let rank = match flow.state {
                 FlowState::Closed => 4,
@@ -346,27 +391,31 @@ impl<const WORDS: usize> Space<WORDS> {
                 _ if victims == Victims::Any => 1,
                 _ => return None,
             };
-            Some((rank, clock.now.since(Ticks(flow.last_seen)), (i, at)))
+            let spot = Spot { at, control: entry::control(&flow) };
+            Some((rank, clock.now.since(Ticks(flow.last_seen)), spot))
         });
         // Of equal ones the first: it is passed by the fewest lookups.
-        ranked.rev().max_by_key(|(rank, idle, _)| (*rank, *idle)).map(|(_, _, place)| place)
+        ranked.rev().max_by_key(|(rank, idle, _)| (*rank, *idle)).map(|(_, _, spot)| spot)
     }
 
     fn claim_at(
         &self,
         hash: u64,
-        (passed, at): (usize, usize),
+        Spot { at, control: old }: Spot,
         hash_of: impl Fn(&Flow) -> u64,
         ended: impl FnOnce(Flow),
     ) -> Option<Claimed> {
         let entry = self.entry(at);
-        let old = entry.control().load(Acquire);
         let flow = entry.read(self.field);
+        if flow.is_some_and(|flow| entry::control(&flow) != old) {
+            return None;
+        }
         entry.control().compare_exchange(old, entry::claimed(old), AcqRel, Relaxed).ok()?;
         if let Some(flow) = flow {
             self.count_out(at, hash_of(&flow), flow.state);
             ended(flow);
         }
+        let passed = self.passed(hash, at);
         for i in 0..passed {
             self.spills[self.set_of(hash, i)].fetch_add(1, Relaxed);
         }
@@ -394,11 +443,28 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     pub(super) fn remove(&self, at: usize, hash_of: impl Fn(&Flow) -> u64) -> Option<Flow> {
-        let flow = self.get(at)?;
-        let old = entry::control(&flow);
-        self.entry(at).control().compare_exchange(old, entry::freed(old), AcqRel, Relaxed).ok()?;
-        self.count_out(at, hash_of(&flow), flow.state);
-        Some(flow)
+        self.get(at).filter(|flow| self.remove_as(at, flow, hash_of))
+    }
+
+    /// Takes out the flow at `at` if its time is over.
+    pub(super) fn remove_over(
+        &self,
+        at: usize,
+        clock: Clock<'_>,
+        hash_of: impl Fn(&Flow) -> u64,
+    ) -> Option<Flow> {
+        self.get(at).filter(|flow| clock.has_ended(flow) && self.remove_as(at, flow, hash_of))
+    }
+
+    /// Takes out the flow at `at` if it still is this one, as it is.
+    fn remove_as(&self, at: usize, flow: &Flow, hash_of: impl Fn(&Flow) -> u64) -> bool {
+        let old = entry::control(flow);
+        let is_out =
+            self.entry(at).control().compare_exchange(old, entry::freed(old), AcqRel, Relaxed).is_ok();
+        if is_out {
+            self.count_out(at, hash_of(flow), flow.state);
+        }
+        is_out
     }
 
     /// A flow has left the entry at `at`.
@@ -433,7 +499,7 @@ impl<const WORDS: usize> Space<WORDS> {
 
     /// Takes out the flows whose time is over among the next `budget` entries.
     pub(super) fn sweep(
-        &mut self,
+        &self,
         clock: Clock<'_>,
         budget: usize,
         hash_of: impl Fn(&Flow) -> u64,
@@ -441,12 +507,12 @@ impl<const WORDS: usize> Space<WORDS> {
     ) {
         let mut left = budget.div_ceil(Self::WAYS).min(self.sets);
         while left > 0 {
-            let set = self.cursor;
+            let set = self.cursor.load(Relaxed);
             let chunk_end = (set / SETS_A_CHUNK + 1) * SETS_A_CHUNK;
             let is_empty = !self.is_touched(set / SETS_A_CHUNK);
             let looked_at = if is_empty { left.min(chunk_end.min(self.sets) - set) } else { 1 };
             left -= looked_at;
-            self.cursor = (set + looked_at) % self.sets;
+            self.cursor.store((set + looked_at) % self.sets, Relaxed);
             if !is_empty {
                 self.sweep_set(set, clock, &hash_of, ended);
             }
@@ -469,8 +535,7 @@ impl<const WORDS: usize> Space<WORDS> {
             }
             let at = set * Self::WAYS + way;
             if entry::state(control).is_some_and(|state| clock.is_over(state, entry.last_seen()))
-                && self.get(at).is_some_and(|flow| clock.has_ended(&flow))
-                && let Some(flow) = self.remove(at, &hash_of)
+                && let Some(flow) = self.remove_over(at, clock, &hash_of)
             {
                 ended(flow);
             }

@@ -1,15 +1,15 @@
 use super::*;
 
-const LIFE: Lifetimes = Lifetimes([0, 30, 30, 1000, 100, 60, 30, 30, 300]);
+pub(super) const LIFE: Lifetimes = Lifetimes([0, 30, 30, 1000, 100, 60, 30, 30, 300]);
 
 /// Flow `n`, IPv4.
-fn flow(n: u32, state: FlowState, now: u32) -> Flow {
+pub(super) fn flow(n: u32, state: FlowState, now: u32) -> Flow {
     let client = (0xffff << 32) | u128::from(n >> 8);
     Flow { client, client_port: n as u16 & 0xff, port: 80, state, last_seen: now, ..Flow::default() }
 }
 
 /// Flow `n`, IPv6.
-fn flow_v6(n: u32, state: FlowState, now: u32) -> Flow {
+pub(super) fn flow_v6(n: u32, state: FlowState, now: u32) -> Flow {
     Flow { client: 0x2001_0db8 << 96 | u128::from(n) << 16, ..flow(n, state, now) }
 }
 
@@ -28,7 +28,8 @@ fn put(t: &mut FlowTable, mut flow: Flow) -> Option<(FlowId, Vec<Flow>)> {
     assert_eq!(found.live, None);
     let mut ended = Vec::new();
     let claim = t.claim(&found, flow.state.is_half_open(), now, |f| ended.push(f))?;
-    Some((t.publish(claim, &mut flow), ended))
+    let id = t.publish(claim, &mut flow, |_| unreachable!("one thread")).expect("no twin");
+    Some((id, ended))
 }
 
 fn change(t: &FlowTable, id: FlowId, change: impl FnOnce(&mut Flow)) {
@@ -46,7 +47,7 @@ fn establish(t: &mut FlowTable, mut flow: Flow) -> Option<FlowId> {
     Some(id)
 }
 
-fn assert_counts(t: &FlowTable) {
+pub(super) fn assert_counts(t: &FlowTable) {
     let [v4, wanted_v4] = t.v4.recount(|f| t.hash_of(f));
     let [v6, wanted_v6] = t.v6.recount(|f| t.hash_of(f));
     assert!(v4 == wanted_v4 && v6 == wanted_v6, "spills");
@@ -55,10 +56,10 @@ fn assert_counts(t: &FlowTable) {
     assert_eq!(t.half_open(), flows.iter().filter(|f| f.state.is_half_open()).count());
 }
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: u32) -> u32 {
+    pub(super) fn below(&mut self, n: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
