@@ -9,11 +9,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use convey_core::conntrack::Memory;
-use convey_engine::memory::{HEADER_BYTES, Layout, MAX_POOLS, Untaken, WorkerMemory};
+use convey_engine::memory::{ALIVE_WORDS, HEADER_BYTES, Layout, MAX_POOLS, Untaken, WorkerMemory};
 use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::clock::monotonic;
 
 /// Empties `file`, takes the room it needs at once, so that no access fails later for want of memory, and gives
 /// each worker its part. Without IPv6 frontends (`has_v6`) the room for their flows is not taken: it is a hole in
@@ -46,6 +48,10 @@ fn make(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemo
         let at_once = part..part + layout.worker_bytes_at_once(has_v6);
         let later = at_once.end..part + layout.worker_bytes();
         mapping.populate(at_once);
+        let alive = carver.next::<AtomicU64>(ALIVE_WORDS)?;
+        if let Some(alive) = alive.first() {
+            alive.store(monotonic().0, Relaxed);
+        }
         let nat = carver.next(MAX_POOLS)?;
         let flows = [carver.next(layout.words[0])?, carver.next(layout.words[1])?];
         let untaken_v6 = if has_v6 {
@@ -60,7 +66,7 @@ fn make(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemo
                 Ok(())
             }))
         };
-        memory.push(WorkerMemory { flows, untaken_v6, nat });
+        memory.push(WorkerMemory { flows, untaken_v6, alive, nat });
     }
     // Last: only a whole file is one to take over.
     file.write_all_at(&layout.header(), 0)?;
@@ -139,6 +145,8 @@ unsafe trait Plain {}
 // SAFETY: an integer.
 unsafe impl Plain for AtomicU32 {}
 // SAFETY: an integer.
+unsafe impl Plain for AtomicU64 {}
+// SAFETY: an integer.
 unsafe impl Plain for u128 {}
 
 /// Gives a mapping away, part by part and each once.
@@ -166,13 +174,12 @@ impl Carver {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, SeekFrom};
-    use std::sync::atomic::Ordering::Relaxed;
-
     use std::os::unix::fs::MetadataExt;
 
     use convey_core::Mode;
     use convey_core::conntrack::{FlowTable, Overflow, Ticks};
     use convey_engine::PacketOptions;
+    use convey_engine::memory::PART_HEAD_BYTES;
 
     use super::*;
 
@@ -189,6 +196,12 @@ mod tests {
         let options = PacketOptions { workers: 2, capacity: 128, ..PacketOptions::default() };
         let layout = Layout::new(Mode::Passthrough, &options);
         let mut memory = share_flows(&file, &layout, true).unwrap();
+        let at_start = monotonic().0;
+        for part in &memory {
+            let alive = part.alive[0].swap(0, Relaxed);
+            assert!(alive <= at_start && at_start - alive < 60_000_000_000, "{alive} at {at_start}");
+        }
+        memory[1].alive[0].store(9, Relaxed);
         memory[1].flows[1][3].store(7, Relaxed);
         memory[1].nat[9] = 42;
         let mut bytes = Vec::new();
@@ -197,12 +210,14 @@ mod tests {
         assert_eq!(bytes.len(), layout.file_bytes());
         assert_eq!(Layout::parse(bytes.first_chunk().unwrap()), Some(layout));
         let part = &bytes[HEADER_BYTES + layout.worker_bytes()..];
-        assert_eq!(part[9 * 16..10 * 16], 42u128.to_ne_bytes());
-        let at = MAX_POOLS * 16 + (layout.words[0] + 3) * 4;
+        assert_eq!(part[..8], 9u64.to_ne_bytes());
+        let nat = ALIVE_WORDS * 8;
+        assert_eq!(part[nat + 9 * 16..nat + 10 * 16], 42u128.to_ne_bytes());
+        let at = PART_HEAD_BYTES + (layout.words[0] + 3) * 4;
         assert_eq!(part[at..at + 4], 7u32.to_ne_bytes());
         assert_eq!(bytes.iter().filter(|b| **b != 0).count(), {
             let header = layout.header().iter().filter(|b| **b != 0).count();
-            header + 2
+            header + 3
         });
     }
 

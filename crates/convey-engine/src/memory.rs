@@ -1,10 +1,11 @@
 //! The memory of workers, and how it lies in a file that outlives the process.
 //!
-//! A header of a page, then for each worker: the NAT address of each of its port pools, its IPv4 flows, its IPv6
-//! flows. Times are ticks of the monotonic clock of the boot; the file says nothing of the boot, of the network
+//! A header of a page, then for each worker: when it was alive, the NAT address of each of its port pools, its IPv4 flows,
+//! its IPv6 flows. Flows are dated by ticks of the monotonic clock of the boot, which come again after 78 hours: which of
+//! them a tick stands for is told by when the worker was alive. The file says nothing of the boot, of the network
 //! namespace and of what its slots stand for: who keeps the file keeps that as well.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::{fmt, io};
 
 use convey_core::Mode;
@@ -16,13 +17,17 @@ use crate::options::PacketOptions;
 pub const HEADER_BYTES: usize = 4096;
 /// Port pools a worker may have.
 pub const MAX_POOLS: usize = 1 << 16;
+/// When a worker was alive, in the first of these; as many as a set of entries has, which follow behind.
+pub const ALIVE_WORDS: usize = 16;
+/// Bytes of a worker's part before its flows.
+pub const PART_HEAD_BYTES: usize = ALIVE_WORDS * 8 + NAT_BYTES;
 /// Bytes of the NAT addresses of one worker.
 pub const NAT_BYTES: usize = MAX_POOLS * size_of::<u128>();
 
 /// Also tells a machine of another byte order.
 const MAGIC: u64 = u64::from_ne_bytes(*b"conveyfl");
 /// Grows with every change of the layout, or of what a field of an entry means.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Words of flows in a file, at most: of 2^28 flows.
 const MAX_WORDS: usize = 1 << 33;
 /// Words of a set of entries.
@@ -59,6 +64,9 @@ pub struct WorkerMemory {
     pub flows: [Memory<AtomicU32>; 2],
     /// Set until the memory of IPv6 flows may be touched.
     pub untaken_v6: Option<Untaken>,
+    /// In the first the worker writes, about once a second, that it is alive: nanoseconds of the monotonic clock. Empty where
+    /// nobody will read it.
+    pub alive: Memory<AtomicU64>,
     /// By port pool: its NAT address. Empty where nobody will read it.
     pub nat: Memory<u128>,
 }
@@ -66,7 +74,8 @@ pub struct WorkerMemory {
 impl WorkerMemory {
     /// Memory of this process, for one of the workers of `options`.
     pub fn own(options: &PacketOptions) -> Self {
-        Self { flows: FlowTable::own_memory(capacity(options)), untaken_v6: None, nat: Memory::own(0) }
+        let flows = FlowTable::own_memory(capacity(options));
+        Self { flows, untaken_v6: None, alive: Memory::own(0), nat: Memory::own(0) }
     }
 }
 
@@ -94,7 +103,7 @@ impl Layout {
 
     /// Bytes of one worker's part.
     pub fn worker_bytes(&self) -> usize {
-        NAT_BYTES + (self.words[0] + self.words[1]) * 4
+        PART_HEAD_BYTES + (self.words[0] + self.words[1]) * 4
     }
 
     /// Bytes of one worker's part that are needed at once.

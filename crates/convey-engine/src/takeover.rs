@@ -14,7 +14,7 @@ use convey_core::Mode;
 use convey_core::conntrack::{Flow, FlowState, Ticks, WORDS_V4, WORDS_V6, flags, read_entry};
 use convey_packet::Addr;
 
-use crate::memory::{HEADER_BYTES, Layout, NAT_BYTES};
+use crate::memory::{ALIVE_WORDS, HEADER_BYTES, Layout, NAT_BYTES};
 use crate::meta::Nanos;
 use crate::options::PacketOptions;
 use crate::slot_table::{FrontendIdentity, ServerIdentity, SlotTable};
@@ -116,7 +116,32 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 struct Saved {
     flow: Flow,
+    /// The moment of its last packet.
+    last_seen: Moment,
     nat: u128,
+}
+
+impl Saved {
+    fn is_over(&self, snapshot: &PacketSnapshot, now: Nanos) -> bool {
+        Moment::of(now).0.saturating_sub(self.last_seen.0)
+            > u64::from(snapshot.lifetimes().0[self.flow.state as usize])
+    }
+}
+
+/// Ticks since the boot, all of them: those that flows are dated by come again after 78 hours.
+#[derive(Debug, Clone, Copy)]
+struct Moment(u64);
+
+impl Moment {
+    const fn of(time: Nanos) -> Self {
+        Self(time.0 >> Ticks::SHIFT)
+    }
+
+    /// The moment nearest to this one that `tick` stands for.
+    const fn nearest(self, tick: u32) -> Self {
+        let ahead = tick.wrapping_sub(self.0 as u32) << (32 - Ticks::BITS);
+        Self(self.0.saturating_add_signed((ahead as i32 >> (32 - Ticks::BITS)) as i64))
+    }
 }
 
 /// A flow in the slots of now, for its worker.
@@ -149,11 +174,14 @@ impl SavedFlows {
             io::Error::new(io::ErrorKind::InvalidData, "it lies as another version of Convey keeps flows")
         })?;
         let mut saved = Self { layout, slots, flows: Vec::new(), damaged: 0 };
+        let mut alive = [0; ALIVE_WORDS * size_of::<u64>()];
         let mut nat = vec![0; NAT_BYTES];
         for _ in 0..layout.workers {
+            source.read_exact(&mut alive)?;
+            let alive = Moment::of(Nanos(alive.first_chunk().copied().map_or(0, u64::from_ne_bytes)));
             source.read_exact(&mut nat)?;
-            saved.read_entries::<WORDS_V4>(&mut source, layout.words[0], &nat)?;
-            saved.read_entries::<WORDS_V6>(&mut source, layout.words[1], &nat)?;
+            saved.read_entries::<WORDS_V4>(&mut source, layout.words[0], alive, &nat)?;
+            saved.read_entries::<WORDS_V6>(&mut source, layout.words[1], alive, &nat)?;
         }
         Ok(saved)
     }
@@ -163,6 +191,7 @@ impl SavedFlows {
         &mut self,
         source: &mut impl Read,
         words: usize,
+        alive: Moment,
         nat: &[u8],
     ) -> io::Result<()> {
         let mut page = vec![0; PAGE_BYTES];
@@ -177,13 +206,13 @@ impl SavedFlows {
             }
             for entry in page.as_chunks::<4>().0.chunks_exact(WORDS) {
                 let words: [u32; WORDS] = std::array::from_fn(|i| u32::from_ne_bytes(entry[i]));
-                self.add(&words, nat);
+                self.add(&words, alive, nat);
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, entry: &[u32], nat: &[u8]) {
+    fn add(&mut self, entry: &[u32], alive: Moment, nat: &[u8]) {
         match read_entry(entry, self.layout.mode == Mode::Dsr) {
             Err(_) => self.damaged += 1,
             Ok(None) => {}
@@ -194,7 +223,7 @@ impl SavedFlows {
                 }
                 let at = usize::from(flow.pool) * size_of::<u128>();
                 let nat = nat.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u128::from_ne_bytes);
-                self.flows.push(Saved { flow, nat });
+                self.flows.push(Saved { flow, last_seen: alive.nearest(flow.last_seen), nat });
             }
         }
     }
@@ -234,10 +263,9 @@ impl SavedFlows {
     /// What `snapshot` lacks for live TCP flows to go on. Datagrams leave what is gone.
     pub fn former(&self, snapshot: &PacketSnapshot, now: Nanos) -> Former {
         let slots = Translation::new(&self.slots, snapshot);
-        let now = Ticks::from_nanos(now.0);
         let (mut former, mut seen) = (Former::default(), HashSet::new());
-        let live = self.flows.iter().map(|s| &s.flow).filter(|f| f.is_live() && !f.state.is_udp());
-        for flow in live.filter(|f| !is_over(f, snapshot, now)) {
+        let live = self.flows.iter().filter(|s| !s.is_over(snapshot, now)).map(|s| &s.flow);
+        for flow in live.filter(|f| f.is_live() && !f.state.is_udp()) {
             let frontend = self.slots.frontends.get(flow.frontend);
             let server = self.slots.servers.get(flow.server);
             let (Some(frontend), Some(server)) = (frontend, server) else { continue };
@@ -262,11 +290,7 @@ impl SavedFlows {
             return heirs;
         }
         let slots = Translation::new(&self.slots, snapshot);
-        let now = Ticks::from_nanos(now.0);
-        for saved in &self.flows {
-            if is_over(&saved.flow, snapshot, now) {
-                continue;
-            }
+        for saved in self.flows.iter().filter(|saved| !saved.is_over(snapshot, now)) {
             match slots.translate(saved, snapshot) {
                 Ok(heir) => heirs[worker_of(&heir.flow, snapshot.options())].push(heir),
                 // What is over anyway is no loss.
@@ -274,6 +298,7 @@ impl SavedFlows {
                 Err(why) => report.lose(why),
             }
         }
+        let now = Ticks::from_nanos(now.0);
         for heirs in &mut heirs {
             // What is confirmed finds room first; of each kind the oldest first, as ports are kept in that order.
             heirs.sort_by_key(|h| {
@@ -287,10 +312,6 @@ impl SavedFlows {
         }
         heirs
     }
-}
-
-fn is_over(flow: &Flow, snapshot: &PacketSnapshot, now: Ticks) -> bool {
-    now.since(Ticks(flow.last_seen)) > snapshot.lifetimes().0[flow.state as usize]
 }
 
 /// The worker that gets a client's packets of a flow.

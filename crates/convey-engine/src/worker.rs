@@ -3,6 +3,7 @@
 mod ports;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use convey_core::conntrack::tcp::{self, Change};
@@ -29,6 +30,9 @@ const SWEEP_NANOS: u64 = 4_000_000_000;
 /// Entries looked at in one [`Worker::tick`].
 const SWEEP_BUDGET: usize = 4096;
 
+/// How often a worker writes that it is alive.
+const ALIVE_NANOS: u64 = 1_000_000_000;
+
 /// Flows, NAT ports and counters of one thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -41,6 +45,7 @@ pub struct Worker {
     generation: u64,
     now: Nanos,
     swept: Nanos,
+    alive: Memory<AtomicU64>,
     icmp_budget: u64,
     icmp_filled: Nanos,
     fragments: Arc<Fragments>,
@@ -85,6 +90,7 @@ impl Worker {
             generation: snapshot.generation(),
             now: Nanos(0),
             swept: Nanos(0),
+            alive: memory.alive,
             icmp_budget: u64::from(options.icmp_per_second),
             icmp_filled: Nanos(0),
             fragments: Arc::new(Fragments::new(options.seed)),
@@ -127,6 +133,7 @@ impl Worker {
     /// second. A bounded amount of work a call; call it between batches.
     pub fn tick(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
         self.begin(snapshot, now);
+        self.tell_alive();
         let elapsed = self.now.0 - self.swept.0;
         let due = (self.flows.entries() as u64).saturating_mul(elapsed.min(SWEEP_NANOS)) / SWEEP_NANOS;
         // A table's share of one tick may be less than a set; let it add up.
@@ -140,6 +147,15 @@ impl Worker {
         });
     }
 
+    /// Tells whoever may take its flows over what time their ticks are of.
+    fn tell_alive(&self) {
+        if let Some(alive) = self.alive.first()
+            && self.now.0.saturating_sub(alive.load(Relaxed)) >= ALIVE_NANOS
+        {
+            alive.store(self.now.0, Relaxed);
+        }
+    }
+
     /// Ends every flow, so that gauges fall to zero when the worker stops.
     pub fn end_all(&mut self, snapshot: &PacketSnapshot) {
         let Self { flows, ports, .. } = self;
@@ -151,7 +167,8 @@ impl Worker {
         let none =
             FlowTable::in_memory([Memory::own(0), Memory::own(0)], Overflow::Refuse, snapshot.lifetimes(), 0);
         let flows = std::mem::replace(&mut self.flows, none).into_memory();
-        WorkerMemory { flows, untaken_v6: self.untaken_v6.take(), nat: self.ports.take_memory() }
+        let alive = std::mem::replace(&mut self.alive, Memory::own(0));
+        WorkerMemory { flows, untaken_v6: self.untaken_v6.take(), alive, nat: self.ports.take_memory() }
     }
 
     /// Goes on with flows of a balancer that was killed, before the first packet. What cannot be kept is counted.
@@ -163,6 +180,7 @@ impl Worker {
         report: &mut TakenOver,
     ) {
         self.begin(snapshot, now);
+        self.tell_alive();
         for heir in heirs {
             let met = self.find(&heir.flow.key());
             // Damage may make two of one.

@@ -4,13 +4,13 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use common::Lab;
 use common::world::{VIP, client, close, connect, connect_dsr, open, send, tuple};
-use convey_core::conntrack::{Flow, FlowState, WORDS_V4, read_entry};
+use convey_core::conntrack::{Flow, FlowState, Memory, WORDS_V4, read_entry};
 use convey_core::{ServerSpec, SnapshotSpec};
-use convey_engine::memory::{HEADER_BYTES, MAX_POOLS};
+use convey_engine::memory::{ALIVE_WORDS, HEADER_BYTES, MAX_POOLS, PART_HEAD_BYTES};
 use convey_engine::{Layout, Nanos, NotKept, PacketOptions, PacketSnapshot, SavedFlows, SlotTable};
 use convey_engine::{PortRange, TakenOver, Worker, WorkerMemory};
 use convey_testkit::PacketBuilder as P;
@@ -27,6 +27,9 @@ fn kill(lab: &mut Lab) -> (Vec<u8>, SlotTable) {
     let layout = Layout::new(lab.snapshot.mode(), &lab.options);
     let mut bytes = layout.header().to_vec();
     bytes.resize(HEADER_BYTES, 0);
+    bytes.extend(
+        (0..ALIVE_WORDS).flat_map(|i| memory.alive.get(i).map_or(0, |w| w.load(Relaxed)).to_ne_bytes()),
+    );
     let nat = (0..MAX_POOLS).map(|i| memory.nat.get(i).copied().unwrap_or(0));
     bytes.extend(nat.flat_map(u128::to_ne_bytes));
     for (words, wanted) in memory.flows.iter().zip(layout.words) {
@@ -43,7 +46,7 @@ fn whole_sets(words: &[AtomicU32]) -> &[AtomicU32] {
 /// The flows in what [`kill`] left: where each lies in the file.
 fn entries(bytes: &[u8]) -> Vec<(usize, Flow)> {
     let layout = bytes.first_chunk().and_then(Layout::parse).expect("a layout");
-    let table = HEADER_BYTES + MAX_POOLS * 16;
+    let table = HEADER_BYTES + PART_HEAD_BYTES;
     let v4 = (table..table + layout.words[0] * 4).step_by(ENTRY_BYTES);
     v4.filter_map(|at| {
         let words: Vec<u32> = bytes[at..at + ENTRY_BYTES]
@@ -61,8 +64,8 @@ fn remembering(lab: &mut Lab) {
 }
 
 fn shared(options: &PacketOptions) -> WorkerMemory {
-    let nat = convey_core::conntrack::Memory::own(MAX_POOLS);
-    WorkerMemory { nat, ..WorkerMemory::own(options) }
+    let (alive, nat) = (Memory::<AtomicU64>::own(ALIVE_WORDS), Memory::own(MAX_POOLS));
+    WorkerMemory { alive, nat, ..WorkerMemory::own(options) }
 }
 
 /// The balancer that starts after it, with another configuration and slots of its own.
@@ -345,7 +348,7 @@ fn a_flow_that_was_on_its_way_when_the_process_died_is_there_once() {
     let [(at, flow)] = entries(&bytes)[..] else { panic!("one flow") };
     assert_eq!(flow.state, FlowState::Established);
     for copy in 1..4 {
-        bytes.copy_within(at..at + ENTRY_BYTES, HEADER_BYTES + MAX_POOLS * 16 + copy * 10 * ENTRY_BYTES);
+        bytes.copy_within(at..at + ENTRY_BYTES, HEADER_BYTES + PART_HEAD_BYTES + copy * 10 * ENTRY_BYTES);
     }
     assert!(entries(&bytes).len() > 2);
     let saved = SavedFlows::read(&*bytes, slots).unwrap();
@@ -356,6 +359,23 @@ fn a_flow_that_was_on_its_way_when_the_process_died_is_there_once() {
         worker.take_over(&heirs, &lab.snapshot, now, &mut report);
     }
     assert_eq!((report.kept, worker.flows()), (1, 1));
+}
+
+#[test]
+fn what_was_left_days_ago_is_over_though_its_ticks_have_come_round() {
+    let wrap_ms = (1u64 << 48) / 1_000_000;
+    // Killed at a minute, or when the ticks have come round already.
+    for killed in [MINUTE, wrap_ms + MINUTE] {
+        for (later, kept) in [(MINUTE, 1), (40 * 60 * MINUTE, 0), (wrap_ms, 0), (3 * wrap_ms + 100, 0)] {
+            let mut lab = passthrough((40000, 40099), 1);
+            connect(&mut lab, &client(1), killed - 500);
+            let snapshot = lab.snapshot.clone();
+            lab.worker.tick(&snapshot, Nanos::from_millis(killed - 600));
+            lab.worker.tick(&snapshot, Nanos::from_millis(killed));
+            let (_, report) = restart(lab, killed + later, |_, _| {});
+            assert_eq!(report.kept, kept, "killed at {killed}, {later} ms later");
+        }
+    }
 }
 
 #[test]
@@ -415,7 +435,7 @@ proptest! {
             send(&mut lab, P::udp(&client(n), DNS), 1000);
         }
         let (mut bytes, mut slots) = kill(&mut lab);
-        let table = HEADER_BYTES + MAX_POOLS * 16;
+        let table = HEADER_BYTES + PART_HEAD_BYTES;
         let used: Vec<usize> = entries(&bytes).iter().map(|(at, _)| *at).collect();
         let mut random = 7u32;
         for (entry, at, value) in damage {

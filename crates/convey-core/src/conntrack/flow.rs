@@ -7,8 +7,11 @@ use super::flight;
 pub struct Ticks(pub u32);
 
 impl Ticks {
-    const SHIFT: u32 = 24;
-    pub(super) const MASK: u32 = (1 << 24) - 1;
+    /// A tick is two to the power of this nanoseconds.
+    pub const SHIFT: u32 = 24;
+    /// Bits of a tick.
+    pub const BITS: u32 = 24;
+    pub(super) const MASK: u32 = (1 << Self::BITS) - 1;
     /// The longest span there is: 39 hours. What seems older lies ahead: another thread has looked at the clock later.
     pub const MAX: u32 = Self::MASK >> 1;
 

@@ -36,7 +36,7 @@ impl Translation {
 
     /// The flow in the slots of now, if the configuration of now has a place for it.
     pub(super) fn translate(&self, saved: &Saved, snapshot: &PacketSnapshot) -> Result<Heir, NotKept> {
-        let Saved { mut flow, nat } = *saved;
+        let Saved { mut flow, nat, .. } = *saved;
         let slot = |slots: &[Option<u16>], old: u16, why| match slots.get(usize::from(old)) {
             Some(slot) => slot.ok_or(why),
             None => Err(NotKept::Damaged),
