@@ -426,6 +426,20 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
     assert!(refused(mixed).contains("one family"));
     let missing = DsrServerSpec { interfaces: vec!["eth9".into()], ..spec.clone() };
     assert!(refused(missing).contains("eth9"));
+    for (vip, why) in [
+        ("0.0.0.0:80", "wildcard"),
+        ("224.0.0.5:80", "multicast"),
+        ("127.0.0.9:80", "loopback"),
+        ("255.255.255.255:80", "broadcast"),
+    ] {
+        for method in [DsrMethod::Rewrite, DsrMethod::L2] {
+            let nobody = DsrServerSpec { vip: vip.parse().unwrap(), method, ..spec.clone() };
+            let asked = nobody.clone();
+            let asked = pair.server.enter(move || dsr_server::check(&asked)).unwrap_err().to_string();
+            assert!(asked.contains(why), "{asked}");
+            assert!(refused(nobody).contains(why), "{vip}");
+        }
+    }
     pair.apply(&spec).unwrap();
     let second = pair.spec("10.9.0.101:80", Protocol::Tcp, DsrMethod::Rewrite);
     assert!(refused(second).contains("one VIP"));

@@ -30,7 +30,7 @@ pub use print::print;
 
 use discover::{beside, interfaces};
 use missing::missing;
-use steps::{check_family, done, steps};
+use steps::{check_addresses, done, steps};
 
 const LOOPBACK: &str = "lo";
 
@@ -59,7 +59,7 @@ pub struct DsrServerSpec {
 /// # Errors
 /// [`HostError`]: the specification does not fit this host.
 pub fn plan(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
-    check_family(spec)?;
+    check_addresses(spec)?;
     if spec.state_dir.exists()
         && let Ok(state) = StateDir::open(&spec.state_dir)
     {
@@ -82,7 +82,7 @@ pub fn plan(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
 /// # Errors
 /// [`HostError`]; the host is as before, except that an earlier preparation for the same VIP is undone.
 pub fn apply(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
-    check_family(spec)?;
+    check_addresses(spec)?;
     let state = StateDir::open(&spec.state_dir)?;
     let result = apply_in(&state, spec);
     state.close();

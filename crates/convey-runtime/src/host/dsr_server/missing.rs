@@ -7,7 +7,7 @@ use super::super::journal::{Entry, Kind, Record, StateDir};
 use super::super::step::{has_address, is_acceptable, required_index};
 use super::super::{HostError, interface_of, sysctl};
 use super::discover::interfaces;
-use super::steps::{ARP_ANNOUNCE, ARP_IGNORE};
+use super::steps::{ARP_ANNOUNCE, ARP_IGNORE, check_addresses};
 use super::{DsrServerSpec, LOOPBACK, journal_id, note};
 
 /// What is missing on this host, in words; nothing when it is prepared.
@@ -15,6 +15,7 @@ use super::{DsrServerSpec, LOOPBACK, journal_id, note};
 /// # Errors
 /// [`HostError`] when it cannot be found out.
 pub fn check(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
+    check_addresses(spec)?;
     if !spec.state_dir.exists() && spec.method == DsrMethod::Rewrite {
         return Ok(vec![format!("{} was not prepared on this host", spec.vip)]);
     }

@@ -6,7 +6,7 @@ use convey_xdp::protocol_number;
 use super::super::HostError;
 use super::super::step::{Step, full_prefix, nft_commands};
 use super::discover::interfaces;
-use super::steps::{ARP_ANNOUNCE, ARP_IGNORE, check_family, rewrite};
+use super::steps::{ARP_ANNOUNCE, ARP_IGNORE, check_addresses, rewrite};
 use super::{DsrServerSpec, LOOPBACK};
 
 /// The same as commands for a host without convey: by nft and, for IPv4, by tc with the `nat` action.
@@ -14,7 +14,7 @@ use super::{DsrServerSpec, LOOPBACK};
 /// # Errors
 /// [`HostError`] when the interface is neither given nor found by `server_addr`.
 pub fn print(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
-    check_family(spec)?;
+    check_addresses(spec)?;
     let vip = spec.vip.ip();
     if spec.method == DsrMethod::L2 {
         let mut lines = Vec::new();

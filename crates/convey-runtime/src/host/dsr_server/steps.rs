@@ -1,6 +1,6 @@
 //! What preparing a server takes, and what it cannot be combined with.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use convey_engine::DsrMethod;
 use convey_xdp::dsr::DsrRewrite;
@@ -21,7 +21,7 @@ pub(super) const ARP_ANNOUNCE: (&str, &str, &[&str]) = ("net.ipv4.conf.all.arp_a
 /// # Errors
 /// [`HostError`]: the specification does not fit this host.
 pub(super) fn steps(spec: &DsrServerSpec) -> Result<Vec<Step>, HostError> {
-    check_family(spec)?;
+    check_addresses(spec)?;
     if interface_of(spec.server_addr)?.is_none() {
         return Err(HostError::NotOurAddress(spec.server_addr));
     }
@@ -56,12 +56,17 @@ pub(super) fn steps(spec: &DsrServerSpec) -> Result<Vec<Step>, HostError> {
     Ok(steps)
 }
 
-/// Whether the addresses fit each other.
+/// Whether the addresses are those of a client's peer and of a host, and fit each other.
 ///
 /// # Errors
 /// [`HostError::Contradiction`].
-pub(super) fn check_family(spec: &DsrServerSpec) -> Result<(), HostError> {
+pub(super) fn check_addresses(spec: &DsrServerSpec) -> Result<(), HostError> {
     let (vip, server) = (spec.vip.ip(), spec.server_addr);
+    for (role, address) in [("the VIP", vip), ("the server's address", server)] {
+        if let Some(what) = nobodys(address) {
+            return Err(HostError::Contradiction(format!("{address} is {what}, which {role} cannot be")));
+        }
+    }
     if vip.is_ipv4() != server.is_ipv4() {
         return Err(HostError::Contradiction(format!(
             "the VIP {vip} and the server's address {server} must be of one family; give the server's other address"
@@ -76,6 +81,21 @@ pub(super) fn check_family(spec: &DsrServerSpec) -> Result<(), HostError> {
         return Err(HostError::Contradiction(format!("{vip} needs a port, as in {vip}:80")));
     }
     Ok(())
+}
+
+/// What an address is that no single host answers by over a network.
+fn nobodys(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        Some("the wildcard address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if address.is_loopback() {
+        Some("a loopback address")
+    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        Some("the broadcast address")
+    } else {
+        None
+    }
 }
 
 /// What the program at egress is to do.
