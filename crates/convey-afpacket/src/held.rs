@@ -11,7 +11,7 @@ const MAX_FRAMES: usize = 512;
 const MAX_BYTES: usize = 1 << 20;
 
 /// How long one is held.
-const MAX_WAIT: Duration = Duration::from_millis(30);
+pub(crate) const MAX_WAIT: Duration = Duration::from_millis(30);
 
 /// A fragment as it was received.
 #[derive(Debug)]

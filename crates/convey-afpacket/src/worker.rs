@@ -209,11 +209,12 @@ impl<F: FrameIo> Runner<F> {
 
     /// Fragments whose first has come go through the engine once more.
     fn follow_held(&mut self) {
-        self.held.expire(Instant::now());
         let (fragments, now) = (&self.shared.fragments, self.shared.now());
         let followed = self.held.take_followed(fragments.begun(), |frame| {
             fragments.is_followed(frame.bytes.get(VNET_HEADER_BYTES..).unwrap_or_default(), now)
         });
+        // Afterwards: this thread may have been held up for longer than it holds fragments.
+        self.held.expire(Instant::now());
         for frame in followed {
             self.frames.refill(frame.ifindex, &frame.bytes);
             self.io.followed.fetch_add(1, Relaxed);

@@ -137,13 +137,13 @@ struct Outcome {
 fn run(
     frames: &[Vec<u8>],
     refusals: &[i32],
-    when_empty: impl FnMut(&Shared, u32) + Send + 'static,
+    when_empty: impl FnMut(&Arc<Shared>, u32) + Send + 'static,
 ) -> Outcome {
     run_with(&[3], frames, refusals, when_empty)
 }
 
 /// As [`run`], with the server's neighbour known.
-fn run_resolved(frames: &[Vec<u8>], when_empty: impl FnMut(&Shared, u32) + Send + 'static) -> Outcome {
+fn run_resolved(frames: &[Vec<u8>], when_empty: impl FnMut(&Arc<Shared>, u32) + Send + 'static) -> Outcome {
     run_with(&[2], frames, &[], when_empty)
 }
 
@@ -151,7 +151,7 @@ fn run_with(
     resolved: &[u32],
     frames: &[Vec<u8>],
     refusals: &[i32],
-    mut when_empty: impl FnMut(&Shared, u32) + Send + 'static,
+    mut when_empty: impl FnMut(&Arc<Shared>, u32) + Send + 'static,
 ) -> Outcome {
     let shared = shared();
     shared.next_hops.store(next_hops(resolved));
@@ -263,4 +263,33 @@ fn fragments_without_a_first_are_given_up_and_the_worker_goes_on() {
     });
     assert_eq!(outcome.sent, [0; 0]);
     assert_eq!(outcome.shared.io[0].get(Loss::FragmentNotHeld), 0);
+}
+
+#[test]
+fn a_fragment_follows_its_first_though_its_worker_was_held_up_for_longer_than_it_holds_fragments() {
+    let parts = PacketBuilder::udp("198.51.100.7:4000", VIP)
+        .payload(&[7; 1000])
+        .macs([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 0xfe])
+        .cut(800)
+        .iter()
+        .map(PacketBuilder::build)
+        .collect::<Vec<_>>();
+    let [first, later] = <[Vec<u8>; 2]>::try_from(parts).unwrap();
+    let outcome = run_resolved(&[later], move |shared, _| {
+        std::thread::sleep(2 * crate::held::MAX_WAIT);
+        // Meanwhile another worker has the first.
+        let others = Made {
+            batches: [vec![first.clone()]].into(),
+            batch: Vec::new(),
+            sent: Arc::default(),
+            refusals: RefCell::default(),
+            when_empty: {
+                let shared = shared.clone();
+                Box::new(move || shared.end())
+            },
+        };
+        let memory = WorkerMemory::own(shared.snapshot.load().options());
+        Runner::new(0, others, shared.clone(), channel().unwrap().0, memory).run(0);
+    });
+    assert_eq!(outcome.sent, [2], "the later one");
 }
