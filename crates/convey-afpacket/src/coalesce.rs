@@ -41,7 +41,7 @@ const _: () = assert!(BATCH < END as usize);
 
 /// A frame that is to leave.
 #[derive(Debug, Clone, Copy)]
-pub struct Departure<'a> {
+pub struct TxFrame<'a> {
     /// The interface it leaves by.
     pub ifindex: u32,
     /// Its virtio_net_hdr, and then the frame from the Ethernet header on.
@@ -110,10 +110,10 @@ impl Coalescer {
     }
 
     /// Takes frame `at` of the batch, at most [`BATCH`] of them and each once; `frame` tells every one taken so far.
-    pub fn add<'f>(&mut self, at: usize, frame: impl Fn(usize) -> Departure<'f>) {
-        let departure = frame(at);
-        let Departure { ifindex, flow, .. } = departure;
-        let segment = Segment::of(&departure).filter(|segment| self.merges(segment.protocol));
+    pub fn add<'f>(&mut self, at: usize, frame: impl Fn(usize) -> TxFrame<'f>) {
+        let tx_frame = frame(at);
+        let TxFrame { ifindex, flow, .. } = tx_frame;
+        let segment = Segment::of(&tx_frame).filter(|segment| self.merges(segment.protocol));
         let from = self.groups.len().saturating_sub(LOOK_BACK);
         let is_same = |group: &&mut Group| group.flow == flow && group.ifindex == ifindex;
         let latest = match flow {
@@ -121,14 +121,14 @@ impl Coalescer {
             None => None,
         };
         if let (Some(segment), Some(group)) = (&segment, latest)
-            && group.takes(segment, departure.bytes)
-            && (departure.is_checked || segment.is_checksum_right(departure.bytes))
+            && group.takes(segment, tx_frame.bytes)
+            && (tx_frame.is_checked || segment.is_checksum_right(tx_frame.bytes))
             && group.is_sound(|first| frame(first).bytes)
         {
             self.next[usize::from(group.last)] = at as u8;
             group.append(at, segment);
         } else {
-            self.groups.push(Group::new(at, segment, &departure));
+            self.groups.push(Group::new(at, segment, &tx_frame));
         }
         self.next[at] = END;
     }
@@ -139,7 +139,7 @@ impl Coalescer {
     }
 
     /// Writes the headers of the super-frames; to be called once a batch, before they are sent.
-    pub fn finish<'f>(&mut self, frame: impl Fn(usize) -> Departure<'f>) {
+    pub fn finish<'f>(&mut self, frame: impl Fn(usize) -> TxFrame<'f>) {
         for group in self.groups.iter_mut().filter(|g| g.segments > 1) {
             group.write_header(frame(group.last.into()).bytes);
         }
@@ -188,16 +188,16 @@ impl<'a> Gathered<'a> {
 }
 
 impl Group {
-    fn new(at: usize, segment: Option<Segment>, departure: &Departure<'_>) -> Self {
+    fn new(at: usize, segment: Option<Segment>, tx_frame: &TxFrame<'_>) -> Self {
         let mut header = [0; HEADER_BYTES];
         if let Some(segment) = &segment {
-            header[..segment.payload].copy_from_slice(&departure.bytes[..segment.payload]);
+            header[..segment.payload].copy_from_slice(&tx_frame.bytes[..segment.payload]);
         }
         Self {
-            ifindex: departure.ifindex,
-            flow: departure.flow,
+            ifindex: tx_frame.ifindex,
+            flow: tx_frame.flow,
             is_open: segment.is_some_and(|s| !s.is_last),
-            is_checked: departure.is_checked,
+            is_checked: tx_frame.is_checked,
             first: at as u8,
             last: at as u8,
             segments: 1,
@@ -297,10 +297,10 @@ impl Group {
 
 impl Segment {
     /// The frame, if it may be merged at all.
-    fn of(departure: &Departure<'_>) -> Option<Self> {
-        let Headers { is_v6, protocol, l4, payload } = departure.headers?;
+    fn of(tx_frame: &TxFrame<'_>) -> Option<Self> {
+        let Headers { is_v6, protocol, l4, payload } = tx_frame.headers?;
         let (l4, payload) = (usize::from(l4), usize::from(payload));
-        let bytes = departure.bytes;
+        let bytes = tx_frame.bytes;
         let vnet = VnetHeader::parse(bytes.first_chunk()?);
         if !vnet.is_plain_with_checksum_at(l4, transport::checksum_offset(protocol)?) {
             return None;

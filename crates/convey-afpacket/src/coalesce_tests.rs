@@ -195,7 +195,7 @@ fn gather(coalescer: &mut Coalescer, frames: &[Frame]) -> Vec<(Vec<usize>, Vec<u
         let Frame { ifindex, bytes, is_checked } = &frames[at];
         let (flow, headers) = told(bytes.get(VNET..).unwrap_or_default()).unzip();
         let headers = headers.flatten();
-        Departure { ifindex: *ifindex, bytes, is_checked: *is_checked, flow, headers }
+        TxFrame { ifindex: *ifindex, bytes, is_checked: *is_checked, flow, headers }
     };
     coalescer.clear();
     for at in 0..frames.len() {

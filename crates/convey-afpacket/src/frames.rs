@@ -32,7 +32,7 @@ pub trait FrameIo {
     fn buffer_mut(&mut self, at: usize) -> &mut [u8];
 
     /// Makes the first `len` bytes of the frame ready to be sent with this header.
-    fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize);
+    fn prepare_tx(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize);
 
     /// Its virtio_net_hdr and the frame.
     fn bytes(&self, at: usize) -> &[u8];
@@ -75,8 +75,8 @@ impl FrameIo for KernelFrames {
         self.rx.buffer_mut(at)
     }
 
-    fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
-        self.rx.depart(at, vnet, len);
+    fn prepare_tx(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
+        self.rx.prepare_tx(at, vnet, len);
     }
 
     fn bytes(&self, at: usize) -> &[u8] {

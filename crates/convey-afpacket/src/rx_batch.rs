@@ -16,7 +16,7 @@ const LONG_FRAMES: usize = 4;
 pub struct RxFrame {
     /// The interface it arrived on.
     pub ifindex: u32,
-    /// Bytes of the frame; changed by [`RxBatch::depart`].
+    /// Bytes of the frame; changed by [`RxBatch::prepare_tx`].
     pub len: usize,
     place: Place,
 }
@@ -110,7 +110,7 @@ impl RxBatch {
     }
 
     /// Makes the first `len` bytes of the frame ready to be sent with this header.
-    pub fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
+    pub fn prepare_tx(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
         let buffer = self.buffer_mut(at);
         let len = len.min(buffer.len().saturating_sub(VNET_HEADER_BYTES));
         if let Some(header) = buffer.first_chunk_mut() {

@@ -12,7 +12,7 @@ use convey_engine::{
 };
 use convey_links::Wake;
 
-use crate::coalesce::{Coalescer, Departure};
+use crate::coalesce::{Coalescer, TxFrame};
 use crate::frames::FrameIo;
 use crate::held::Held;
 use crate::jumbo;
@@ -45,7 +45,7 @@ enum Retry {
 
 /// A frame of the batch that is to leave.
 #[derive(Clone, Copy)]
-struct Leaving {
+struct TxEntry {
     /// Its number in the batch.
     at: usize,
     ifindex: u32,
@@ -62,7 +62,7 @@ pub struct Runner<F> {
     wake: Wake,
     worker: Worker,
     frames: F,
-    departures: Vec<Leaving>,
+    tx_batch: Vec<TxEntry>,
     coalescer: Coalescer,
     pending: PendingFrames,
     held: Held,
@@ -81,7 +81,7 @@ impl<F: FrameIo> Runner<F> {
             shared,
             wake,
             frames,
-            departures: Vec::with_capacity(BATCH),
+            tx_batch: Vec::with_capacity(BATCH),
             coalescer: Coalescer::default(),
             pending: PendingFrames::default(),
             held: Held::default(),
@@ -137,7 +137,7 @@ impl<F: FrameIo> Runner<F> {
         let next_hops = self.shared.next_hops.load();
         let now = self.shared.now();
         let begun = self.shared.fragments.begun();
-        self.departures.clear();
+        self.tx_batch.clear();
         self.in_hand = received as u64;
         for at in 0..received {
             let (ingress, len) = match self.frames.arrival(at) {
@@ -154,21 +154,15 @@ impl<F: FrameIo> Runner<F> {
             let verdict = process(frame, len, &meta, &snapshot, &next_hops, &mut self.worker, now);
             match verdict {
                 Verdict::Forward(f) => {
-                    self.frames.depart(at, header.forwarded(), f.len);
+                    self.frames.prepare_tx(at, header.forwarded(), f.len);
                     let is_checked = header.is_checked();
                     let (ifindex, flow, headers) = (f.egress_ifindex, f.flow, f.headers);
-                    self.departures.push(Leaving { at, ifindex, is_checked, flow, headers });
+                    self.tx_batch.push(TxEntry { at, ifindex, is_checked, flow, headers });
                 }
                 Verdict::Reply(r) => {
-                    self.frames.depart(at, VnetHeader::plain(), r.len);
+                    self.frames.prepare_tx(at, VnetHeader::plain(), r.len);
                     let ifindex = r.egress_ifindex;
-                    self.departures.push(Leaving {
-                        at,
-                        ifindex,
-                        is_checked: false,
-                        flow: None,
-                        headers: None,
-                    });
+                    self.tx_batch.push(TxEntry { at, ifindex, is_checked: false, flow: None, headers: None });
                 }
                 // The engine has left the bytes as they came.
                 Verdict::Unresolved { address, ifindex: Some(ifindex) } => {
@@ -225,19 +219,19 @@ impl<F: FrameIo> Runner<F> {
     /// Sends what the batch has for the network, in order.
     fn send(&mut self) {
         let mut begin = 0;
-        for at in 0..self.departures.len() {
-            if jumbo::is_jumbo(self.frames.bytes(self.departures[at].at)) {
+        for at in 0..self.tx_batch.len() {
+            if jumbo::is_jumbo(self.frames.bytes(self.tx_batch[at].at)) {
                 self.send_run(begin..at);
                 self.send_cut(at);
                 begin = at + 1;
             }
         }
-        self.send_run(begin..self.departures.len());
+        self.send_run(begin..self.tx_batch.len());
     }
 
     /// Sends a super-frame that is too long to leave whole.
     fn send_cut(&self, at: usize) {
-        let Leaving { at, ifindex, .. } = self.departures[at];
+        let TxEntry { at, ifindex, .. } = self.tx_batch[at];
         let Some(parts) = jumbo::cut(self.frames.bytes(at)) else {
             self.io.lost(Loss::TxTooBig, 1);
             return;
@@ -256,15 +250,15 @@ impl<F: FrameIo> Runner<F> {
             return;
         }
         self.coalescer.clear();
-        let (io, departures) = (&self.frames, &self.departures);
-        let departure = |at: usize| {
-            let Leaving { at, ifindex, is_checked, flow, headers } = departures[at];
-            Departure { ifindex, bytes: io.bytes(at), is_checked, flow, headers }
+        let (io, tx_batch) = (&self.frames, &self.tx_batch);
+        let tx_frame = |at: usize| {
+            let TxEntry { at, ifindex, is_checked, flow, headers } = tx_batch[at];
+            TxFrame { ifindex, bytes: io.bytes(at), is_checked, flow, headers }
         };
         for at in run {
-            self.coalescer.add(at, departure);
+            self.coalescer.add(at, tx_frame);
         }
-        self.coalescer.finish(departure);
+        self.coalescer.finish(tx_frame);
 
         // The pieces of each group follow each other.
         let mut pieces = [IoSlice::new(&[]); 2 * BATCH];
@@ -274,7 +268,7 @@ impl<F: FrameIo> Runner<F> {
         for group in self.coalescer.groups() {
             let header = group.header();
             let skipped = header.map_or(0, <[u8]>::len);
-            let bodies = group.members().map(|at| departure(at).bytes.get(skipped..).unwrap_or_default());
+            let bodies = group.members().map(|at| tx_frame(at).bytes.get(skipped..).unwrap_or_default());
             for (piece, bytes) in pieces[end..].iter_mut().zip(header.into_iter().chain(bodies)) {
                 *piece = IoSlice::new(bytes);
                 end += 1;
@@ -297,7 +291,7 @@ impl<F: FrameIo> Runner<F> {
                     if let Some(group) = self.coalescer.groups().nth(at) {
                         if group.len() > 1 && error.raw_os_error() == Some(libc::EINVAL) {
                             refused = Some(at);
-                            self.send_apart(group.members().map(departure));
+                            self.send_apart(group.members().map(tx_frame));
                         } else {
                             // Never tried again: the sender's own retransmission is the queue.
                             self.io.lost(send_loss::of(&error), group.len() as u64);
@@ -313,8 +307,8 @@ impl<F: FrameIo> Runner<F> {
     }
 
     /// Sends the frames of a group that the kernel does not take as one: an older kernel, with UDP.
-    fn send_apart<'a>(&self, frames: impl Iterator<Item = Departure<'a>>) {
-        for Departure { ifindex, bytes, .. } in frames {
+    fn send_apart<'a>(&self, frames: impl Iterator<Item = TxFrame<'a>>) {
+        for TxFrame { ifindex, bytes, .. } in frames {
             if let Err(error) = self.frames.send(&[Pieces { ifindex, pieces: &[IoSlice::new(bytes)] }]) {
                 self.io.lost(send_loss::of(&error), 1);
             }

@@ -54,7 +54,7 @@ impl FrameIo for Made {
     fn buffer_mut(&mut self, at: usize) -> &mut [u8] {
         &mut self.batch[at].1
     }
-    fn depart(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
+    fn prepare_tx(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize) {
         self.batch[at].1[..VNET_HEADER_BYTES].copy_from_slice(&vnet);
         self.batch[at].2 = len;
     }
