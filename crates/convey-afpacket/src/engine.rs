@@ -124,7 +124,7 @@ impl PacketEngine for AfPacketEngine {
         let scope = Scope::of(&snapshot);
         self.shared.set_scope(scope).map_err(|source| error::socket("filter", source))?;
         self.shared.snapshot.store(snapshot);
-        self.wake.look();
+        self.wake.refresh();
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl PacketEngine for AfPacketEngine {
     /// Forwards nothing without its process, so that there is nothing to keep.
     fn close(&self, _keep: Keep) -> Vec<String> {
         self.shared.end();
-        self.wake.look();
+        self.wake.refresh();
         for thread in lock(&self.threads).drain(..) {
             // A panic was caught and reported inside the thread.
             let _ = thread.join();

@@ -14,9 +14,9 @@ use crate::next_hop_objects::next_hop_objects;
 use crate::next_hops::Wanted;
 use crate::route_follower::AllRoutes;
 
-/// What [`look`] found.
+/// What [`view`] found.
 #[derive(Debug)]
-pub struct Look {
+pub struct NetworkView {
     /// Indices of the interfaces it would listen on.
     pub interfaces: Vec<u32>,
     /// What an operator should know about interfaces and rules, in words.
@@ -30,7 +30,7 @@ pub struct Look {
 ///
 /// # Errors
 /// rtnetlink cannot be opened or read.
-pub fn look(wanted: &Wanted) -> io::Result<Look> {
+pub fn view(wanted: &Wanted) -> io::Result<NetworkView> {
     let LinkTables { mut choice, links, rules, objects, .. } = LinkTables::read(&wanted.interfaces)?;
     let AllRoutes { table, not_followed, .. } = AllRoutes::read()?;
     choice.warnings.extend(not_followed);
@@ -43,7 +43,7 @@ pub fn look(wanted: &Wanted) -> io::Result<Look> {
         .collect();
     let neighbours = asked_first.chain(known).collect();
     let next_hops = NextHops::over(topology.clone(), Arc::new(neighbours));
-    Ok(Look { interfaces: choice.listen, warnings: choice.warnings, next_hops })
+    Ok(NetworkView { interfaces: choice.listen, warnings: choice.warnings, next_hops })
 }
 
 /// The interfaces by which packets leave for elsewhere in this family: those of default routes and of routes over a

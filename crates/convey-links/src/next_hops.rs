@@ -48,7 +48,7 @@ pub struct Wanted {
 pub trait LinkSink: Send + Sync {
     /// Whether the engine closes.
     fn is_closing(&self) -> bool;
-    /// What it wants now; asked again after every [`Wake::look`](crate::Wake::look).
+    /// What it wants now; asked again after every [`Wake::refresh`](crate::Wake::refresh).
     fn wanted(&self) -> Wanted;
     /// Listens on these interfaces, in rising order, from now on. Tells whether on all of them; if not, it is
     /// asked again in a second.
@@ -252,7 +252,7 @@ impl<S: LinkSink> NextHopKeeper<S> {
     fn take_messages(&mut self) {
         while let Some(message) = self.inbox.next() {
             match message {
-                Message::Look => self.read_soon(),
+                Message::Refresh => self.read_soon(),
                 Message::Resolve { ifindex, address } => {
                     if let Some(request) = self.neighbours.resolve((ifindex, address), Instant::now()) {
                         self.netlink.request(request, ifindex, address);

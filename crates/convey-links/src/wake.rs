@@ -9,8 +9,8 @@ use std::sync::Arc;
 /// What the thread is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
-    /// Look at what is wanted: it changed, or the engine closes.
-    Look,
+    /// Read what is wanted again: it changed, or the engine closes.
+    Refresh,
     /// A packet found no link-layer address for this neighbour.
     Resolve {
         /// The interface it is on.
@@ -40,8 +40,8 @@ pub fn channel() -> io::Result<(Wake, Inbox)> {
 }
 
 impl Wake {
-    /// Sends [`Message::Look`].
-    pub fn look(&self) {
+    /// Sends [`Message::Refresh`].
+    pub fn refresh(&self) {
         // A queue full of messages wakes the thread as well.
         let _ = self.0.send(&[0]);
     }
@@ -67,13 +67,13 @@ impl Inbox {
         Some(match &bytes[..len] {
             [4, a, b, c, d, v4 @ ..] => match <[u8; 4]>::try_from(v4) {
                 Ok(v4) => resolve([*a, *b, *c, *d], Ipv4Addr::from(v4).into()),
-                Err(_) => Message::Look,
+                Err(_) => Message::Refresh,
             },
             [6, a, b, c, d, v6 @ ..] => match <[u8; 16]>::try_from(v6) {
                 Ok(v6) => resolve([*a, *b, *c, *d], Ipv6Addr::from(v6).into()),
-                Err(_) => Message::Look,
+                Err(_) => Message::Refresh,
             },
-            _ => Message::Look,
+            _ => Message::Refresh,
         })
     }
 }
@@ -90,10 +90,10 @@ mod tests {
     fn messages_arrive_as_they_were_sent_and_a_full_queue_never_blocks() {
         let (wake, inbox) = channel().unwrap();
         let v6 = IpAddr::from([0xfd00, 1, 2, 3, 4, 5, 6, 7]);
-        wake.look();
+        wake.refresh();
         wake.resolve(70_000, IpAddr::from([10, 0, 0, 1]));
         wake.resolve(3, v6);
-        assert_eq!(inbox.next(), Some(Message::Look));
+        assert_eq!(inbox.next(), Some(Message::Refresh));
         assert_eq!(
             inbox.next(),
             Some(Message::Resolve { ifindex: 70_000, address: IpAddr::from([10, 0, 0, 1]) })
@@ -101,8 +101,8 @@ mod tests {
         assert_eq!(inbox.next(), Some(Message::Resolve { ifindex: 3, address: v6 }));
         assert_eq!(inbox.next(), None);
         for _ in 0..100_000 {
-            wake.look();
+            wake.refresh();
         }
-        assert_eq!(inbox.next(), Some(Message::Look));
+        assert_eq!(inbox.next(), Some(Message::Refresh));
     }
 }

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use convey_engine::{Missing, Reject};
-use convey_links::{Interfaces, Wanted, look};
+use convey_links::{Interfaces, Wanted, view};
 use support::{Following, Netns, host, index, ip, path};
 
 /// Where a packet goes in this namespace: interface and neighbour.
 fn way(ns: &Netns, source: &str, destination: &str) -> Result<(u32, IpAddr), Missing> {
     let path = path(source, destination);
-    ns.enter(move || look(&Wanted::default()).unwrap().next_hops.way(&path))
+    ns.enter(move || view(&Wanted::default()).unwrap().next_hops.way(&path))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_route_by_the_number_of_a_next_hop_object_is_followed_and_so_is_a_group() {
     ns.ip("route add 203.0.113.0/24 nhid 10");
     assert_eq!(way(&ns, "10.0.0.1", "192.0.2.1"), Ok((front, ip("10.0.0.254"))));
     assert_eq!(way(&ns, "10.0.0.1", "198.51.100.1"), Err(Missing::Rejected(Reject::Blackhole)));
-    let table = ns.enter(|| look(&Wanted::default()).unwrap().next_hops);
+    let table = ns.enter(|| view(&Wanted::default()).unwrap().next_hops);
     let by = |n| table.way(&path("10.0.0.1", &format!("203.0.113.{n}"))).unwrap().0;
     let taken: std::collections::BTreeSet<u32> = (1..100).map(by).collect();
     assert_eq!(taken, [front, back].into(), "both members of the group are used");
@@ -73,7 +73,7 @@ fn routes_that_refuse_are_obeyed_and_tunnels_do_not_fall_to_the_default_route() 
     let tunnelled = way(&ns, "10.0.0.1", "198.51.9.1");
     let default = Ok((index(&ns, "front"), ip("10.0.0.254")));
     assert!(matches!(tunnelled, Err(Missing::Link { .. })) || tunnelled == default, "{tunnelled:?}");
-    let warnings = ns.enter(|| look(&Wanted::default()).unwrap().warnings);
+    let warnings = ns.enter(|| view(&Wanted::default()).unwrap().warnings);
     assert!(warnings.iter().any(|w| w.contains("tun0 is no Ethernet link")), "{warnings:?}");
 }
 
@@ -83,7 +83,7 @@ fn a_rule_that_is_not_followed_is_a_warning_that_names_it() {
     let (ns, _peer) = host();
     ns.ip("rule add sport 80 ipproto tcp lookup 100 priority 777");
     ns.ip("rule add fwmark 5 lookup 100 priority 778");
-    let warnings = ns.enter(|| look(&Wanted::default()).unwrap().warnings);
+    let warnings = ns.enter(|| view(&Wanted::default()).unwrap().warnings);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("Rule 777"), "{warnings:?}");
 }
@@ -167,7 +167,7 @@ fn a_route_for_one_type_of_service_is_a_warning_that_names_it_and_takes_no_packe
     let warnings = following.sink.warnings.lock().unwrap().clone();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("Route 192.0.2.0/24 tos 0x10 is for"), "{warnings:?}");
-    assert_eq!(ns.enter(|| look(&Wanted::default()).unwrap().warnings), warnings);
+    assert_eq!(ns.enter(|| view(&Wanted::default()).unwrap().warnings), warnings);
 }
 
 #[test]

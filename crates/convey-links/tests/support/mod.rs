@@ -111,7 +111,7 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.sink.closing.store(true, Relaxed);
-        self.wake.look();
+        self.wake.refresh();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use convey_engine::{EngineError, PacketOptions, PacketSnapshot};
-use convey_links::{Look, Wanted};
+use convey_links::{NetworkView, Wanted};
 use convey_xdp::netlink;
 
 use crate::RuntimeError;
@@ -12,8 +12,8 @@ use crate::host::HostError;
 use crate::reachability::{self, Reachability};
 
 /// The network as an engine that starts now would find it.
-pub(super) fn look(packet: &PacketSnapshot) -> Result<Look, EngineError> {
-    convey_links::look(&Wanted::of(packet)).map_err(EngineError::links)
+pub(super) fn look(packet: &PacketSnapshot) -> Result<NetworkView, EngineError> {
+    convey_links::view(&Wanted::of(packet)).map_err(EngineError::links)
 }
 
 pub(super) fn reachability(packet: &PacketSnapshot) -> Result<Reachability, RuntimeError> {
