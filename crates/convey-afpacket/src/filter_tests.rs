@@ -1,5 +1,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use convey_engine::PortRange;
 use convey_engine::steering::worker_for;
 
 use super::*;

@@ -32,6 +32,7 @@ mod scope;
 mod send_loss;
 mod shared;
 mod shared_memory;
+mod slot;
 mod supervise;
 mod sys;
 mod vnet;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use convey_engine::Loss;
 
 use crate::ring::{FramePlace, Ring, RingFrame};
-use crate::sys::{BATCH, FRAME_BYTES, PacketSocket, Slot, VNET_HEADER_BYTES};
+use crate::slot::Slot;
+use crate::sys::{BATCH, FRAME_BYTES, PacketSocket, VNET_HEADER_BYTES};
 
 /// Long frames taken at once: 256 KB of super-frames, which second-level caches hold.
 const LONG_FRAMES: usize = 4;

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 use convey_core::EventSink;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::slot::Slot;
 use crate::supervise::supervise;
-use crate::sys::{BATCH, Outgoing, PacketSocket, Slot};
+use crate::sys::{BATCH, Outgoing, PacketSocket};
 use ledger::{Ledger, Sent};
 use ports::Ports;
 
