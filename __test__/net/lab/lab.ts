@@ -182,6 +182,9 @@ export class PacketLab extends Lab<Place | "switch"> {
     }
     const sysctl = (place: Place, ...settings: string[]) =>
       lines.push(`ip netns exec ${this.namespace(place)} sysctl -qw ${settings.join(" ")}`);
+    // A receiver gives a datagram up when more than 64 fragments of its sender come between its own. On a machine with
+    // more to do than processors one worker's fragments fall that far behind another's.
+    for (const place of ["client", ...SERVERS] as const) sysctl(place, "net.ipv4.ipfrag_max_dist=0");
     sysctl("router", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.icmp_ratelimit=0");
     sysctl("router", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0");
     sysctl(
