@@ -19,13 +19,13 @@ pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 
 /// A table of flows that a killed balancer left, and the journal it stands in.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct SavedTable {
     id: String,
     table: PathBuf,
     slots: PathBuf,
 }
 
-impl Left {
+impl SavedTable {
     /// Those of killed balancers that had one of these frontends.
     pub(super) fn find(journals: &[Found], frontends: &[String]) -> Vec<Self> {
         let ours = |f: &&Found| !f.in_use && f.entry.frontends.iter().any(|name| frontends.contains(name));

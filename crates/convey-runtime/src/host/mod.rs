@@ -61,7 +61,7 @@ pub struct Host {
     locks: Vec<AddressLock>,
     guard: Option<Guard>,
     /// Flows that killed balancers of these frontends left.
-    left: Vec<flows::Left>,
+    left: Vec<flows::SavedTable>,
     /// Where is written down what the slots of our own flows stand for.
     slots: Option<PathBuf>,
     /// Their table, whose lock says that its owner lives.
@@ -105,7 +105,7 @@ impl Host {
             entry: Entry::new(Kind::Balancer),
             locks,
             guard: None,
-            left: flows::Left::find(&peers, &names(&spec.rules.vips)),
+            left: flows::SavedTable::find(&peers, &names(&spec.rules.vips)),
             slots: None,
             table: None,
             owner: Some(state.own(&id)?),
