@@ -1,8 +1,8 @@
 //! The memory of workers, and how it lies in a file that outlives the process.
 //!
-//! A header of a page, then for each worker: when it was alive, the NAT address of each of its port pools, its IPv4 flows,
-//! its IPv6 flows. Flows are dated by ticks of the monotonic clock of the boot, which come again after 78 hours: which of
-//! them a tick stands for is told by when the worker was alive. The file says nothing of the boot, of the network
+//! A header of a page, then for each worker: when it was alive, the NAT address of each of its port pools, its IPv4
+//! flows, its IPv6 flows. Flows are dated by ticks of the monotonic clock of the boot, which come again after 78 hours:
+//! which of them a tick stands for is told by when the worker was alive. The file says nothing of the boot, of the network
 //! namespace and of what its slots stand for: who keeps the file keeps that as well.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -64,8 +64,8 @@ pub struct WorkerMemory {
     pub flows: [Memory<AtomicU32>; 2],
     /// Set until the memory of IPv6 flows may be touched.
     pub untaken_v6: Option<Untaken>,
-    /// In the first the worker writes, about once a second, that it is alive: nanoseconds of the monotonic clock. Empty where
-    /// nobody will read it.
+    /// In the first the worker writes, about once a second, that it is alive: nanoseconds of the monotonic clock.
+    /// Empty where nobody will read it.
     pub alive: Memory<AtomicU64>,
     /// By port pool: its NAT address. Empty where nobody will read it.
     pub nat: Memory<u128>,

@@ -225,7 +225,7 @@ impl Worker {
             count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
         }
         let Self { flows, ports, .. } = self;
-        // A twin in the memory was left out before; another thread's is as good.
+        // Twins among heirs were passed over before; if another thread has begun the flow, that one goes on.
         let _ = flows.publish(claim, &mut flow, |twin| settle(&twin, snapshot, ports));
         Ok(has_replaced)
     }

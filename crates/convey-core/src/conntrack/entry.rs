@@ -247,8 +247,8 @@ impl<const WORDS: usize> Entry<'_, WORDS> {
         self.0[Self::NEXT + 1].store(flow.next[1], Relaxed);
     }
 
-    /// As [`Entry::write_course`], where others write as well: only what has changed, and of the flow it `was`. A plain
-    /// store of a thread that was held up would change the flow that came after.
+    /// As [`Entry::write_course`], where others write as well: only what has changed, and of the flow it `was`. A
+    /// plain store of a thread that was held up would change the flow that came after.
     pub(super) fn change_course(&self, was: &Flow, flow: &Flow, field: PortField) {
         const SEEN_FIELDS: &[u32] = &[Ticks::MASK, 15 << SCALES_AT[0], 15 << SCALES_AT[1]];
         const PORT_FIELDS: &[u32] = &[0xff << 16, 0xff << 24];
@@ -263,7 +263,8 @@ impl<const WORDS: usize> Entry<'_, WORDS> {
         }
     }
 
-    /// Changes those of a word's `fields` in which `old` and `new` differ, for as long as no other flow takes the entry.
+    /// Changes those of a word's `fields` in which `old` and `new` differ, for as long as no other flow takes the
+    /// entry.
     fn change(&self, at: usize, claim: u16, [old, new]: [u32; 2], fields: &[u32]) {
         let mask = fields.iter().filter(|mask| (old ^ new) & **mask != 0).fold(0, |all, mask| all | mask);
         let mut current = old;

@@ -293,8 +293,8 @@ impl FlowTable {
     /// Fills the entry taken: the flow is there for everybody.
     ///
     /// In a table that several threads use, two may have begun a flow with one key. Then the one that lies further
-    /// along its chain, which lookups would not reach, is taken out and given to `ended`: the other thread's, or this one,
-    /// which then cannot be updated any more.
+    /// along its chain, which lookups would not reach, is taken out and given to `ended`: the other thread's, or this
+    /// one.
     ///
     /// # Errors
     /// The other thread's flow, when it is the one that stays.

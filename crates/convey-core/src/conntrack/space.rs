@@ -9,6 +9,7 @@
 //! that others write to. Whoever takes an entry makes it CLAIMED by compare and swap, fills it, and publishes it last.
 //! What is judged and what is taken is one and the same control word, so nobody ends what another has begun since.
 
+mod claims;
 mod twins;
 
 use std::sync::atomic::{
@@ -19,7 +20,6 @@ use std::sync::atomic::{
 use super::entry::{self, Entry, Key, PortField};
 use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
 use super::memory::{Memory, zeros};
-use super::udp;
 
 /// Words of a set: 128 bytes, which processors fetch together.
 const SET_WORDS: usize = 32;
@@ -33,8 +33,6 @@ const SETS_A_CHUNK: usize = 32;
 const FLOW: u64 = 1 << 32;
 /// In [`Space::counts`]: that it is half-open.
 const HALF_OPEN: u64 = 1;
-/// Attempts to take an entry from others that write.
-const ATTEMPTS: usize = 8;
 
 /// Who gives way when no set of a chain has an entry that is free or whose time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +61,6 @@ impl Clock<'_> {
     fn has_ended(self, flow: &Flow) -> bool {
         self.is_over(flow.state, Ticks(flow.last_seen))
     }
-}
-
-/// An entry that may be taken.
-#[derive(Debug, Clone, Copy)]
-struct Spot {
-    at: usize,
-    /// Its control word when it was chosen.
-    control: u32,
 }
 
 /// An entry that was taken for a flow.
@@ -246,18 +236,20 @@ impl<const WORDS: usize> Space<WORDS> {
     pub(super) fn update(&self, at: usize, was: &Flow, flow: &Flow) -> bool {
         let entry = self.entry(at);
         let (old, new) = (entry::control(was), entry::control(flow));
-        let half_open = [was, flow].map(|f| u64::from(f.state.is_half_open()) * HALF_OPEN);
+        let begins_half_open = flow.state.is_half_open() && !was.state.is_half_open();
+        let ends_half_open = was.state.is_half_open() && !flow.state.is_half_open();
         if old == new {
             if entry.control().load(Relaxed) != old {
                 return false;
             }
         } else {
             // Counted before it is one: whoever takes it out meanwhile counts it out.
-            if half_open[1] > half_open[0] {
+            if begins_half_open {
                 self.counts.fetch_add(HALF_OPEN, Relaxed);
             }
             let is_changed = entry.control().compare_exchange(old, new, AcqRel, Relaxed).is_ok();
-            if half_open[if is_changed { 0 } else { 1 }] > half_open[if is_changed { 1 } else { 0 }] {
+            let is_one_less = if is_changed { ends_half_open } else { begins_half_open };
+            if is_one_less {
                 self.counts.fetch_sub(HALF_OPEN, Relaxed);
             }
             if !is_changed {
@@ -270,160 +262,6 @@ impl<const WORDS: usize> Space<WORDS> {
             entry.write_course(flow, self.field);
         }
         true
-    }
-
-    /// Whether a chain has an entry that [`Space::claim`] could take.
-    pub(super) fn has_room(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> bool {
-        self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims)).is_some()
-    }
-
-    /// Takes an entry for a flow with this hash; `ended` gets the flow that lay there, once it has left.
-    pub(super) fn claim(
-        &self,
-        hash: u64,
-        clock: Clock<'_>,
-        victims: Victims,
-        hash_of: impl Fn(&Flow) -> u64,
-        mut ended: impl FnMut(Flow),
-    ) -> Option<Claimed> {
-        for _ in 0..ATTEMPTS {
-            let spot = self.vacant(hash, clock).or_else(|| self.victim(hash, clock, victims))?;
-            if let Some(claimed) = self.claim_at(hash, spot, &hash_of, &mut ended) {
-                return Some(claimed);
-            }
-        }
-        None
-    }
-
-    /// As [`Space::claim`], where half-open flows are as many as may be: takes the entry of the oldest in the first
-    /// set that has any. Where the chain has none, one elsewhere ends, and nothing is taken.
-    pub(super) fn claim_half_open(
-        &self,
-        hash: u64,
-        now: Ticks,
-        hash_of: impl Fn(&Flow) -> u64,
-        mut ended: impl FnMut(Flow),
-    ) -> Option<Claimed> {
-        for i in 0..Self::CHAIN {
-            let set = self.set_of(hash, i);
-            if let Some((at, control)) = self.oldest_half_open(set, now)
-                && let Some(claimed) = self.claim_at(hash, Spot { at, control }, &hash_of, &mut ended)
-            {
-                return Some(claimed);
-            }
-        }
-        for _ in 0..self.sets {
-            let hand = (self.hand.load(Relaxed) + 1) % self.sets;
-            self.hand.store(hand, Relaxed);
-            if self.is_touched(hand / SETS_A_CHUNK)
-                && let Some((at, control)) = self.oldest_half_open(hand, now)
-                && let Some(flow) = self.get(at).filter(|flow| entry::control(flow) == control)
-                && self.remove_as(at, &flow, &hash_of)
-            {
-                ended(flow);
-                break;
-            }
-        }
-        None
-    }
-
-    /// Takes the entry of a flow whose time is over, in the chain of `hash`.
-    pub(super) fn replace(
-        &self,
-        hash: u64,
-        at: usize,
-        clock: Clock<'_>,
-        hash_of: impl Fn(&Flow) -> u64,
-        ended: impl FnOnce(Flow),
-    ) -> Option<Claimed> {
-        let over = self.get(at).filter(|flow| clock.has_ended(flow))?;
-        let spot = Spot { at, control: entry::control(&over) };
-        self.claim_at(hash, spot, hash_of, ended)
-    }
-
-    /// How many sets of its chain a flow at `at` has passed. A chain may meet a set twice; the first time counts.
-    fn passed(&self, hash: u64, at: usize) -> usize {
-        (0..Self::CHAIN).position(|i| self.set_of(hash, i) == at / Self::WAYS).unwrap_or(0)
-    }
-
-    /// Where it is, and its control word.
-    fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<(usize, u32)> {
-        let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
-        let half_open = ways.filter_map(|at| {
-            let entry = self.entry(at);
-            let control = entry.control().load(Acquire);
-            entry::state(control)?.is_half_open().then(|| (now.since(entry.last_seen()), at, control))
-        });
-        half_open.max().map(|(_, at, control)| (at, control))
-    }
-
-    /// The first entry of the chain that is free, or else, in the same set, whose flow's time is over.
-    fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<Spot> {
-        (0..Self::CHAIN).find_map(|i| {
-            let first = self.set_of(hash, i);
-            let set = self.set(first);
-            let mut over = None;
-            for way in 0..Self::WAYS {
-                let entry = Self::way(set, way);
-                let control = entry.control().load(Acquire);
-                let spot = Spot { at: first * Self::WAYS + way, control };
-                match entry::state(control) {
-                    Some(FlowState::Free) => return Some(spot),
-                    Some(state) if clock.is_over(state, entry.last_seen()) => over = Some(spot),
-                    _ => {}
-                }
-            }
-            over
-        })
-    }
-
-    fn victim(&self, hash: u64, clock: Clock<'_>, victims: Victims) -> Option<Spot> {
-        let chain = (0..Self::CHAIN).flat_map(|i| {
-            let first = self.set_of(hash, i) * Self::WAYS;
-            first..first + Self::WAYS
-        });
-        let ranked = chain.filter_map(|at| {
-            let flow = self.get(at)?;
-            let rank = match flow.state {
-                FlowState::Closed => 4,
-                state if state.is_half_open() && victims != Victims::Dead => 3,
-                FlowState::UdpStream if udp::is_idle(&flow, clock.now) => 2,
-                _ if victims == Victims::Any => 1,
-                _ => return None,
-            };
-            let spot = Spot { at, control: entry::control(&flow) };
-            Some((rank, clock.now.since(Ticks(flow.last_seen)), spot))
-        });
-        // Of equal ones the first: it is passed by the fewest lookups.
-        ranked.rev().max_by_key(|(rank, idle, _)| (*rank, *idle)).map(|(_, _, spot)| spot)
-    }
-
-    fn claim_at(
-        &self,
-        hash: u64,
-        Spot { at, control: old }: Spot,
-        hash_of: impl Fn(&Flow) -> u64,
-        ended: impl FnOnce(Flow),
-    ) -> Option<Claimed> {
-        let entry = self.entry(at);
-        let flow = entry.read(self.field);
-        if flow.is_some_and(|flow| entry::control(&flow) != old) {
-            return None;
-        }
-        entry.control().compare_exchange(old, entry::claimed(old), AcqRel, Relaxed).ok()?;
-        if let Some(flow) = flow {
-            self.count_out(at, hash_of(&flow), flow.state);
-            ended(flow);
-        }
-        let passed = self.passed(hash, at);
-        for i in 0..passed {
-            self.spills[self.set_of(hash, i)].fetch_add(1, Relaxed);
-        }
-        let touched = &self.touched[at / Self::WAYS / SETS_A_CHUNK];
-        if touched.load(Relaxed) == 0 {
-            touched.store(1, Relaxed);
-        }
-        Some(Claimed { at, passed })
     }
 
     /// Fills the entry that was taken.
