@@ -2,8 +2,8 @@
 //!
 //! A header of a page, then for each worker: when it was alive, the NAT address of each of its port pools, its IPv4
 //! flows, its IPv6 flows. Flows are dated by ticks of the monotonic clock of the boot, which come again after 78 hours:
-//! which of them a tick stands for is told by when the worker was alive. The file says nothing of the boot, of the network
-//! namespace and of what its slots stand for: who keeps the file keeps that as well.
+//! which of them a tick stands for is told by when the worker was alive. The file says nothing of the boot, of the
+//! network namespace and of what its slots stand for: who keeps the file keeps that as well.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::{fmt, io};
