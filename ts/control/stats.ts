@@ -97,6 +97,11 @@ export type PacketStats = {
     dropped: Reasons;
     /** What happened on the way to one of these, by kind: "flow_begun", "out_of_window", "port_taken_over" and others. */
     noted: Reasons;
+    /**
+     * Free NAT ports taken (passthrough), by how many ports were looked at to find one: "1", "2-3", "4-7", "8-15",
+     * "16-24", "25+". Where the last ones grow, ports are getting scarce: add `passthrough.nat_addresses`.
+     */
+    nat_port_probes: Reasons;
     /** Kept from the kernel, as the engine has them; absent where the guard is nft, which counts in its own rules. */
     guard?: GuardStats;
   };
@@ -201,6 +206,7 @@ function packetStats(native: NativePacketStats): PacketStats {
       passed: reasons(native.passed),
       dropped: reasons(native.dropped),
       noted: reasons(native.noted),
+      nat_port_probes: reasons(native.natPortProbes),
       ...(native.guardDrops === undefined ? {} : { guard: guardStats(native.guardDrops) }),
     },
   };

@@ -98,6 +98,7 @@ function packetReasons({ packets }: Stats): string {
     reasonList("Packets left to the kernel", packets.passed),
     reasonList("Packets dropped", packets.dropped),
     reasonList("Noted of packets and flows", packets.noted),
+    reasonList("NAT ports taken, by how many were looked at", packets.nat_port_probes),
     reasonList("Packets kept from the kernel", packets.guard ?? {}),
   ].join("");
 }

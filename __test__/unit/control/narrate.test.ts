@@ -79,6 +79,7 @@ test("a packet path is told with the engines this host refused, and not with tho
     passed: [],
     dropped: [],
     noted: [],
+    natPortProbes: [],
     workerPanics: 0,
   });
   expect(lines.map(({ level, message }) => `${level}: ${message}`)).toEqual([

@@ -31,6 +31,11 @@ const packet = {
   passed: [{ reason: "not_vip", count: 2 }],
   dropped: [{ reason: "bad_checksum", count: 4 }],
   noted: [{ reason: "port_taken_over", count: 5 }],
+  natPortProbes: [
+    { reason: "1", count: 900 },
+    { reason: "2-3", count: 60 },
+    { reason: "25+", count: 1 },
+  ],
 };
 
 const context = (mode: StatsContext["mode"]): StatsContext => ({
@@ -60,6 +65,15 @@ describe("/stats in the packet modes", () => {
         noted: { port_taken_over: 5 },
       },
     });
+  });
+
+  test("tells how many NAT ports were looked at to find a free one, fewest first", () => {
+    const { packets } = buildStats(native(packet), context("passthrough"));
+    expect(Object.entries(packets?.nat_port_probes ?? {})).toEqual([
+      ["1", 900],
+      ["2-3", 60],
+      ["25+", 1],
+    ]);
   });
 
   test("tells which engines were refused and why, and how often a worker began anew", () => {

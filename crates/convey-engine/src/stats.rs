@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::counters::WorkerCounters;
+use crate::counters::{NAT_PORT_PROBES, WorkerCounters};
 use crate::verdict::{DropReason, Note, PassReason, ReplyKind};
 
 macro_rules! losses {
@@ -95,6 +95,8 @@ pub struct EngineStats {
     pub dropped: Vec<(&'static str, u64)>,
     /// What happened on the way to a verdict, by kind; a packet may be in several or none.
     pub noted: Vec<(&'static str, u64)>,
+    /// Free NAT ports taken (passthrough), by how many places were looked at to find one; every class is there.
+    pub nat_port_probes: Vec<(&'static str, u64)>,
     /// Flows held now, as of a moment ago.
     pub flows: u64,
     /// Times a worker was started again after a panic.
@@ -114,6 +116,7 @@ impl EngineStats {
                 .map(|name| (name, 0))
                 .collect(),
             noted: Note::ALL.iter().map(|n| (n.name(), 0)).collect(),
+            nat_port_probes: NAT_PORT_PROBES.map(|class| (class, 0)).into(),
             ..Self::default()
         };
         for (worker, io) in workers {
@@ -127,6 +130,7 @@ impl EngineStats {
             });
             add(&mut stats.passed, passes);
             add(&mut stats.noted, Note::ALL.iter().map(|n| worker.noted(*n)));
+            add(&mut stats.nat_port_probes, worker.nat_port_probes().into_iter());
             let retried = io.retried.load(Relaxed);
             // The engine counted a retried frame as dropped the first time.
             let drops = DropReason::ALL.iter().map(|r| match r {
@@ -167,5 +171,17 @@ mod tests {
         let stats = EngineStats::sum(workers.iter().zip(&io));
         assert_eq!((stats.dropped("tx_too_big"), stats.dropped("rx_queue_full"), stats.flows), (3, 7, 3));
         assert_eq!(stats.dropped.len(), DropReason::ALL.len() + Loss::ALL.len());
+    }
+
+    #[test]
+    fn looks_for_nat_ports_of_all_workers_are_added_up_by_class() {
+        let workers = [WorkerCounters::default(), WorkerCounters::default()];
+        let io = [IoCounters::default(), IoCounters::default()];
+        for (worker, looks) in [(0, 1), (0, 3), (1, 1), (1, 2), (1, 8), (1, 24), (1, 25)] {
+            workers[worker].found_nat_port(looks);
+        }
+        let stats = EngineStats::sum(workers.iter().zip(&io));
+        let expected = [("1", 2), ("2-3", 2), ("4-7", 0), ("8-15", 1), ("16-24", 1), ("25+", 1)];
+        assert_eq!(stats.nat_port_probes, expected);
     }
 }

@@ -77,6 +77,8 @@ pub struct NativePacketStats {
     pub dropped: Vec<NativeReason>,
     /// What happened on the way to a verdict, by kind.
     pub noted: Vec<NativeReason>,
+    /// Free NAT ports taken, by how many ports were looked at to find one ("1", "2-3" and so on), in rising order.
+    pub nat_port_probes: Vec<NativeReason>,
     /// Times a worker was started again after a panic.
     pub worker_panics: f64,
     /// Absent where the guard's method does not count.
@@ -220,6 +222,7 @@ fn packet(stats: PacketStats) -> NativePacketStats {
         passed: occurred(stats.packets.passed),
         dropped: occurred(stats.packets.dropped),
         noted: occurred(stats.packets.noted),
+        nat_port_probes: occurred(stats.packets.nat_port_probes),
         worker_panics: stats.packets.panics as f64,
         guard_drops: stats.guard_drops.map(|drops| NativeGuardDrops {
             to_vip: drops.to_vip as f64,

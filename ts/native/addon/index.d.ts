@@ -356,6 +356,8 @@ export interface NativePacketStats {
   dropped: Array<NativeReason>
   /** What happened on the way to a verdict, by kind. */
   noted: Array<NativeReason>
+  /** Free NAT ports taken, by how many ports were looked at to find one ("1", "2-3" and so on), in rising order. */
+  natPortProbes: Array<NativeReason>
   /** Times a worker was started again after a panic. */
   workerPanics: number
   /** Absent where the guard's method does not count. */
