@@ -1,6 +1,11 @@
 //! Live counters. Bytes are sharded by worker so that two cores never write one cache line; gauges and
 //! connection totals change once a connection and are plain atomics.
 //!
+//! Who writes what: in the packet modes a shard has one writer, the thread of its worker, which adds by a load and a
+//! store ([`ConnCounters::add_tx_packet`], [`ConnCounters::add_rx_packet`]). In proxy mode, and for everything that is
+//! not sharded (`total`, `open`, [`ReasonCounters`]), any thread may write, and additions are atomic. The two ways are
+//! never mixed on one counter. Reading takes part in nothing: any thread may read at any time.
+//!
 //! Invariants: a gauge never goes below zero (every `opened` has exactly one `closed`); byte counters are
 //! exact at every moment, not only when a connection ends.
 
@@ -31,7 +36,8 @@ pub struct ConnCounters {
 }
 
 impl ConnCounters {
-    /// Counters for `workers` writers; at least one shard is made.
+    /// Counters for `workers` writers; at least one shard is made. In the packet modes there must be no more workers
+    /// than that: two that share a shard would lose what the other adds.
     pub fn new(workers: usize) -> Self {
         Self {
             total: AtomicU64::new(0),
@@ -240,6 +246,49 @@ mod tests {
         assert!(counters.try_reserve(1));
         counters.admit();
         assert_eq!((counters.total(), counters.open()), (1, 1));
+    }
+
+    #[test]
+    fn totals_of_workers_that_add_at_once_are_exact_and_never_go_down_for_a_reader() {
+        const WORKERS: usize = 4;
+        const PACKETS: u64 = 100_000;
+        let counters = ConnCounters::new(WORKERS);
+        let read = || {
+            let c = &counters;
+            [c.packets_tx(), c.packets_rx(), c.bytes_tx(), c.bytes_rx(), c.total()]
+        };
+        let writing = std::sync::atomic::AtomicUsize::new(WORKERS);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let (counters, writing) = (&counters, &writing);
+                scope.spawn(move || {
+                    for n in 0..PACKETS {
+                        counters.add_tx_packet(worker, n);
+                        counters.add_rx_packet(worker, 1);
+                        if n % 16 == 0 {
+                            counters.opened();
+                            counters.closed();
+                        }
+                    }
+                    writing.fetch_sub(1, Relaxed);
+                });
+            }
+            scope.spawn(|| {
+                let mut last = read();
+                while writing.load(Relaxed) > 0 {
+                    let now = read();
+                    assert!(last.iter().zip(now).all(|(last, now)| *last <= now), "{last:?}, then {now:?}");
+                    last = now;
+                }
+            });
+        });
+        let workers = WORKERS as u64;
+        let bytes = workers * (PACKETS * (PACKETS - 1) / 2);
+        assert_eq!(
+            read(),
+            [workers * PACKETS, workers * PACKETS, bytes, workers * PACKETS, workers * PACKETS / 16]
+        );
+        assert_eq!(counters.open(), 0);
     }
 
     #[test]
