@@ -46,6 +46,11 @@ impl ConnCounters {
         }
     }
 
+    /// How many workers may write at once in the packet modes.
+    pub fn workers(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Counts a connection that has begun.
     pub fn opened(&self) {
         self.total.fetch_add(1, Relaxed);

@@ -169,7 +169,7 @@ impl Runtime {
     /// [`RuntimeError`]; nothing is left running.
     pub fn start(spec: RuntimeSpec, events: EventSink) -> Result<Self, RuntimeError> {
         let workers = spec.workers.max(1);
-        let snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
+        let mut snapshot = Arc::new(Snapshot::first(spec.snapshot, workers)?);
         let engine = match snapshot.mode {
             Mode::Proxy => {
                 packet::reclaim_leftovers(&events);
@@ -177,7 +177,9 @@ impl Runtime {
             }
             Mode::Passthrough | Mode::Dsr => {
                 let ladder = Ladder::new(spec.engine)?;
-                Engine::Packet(PacketPath::start(ladder, snapshot.clone(), spec.packet, events)?)
+                let path = PacketPath::start(ladder, snapshot, spec.packet, events)?;
+                snapshot = path.snapshot();
+                Engine::Packet(path)
             }
         };
         Ok(Self { engine, state: Mutex::new(State { snapshot, closed: false }) })

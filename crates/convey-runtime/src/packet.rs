@@ -65,6 +65,11 @@ struct Installed {
 }
 
 impl PacketPath {
+    /// What it forwards by. At the start its counters may be for other workers than asked for.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        lock(&self.installed).snapshot.clone()
+    }
+
     /// Forwards by `snapshot` from now on; per-backend settings and lifetimes of flows may change with it, capacity and
     /// ports do not. Without `settings` only servers changed.
     pub(crate) fn install(

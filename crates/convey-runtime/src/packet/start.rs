@@ -28,7 +28,7 @@ impl PacketPath {
     /// [`RuntimeError`]; the host is as before.
     pub(crate) fn start(
         ladder: Ladder,
-        snapshot: Arc<Snapshot>,
+        mut snapshot: Arc<Snapshot>,
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Arc<Self>, RuntimeError> {
@@ -47,10 +47,11 @@ impl PacketPath {
         let saved = takeover::read(&mut host, snapshot.mode);
         let slots = takeover::slots(&saved);
         if let Some(suited) = takeover::suited(&saved, &options)
-            && let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &suited, &slots)
+            && let Ok(with_counters) = takeover::with_counters_for(&snapshot, &suited)
+            && let Ok(built) = PacketSnapshot::build_adopting(&with_counters, &suited, &slots)
         {
             host.add_note(takeover::other_workers(&options, &suited));
-            (options, packet) = (suited, built);
+            (options, packet, snapshot) = (suited, built, with_counters);
         } else if let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &options, &slots) {
             packet = built;
         }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convey_afpacket::{monotonic, share_flows};
-use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec, SpecError};
 use convey_engine::{
     DsrMethod, Former, Layout, PacketOptions, PacketSnapshot, SavedFlows, SlotTable, WorkerMemory,
 };
@@ -36,6 +37,15 @@ pub(super) fn suited(saved: &[SavedFlows], options: &PacketOptions) -> Option<Pa
     let unsuited = saved.iter().find(|s| !s.suits(options))?;
     let other = PacketOptions { workers: unsuited.workers(), ..options.clone() };
     unsuited.suits(&other).then_some(other)
+}
+
+/// The snapshot with counters for as many workers as `options` has: none may share a shard with another. Nothing has
+/// been counted yet.
+pub(super) fn with_counters_for(
+    snapshot: &Snapshot,
+    options: &PacketOptions,
+) -> Result<Arc<Snapshot>, SpecError> {
+    Ok(Arc::new(Snapshot::first(snapshot.spec().clone(), options.workers.max(1))?))
 }
 
 pub(super) fn other_workers(asked: &PacketOptions, suited: &PacketOptions) -> String {
@@ -162,4 +172,24 @@ fn shared(host: &mut Host, layout: &Layout, has_v6: bool) -> Result<Vec<WorkerMe
 
 fn is_full(error: &HostError) -> bool {
     matches!(error, HostError::FlowMemory { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_workers_as_the_killed_balancer_had_get_counters_of_their_own() {
+        let spec = SnapshotSpec {
+            mode: Mode::Passthrough,
+            limits: convey_core::Limits::default(),
+            frontends: Vec::new(),
+            backends: Vec::new(),
+        };
+        let snapshot = Snapshot::first(spec, 2).unwrap();
+        let options = PacketOptions { workers: 5, ..PacketOptions::default() };
+        let other = with_counters_for(&snapshot, &options).unwrap();
+        let next = other.next(other.spec().clone()).unwrap();
+        assert_eq!((other.totals.workers(), next.totals.workers()), (5, 5));
+    }
 }
