@@ -95,7 +95,7 @@ impl<I> Slots<I> {
 
     /// Slots in use, in rising order, and what they stand for.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &I)> {
-        (0u16..).zip(&self.0).filter_map(|(slot, identity)| Some((slot, identity.as_ref()?)))
+        (0..=u16::MAX).zip(&self.0).filter_map(|(slot, identity)| Some((slot, identity.as_ref()?)))
     }
 }
 
@@ -138,9 +138,9 @@ impl<I: Identity> Assignment<I> {
     /// What was in `before` keeps its slot. Slots nobody `is_held` by any more are free.
     pub fn after(before: &Slots<I>, is_held: impl Fn(u16) -> bool) -> Self {
         let slots: Vec<Option<I>> =
-            (0u16..).zip(&before.0).map(|(slot, i)| i.clone().filter(|_| is_held(slot))).collect();
+            (0..=u16::MAX).zip(&before.0).map(|(slot, i)| i.clone().filter(|_| is_held(slot))).collect();
         let mut by_key: HashMap<I::Key, Vec<u16>> = HashMap::with_capacity(slots.len());
-        for (slot, identity) in (0u16..).zip(&slots) {
+        for (slot, identity) in (0..=u16::MAX).zip(&slots) {
             if let Some(identity) = identity {
                 by_key.entry(identity.key()).or_default().push(slot);
             }
@@ -195,4 +195,44 @@ fn trimmed<I>(mut slots: Vec<Option<I>>) -> Slots<I> {
         slots.pop();
     }
     Slots(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frontend(n: u32) -> FrontendIdentity {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + n).into();
+        FrontendIdentity { protocol: 6, address, port: 80, name: format!("f{n}") }
+    }
+
+    fn place(assignment: &mut Assignment<FrontendIdentity>, n: u32) -> Option<Placed> {
+        assignment.place(frontend(n), |_| true)
+    }
+
+    #[test]
+    fn there_are_65535_slots_and_no_more_and_one_that_is_free_again_is_used() {
+        let mut assignment = Assignment::after(&Slots::default(), |_| true);
+        for n in 0..65_535 {
+            let slot = u16::try_from(n).unwrap();
+            assert_eq!(place(&mut assignment, n), Some(Placed { slot, is_known: false }));
+        }
+        assert_eq!(place(&mut assignment, 70_000), None);
+        let full = assignment.keep_rest();
+        let mut assignment = Assignment::after(&full, |slot| slot != 777);
+        assert_eq!(place(&mut assignment, 70_000), Some(Placed { slot: 777, is_known: false }));
+        assert_eq!(place(&mut assignment, 5), Some(Placed { slot: 5, is_known: true }));
+        assert_eq!(place(&mut assignment, 70_001), None);
+        assert_eq!(assignment.free_rest().iter().count(), 2);
+    }
+
+    #[test]
+    fn a_free_slot_is_taken_though_one_before_it_is_held_by_what_left() {
+        let before: Slots<_> = [Some(frontend(0)), None, Some(frontend(2))].into_iter().collect();
+        let mut assignment = Assignment::after(&before, |_| true);
+        assert_eq!(place(&mut assignment, 3), Some(Placed { slot: 1, is_known: false }));
+        assert_eq!(place(&mut assignment, 4), Some(Placed { slot: 3, is_known: false }));
+        assert_eq!(place(&mut assignment, 2), Some(Placed { slot: 2, is_known: true }));
+        assert_eq!(assignment.keep_rest().get(0), Some(&frontend(0)));
+    }
 }

@@ -158,7 +158,7 @@ impl PacketSnapshot {
             nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
         }
         let mut former_vips: HashMap<Vip, Vec<u16>, _> = HashMap::default();
-        for (slot, frontend) in (0u16..).zip(&frontends) {
+        for (slot, frontend) in (0..=u16::MAX).zip(&frontends) {
             if let Some(f) = frontend.as_ref().filter(|f| f.has_left()) {
                 let vip = Vip { address: f.address.bits(), port: f.port, protocol: f.protocol };
                 former_vips.entry(vip).or_default().push(slot);

@@ -192,4 +192,14 @@ mod tests {
         let next = other.next(other.spec().clone()).unwrap();
         assert_eq!((other.totals.workers(), next.totals.workers()), (5, 5));
     }
+
+    #[test]
+    fn a_table_of_slots_is_written_as_lists_with_null_for_a_free_slot_and_read_back() {
+        let text = r#"{"frontends":[null,{"protocol":6,"address":"192.0.2.1","port":80,"name":"web"}],"servers":[{"backend":"b","address":"2001:db8::1","port":8080,"l2":false,"name":"s"}]}"#;
+        let table: SlotTable = serde_json::from_str(text).unwrap();
+        assert_eq!(table.frontends.get(0), None);
+        assert_eq!(table.frontends.get(1).map(|f| f.name.as_str()), Some("web"));
+        assert_eq!(table.servers.len(), 1);
+        assert_eq!(serde_json::to_string(&table).unwrap(), text);
+    }
 }
