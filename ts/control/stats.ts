@@ -91,6 +91,8 @@ export type PacketStats = {
     forwarded: number;
     /** Answered by the balancer itself, by kind. */
     replied: Reasons;
+    /** Why the balancer answered instead of sending on, by reason; each is in `replied` as well. */
+    answered: Reasons;
     /** Left to the kernel, by reason: not for a frontend, ICMP echo and the like. */
     passed: Reasons;
     /** Dropped, or lost on the way in or out, by reason. */
@@ -203,6 +205,7 @@ function packetStats(native: NativePacketStats): PacketStats {
     packets: {
       forwarded: native.forwarded,
       replied: reasons(native.replied),
+      answered: reasons(native.answered),
       passed: reasons(native.passed),
       dropped: reasons(native.dropped),
       noted: reasons(native.noted),

@@ -95,6 +95,7 @@ function packetReasons({ packets }: Stats): string {
   if (packets === undefined) return "";
   return [
     reasonList("Packets answered here", packets.replied),
+    reasonList("Why they were answered here", packets.answered),
     reasonList("Packets left to the kernel", packets.passed),
     reasonList("Packets dropped", packets.dropped),
     reasonList("Noted of packets and flows", packets.noted),

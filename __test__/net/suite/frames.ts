@@ -219,12 +219,15 @@ export function frames({ method, scene: standing }: Stage): void {
         flags: FLAGS.ack | FLAGS.psh,
         payload: Buffer.from("?"),
       });
+      const why = async () => packets(await product.stats()).answered.no_flow ?? 0;
+      const before = await why();
       let grown: Awaited<ReturnType<typeof growth>> | undefined;
       const arrived = await atServers("tcp port 9010 and tcp[tcpflags] & tcp-push != 0", async () => {
         grown = await growth(() => send(stray));
       });
       expect(arrived).toHaveLength(nat ? 0 : 1);
       expect(grown?.("tcp_reset")).toBe(nat ? 1 : 0);
+      expect((await why()) - before, "the reason stands beside it").toBe(nat ? 1 : 0);
     });
 
     test("data out of window and blind resets, from either side, leave a flow standing; no other host answers for a server", async () => {

@@ -76,6 +76,7 @@ test("a packet path is told with the engines this host refused, and not with tho
     flowCapacity: 1,
     forwarded: 0,
     replied: [],
+    answered: [],
     passed: [],
     dropped: [],
     noted: [],

@@ -28,6 +28,7 @@ const packet = {
   flowCapacity: 1_048_576,
   forwarded: 70_000,
   replied: [{ reason: "tcp_reset", count: 1 }],
+  answered: [{ reason: "no_flow", count: 1 }],
   passed: [{ reason: "not_vip", count: 2 }],
   dropped: [{ reason: "bad_checksum", count: 4 }],
   noted: [{ reason: "port_taken_over", count: 5 }],
@@ -60,6 +61,7 @@ describe("/stats in the packet modes", () => {
       packets: {
         forwarded: 70_000,
         replied: { tcp_reset: 1 },
+        answered: { no_flow: 1 },
         passed: { not_vip: 2 },
         dropped: { bad_checksum: 4 },
         noted: { port_taken_over: 5 },

@@ -89,6 +89,8 @@ pub struct EngineStats {
     pub forwarded: u64,
     /// Answered by ourselves, by kind.
     pub replied: Vec<(&'static str, u64)>,
+    /// Answered by ourselves instead of going on, by reason; each is in `replied` as well.
+    pub answered: Vec<(&'static str, u64)>,
     /// Left to the kernel, by reason.
     pub passed: Vec<(&'static str, u64)>,
     /// Dropped or lost, by reason; every reason is there, most are 0.
@@ -108,6 +110,7 @@ impl EngineStats {
     pub fn sum<'a>(workers: impl Iterator<Item = (&'a WorkerCounters, &'a IoCounters)>) -> Self {
         let mut stats = Self {
             replied: ReplyKind::ALL.iter().map(|k| (k.name(), 0)).collect(),
+            answered: DropReason::ALL.iter().map(|r| (r.name(), 0)).collect(),
             passed: PassReason::ALL.iter().map(|r| (r.name(), 0)).collect(),
             dropped: DropReason::ALL
                 .iter()
@@ -122,6 +125,7 @@ impl EngineStats {
         for (worker, io) in workers {
             stats.forwarded += worker.forwarded();
             add(&mut stats.replied, ReplyKind::ALL.iter().map(|k| worker.replied(*k)));
+            add(&mut stats.answered, DropReason::ALL.iter().map(|r| worker.answered(*r)));
             // The engine counted a fragment that was to be held as passed.
             let followed = io.followed.load(Relaxed) + io.get(Loss::FragmentNotHeld);
             let passes = PassReason::ALL.iter().map(|r| match r {
@@ -159,16 +163,25 @@ fn add(sums: &mut [(&'static str, u64)], counts: impl Iterator<Item = u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::{Reply, Verdict};
 
     #[test]
-    fn losses_of_all_workers_are_added_up_under_their_names() {
+    fn losses_and_the_reasons_of_answers_of_all_workers_are_added_up_under_their_names() {
         let workers = [WorkerCounters::default(), WorkerCounters::default()];
         let io = [IoCounters::default(), IoCounters::default()];
         io[0].lost(Loss::TxTooBig, 2);
         io[1].lost(Loss::TxTooBig, 1);
         io[1].lost(Loss::RxQueueFull, 7);
         io[0].flows.store(3, Relaxed);
+        let reply = |reason| {
+            Verdict::Reply(Reply { egress_ifindex: 1, len: 54, kind: ReplyKind::TcpReset, reason })
+        };
+        workers[0].count(&reply(DropReason::NoFlow));
+        workers[1].count(&reply(DropReason::NoFlow));
+        workers[1].count(&reply(DropReason::ServerIsClient));
         let stats = EngineStats::sum(workers.iter().zip(&io));
+        let answered: Vec<_> = stats.answered.iter().filter(|(_, count)| *count > 0).copied().collect();
+        assert_eq!(answered, [("no_flow", 2), ("server_is_client", 1)]);
         assert_eq!((stats.dropped("tx_too_big"), stats.dropped("rx_queue_full"), stats.flows), (3, 7, 3));
         assert_eq!(stats.dropped.len(), DropReason::ALL.len() + Loss::ALL.len());
     }

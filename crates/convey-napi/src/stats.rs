@@ -71,6 +71,8 @@ pub struct NativePacketStats {
     pub forwarded: f64,
     /// Answers of our own by kind; kinds that never occurred are left out, here and below.
     pub replied: Vec<NativeReason>,
+    /// Answered by ourselves instead of going on, by reason; each is in `replied` as well.
+    pub answered: Vec<NativeReason>,
     /// Left to the kernel, by reason.
     pub passed: Vec<NativeReason>,
     /// Dropped or lost, by reason.
@@ -219,6 +221,7 @@ fn packet(stats: PacketStats) -> NativePacketStats {
         flow_capacity: stats.flow_capacity as f64,
         forwarded: stats.packets.forwarded as f64,
         replied: occurred(stats.packets.replied),
+        answered: occurred(stats.packets.answered),
         passed: occurred(stats.packets.passed),
         dropped: occurred(stats.packets.dropped),
         noted: occurred(stats.packets.noted),

@@ -350,6 +350,8 @@ export interface NativePacketStats {
   forwarded: number
   /** Answers of our own by kind; kinds that never occurred are left out, here and below. */
   replied: Array<NativeReason>
+  /** Answered by ourselves instead of going on, by reason; each is in `replied` as well. */
+  answered: Array<NativeReason>
   /** Left to the kernel, by reason. */
   passed: Array<NativeReason>
   /** Dropped or lost, by reason. */
