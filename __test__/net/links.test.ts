@@ -339,8 +339,17 @@ describe("a dsr balancer", () => {
 
   test("one server port behind two addresses is told with rewrite, and with l2 a balancer without an own address", async () => {
     const two = small({ mode: "dsr", dsr: "rewrite", listen: `:${HTTP}` });
-    const told = await convey("validate", await file(two));
-    expect(told.stderr).toMatch(/with method "rewrite" a server answers from one address/);
+    const datagrams = [
+      "[frontends.udp]",
+      `listen_addr = ":${HTTP}"`,
+      'protocol = "udp"',
+      'backend = "web"',
+      "",
+    ];
+    const told = await convey("validate", await file(two + datagrams.join("\n")));
+    const lines = told.stderr.match(/Server \S+ is to answer for .*/g) ?? [];
+    expect(lines[0]).toMatch(/with method "rewrite" a server answers from one address/);
+    expect(lines, "a server is told once, whatever protocols it serves").toEqual([...new Set(lines)]);
     await lab.sh("balancer", "ip address del 10.78.2.1/24 dev front; ip route add 10.78.2.0/24 dev front");
     try {
       const only = small({ mode: "dsr", dsr: "l2", listen: `${lab.vip()}:${HTTP}` });

@@ -173,9 +173,8 @@ mod tests {
         io[1].lost(Loss::TxTooBig, 1);
         io[1].lost(Loss::RxQueueFull, 7);
         io[0].flows.store(3, Relaxed);
-        let reply = |reason| {
-            Verdict::Reply(Reply { egress_ifindex: 1, len: 54, kind: ReplyKind::TcpReset, reason })
-        };
+        let reply =
+            |reason| Verdict::Reply(Reply { egress_ifindex: 1, len: 54, kind: ReplyKind::TcpReset, reason });
         workers[0].count(&reply(DropReason::NoFlow));
         workers[1].count(&reply(DropReason::NoFlow));
         workers[1].count(&reply(DropReason::ServerIsClient));

@@ -81,9 +81,15 @@ pub fn choose(wanted: &Interfaces, interfaces: &[Interface]) -> Choice {
     }
     if let Interfaces::Named(names) = wanted {
         for name in names.iter().filter(|name| interfaces.iter().all(|i| i.name != **name)) {
-            choice.warnings.push(format!(
-                "Interface {name}, named in \"interfaces\", is not there or not up; it is listened on once it is"
-            ));
+            // The loopback device is never among `interfaces`.
+            choice.warnings.push(if name == "lo" {
+                "Interface lo, named in \"interfaces\", is the loopback device: clients on this host are not served"
+                    .to_owned()
+            } else {
+                format!(
+                    "Interface {name}, named in \"interfaces\", is not there or not up; it is listened on once it is"
+                )
+            });
         }
     }
     choice.listen.sort_unstable();
@@ -146,9 +152,11 @@ mod tests {
     #[test]
     fn named_interfaces_are_listened_on_and_no_others_and_missing_ones_are_told() {
         let all = [interface(2, "front"), interface(3, "back")];
-        let choice = choose(&Interfaces::named(&["back".into(), "absent".into()]), &all);
+        let choice = choose(&Interfaces::named(&["back".into(), "absent".into(), "lo".into()]), &all);
         assert_eq!(choice.listen, [3]);
-        assert!(choice.warnings[0].contains("absent"), "{choice:?}");
+        let told = |name, what| choice.warnings.iter().any(|w| w.contains(name) && w.contains(what));
+        assert!(told("Interface absent", "once it is"), "{choice:?}");
+        assert!(told("Interface lo", "loopback device") && !told("Interface lo", "once it is"), "{choice:?}");
         assert_eq!(Interfaces::named(&[]), Interfaces::Auto);
     }
 }

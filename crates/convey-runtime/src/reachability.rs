@@ -109,7 +109,7 @@ fn rewritten_to_one(packet: &PacketSnapshot) -> Vec<String> {
         vips.entry((at, frontend.protocol)).or_default().insert(frontend.address.into());
     }
     let several = vips.into_iter().filter(|(_, vips)| vips.len() > 1);
-    several
+    let mut told: Vec<String> = several
         .map(|((server, _), vips)| {
             let vips: Vec<String> = vips.iter().map(ToString::to_string).collect();
             format!(
@@ -118,7 +118,10 @@ fn rewritten_to_one(packet: &PacketSnapshot) -> Vec<String> {
                 vips.join(" and ")
             )
         })
-        .collect()
+        .collect();
+    // Once, not for TCP and UDP each: they stand beside each other.
+    told.dedup();
+    told
 }
 
 /// With method "l2" servers hold the frontend's address, and their kernel does not answer who asks from it.
