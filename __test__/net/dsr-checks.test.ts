@@ -130,7 +130,7 @@ async function becomes(server: string, family: Family, up: boolean, cause: RegEx
 
 const unanswered = (server: Server, family: Family): RegExp => {
   const vip = PacketLab.socket(lab.vip(family), HTTP);
-  const told = `does not answer for VIP ${vip}: is the address on its loopback? convey dsr-server ${vip} --method l2 --server ${lab.server(server, family)}`;
+  const told = `does not answer for VIP ${vip}: is it up, and the address on its loopback? convey dsr-server ${vip} --method l2 --server ${lab.server(server, family)}`;
   return new RegExp(told.replace(/[[\].?]/g, String.raw`\$&`));
 };
 const answers = /^answers for VIP /;
@@ -150,7 +150,7 @@ describe('C32, method "l2"', () => {
       await becomes("server2", family, true, answers);
       await becomes("server3", family, false, unanswered("server3", family));
       expect(product?.process.output()).toMatch(
-        /server web_v\d\/server3 is down: .*is the address on its loopback/,
+        /server web_v\d\/server3 is down: .*is it up, and the address on its loopback/,
       );
 
       await prepare("server3", family, "--method", "l2");

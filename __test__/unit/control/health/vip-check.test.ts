@@ -104,7 +104,7 @@ test.each([
     { outcome: "silent", vip: VIP },
     {
       kind: "failed",
-      cause: `the server does not answer for VIP ${VIP}: is the address on its loopback? convey dsr-server ${VIP} --method l2 --server 127.0.0.1`,
+      cause: `the server does not answer for VIP ${VIP}: is it up, and the address on its loopback? convey dsr-server ${VIP} --method l2 --server 127.0.0.1`,
       durationMs: 3,
       silent: true,
     },
