@@ -31,7 +31,10 @@ describe("samples of the packet modes", () => {
     expect(stats.packets?.dropped).toEqual({});
     expect(stats.packets?.noted.flow_begun).toBe(stats.total_connections);
     const looked = Object.values(stats.packets?.nat_port_probes ?? {});
-    expect(looked.reduce((sum, n) => sum + n, 0), "ports of all flows").toBe(stats.total_connections);
+    expect(
+      looked.reduce((sum, n) => sum + n, 0),
+      "ports of all flows",
+    ).toBe(stats.total_connections);
     if (stats.guard === "tcx") {
       const { to_vip = 0, from_server = 0 } = stats.packets?.guard ?? {};
       expect(to_vip).toBeGreaterThan(20);

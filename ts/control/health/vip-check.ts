@@ -119,6 +119,7 @@ function outcomeOf(report: NativeProbeReport, target: CheckTarget, check: VipChe
 function silence(vip: string, other: string, { host, settings }: CheckTarget, check: VipCheck): string {
   if (check.method === "rewrite") return `no answer within ${settings.timeoutMs} ms`;
   // Without that, a server that is gone looks the same as one that drops what is not for it.
-  const instead = other === "" ? "is it up, and" : `${other} does in its place, so it passed the packet on; is`;
+  const instead =
+    other === "" ? "is it up, and" : `${other} does in its place, so it passed the packet on; is`;
   return `${instead} the address on its loopback? convey dsr-server ${vip} --method l2 --server ${host}`;
 }
