@@ -9,10 +9,11 @@ strip=${LLVM_STRIP:-llvm-strip-16}
 mkdir -p "$out"
 # Debian keeps <asm/types.h> in a folder that -target bpf does not look into.
 asm=/usr/include/$(uname -m)-linux-gnu
-for program in guard dsr_egress; do
+for source in guard dsr_egress engine/tc engine/xdp bench/wrapper bench/reference; do
+    object=$out/$(basename "$source").o
     "$clang" -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -isystem "$asm" \
         -ffile-prefix-map="$PWD"=. -fdebug-compilation-dir=. \
-        -c "src/$program.c" -o "$out/$program.o"
+        -c "src/$source.c" -o "$object"
     # DWARF goes, BTF stays.
-    "$strip" -g "$out/$program.o"
+    "$strip" -g "$object"
 done

@@ -5,6 +5,9 @@
 //! siblings are the only places in Rust that know `layout.h`.
 #![forbid(unsafe_code)]
 
+pub mod directory;
+pub mod tables;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -14,6 +17,31 @@ struct Aligned<T: ?Sized>(T);
 
 static GUARD: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/guard.o"));
 static DSR_EGRESS: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/dsr_egress.o"));
+
+static TC: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/tc.o"));
+static XDP: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/xdp.o"));
+static WRAPPER: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/wrapper.o"));
+static REFERENCE: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/reference.o"));
+
+/// `engine/tc.c`: program `convey_tc`; maps of `engine/tables.h`.
+pub fn tc() -> &'static [u8] {
+    &TC.0
+}
+
+/// `engine/xdp.c`: program `convey_xdp`; maps of `engine/tables.h`.
+pub fn xdp() -> &'static [u8] {
+    &XDP.0
+}
+
+/// `bench/wrapper.c`: program `wrapper`, which restores a packet and calls the program under test.
+pub fn wrapper() -> &'static [u8] {
+    &WRAPPER.0
+}
+
+/// `bench/reference.c`: programs `empty`, `chain` and `lru`.
+pub fn reference() -> &'static [u8] {
+    &REFERENCE.0
+}
 
 /// `guard.c`: program `convey_guard`; maps `vips`, `servers`, `nat`, `drops`.
 pub fn guard() -> &'static [u8] {

@@ -11,6 +11,7 @@ pub mod dsr;
 mod error;
 mod filter;
 pub mod guard;
+pub mod kernel;
 pub mod netlink;
 pub mod nft;
 mod rules;

@@ -32,19 +32,22 @@ pub const WORDS_V4: usize = 8;
 pub const WORDS_V6: usize = 16;
 
 /// State of an entry that is being written: a flow to nobody.
-const CLAIMED: u32 = 15;
-const STATE: u32 = 15;
-const FLAGS_AT: u32 = 4;
-const WINDOWS_AT: [u32; 2] = [10, 15];
-const CLAIM_AT: u32 = 20;
-const SCALES_AT: [u32; 2] = [24, 28];
+pub(super) const CLAIMED: u32 = 15;
+pub(super) const STATE: u32 = 15;
+pub(super) const FLAGS_AT: u32 = 4;
+pub(super) const FLAGS: u32 = 63;
+pub(super) const WINDOWS_AT: [u32; 2] = [10, 15];
+pub(super) const WINDOW: u32 = 31;
+pub(super) const CLAIM_AT: u32 = 20;
+pub(super) const SCALES_AT: [u32; 2] = [24, 28];
+pub(super) const SCALE: u32 = 15;
 
-const CONTROL: usize = 0;
-const SEEN: usize = 1;
-const CLIENT: usize = 2;
+pub(super) const CONTROL: usize = 0;
+pub(super) const SEEN: usize = 1;
+pub(super) const CLIENT: usize = 2;
 
 /// Where the words behind the client's address are, in an entry of `words`.
-const fn behind_client(words: usize) -> usize {
+pub(super) const fn behind_client(words: usize) -> usize {
     CLIENT + if words == WORDS_V4 { 1 } else { 4 }
 }
 
@@ -82,16 +85,16 @@ pub(super) fn claim_of(control: u32) -> u16 {
 
 pub(super) fn control(flow: &Flow) -> u32 {
     flow.state as u32
-        | u32::from(flow.flags & 63) << FLAGS_AT
-        | u32::from(flow.window[0] & 31) << WINDOWS_AT[0]
-        | u32::from(flow.window[1] & 31) << WINDOWS_AT[1]
+        | (u32::from(flow.flags) & FLAGS) << FLAGS_AT
+        | (u32::from(flow.window[0]) & WINDOW) << WINDOWS_AT[0]
+        | (u32::from(flow.window[1]) & WINDOW) << WINDOWS_AT[1]
         | u32::from(flow.claim) << CLAIM_AT
 }
 
 fn seen(flow: &Flow) -> u32 {
     flow.last_seen & Ticks::MASK
-        | u32::from(flow.scale[0] & 15) << SCALES_AT[0]
-        | u32::from(flow.scale[1] & 15) << SCALES_AT[1]
+        | (u32::from(flow.scale[0]) & SCALE) << SCALES_AT[0]
+        | (u32::from(flow.scale[1]) & SCALE) << SCALES_AT[1]
 }
 
 fn ports(flow: &Flow, field: PortField) -> u32 {
@@ -134,10 +137,10 @@ fn unpack<const WORDS: usize>(words: &[u32; WORDS], field: PortField) -> Option<
         nat_port,
         pool,
         claim: claim_of(control),
-        window: WINDOWS_AT.map(|at| (control >> at & 31) as u8),
-        scale: SCALES_AT.map(|at| (words[SEEN] >> at & 15) as u8),
+        window: WINDOWS_AT.map(|at| (control >> at & WINDOW) as u8),
+        scale: SCALES_AT.map(|at| (words[SEEN] >> at & SCALE) as u8),
         state,
-        flags: (control >> FLAGS_AT & 63) as u8,
+        flags: (control >> FLAGS_AT & FLAGS) as u8,
     })
 }
 

@@ -19,6 +19,7 @@ mod flow;
 mod handshake;
 mod later_syn;
 mod memory;
+mod numbers;
 mod space;
 pub mod tcp;
 pub mod udp;
@@ -30,6 +31,7 @@ pub use entry::{WORDS_V4, WORDS_V6, read_entry};
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
 pub use later_syn::LaterSyns;
 pub use memory::Memory;
+pub use numbers::numbers;
 
 use crate::selection::flow_hash;
 use entry::PortField;
@@ -43,6 +45,15 @@ pub enum Overflow {
     Refuse,
     /// The least recently used flow is forgotten (DSR).
     EvictOldest,
+}
+
+impl Overflow {
+    const fn port_field(self) -> PortField {
+        match self {
+            Self::Refuse => PortField::InFlight,
+            Self::EvictOldest => PortField::Port,
+        }
+    }
 }
 
 /// Where a flow lies, for as long as it lives. 30 bits: family and index of the entry.
@@ -157,10 +168,7 @@ impl FlowTable {
         lifetimes: Lifetimes,
         seed: u64,
     ) -> Self {
-        let field = match overflow {
-            Overflow::Refuse => PortField::InFlight,
-            Overflow::EvictOldest => PortField::Port,
-        };
+        let field = overflow.port_field();
         Self { v4: Space::new(v4, field), v6: Space::new(v6, field), overflow, seed, lifetimes }
     }
 
@@ -168,6 +176,22 @@ impl FlowTable {
     pub fn share(&mut self) {
         self.v4.share();
         self.v6.share();
+    }
+
+    /// The flows that lie in this memory, which a kernel program writes to as well: IPv4, IPv6, and for each the
+    /// spills, a word a set. Flows are counted as they are now; what others begin or end is not told to it.
+    /// `None`: sizes do not fit, or a table does not begin at a multiple of 128 bytes.
+    pub fn shared(
+        [v4, v6]: [Memory<AtomicU32>; 2],
+        [spills_v4, spills_v6]: [Memory<AtomicU32>; 2],
+        overflow: Overflow,
+        lifetimes: Lifetimes,
+        seed: u64,
+    ) -> Option<Self> {
+        let field = overflow.port_field();
+        let v4 = Space::shared(v4, spills_v4, field)?;
+        let v6 = Space::shared(v6, spills_v6, field)?;
+        Some(Self { v4, v6, overflow, seed, lifetimes })
     }
 
     /// How long flows live from now on.
@@ -319,6 +343,11 @@ impl FlowTable {
     /// The memory it lies in, as it is.
     pub fn into_memory(self) -> [Memory<AtomicU32>; 2] {
         [self.v4.into_memory(), self.v6.into_memory()]
+    }
+
+    /// What [`FlowTable::shared`] was given: by family, flows and spills.
+    pub fn into_shared_memory(self) -> [[Memory<AtomicU32>; 2]; 2] {
+        [self.v4.into_shared(), self.v6.into_shared()]
     }
 
     /// Keeps IPv6 flows, of which there must be none, in memory of this process from now on.

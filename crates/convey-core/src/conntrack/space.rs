@@ -22,11 +22,16 @@ use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
 use super::memory::{Memory, zeros};
 
 /// Words of a set: 128 bytes, which processors fetch together.
-const SET_WORDS: usize = 32;
+pub(super) const SET_WORDS: usize = 32;
 /// Words to be added to memory that may begin anywhere, so that whole sets find their place.
 pub(super) const SPARE_WORDS: usize = SET_WORDS;
 /// Entries a flow may lie in. With fewer some capacity asked for would not fit.
 const CHAIN_ENTRIES: usize = 32;
+/// Sets of the chain of a flow whose entry has so many words.
+pub(super) const fn chain(words: usize) -> usize {
+    CHAIN_ENTRIES / (SET_WORDS / words)
+}
+
 /// Sets that are touched or not together: a page.
 const SETS_A_CHUNK: usize = 32;
 /// In [`Space::counts`]: a flow.
@@ -81,7 +86,7 @@ pub(super) struct Space<const WORDS: usize> {
     /// Whether several threads write to it at once.
     is_shared: bool,
     /// By set: flows that lie further along their chain.
-    spills: Box<[AtomicU32]>,
+    spills: Memory<AtomicU32>,
     /// By chunk: whether it was ever used. A sweep does not touch the memory of others.
     touched: Box<[AtomicU8]>,
     /// Flows, in the upper half; half-open ones, in the lower.
@@ -94,7 +99,7 @@ pub(super) struct Space<const WORDS: usize> {
 impl<const WORDS: usize> Space<WORDS> {
     const WAYS: usize = SET_WORDS / WORDS;
     /// Sets of a chain.
-    const CHAIN: usize = CHAIN_ENTRIES / Self::WAYS;
+    const CHAIN: usize = chain(WORDS);
 
     /// Words of memory for `entries` entries, in whole sets and at least as many as a chain has.
     pub(super) const fn words(entries: usize) -> usize {
@@ -116,12 +121,34 @@ impl<const WORDS: usize> Space<WORDS> {
             sets,
             field,
             is_shared: false,
-            spills: zeros(sets),
+            spills: Memory::own(sets),
             touched: zeros(sets.div_ceil(SETS_A_CHUNK)),
             counts: AtomicU64::new(0),
             cursor: AtomicUsize::new(0),
             hand: AtomicUsize::new(0),
         }
+    }
+
+    /// A space whose flows lie in this memory, which others write to as well, and are counted once: here.
+    /// `None`: there are not as many spills as sets, or the memory does not begin with a whole set.
+    pub(super) fn shared(
+        memory: Memory<AtomicU32>,
+        spills: Memory<AtomicU32>,
+        field: PortField,
+    ) -> Option<Self> {
+        let sets = memory.len() / SET_WORDS;
+        let mut space = Self::new(memory, field);
+        if space.offset != 0 || space.sets != sets || spills.len() < sets {
+            return None;
+        }
+        space.spills = spills;
+        space.is_shared = true;
+        // Whoever else takes an entry does not tell of it.
+        space.touched.iter_mut().for_each(|touched| *touched.get_mut() = 1);
+        let flows = (0..space.entries()).filter_map(|at| space.get(at));
+        let count = flows.map(|f| FLOW + u64::from(f.state.is_half_open()) * HALF_OPEN).sum();
+        space.counts = AtomicU64::new(count);
+        Some(space)
     }
 
     /// A space of this size in memory of this process, without flows.
@@ -141,6 +168,11 @@ impl<const WORDS: usize> Space<WORDS> {
 
     pub(super) fn into_memory(self) -> Memory<AtomicU32> {
         self.memory
+    }
+
+    /// Its flows and their spills.
+    pub(super) fn into_shared(self) -> [Memory<AtomicU32>; 2] {
+        [self.memory, self.spills]
     }
 
     pub(super) fn len(&self) -> usize {

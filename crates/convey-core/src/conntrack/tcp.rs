@@ -26,9 +26,9 @@ use super::window::{
 };
 
 /// DSR, where windows are not seen: how far from the client's last byte a segment may lie and still count.
-const UNSEEN_WINDOW: u32 = 1 << 24;
+pub(super) const UNSEEN_WINDOW: u32 = 1 << 24;
 /// DSR, where acknowledgements are not seen: how far behind the client's last byte its reset may lie.
-const RESET_WINDOW: u32 = 65_535;
+pub(super) const RESET_WINDOW: u32 = 65_535;
 
 /// What a packet has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

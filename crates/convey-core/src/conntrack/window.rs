@@ -9,11 +9,11 @@ use super::flight;
 use super::flow::Flow;
 
 /// How far an acknowledgement may lie behind the newest, at least: it was overtaken.
-const OLD_ACKNOWLEDGEMENT: u32 = 66_000;
+pub(super) const OLD_ACKNOWLEDGEMENT: u32 = 66_000;
 /// The scale of a SYN that offers none.
-const NO_SCALE: u8 = 15;
+pub(super) const NO_SCALE: u8 = 15;
 /// The largest scale (RFC 7323, 2.3).
-const MAX_SCALE: u8 = 14;
+pub(super) const MAX_SCALE: u8 = 14;
 
 /// Whether sequence number `a` lies behind `b`.
 pub(super) const fn is_after(a: u32, b: u32) -> bool {

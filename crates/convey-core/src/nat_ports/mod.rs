@@ -18,12 +18,14 @@
 //!
 //! Never from an open TCP connection or a busy UDP conversation.
 
+mod numbers;
 mod partition;
 mod pool;
 mod port_use;
 mod victim;
 mod word;
 
+pub use numbers::numbers;
 pub use partition::Partition;
 pub use pool::{PortPool, Taken};
 pub use port_use::PortUse;

@@ -9,15 +9,15 @@ use super::{Partition, PortUse, Victim};
 use crate::conntrack::{Memory, Ticks};
 
 /// Ports whose marks share a word: held in the lower half, held by a connection in the upper.
-const GROUP: usize = 32;
+pub(super) const GROUP: usize = 32;
 /// Words behind those of ports and marks.
-const EXTRA: usize = 3;
+pub(super) const EXTRA: usize = 3;
 /// Whether there may be no free port, so that nobody searches in vain.
-const EXHAUSTED: usize = 0;
+pub(super) const EXHAUSTED: usize = 0;
 /// Where the search for flows whose time is over goes on.
 pub(super) const HAND: usize = 1;
 /// How many ports were given back; threads may count over each other, as no more than an order hangs on it.
-const TURN: usize = 2;
+pub(super) const TURN: usize = 2;
 /// Places looked at to find a port that is better than the best met so far; flows, where none is free.
 pub(super) const LOOKS: u32 = 24;
 /// Free ports that somebody listens on and that are passed over in one search.
@@ -58,6 +58,11 @@ impl PortPool {
     pub fn in_memory(partition: Partition, memory: Memory<AtomicU64>) -> Self {
         let len = if memory.len() < Self::words(partition) { 0 } else { partition.len() };
         Self { partition, len, memory }
+    }
+
+    /// The memory they lie in, as it is.
+    pub fn into_memory(self) -> Memory<AtomicU64> {
+        self.memory
     }
 
     /// Takes a free port that is `usable`, for a flow that is not confirmed yet. `None`: there is none.

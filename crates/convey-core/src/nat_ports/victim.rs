@@ -10,11 +10,11 @@ use crate::conntrack::Ticks;
 use crate::conntrack::udp::{BRIEF_IDLE, STREAM_IDLE};
 
 /// Held ports looked at for one that may be taken over, those included whose words say that they are in use.
-const WORDS: u32 = 512;
+pub(super) const WORDS: u32 = 512;
 /// An unconfirmed flow gives way before idle conversations once it has been unused this long.
-const UNCONFIRMED_IDLE: u32 = Ticks::span(Duration::from_secs(1));
+pub(super) const UNCONFIRMED_IDLE: u32 = Ticks::span(Duration::from_secs(1));
 /// A port may be taken before its flow can be found; after this time it is held for none.
-const NOT_YET: u32 = Ticks::span(Duration::from_secs(2));
+pub(super) const NOT_YET: u32 = Ticks::span(Duration::from_secs(2));
 
 /// A port that may be taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

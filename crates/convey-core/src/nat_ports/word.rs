@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::PortUse;
 use crate::conntrack::Ticks;
 
-const USE_SHIFT: u32 = 32;
-const USE_MASK: u64 = 0b111;
-const TURN_SHIFT: u32 = 35;
-const TURN_BITS: u32 = 5;
+pub(super) const USE_SHIFT: u32 = 32;
+pub(super) const USE_MASK: u64 = 0b111;
+pub(super) const TURN_SHIFT: u32 = 35;
+pub(super) const TURN_BITS: u32 = 5;
 const TURN_MASK: u32 = (1 << TURN_BITS) - 1;
-const STAMP_SHIFT: u32 = 40;
+pub(super) const STAMP_SHIFT: u32 = 40;
 /// How old a port is that never was anything but free.
-const UNUSED: u32 = Ticks::MAX + 1;
+pub(super) const UNUSED: u32 = Ticks::MAX + 1;
 
 /// 24 bits; 0 stands for no moment, so that the tick 0 is told as the next one.
 const fn stamp(now: Ticks) -> u64 {

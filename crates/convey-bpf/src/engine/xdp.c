@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/* The packet engine at XDP. */
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+typedef struct xdp_md context_t;
+
+static __always_inline long context_load(context_t *context, __u32 offset, void *to, __u32 bytes)
+{
+	return bpf_xdp_load_bytes(context, offset, to, bytes);
+}
+
+#include "frame.h"
+
+static __always_inline struct frame frame_of(struct xdp_md *ctx, __u32 gso_size)
+{
+	struct frame f = {
+		.context = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.gso_size = gso_size,
+	};
+
+	f.len = f.end - f.data;
+	return f;
+}
+
+#include "core.h"
+#include "hand_up.h"
+
+struct macs {
+	__u8 destination[6];
+	__u8 source[6];
+};
+
+static __always_inline __u64 change(__u64 sum, __u32 old, __u32 new)
+{
+	return sum + (__u32)~old + new;
+}
+
+static __always_inline __u16 applied(__u16 field, __u64 sum)
+{
+	return ~fold((__u16)~field + (__u64)fold(sum));
+}
+
+static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct packet *p, const struct plan *plan)
+{
+	char *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)data;
+	char *l3 = data + ETH_HLEN;
+	__u64 addresses = 0, transport;
+
+	if (l3 + (v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)) > end)
+		return XDP_DROP;
+	*(__u32 *)&eth->h_dest[0] = *(__u32 *)&plan->hop.destination[0];
+	*(__u16 *)&eth->h_dest[4] = *(__u16 *)&plan->hop.destination[4];
+	*(__u32 *)&eth->h_source[0] = *(__u32 *)&plan->hop.source[0];
+	*(__u16 *)&eth->h_source[4] = *(__u16 *)&plan->hop.source[4];
+	if (plan->method != METHOD_L2) {
+		__u32 l4 = p->l4;
+
+		if (v6) {
+			struct ipv6 *ip = (void *)l3;
+
+#pragma unroll
+			for (int i = 0; i < 4; i++) {
+				addresses = change(addresses, p->src.word[i], plan->src.word[i]);
+				addresses = change(addresses, p->dst.word[i], plan->dst.word[i]);
+			}
+			ip->src = plan->src;
+			ip->dst = plan->dst;
+			ip->hop_limit = p->ttl - 1;
+		} else {
+			struct ipv4 *ip = (void *)l3;
+
+			addresses = change(addresses, p->src.word[3], plan->src.word[3]);
+			addresses = change(addresses, p->dst.word[3], plan->dst.word[3]);
+			ip->src = plan->src.word[3];
+			ip->dst = plan->dst.word[3];
+			ip->ttl = p->ttl - 1;
+			ip->check = applied(ip->check, change(addresses, bpf_htons((__u16)p->ttl << 8),
+							      bpf_htons((__u16)(p->ttl - 1) << 8)));
+		}
+		transport = change(addresses, (__u32)p->src_port, (__u32)plan->src_port);
+		transport = change(transport, (__u32)p->dst_port, (__u32)plan->dst_port);
+		if (l4 > DIRECT)
+			return XDP_DROP;
+		if (p->protocol == IPPROTO_TCP) {
+			struct tcp_header *tcp = (void *)(data + l4);
+
+			if ((void *)(tcp + 1) > (void *)end)
+				return XDP_DROP;
+			tcp->src_port = plan->src_port;
+			tcp->dst_port = plan->dst_port;
+			tcp->check = applied(tcp->check, transport);
+		} else {
+			struct udp_header *udp = (void *)(data + l4);
+
+			if ((void *)(udp + 1) > (void *)end)
+				return XDP_DROP;
+			udp->src_port = plan->src_port;
+			udp->dst_port = plan->dst_port;
+			if (udp->check) {
+				__u16 check = applied(udp->check, transport);
+
+				udp->check = check ? check : 0xffff;
+			}
+		}
+	}
+	if ((long)(end - data) > p->end && bpf_xdp_adjust_tail(ctx, (int)p->end - (int)(end - data)))
+		return XDP_DROP;
+	if (plan->hop.ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(plan->hop.ifindex, 0);
+}
+
+static __always_inline int finish(struct xdp_md *ctx, __u32 verdict)
+{
+	switch (VERDICT_KIND(verdict)) {
+	case PASS:
+		count(VERDICT_REASON(verdict));
+		return XDP_PASS;
+	case UP:
+		hand_up(ctx, bpf_xdp_get_buff_len(ctx), ctx->ingress_ifindex, 0, VERDICT_REASON(verdict));
+		return XDP_DROP;
+	default:
+		count(VERDICT_REASON(verdict));
+		return XDP_DROP;
+	}
+}
+
+static __always_inline int run(const bool v6, struct xdp_md *ctx)
+{
+	struct packet p = {};
+	union work work;
+	__u32 verdict = decide(v6, ctx, ctx->ingress_ifindex, &p, &work);
+
+	if (VERDICT_KIND(verdict) == FORWARD)
+		return apply(v6, ctx, &p, &work.plan);
+	return finish(ctx, verdict);
+}
+
+SEC("xdp")
+int convey_xdp(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return finish(ctx, VERDICT(DROP, DROP_TRUNCATED));
+	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD) ||
+	    eth->h_proto == bpf_htons(0x9100))
+		return finish(ctx, VERDICT(PASS, PASS_VLAN));
+	if (eth->h_proto != bpf_htons(ETH_P_IP) && eth->h_proto != bpf_htons(ETH_P_IPV6))
+		return finish(ctx, VERDICT(PASS, PASS_NOT_IP));
+	if (eth->h_dest[0] & 1)
+		return finish(ctx, VERDICT(PASS, PASS_MULTICAST));
+	return eth->h_proto == bpf_htons(ETH_P_IP) ? run(false, ctx) : run(true, ctx);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,278 @@
+//! Values of the engine's maps as bytes: the Rust side of `engine/flow_layout.h`.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// How a server is reached; the numbers of `METHOD_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// Both addresses and ports are translated.
+    Nat = 0,
+    /// The destination address becomes the server's.
+    Rewrite = 1,
+    /// Only the MAC addresses change.
+    L2 = 2,
+}
+
+/// What may be sent to a server; the numbers of `STANDING_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Standing {
+    /// New flows.
+    Up = 0,
+    /// The flows it has.
+    Draining = 1,
+    /// Checks fail.
+    Down = 2,
+    /// It has left the configuration.
+    Removed = 3,
+}
+
+/// An address as maps have it: IPv6, or IPv4 in the last of four words.
+pub fn plain_address(ip: IpAddr) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    match ip {
+        IpAddr::V4(v4) => bytes[12..].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => bytes = v6.octets(),
+    }
+    bytes
+}
+
+/// A key of `vips6`; port 0 stands for every port.
+pub fn vip6(address: Ipv6Addr, port: u16, protocol: u8) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&address.octets());
+    key[16..18].copy_from_slice(&port.to_be_bytes());
+    key[18] = protocol;
+    key
+}
+
+/// A key of `paths6`.
+pub fn path6(nat: Ipv6Addr, server: Ipv6Addr, port: u16, protocol: u8) -> [u8; 36] {
+    let mut key = [0; 36];
+    key[..16].copy_from_slice(&nat.octets());
+    key[16..].copy_from_slice(&vip6(server, port, protocol));
+    key
+}
+
+/// `struct hop`: where a packet goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Hop {
+    /// Interface; 0: not known.
+    pub ifindex: u32,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Whether the neighbour is the destination itself.
+    pub on_link: bool,
+    /// MAC of the neighbour.
+    pub destination: [u8; 6],
+    /// MAC of the interface.
+    pub source: [u8; 6],
+}
+
+impl Hop {
+    const BYTES: usize = 20;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.mtu.to_ne_bytes());
+        bytes[6] = self.on_link.into();
+        bytes[8..14].copy_from_slice(&self.destination);
+        bytes[14..20].copy_from_slice(&self.source);
+        bytes
+    }
+}
+
+/// Source addresses towards servers that a frontend may have.
+pub const NAT_SOURCES: usize = 8;
+
+/// `struct frontend`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Frontend {
+    /// Where it listens; port 0: every port.
+    pub listen: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// It has left the configuration and has flows.
+    pub left: bool,
+    /// Its Maglev table.
+    pub backend: u16,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u64,
+    /// Addresses towards servers.
+    pub nat_sources: Vec<IpAddr>,
+}
+
+impl Frontend {
+    /// Bytes of a value.
+    pub const BYTES: usize = 32 + 16 * NAT_SOURCES;
+
+    /// The value; addresses beyond [`NAT_SOURCES`] are left out.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&plain_address(self.listen.ip()));
+        bytes[16..18].copy_from_slice(&self.listen.port().to_be_bytes());
+        bytes[18] = self.protocol;
+        bytes[19] = self.left.into();
+        bytes[20..22].copy_from_slice(&self.backend.to_ne_bytes());
+        let sources = self.nat_sources.len().min(NAT_SOURCES) as u16;
+        bytes[22..24].copy_from_slice(&sources.to_ne_bytes());
+        bytes[24..32].copy_from_slice(&self.max_connections.to_ne_bytes());
+        for (i, source) in self.nat_sources.iter().take(NAT_SOURCES).enumerate() {
+            bytes[32 + 16 * i..48 + 16 * i].copy_from_slice(&plain_address(*source));
+        }
+        bytes
+    }
+}
+
+/// `struct server`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// How it is reached.
+    pub method: Method,
+    /// What may be sent to it.
+    pub standing: Standing,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u64,
+    /// The way there.
+    pub hop: Hop,
+}
+
+impl Server {
+    /// Bytes of a value.
+    pub const BYTES: usize = 64;
+
+    /// The value.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&plain_address(self.address.ip()));
+        bytes[16..18].copy_from_slice(&self.address.port().to_be_bytes());
+        bytes[18] = self.method as u8;
+        bytes[19] = self.standing as u8;
+        bytes[24..32].copy_from_slice(&self.max_connections.to_ne_bytes());
+        bytes[32..32 + Hop::BYTES].copy_from_slice(&self.hop.to_bytes());
+        bytes
+    }
+}
+
+/// States a control word has room for.
+pub const STATES: usize = 16;
+
+/// `struct config`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Config {
+    /// Seed of the flow table's hash.
+    pub seed: u64,
+    /// Seed of the directory's hash.
+    pub directory_seed: u64,
+    /// Connections open at once; 0: no limit.
+    pub max_connections: u64,
+    /// Ticks a flow lives after its last packet, by state.
+    pub lifetimes: [u32; STATES],
+    /// Half-open flows at once.
+    pub half_open_max: u32,
+    /// Next hops of another generation are asked for anew.
+    pub hop_generation: u32,
+    /// Whether a frontend has every port.
+    pub any_port: bool,
+    /// Whether refused TCP is answered with a reset.
+    pub resets: bool,
+}
+
+impl Config {
+    /// Bytes of the value.
+    pub const BYTES: usize = 104;
+
+    /// The value.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.seed.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.directory_seed.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&self.max_connections.to_ne_bytes());
+        for (i, ticks) in self.lifetimes.iter().enumerate() {
+            bytes[24 + 4 * i..28 + 4 * i].copy_from_slice(&ticks.to_ne_bytes());
+        }
+        bytes[88..92].copy_from_slice(&self.half_open_max.to_ne_bytes());
+        bytes[92..96].copy_from_slice(&self.hop_generation.to_ne_bytes());
+        bytes[96] = self.any_port.into();
+        bytes[97] = self.resets.into();
+        bytes[98] = 1;
+        bytes
+    }
+}
+
+/// Bytes of a Maglev table as a map's value.
+pub const MAGLEV_BYTES: usize = (65_537 + 7) * 2;
+
+/// Names of `enum reason` in order: those of the portable engine, then the kernel's own.
+pub const REASONS: &[&str] = &[
+    "not_ip",
+    "vlan",
+    "not_vip",
+    "other_protocol",
+    "icmp_other",
+    "icmp_unrelated",
+    "fragment",
+    "opaque_extension",
+    "multicast",
+    "truncated",
+    "bad_ip_header",
+    "bad_tcp_header",
+    "bad_udp_length",
+    "bad_ip_checksum",
+    "extension_chain",
+    "fragment_refused",
+    "fragment_overlap",
+    "fragment_bad",
+    "bad_source",
+    "bad_tcp_flags",
+    "ttl_exceeded",
+    "too_big",
+    "no_server",
+    "frontend_left",
+    "no_flow",
+    "flow_table_full",
+    "ports_exhausted",
+    "limit_total",
+    "limit_frontend",
+    "limit_server",
+    "no_next_hop",
+    "route_rejected",
+    "server_not_on_link",
+    "server_is_client",
+    "no_room",
+    "flow_begun",
+    "hash_routed",
+    "out_of_window",
+    "half_open_evicted",
+    "flow_evicted",
+    "port_taken_over",
+    "handed_up",
+    "ring_full",
+    "twin",
+];
+
+/// Next hops remembered by client address; `CLIENT_HOPS`.
+pub const CLIENT_HOPS: u32 = 4096;
+/// Bytes of `struct client_hop`.
+pub const CLIENT_HOP_BYTES: usize = 40;
+
+/// Where the next hop towards a client is remembered, and its value.
+pub fn client_hop(client: IpAddr, hop: Hop, generation: u32) -> (u32, [u8; CLIENT_HOP_BYTES]) {
+    let mix = |h: u64, word: u64| {
+        let h = (h ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        h ^ (h >> 32)
+    };
+    let hash = match client {
+        IpAddr::V4(v4) => mix(0, u64::from(u32::from_ne_bytes(v4.octets()))),
+        IpAddr::V6(v6) => mix(v6.to_bits() as u64, (v6.to_bits() >> 64) as u64),
+    };
+    let mut value = [0; CLIENT_HOP_BYTES];
+    value[..16].copy_from_slice(&plain_address(client));
+    value[16..36].copy_from_slice(&hop.to_bytes());
+    value[36..].copy_from_slice(&generation.to_ne_bytes());
+    ((hash % u64::from(CLIENT_HOPS)) as u32, value)
+}
