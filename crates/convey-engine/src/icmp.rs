@@ -39,10 +39,12 @@ pub(crate) fn decide(
     let Some(error) = IcmpError::parse(frame, ip) else {
         return Err(if icmp::is_error(frame, ip) { unrelated } else { Verdict::Pass(PassReason::IcmpOther) });
     };
+    if error.quoted.tuple.source != ip.destination {
+        return Err(unrelated);
+    }
     let to = towards_server(&error, ip, snapshot, worker)
         .or_else(|| towards_client(&error, snapshot, worker))
-        .filter(|_| error.quoted.tuple.source == ip.destination)
-        .ok_or(unrelated)?;
+        .ok_or_else(|| about_no_flow(&error, snapshot).map_or(unrelated, Verdict::Drop))?;
     if !ip.source.is_valid_source() {
         return Err(Verdict::Drop(DropReason::BadSource));
     }
@@ -64,6 +66,29 @@ pub(crate) fn decide(
     }
     worker.note(Note::IcmpTranslated);
     Ok(Verdict::Forward(forward(buffer, ip, to.method, &hop)))
+}
+
+/// Why an error about a packet that no flow is known of is dropped, if the packet was ours: the kernel never gets to
+/// see it, for the guard goes by addresses and ports alone.
+fn about_no_flow(error: &IcmpError, snapshot: &PacketSnapshot) -> Option<DropReason> {
+    let (quoted, protocol) = (error.quoted.tuple, error.quoted.protocol);
+    if snapshot.match_vip(protocol, quoted.source, quoted.source_port).is_some() {
+        return Some(if snapshot.is_passthrough() { DropReason::NoFlow } else { DropReason::NoServer });
+    }
+    let is_ours = snapshot.options().nat_ports.contains(quoted.source_port)
+        && snapshot.is_nat_path(&quoted_path(error));
+    (snapshot.is_passthrough() && is_ours).then_some(DropReason::NoFlow)
+}
+
+/// The path a server's answer to the quoted packet would take.
+fn quoted_path(error: &IcmpError) -> NatPath {
+    let quoted = error.quoted.tuple;
+    NatPath {
+        nat: quoted.source.bits(),
+        server: quoted.destination.bits(),
+        port: quoted.destination_port,
+        protocol: error.quoted.protocol,
+    }
 }
 
 /// An error about an answer on its way to the client: it belongs to the server.
@@ -106,14 +131,7 @@ fn towards_server(
 
 /// An error about a packet on its way to the server (passthrough): it belongs to the client.
 fn towards_client(error: &IcmpError, snapshot: &PacketSnapshot, worker: &Worker) -> Option<Translation> {
-    let quoted = error.quoted.tuple;
-    let path = NatPath {
-        nat: quoted.source.bits(),
-        server: quoted.destination.bits(),
-        port: quoted.destination_port,
-        protocol: error.quoted.protocol,
-    };
-    let (_, flow) = worker.lookup_reply(&path, quoted.source_port)?;
+    let (_, flow) = worker.lookup_reply(&quoted_path(error), error.quoted.tuple.source_port)?;
     let frontend = snapshot.frontend(flow.frontend)?;
     let client = Addr::from_bits(flow.client);
     Some(Translation {

@@ -138,7 +138,7 @@ reasons! {
         NoServer = "no_server",
         /// The frontend has left the configuration: the flows it has go on, this would be another.
         FrontendLeft = "frontend_left",
-        /// Passthrough: a packet of no known flow that cannot begin one.
+        /// Passthrough: a packet of no known flow that cannot begin one, or an ICMP error about one.
         NoFlow = "no_flow",
         /// Passthrough: no room for another flow.
         FlowTableFull = "flow_table_full",

@@ -167,8 +167,21 @@ fn translated() -> Vec<Case> {
                 client(P::icmp(ROUTER, "192.0.2.99", 3, 4, 1280, &to_client().quoted(28))),
                 "icmp_unrelated",
             ),
-        case(W, "an ICMP error about an unknown flow is the kernel's").pass(
-            client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &to_client().quoted(28))),
+        case(W, "an ICMP error about an answer of no known flow is dropped")
+            .drop(client(P::icmp(ROUTER, "192.0.2.10", 3, 4, 1280, &to_client().quoted(28))), "no_flow"),
+        case(W, "an ICMP error about a packet to a server of no known flow is dropped").drop(
+            server(P::icmp("10.0.0.254", "192.0.2.10", 3, 4, 1400, &to_server().quoted(28))),
+            "no_flow",
+        ),
+        case(W, "an ICMP error about a packet of this host's own to a server is the kernel's").pass(
+            server(P::icmp(
+                "10.0.0.254",
+                "192.0.2.10",
+                3,
+                4,
+                1400,
+                &P::tcp("192.0.2.10:50000", SERVER).quoted(28),
+            )),
             "icmp_unrelated",
         ),
         case(W, "an ICMP error that quotes fewer than eight transport bytes is the kernel's")
