@@ -1,7 +1,7 @@
 //! Where a packet goes on the link layer: a copy of the kernel's links, routes and neighbours that the I/O
 //! side fills from rtnetlink. Pure lookup, nothing is resolved here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -115,6 +115,8 @@ pub(crate) struct Version {
 pub struct NextHops {
     topology: Arc<Topology>,
     neighbours: Arc<Neighbours>,
+    /// Neighbours with a link-layer address that have not answered for it lately.
+    silent: HashSet<(u32, IpAddr), MixBuild>,
     generation: u64,
     is_by_destination: bool,
 }
@@ -137,7 +139,25 @@ impl NextHops {
     pub fn over(topology: Arc<Topology>, neighbours: Arc<Neighbours>) -> Self {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let is_by_destination = topology.routing.is_by_destination();
-        Self { topology, neighbours, generation: GENERATION.fetch_add(1, Relaxed), is_by_destination }
+        Self {
+            topology,
+            neighbours,
+            silent: HashSet::default(),
+            generation: GENERATION.fetch_add(1, Relaxed),
+            is_by_destination,
+        }
+    }
+
+    /// Marks neighbours that nobody answers for any more, (ifindex, address). Packets still go to the last link-layer
+    /// address known: the silence may be short, and there is no better one.
+    #[must_use]
+    pub fn with_silent(self, silent: impl IntoIterator<Item = (u32, IpAddr)>) -> Self {
+        Self { silent: silent.into_iter().collect(), ..self }
+    }
+
+    /// Whether nobody answers for this neighbour any more; see [`NextHops::with_silent`].
+    pub fn is_silent(&self, ifindex: u32, address: IpAddr) -> bool {
+        self.silent.contains(&(ifindex, address))
     }
 
     pub(crate) fn version(&self) -> Version {

@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Neighbours that are not kept asked at once at most; the others' turn comes next.
 const MAX_AGED: usize = 100;
 
+/// How often a kept neighbour is looked for without an answer before it counts as silent.
+const SEARCHES: u32 = 3;
+
 /// Silence of a kept neighbour that is worth a word.
 const LONG: Duration = Duration::from_secs(3);
 
@@ -46,6 +49,15 @@ struct Kept {
     since: Instant,
     due: Instant,
     asked: bool,
+    /// How often everybody was asked for it since it was last heard from.
+    searches: u32,
+    is_silent: bool,
+}
+
+impl Kept {
+    fn new(now: Instant) -> Self {
+        Self { since: now, due: now, asked: false, searches: 0, is_silent: false }
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +78,7 @@ pub struct Neighbours {
     kept: HashMap<Key, Kept>,
     missing: HashMap<Key, Instant>,
     fixed: HashMap<Key, ()>,
+    silence_changed: bool,
 }
 
 impl Neighbours {
@@ -86,11 +99,22 @@ impl Neighbours {
         self.kept.iter().filter(is_unanswered).map(|(key, _)| *key)
     }
 
+    /// Kept ones that were looked for several times and do not answer. The kernel never calls them failed: it is asked
+    /// anew before it would give up.
+    pub fn silent(&self) -> impl Iterator<Item = Key> + '_ {
+        self.kept.iter().filter(|(_, kept)| kept.is_silent).map(|(key, _)| *key)
+    }
+
+    /// Whether [`Neighbours::silent`] has changed since this was last called.
+    pub fn take_silence_changed(&mut self) -> bool {
+        std::mem::take(&mut self.silence_changed)
+    }
+
     /// Keeps these neighbours fresh from now on, and only these.
     pub fn keep(&mut self, wanted: impl IntoIterator<Item = Key>, now: Instant) {
         let mut before = std::mem::take(&mut self.kept);
         for key in wanted {
-            let kept = before.remove(&key).unwrap_or(Kept { since: now, due: now, asked: false });
+            let kept = before.remove(&key).unwrap_or(Kept::new(now));
             self.kept.insert(key, kept);
         }
     }
@@ -115,7 +139,8 @@ impl Neighbours {
             && present
             && neighbour.confirmed
         {
-            *kept = Kept { due: now + interval, asked: false, ..*kept };
+            self.silence_changed |= kept.is_silent;
+            *kept = Kept { since: kept.since, due: now + interval, ..Kept::new(now) };
         }
         match neighbour.mac {
             Some(mac) if present => {
@@ -198,6 +223,10 @@ impl Neighbours {
                 continue;
             }
             if now >= kept.due {
+                if kept.searches >= SEARCHES && !kept.is_silent {
+                    kept.is_silent = true;
+                    self.silence_changed = true;
+                }
                 match (self.macs.contains_key(key), kept.asked) {
                     (true, false) => {
                         requests.push((Probe, *key));
@@ -207,6 +236,7 @@ impl Neighbours {
                     (true, true) => {
                         requests.extend([(Forget, *key), (Use, *key)]);
                         kept.asked = false;
+                        kept.searches = kept.searches.saturating_add(1);
                     }
                     (false, _) => requests.push((Use, *key)),
                 }
@@ -274,6 +304,45 @@ mod tests {
         assert!(!n.learn(false, &said(None, false), now), "still sent to the last address");
         assert_eq!(n.usable().next(), Some((KEY, [1; 6])));
         assert!(n.learn(true, &said(Some(2), true), now), "a new address is news");
+    }
+
+    #[test]
+    fn a_kept_neighbour_that_never_answers_again_is_silent_within_three_seconds_until_it_is_heard_from() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.keep([KEY], start);
+        n.learn(true, &said(Some(1), true), start);
+        let mut now = start;
+        while !n.take_silence_changed() {
+            let (_, wait) = n.tick(now);
+            // What the kernel says of an entry that is forgotten on request.
+            n.learn(true, &said(None, false), now);
+            n.learn(false, &said(None, false), now);
+            now += wait;
+            assert!(now - start < LONG);
+        }
+        assert!(now - start > Duration::from_secs(1), "not for a moment's silence");
+        assert_eq!(n.silent().collect::<Vec<_>>(), [KEY]);
+        assert_eq!(n.usable().next(), Some((KEY, [1; 6])), "still sent to the last address");
+        n.learn(true, &said(Some(1), false), now);
+        assert_eq!(n.silent().count(), 1, "being asked is no answer");
+        n.learn(true, &said(Some(1), true), now);
+        assert!(n.take_silence_changed());
+        assert_eq!(n.silent().count(), 0);
+    }
+
+    #[test]
+    fn a_kept_neighbour_that_is_asked_anew_and_answers_late_is_never_silent() {
+        let (mut n, start) = (Neighbours::default(), Instant::now());
+        n.keep([KEY], start);
+        n.learn(true, &said(Some(1), true), start);
+        for round in 1..40u32 {
+            let now = start + MIN_INTERVAL * round;
+            n.tick(now);
+            if round % 4 == 0 {
+                n.learn(true, &said(Some(1), true), now);
+            }
+        }
+        assert!(!n.take_silence_changed());
     }
 
     #[test]

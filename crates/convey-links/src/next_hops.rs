@@ -183,6 +183,9 @@ impl<S: LinkSink> NextHopKeeper<S> {
         self.take_messages();
         self.take_news();
         let now = Instant::now();
+        if self.neighbours.take_silence_changed() {
+            self.publish_soon(now);
+        }
         let routes = self.routes.tick(now);
         if matches!(routes, Ok(true)) {
             self.tell_not_followed();
@@ -381,7 +384,8 @@ impl<S: LinkSink> NextHopKeeper<S> {
         if changed.neighbours {
             self.published_neighbours = Arc::new(self.neighbours.usable().collect());
         }
-        let table = Arc::new(NextHops::over(self.topology.clone(), self.published_neighbours.clone()));
+        let table = NextHops::over(self.topology.clone(), self.published_neighbours.clone());
+        let table = Arc::new(table.with_silent(self.neighbours.silent()));
         self.former = std::mem::replace(&mut self.published, table.clone());
         self.sink.publish(table);
         // Taking in a change copies what was published: with many, that is the greater part.

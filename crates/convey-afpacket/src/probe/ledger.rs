@@ -22,6 +22,9 @@ const TRIES: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How soon a neighbour that did not answer is looked for again.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(20);
+/// How long a SYN may take to be answered by a server whose neighbour is silent: one that does not answer ARP may be
+/// there all the same.
+const SILENT_WAIT: Duration = Duration::from_millis(100);
 /// What comes this long after the end of a probe is still reset: its answer may have been slow, our reset lost.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 /// More servers than that have none whose MAC addresses are worth remembering.
@@ -235,10 +238,19 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
         if entry.probe.method == Method::L2 && !hop.on_link {
             return Err(Outcome::BehindRouter);
         }
+        let neighbour =
+            table.way(&Path::to(at)).ok().filter(|(ifindex, address)| table.is_silent(*ifindex, *address));
+        let unresolved = neighbour.map(|(ifindex, address)| Outcome::Unresolved(address, ifindex));
+        if let Some(unresolved) = &unresolved
+            && entry.first_sent.is_some_and(|first| now >= first + SILENT_WAIT)
+        {
+            return Err(unresolved.clone());
+        }
         let source = self.surroundings.source(&entry.probe, hop.ifindex);
         let source = source.ok_or(Outcome::NoSource(hop.ifindex))?;
         self.remember(&entry.probe, &hop);
-        entry.trouble = None;
+        let again = if unresolved.is_some() { SILENT_WAIT } else { LONGEST_WAIT };
+        entry.trouble = unresolved;
         entry.first_sent.get_or_insert(now);
         for ask in entry.asks.iter_mut().filter(|ask| !ask.answered) {
             let to = match entry.probe.method {
@@ -251,7 +263,7 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
             let bytes = frame::build(&course, Words { seq: ask.isn, flags: SYN });
             self.ready.push(Sent { probe: id, ifindex: hop.ifindex, bytes });
         }
-        Ok((entry.probe.timeout / TRIES).min(LONGEST_WAIT))
+        Ok((entry.probe.timeout / TRIES).min(again))
     }
 
     fn remember(&mut self, probe: &Probe, hop: &NextHop) {

@@ -49,12 +49,18 @@ fn at(text: &str) -> SocketAddr {
 
 /// 10.0.0.11 and .12 (fd00::11) resolved, 10.0.0.13 not.
 fn world() -> World {
+    world_with_silent(&[])
+}
+
+/// The same, where nobody answers for these any more.
+fn world_with_silent(silent: &[&str]) -> World {
     let neighbours = [("10.0.0.11", SERVER), ("10.0.0.12", OTHER), ("fd00::11", SERVER)];
     let next_hops = NextHops::new(
         [Link { ifindex: 2, mac: OURS, mtu: 1500 }],
         [Route::by(ip("10.0.0.0"), 24, 2, None), Route::by(ip("fd00::"), 64, 2, None)],
         neighbours.map(|(address, mac)| ((2, ip(address)), mac)),
     );
+    let next_hops = next_hops.with_silent(silent.iter().map(|address| (2, ip(address))));
     World { next_hops: Arc::new(next_hops), source: Some(ip("10.0.0.1")), resolved: Mutex::default() }
 }
 
@@ -267,6 +273,33 @@ fn a_server_whose_neighbour_is_silent_is_resolved_until_the_time_is_up() {
     assert_eq!(outcome(&told), Some(Outcome::Unresolved(ip("10.0.0.13"), 2)));
     assert!(world.resolved.lock().unwrap().len() >= 2);
     assert!(ledger.take_ready().is_empty());
+}
+
+#[test]
+fn a_server_whose_neighbour_fell_silent_is_given_up_long_before_the_time_is_up() {
+    let mut world = world_with_silent(&["10.0.0.11"]);
+    let soon = Duration::from_millis(100);
+    let began = Instant::now();
+    {
+        let mut ledger = Ledger::new(vec![PORT], &world);
+        let told = ask(&mut ledger, probe("10.0.0.11:80", &["192.0.2.1:80"], Method::L2), began);
+        assert_eq!(outcome(&told), None);
+        ledger.look(began + soon);
+        assert_eq!(outcome(&told), Some(Outcome::Unresolved(ip("10.0.0.11"), 2)));
+        assert_eq!(ledger.take_ready().len(), 1, "it may be there though it does not answer ARP");
+    }
+    {
+        let mut ledger = Ledger::new(vec![PORT], &world);
+        let told = ask(&mut ledger, probe("10.0.0.11:80", &["192.0.2.1:80"], Method::L2), began);
+        let syns = ledger.take_ready();
+        answer(&mut ledger, &syns[0], "192.0.2.1:80", SERVER, SYN | ACK, began + soon / 2);
+        assert_eq!(outcome(&told), Some(Outcome::Answered));
+    }
+    world.next_hops = world_with_silent(&["10.0.0.12"]).next_hops;
+    let mut ledger = Ledger::new(vec![PORT], &world);
+    let told = ask(&mut ledger, probe("10.0.0.11:80", &["192.0.2.1:80"], Method::L2), began);
+    ledger.look(began + TIMEOUT / 2);
+    assert_eq!(outcome(&told), None, "another's silence is none of its own");
 }
 
 #[test]
