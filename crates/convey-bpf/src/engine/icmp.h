@@ -18,7 +18,6 @@ struct quoted {
 
 /* The caller's, because the stack is small. */
 struct icmp_work {
-	struct key key;
 	struct quoted quoted;
 };
 
@@ -60,26 +59,14 @@ static __always_inline bool read_quoted(const bool v6, context_t *context, const
 	return true;
 }
 
-/* Whether the packet, sent from here, belongs to a flow. */
-static __always_inline bool is_ours(const bool v6, const struct quoted *q, struct key *k, const struct config *c, __u32 now)
+/* Whether the packet, sent from here, is one that we send. Whether its flow still is, user space sees. */
+static __always_inline bool is_ours(const bool v6, const struct quoted *q, const struct config *c)
 {
-	__u32 slot = match_vip(v6, &q->src, q->src_port, q->protocol, c), index, path;
-
-	if (slot) {
-		if (!passthrough)
-			return true;
-		k->client = q->dst;
-		k->client_port = bpf_ntohs(q->dst_port);
-		k->port = 0;
-		k->frontend = slot - 1;
-		k->hash = flow_hash(c->seed, v6, &q->dst, k->client_port, 0, slot - 1);
-		return lookup(v6, k, c, now, &index);
-	}
-	__u32 port = bpf_ntohs(q->src_port);
-	if (!passthrough || port - nat_first >= nat_width)
+	if (match_vip(v6, &q->src, q->src_port, q->protocol, c))
+		return true;
+	if (!passthrough || bpf_ntohs(q->src_port) - nat_first >= nat_width)
 		return false;
-	path = match_path(v6, &q->src, &q->dst, q->dst_port, q->protocol, c);
-	return path && flow_of_port(v6, path - 1, port, c, now, &index);
+	return match_path(v6, &q->src, &q->dst, q->dst_port, q->protocol, c);
 }
 
 static __always_inline __u32 decide_icmp(const bool v6, context_t *context, struct packet *p, struct icmp_work *work)
@@ -93,7 +80,7 @@ static __always_inline __u32 decide_icmp(const bool v6, context_t *context, stru
 	if (v6 ? type < 1 || type > 4 : type != 3 && type != 11 && type != 12)
 		return VERDICT(PASS, PASS_ICMP_OTHER);
 	if (p->first_fragment || p->later_fragment || !read_quoted(v6, context, p, q) ||
-	    !same_address(v6, &q->src, &p->dst) || !is_ours(v6, q, &work->key, c, p->now))
+	    !same_address(v6, &q->src, &p->dst) || !is_ours(v6, q, c))
 		return VERDICT(PASS, PASS_ICMP_UNRELATED);
 	return VERDICT(UP, PASS_ICMP_UNRELATED);
 }
