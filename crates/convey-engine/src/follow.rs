@@ -11,7 +11,7 @@ use crate::accounts::account;
 use crate::fragments::{Key, Way};
 use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
-use crate::packet::{Packet, forward, next_hop, without_next_hop};
+use crate::packet::{Packet, forward, hop_without_answer};
 use crate::snapshot::{Method, PacketServer, PacketSnapshot};
 use crate::verdict::{DropReason, Forward, Note, PassReason, Verdict};
 use crate::worker::Worker;
@@ -108,18 +108,9 @@ pub(crate) fn follow(
     if !part.is_possible() {
         return Err(Verdict::Drop(DropReason::FragmentBad));
     }
-    if way.method != Method::L2 && ip.ttl <= 1 {
-        return Err(Verdict::Drop(DropReason::TtlExceeded));
-    }
-    let hop = next_hop(next_hops, way.source, way.towards, meta.ingress_ifindex)
-        .map_err(|missing| without_next_hop(missing, way.towards))?;
-    if way.method == Method::L2 && !hop.on_link {
-        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
-    }
     // The sender hears of it by the first fragment, which is as long.
-    if ip.len() > hop.mtu as usize {
-        return Err(Verdict::Drop(DropReason::TooBig));
-    }
+    let ends = [way.source, way.towards];
+    let hop = hop_without_answer(ip, ends, way.method, meta.ingress_ifindex, next_hops)?;
     worker.fragments().add(&key, &part, now).ok_or(early)?.map_err(Verdict::Drop)?;
     account(way.slots, way.from, (part.end - part.begin) as u32, snapshot, worker.index());
     if way.method != Method::L2 {

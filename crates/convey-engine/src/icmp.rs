@@ -8,7 +8,7 @@ use convey_packet::{Addr, IcmpError, Ip, Tuple, icmp, rewrite};
 
 use crate::meta::FrameMeta;
 use crate::next_hop::NextHops;
-use crate::packet::{forward, next_hop, without_next_hop};
+use crate::packet::{forward, hop_without_answer};
 use crate::selection::flow_key;
 use crate::snapshot::{Method, NatPath, PacketSnapshot};
 use crate::verdict::{DropReason, Note, PassReason, Verdict};
@@ -49,17 +49,8 @@ pub(crate) fn decide(
         return Err(Verdict::Drop(DropReason::BadSource));
     }
     // No error is sent about an error (RFC 1122, 3.2.2).
-    if to.method != Method::L2 && ip.ttl <= 1 {
-        return Err(Verdict::Drop(DropReason::TtlExceeded));
-    }
-    let hop = next_hop(next_hops, to.source, to.towards, meta.ingress_ifindex)
-        .map_err(|missing| without_next_hop(missing, to.towards))?;
-    if to.method == Method::L2 && !hop.on_link {
-        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
-    }
-    if ip.len() > hop.mtu as usize {
-        return Err(Verdict::Drop(DropReason::TooBig));
-    }
+    let ends = [to.source, to.towards];
+    let hop = hop_without_answer(ip, ends, to.method, meta.ingress_ifindex, next_hops)?;
     if to.method != Method::L2 {
         let outer = rewrite::rewrite_addresses(buffer, ip, to.source, to.destination);
         error.rewrite_quoted(buffer, ip, &to.quoted, outer);

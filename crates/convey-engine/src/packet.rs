@@ -145,17 +145,39 @@ impl Packet<'_> {
 }
 
 /// The next hop of a packet with these addresses that came in on `ingress`.
-pub(crate) fn next_hop(next_hops: &NextHops, from: Addr, to: Addr, ingress: u32) -> Result<NextHop, Missing> {
+fn next_hop(next_hops: &NextHops, from: Addr, to: Addr, ingress: u32) -> Result<NextHop, Missing> {
     next_hops.lookup(&Path { source: from.into(), destination: to.into(), ingress })
 }
 
 /// The verdict on a packet that cannot be sent on and is not answered.
-pub(crate) fn without_next_hop(missing: Missing, to: Addr) -> Verdict {
+fn without_next_hop(missing: Missing, to: Addr) -> Verdict {
     match missing {
         Missing::Neighbour { ifindex, address } => Verdict::Unresolved { address, ifindex: Some(ifindex) },
         Missing::Rejected(_) => Verdict::Drop(DropReason::RouteRejected),
         Missing::Route | Missing::Link { .. } => Verdict::Unresolved { address: to.into(), ifindex: None },
     }
+}
+
+/// The next hop of a packet that becomes one from `from` to `to`, and whose sender is told nothing when it may not go
+/// on there: too old, not on the link as `method` wants it, or too long.
+pub(crate) fn hop_without_answer(
+    ip: &Ip,
+    [from, to]: [Addr; 2],
+    method: Method,
+    ingress: u32,
+    next_hops: &NextHops,
+) -> Result<NextHop, Verdict> {
+    if method != Method::L2 && ip.ttl <= 1 {
+        return Err(Verdict::Drop(DropReason::TtlExceeded));
+    }
+    let hop = next_hop(next_hops, from, to, ingress).map_err(|missing| without_next_hop(missing, to))?;
+    if method == Method::L2 && !hop.on_link {
+        return Err(Verdict::Drop(DropReason::ServerNotOnLink));
+    }
+    if ip.len() > hop.mtu as usize {
+        return Err(Verdict::Drop(DropReason::TooBig));
+    }
+    Ok(hop)
 }
 
 /// Sends the packet at `ip` on to `hop`.
