@@ -8,7 +8,7 @@ use std::time::Duration;
 use convey_engine::Loss;
 
 use crate::rx_batch::RxBatch;
-use crate::shared::Shared;
+use crate::sockets::Sockets;
 use crate::sys::{Pieces, VNET_HEADER_BYTES};
 
 /// Where a worker's frames come from and go to. One batch at a time: the next one replaces it.
@@ -47,20 +47,20 @@ pub trait FrameIo {
 /// A worker's socket.
 pub struct KernelFrames {
     rx: RxBatch,
-    shared: Arc<Shared>,
+    sockets: Arc<Sockets>,
     index: usize,
 }
 
 impl KernelFrames {
     /// Of worker `index`.
-    pub fn new(rx: RxBatch, shared: Arc<Shared>, index: usize) -> Self {
-        Self { rx, shared, index }
+    pub fn new(rx: RxBatch, sockets: Arc<Sockets>, index: usize) -> Self {
+        Self { rx, sockets, index }
     }
 }
 
 impl FrameIo for KernelFrames {
     fn receive(&mut self, timeout: Duration) -> io::Result<usize> {
-        self.rx.receive(&self.shared.sockets[self.index], timeout)
+        self.rx.receive(self.sockets.of(self.index), timeout)
     }
 
     fn refill(&mut self, ifindex: u32, bytes: &[u8]) {
@@ -84,6 +84,6 @@ impl FrameIo for KernelFrames {
     }
 
     fn send(&self, frames: &[Pieces<'_>]) -> io::Result<usize> {
-        self.shared.sockets[self.index].send_pieces(frames)
+        self.sockets.of(self.index).send_pieces(frames)
     }
 }

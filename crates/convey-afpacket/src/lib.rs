@@ -33,14 +33,27 @@ mod send_loss;
 mod shared;
 mod shared_memory;
 mod slot;
+mod sockets;
 mod supervise;
 mod sys;
+mod user_path;
 mod vnet;
 mod worker;
 
 pub use clock::monotonic;
 pub use engine::AfPacketEngine;
 pub use shared_memory::share_flows;
+
+/// Workers for engines whose frames come another way than by AF_PACKET sockets: a [`workers::FrameIo`] for each.
+pub mod workers {
+    pub use crate::frames::FrameIo;
+    pub use crate::scope::Scope;
+    pub use crate::shared::{Intake, Shared, lock};
+    pub use crate::sys::{BATCH, PacketSocket, Pieces, VNET_HEADER_BYTES};
+    pub use crate::user_path::UserPath;
+    pub use crate::vnet::VnetHeader;
+    pub use crate::worker::Runner;
+}
 
 /// The sockets by themselves, for tools that put frames on a link.
 pub mod raw {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,15 +17,30 @@ use convey_links::{LinkSink, Wanted};
 
 use crate::clock::monotonic;
 use crate::explain_queue::ExplainQueue;
-use crate::filter;
 use crate::scope::Scope;
-use crate::sys::PacketSocket;
+
+/// Where the frames of an engine's workers come from: sockets, or programs in the kernel.
+pub trait Intake: Send + Sync {
+    /// Takes frames that concern `scope` from these interfaces from now on.
+    ///
+    /// # Errors
+    /// What the kernel answers; frames come as before.
+    fn listen(&self, scope: &Scope, interfaces: &[u32]) -> io::Result<()>;
+
+    /// Frames that a worker's queue had no room for since this was asked last.
+    fn take_drops(&self, _worker: usize) -> u64 {
+        0
+    }
+
+    /// Packets are sent by these from now on.
+    fn next_hops(&self, _next_hops: &NextHops) {}
+}
 
 /// What all threads of an engine share.
-pub(crate) struct Shared {
+pub struct Shared {
     pub(crate) snapshot: ArcSwap<PacketSnapshot>,
     pub(crate) next_hops: ArcSwap<NextHops>,
-    pub(crate) sockets: Vec<PacketSocket>,
+    pub(crate) intake: Arc<dyn Intake>,
     pub(crate) io: Vec<Arc<IoCounters>>,
     pub(crate) explain_queues: Vec<ExplainQueue>,
     pub(crate) fragments: Arc<Fragments>,
@@ -36,7 +51,6 @@ pub(crate) struct Shared {
     changing: Mutex<()>,
     on_interfaces: Option<InterfaceSink>,
     on_addresses: Option<AddressSink>,
-    kernel_drops: Vec<AtomicU64>,
     stop: AtomicBool,
     started: Instant,
     /// The monotonic clock when `started` was taken.
@@ -50,18 +64,17 @@ struct Listening {
 }
 
 impl Shared {
-    /// With a socket for each worker; in tests there may be none.
-    pub(crate) fn new(setup: EngineSetup, sockets: Vec<PacketSocket>, scope: Scope) -> Self {
+    /// For `workers` workers whose frames come from `intake`.
+    pub(crate) fn new(setup: EngineSetup, workers: usize, intake: Arc<dyn Intake>, scope: Scope) -> Self {
         let EngineSetup { snapshot, events, on_interfaces, on_addresses } = setup;
-        let (workers, seed) = (snapshot.options().workers.max(1), snapshot.options().seed);
+        let seed = snapshot.options().seed;
         Self {
             snapshot: ArcSwap::new(snapshot),
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
             explain_queues: (0..workers).map(|_| ExplainQueue::default()).collect(),
             fragments: Arc::new(Fragments::new(seed)),
-            kernel_drops: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            sockets,
+            intake,
             events,
             counters: Mutex::default(),
             listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
@@ -141,31 +154,15 @@ impl Shared {
         self.listen(listening)
     }
 
-    /// Sets the filters of all sockets, or leaves them as they were.
     fn listen(&self, next: Listening) -> io::Result<()> {
-        let set = |socket: &PacketSocket, to: &Listening| {
-            let programs = filter::interest(&to.scope.interest(&to.interfaces));
-            filter::attach(&programs, |program| socket.filter(program))
-        };
-        for (at, socket) in self.sockets.iter().enumerate() {
-            if let Err(error) = set(socket, &next) {
-                let former = lock(&self.listening).clone();
-                for socket in &self.sockets[..at] {
-                    // There was room for it a moment ago.
-                    let _ = set(socket, &former);
-                }
-                return Err(error);
-            }
-        }
+        self.intake.listen(&next.scope, &next.interfaces)?;
         *lock(&self.listening) = next;
         Ok(())
     }
 
     pub(crate) fn stats(&self) -> EngineStats {
-        for (index, socket) in self.sockets.iter().enumerate() {
-            let drops = socket.take_kernel_drops();
-            self.kernel_drops[index].fetch_add(drops, Relaxed);
-            self.io[index].lost(Loss::RxQueueFull, drops);
+        for (index, io) in self.io.iter().enumerate() {
+            io.lost(Loss::RxQueueFull, self.intake.take_drops(index));
         }
         let counters = lock(&self.counters);
         let idle = IoCounters::default();
@@ -192,6 +189,7 @@ impl LinkSink for Shared {
     }
 
     fn publish(&self, next_hops: Arc<NextHops>) {
+        self.intake.next_hops(&next_hops);
         self.next_hops.store(next_hops);
     }
 
@@ -206,7 +204,8 @@ impl LinkSink for Shared {
     }
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a mutex protects, also after a holder panicked.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these protect is replaced whole, so it is valid even if a holder panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

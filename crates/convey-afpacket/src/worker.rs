@@ -22,6 +22,7 @@ use crate::send_loss;
 use crate::shared::Shared;
 use crate::supervise::STUBBORN;
 use crate::sys::{BATCH, Pieces, VNET_HEADER_BYTES};
+use crate::user_path::UserPath;
 use crate::vnet::VnetHeader;
 
 /// How long a worker waits for frames before it looks after its flows.
@@ -72,8 +73,19 @@ pub struct Runner<F> {
 }
 
 impl<F: FrameIo> Runner<F> {
-    /// Worker `index` of `shared`, with its flows in `memory`.
-    pub fn new(index: usize, frames: F, shared: Arc<Shared>, wake: Wake, memory: WorkerMemory) -> Self {
+    /// Worker `index` of `path`, with its flows in `memory`.
+    pub fn new(index: usize, frames: F, path: &UserPath, memory: WorkerMemory) -> Self {
+        let (shared, wake) = (path.shared().clone(), path.wake().clone());
+        Self::with(index, frames, shared, wake, memory)
+    }
+
+    pub(crate) fn with(
+        index: usize,
+        frames: F,
+        shared: Arc<Shared>,
+        wake: Wake,
+        memory: WorkerMemory,
+    ) -> Self {
         Self {
             worker: shared.new_worker(index, memory),
             io: shared.io[index].clone(),
@@ -89,6 +101,10 @@ impl<F: FrameIo> Runner<F> {
             in_hand: 0,
             ticked: Instant::now(),
         }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     /// Goes on with flows of a killed balancer; see [`Worker::take_over`].

@@ -11,6 +11,15 @@ use convey_testkit::PacketBuilder;
 
 use super::*;
 use crate::scope::Scope;
+use crate::shared::Intake;
+
+struct NoFrames;
+
+impl Intake for NoFrames {
+    fn listen(&self, _: &Scope, _: &[u32]) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 const VIP: &str = "192.0.2.10:80";
 const SERVER: &str = "10.0.0.11:80";
@@ -104,7 +113,7 @@ fn shared() -> Arc<Shared> {
     let snapshot = PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap();
     let scope = Scope::of(&snapshot);
     let setup = EngineSetup::new(Arc::new(snapshot), Arc::new(|_| ()));
-    Arc::new(Shared::new(setup, Vec::new(), scope))
+    Arc::new(Shared::new(setup, 1, Arc::new(NoFrames), scope))
 }
 
 /// Servers behind the gateway fe80::1 of link 2, which link 3 has too, resolved on these links.
@@ -172,7 +181,7 @@ fn run_with(
     };
     let (wake, _inbox) = channel().unwrap();
     let memory = WorkerMemory::own(shared.snapshot.load().options());
-    let mut runner = Runner::new(0, made, shared.clone(), wake, memory);
+    let mut runner = Runner::with(0, made, shared.clone(), wake, memory);
     runner.run(0);
     let dropped = runner.worker.counters().dropped(convey_engine::DropReason::NoNextHop);
     let sent = sent.lock().unwrap().clone();
@@ -289,7 +298,7 @@ fn a_fragment_follows_its_first_though_its_worker_was_held_up_for_longer_than_it
             },
         };
         let memory = WorkerMemory::own(shared.snapshot.load().options());
-        Runner::new(0, others, shared.clone(), channel().unwrap().0, memory).run(0);
+        Runner::with(0, others, shared.clone(), channel().unwrap().0, memory).run(0);
     });
     assert_eq!(outcome.sent, [2], "the later one");
 }
