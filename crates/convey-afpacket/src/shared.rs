@@ -52,6 +52,7 @@ pub struct Shared {
     on_interfaces: Option<InterfaceSink>,
     on_addresses: Option<AddressSink>,
     stop: AtomicBool,
+    keeps_flows: AtomicBool,
     started: Instant,
     /// The monotonic clock when `started` was taken.
     epoch: Nanos,
@@ -82,6 +83,7 @@ impl Shared {
             on_interfaces,
             on_addresses,
             stop: AtomicBool::new(false),
+            keeps_flows: AtomicBool::new(false),
             started: Instant::now(),
             epoch: monotonic(),
         }
@@ -92,18 +94,37 @@ impl Shared {
         self.stop.store(true, Relaxed);
     }
 
+    /// Flows go on when the workers end: whoever begins them stays.
+    pub fn keep_flows(&self) {
+        self.keeps_flows.store(true, Relaxed);
+    }
+
+    pub(crate) fn keeps_flows(&self) -> bool {
+        self.keeps_flows.load(Relaxed)
+    }
+
     pub(crate) fn stopping(&self) -> bool {
         self.stop.load(Relaxed)
     }
 
-    pub(crate) fn now(&self) -> Nanos {
+    /// What packets are decided by now.
+    pub fn snapshot(&self) -> Arc<PacketSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The time, for workers.
+    pub fn now(&self) -> Nanos {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Nanos(self.epoch.0.saturating_add(elapsed))
     }
 
     /// Worker `index`, with its flows in `memory`.
     pub(crate) fn new_worker(&self, index: usize, memory: WorkerMemory) -> Worker {
-        let mut worker = Worker::in_memory(index, &self.snapshot.load(), memory);
+        self.know(index, Worker::in_memory(index, &self.snapshot.load(), memory))
+    }
+
+    /// Worker `index` is this one, which works with the others from now on.
+    pub(crate) fn know(&self, index: usize, mut worker: Worker) -> Worker {
         worker.share_fragments(self.fragments.clone());
         lock(&self.counters).push((index, worker.counters()));
         worker

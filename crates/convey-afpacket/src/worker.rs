@@ -86,8 +86,20 @@ impl<F: FrameIo> Runner<F> {
         wake: Wake,
         memory: WorkerMemory,
     ) -> Self {
+        let worker = shared.new_worker(index, memory);
+        Self::of(index, frames, shared, wake, worker)
+    }
+
+    /// Worker `index` of `path`, which is `worker`.
+    pub fn of_worker(index: usize, frames: F, path: &UserPath, worker: Worker) -> Self {
+        let (shared, wake) = (path.shared().clone(), path.wake().clone());
+        let worker = shared.know(index, worker);
+        Self::of(index, frames, shared, wake, worker)
+    }
+
+    fn of(index: usize, frames: F, shared: Arc<Shared>, wake: Wake, worker: Worker) -> Self {
         Self {
-            worker: shared.new_worker(index, memory),
+            worker,
             io: shared.io[index].clone(),
             index,
             shared,
@@ -119,7 +131,7 @@ impl<F: FrameIo> Runner<F> {
             self.io.panics.fetch_add(1, Relaxed);
             self.io.lost(Loss::RxPanicked, std::mem::take(&mut self.in_hand));
         }
-        if panics >= STUBBORN {
+        if panics >= STUBBORN && !self.worker.is_in_kernel() {
             let snapshot = self.shared.snapshot.load();
             self.worker.end_all(&snapshot);
             let memory = self.worker.take_memory(&snapshot);
@@ -144,8 +156,10 @@ impl<F: FrameIo> Runner<F> {
             }
             shared.explain_queues[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
         }
-        self.worker.end_all(&shared.snapshot.load());
-        self.io.flows.store(0, Relaxed);
+        if !shared.keeps_flows() {
+            self.worker.end_all(&shared.snapshot.load());
+            self.io.flows.store(0, Relaxed);
+        }
     }
 
     fn forward(&mut self, received: usize, retry: Retry) {

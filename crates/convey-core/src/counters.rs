@@ -33,6 +33,21 @@ pub struct ConnCounters {
     total: AtomicU64,
     open: AtomicU64,
     shards: Box<[Shard]>,
+    /// What programs in the kernel have counted; see [`ConnCounters::collect`].
+    collected: Shard,
+}
+
+/// What was counted elsewhere since the last time: connections begun, and by how many more are open (negative: fewer);
+/// bytes and packets from clients (`tx`) and from servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Collected {
+    pub total: u64,
+    pub open: i64,
+    pub bytes_tx: u64,
+    pub packets_tx: u64,
+    pub bytes_rx: u64,
+    pub packets_rx: u64,
 }
 
 impl ConnCounters {
@@ -43,6 +58,7 @@ impl ConnCounters {
             total: AtomicU64::new(0),
             open: AtomicU64::new(0),
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
+            collected: Shard::default(),
         }
     }
 
@@ -120,14 +136,28 @@ impl ConnCounters {
         add_alone(&shard.bytes_rx, bytes);
     }
 
+    /// Adds what was counted elsewhere. Any thread may call it.
+    pub fn collect(&self, more: &Collected) {
+        self.total.fetch_add(more.total, Relaxed);
+        self.open.fetch_add(more.open.cast_unsigned(), Relaxed);
+        self.collected.bytes_tx.fetch_add(more.bytes_tx, Relaxed);
+        self.collected.packets_tx.fetch_add(more.packets_tx, Relaxed);
+        self.collected.bytes_rx.fetch_add(more.bytes_rx, Relaxed);
+        self.collected.packets_rx.fetch_add(more.packets_rx, Relaxed);
+    }
+
+    fn all_shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().chain([&self.collected])
+    }
+
     /// Client→server packets (packet modes; a coalesced frame counts once).
     pub fn packets_tx(&self) -> u64 {
-        self.shards.iter().map(|s| s.packets_tx.load(Relaxed)).sum()
+        self.all_shards().map(|s| s.packets_tx.load(Relaxed)).sum()
     }
 
     /// Server→client packets (packet modes; a coalesced frame counts once).
     pub fn packets_rx(&self) -> u64 {
-        self.shards.iter().map(|s| s.packets_rx.load(Relaxed)).sum()
+        self.all_shards().map(|s| s.packets_rx.load(Relaxed)).sum()
     }
 
     /// Connections since the name first appeared.
@@ -142,12 +172,12 @@ impl ConnCounters {
 
     /// Client→server bytes.
     pub fn bytes_tx(&self) -> u64 {
-        self.shards.iter().map(|s| s.bytes_tx.load(Relaxed)).sum()
+        self.all_shards().map(|s| s.bytes_tx.load(Relaxed)).sum()
     }
 
     /// Server→client bytes.
     pub fn bytes_rx(&self) -> u64 {
-        self.shards.iter().map(|s| s.bytes_rx.load(Relaxed)).sum()
+        self.all_shards().map(|s| s.bytes_rx.load(Relaxed)).sum()
     }
 }
 

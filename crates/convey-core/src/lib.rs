@@ -12,7 +12,7 @@ pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
 
-pub use counters::{ConnCounters, Reason, ReasonCounters};
+pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use snapshot::{
     Backend, BackendSpec, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,

@@ -33,6 +33,7 @@ pub mod next_hop;
 pub mod options;
 mod packet;
 pub mod packet_engine;
+pub mod path_numbers;
 mod prefixes;
 pub mod process;
 mod route_table;
@@ -60,11 +61,14 @@ pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Missing, Neighbours, NextHop, NextHops, Topology};
 pub use options::{DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
 pub use packet_engine::{AddressSink, EngineKind, EngineSetup, InterfaceSink, Keep, PacketEngine};
+pub use path_numbers::PathNumbers;
 pub use process::{REPLY_HEADROOM, process};
 pub use routes::{Hop, Path, Place, Reject, Route, RouteTable, Routes, Rule};
 pub use slot_table::{FrontendIdentity, ServerIdentity, SlotTable, Slots};
-pub use snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing};
+pub use snapshot::{
+    Method, NatPath, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, Standing,
+};
 pub use stats::{EngineStats, IoCounters, Loss};
 pub use takeover::{Former, Heir, NotKept, SavedFlows, TakenOver};
 pub use verdict::{DropReason, Forward, Headers, Note, PassReason, Reply, ReplyKind, Verdict};
-pub use worker::Worker;
+pub use worker::{KernelGauges, KernelMemory, PoolMemory, Worker};

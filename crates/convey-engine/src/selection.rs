@@ -94,7 +94,7 @@ pub(crate) fn select_server<'a>(
     // In DSR two forged packets make a connection, and one that a server ended is not seen to end: a limit
     // there would lock real clients out.
     if snapshot.is_passthrough() {
-        check_limits(server, replaces.map(|(_, flow)| flow), frontend, snapshot)?;
+        check_limits(server, replaces.map(|(_, flow)| flow), (key.frontend, frontend), snapshot, worker)?;
     }
     // What it replaces leaves its place behind.
     if replaces.is_none() && !worker.has_room(met) {
@@ -154,22 +154,26 @@ fn begins_anew(flow: &Flow, transport: &Transport, snapshot: &PacketSnapshot) ->
 fn check_limits(
     server: u16,
     replaced: Option<&Flow>,
-    frontend: &PacketFrontend,
+    (slot, frontend): (u16, &PacketFrontend),
     snapshot: &PacketSnapshot,
+    worker: &Worker,
 ) -> Result<(), DropReason> {
+    let gauges = worker.gauges();
     let counted = replaced.filter(|flow| flow.has(flags::COUNTED));
     let at_limit = |open: u64, limit: u64, replaced: bool| {
         limit != 0 && open.saturating_sub(u64::from(replaced)) >= limit
     };
-    if at_limit(snapshot.totals().open(), snapshot.max_connections(), counted.is_some()) {
+    if at_limit(gauges.open_in_total(snapshot), snapshot.max_connections(), counted.is_some()) {
         return Err(DropReason::LimitTotal);
     }
-    if at_limit(frontend.counters.open(), frontend.max_connections, counted.is_some()) {
+    if at_limit(gauges.open_at_frontend(slot, frontend), frontend.max_connections, counted.is_some()) {
         return Err(DropReason::LimitFrontend);
     }
     let on_same = counted.is_some_and(|flow| flow.server == server);
     match snapshot.server(server) {
-        Some(s) if at_limit(s.counters.open(), s.max_connections, on_same) => Err(DropReason::LimitServer),
+        Some(s) if at_limit(gauges.open_at_server(server, s), s.max_connections, on_same) => {
+            Err(DropReason::LimitServer)
+        }
         _ => Ok(()),
     }
 }

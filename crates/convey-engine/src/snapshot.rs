@@ -153,11 +153,15 @@ pub(crate) struct PacketBackend {
 
 /// What a reply's NAT port is looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct NatPath {
-    pub(crate) nat: u128,
-    pub(crate) server: u128,
-    pub(crate) port: u16,
-    pub(crate) protocol: u8,
+pub struct NatPath {
+    /// The NAT address; see [`Addr::bits`].
+    pub nat: u128,
+    /// The server's.
+    pub server: u128,
+    /// Its port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -220,6 +224,31 @@ impl PacketSnapshot {
     #[inline]
     pub fn server(&self, slot: u16) -> Option<&PacketServer> {
         self.servers.get(usize::from(slot))?.as_ref()
+    }
+
+    /// Frontends in service or with flows left, and their slots.
+    pub fn frontends(&self) -> impl Iterator<Item = (u16, &PacketFrontend)> {
+        (0..=u16::MAX).zip(&self.frontends).filter_map(|(slot, frontend)| Some((slot, frontend.as_ref()?)))
+    }
+
+    /// Servers in service or with flows left, and their slots.
+    pub fn servers(&self) -> impl Iterator<Item = (u16, &PacketServer)> {
+        (0..=u16::MAX).zip(&self.servers).filter_map(|(slot, server)| Some((slot, server.as_ref()?)))
+    }
+
+    /// By backend: who is selected at each place of the Maglev table; `None`: nobody.
+    pub fn tables(&self) -> impl Iterator<Item = Option<&Arc<MaglevTable>>> {
+        self.backends.iter().map(|backend| backend.table.as_ref())
+    }
+
+    /// The place of the frontend's backend in [`PacketSnapshot::tables`].
+    pub fn backend_of(&self, frontend: &PacketFrontend) -> usize {
+        frontend.backend
+    }
+
+    /// The ways along which servers may answer (passthrough).
+    pub fn nat_paths(&self) -> impl Iterator<Item = &NatPath> {
+        self.nat_paths.iter()
     }
 
     /// What its slots stand for: frontends and servers that left count while they have flows.
@@ -329,15 +358,25 @@ impl PacketSnapshot {
         self.generation
     }
 
-    pub(crate) fn lifetimes(&self) -> Lifetimes {
+    /// How long flows live after their last packet, by state.
+    pub fn lifetimes(&self) -> Lifetimes {
         self.lifetimes
     }
 
-    pub(crate) fn max_connections(&self) -> u64 {
+    /// Connections open at once; 0: no limit.
+    pub fn max_connections(&self) -> u64 {
         self.max_connections
     }
 
-    pub(crate) fn totals(&self) -> &ConnCounters {
+    /// Whoever forwards goes by this generation or a later one.
+    pub(crate) fn adopt_all(&self, generation: u64) {
+        for adopted in self.adopted.iter() {
+            adopted.store(generation, Release);
+        }
+    }
+
+    /// Connections and bytes of all frontends.
+    pub fn totals(&self) -> &Arc<ConnCounters> {
         &self.totals
     }
 
@@ -345,7 +384,8 @@ impl PacketSnapshot {
         &self.reasons
     }
 
-    pub(crate) fn is_passthrough(&self) -> bool {
+    /// Whether the mode is passthrough.
+    pub fn is_passthrough(&self) -> bool {
         self.mode == Mode::Passthrough
     }
 

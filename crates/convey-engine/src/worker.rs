@@ -1,10 +1,13 @@
 //! The state one thread owns: flows, NAT ports, counters.
 
+mod census;
+mod held;
+mod kernel;
 mod ports;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use convey_core::conntrack::tcp::{self, Change};
 use convey_core::conntrack::udp;
@@ -23,12 +26,22 @@ use crate::snapshot::{NatPath, PacketSnapshot};
 use crate::takeover::{Heir, NotKept, TakenOver};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, Note};
+use census::Census;
+pub use held::KernelGauges;
+use held::{Gauges, Held, Turn};
+pub use kernel::{KernelMemory, PoolMemory, PoolWords};
+
+/// 32-bit words of a table.
+pub type MemoryWords = Memory<AtomicU32>;
 use ports::{Holder, PortPools};
 
 /// A sweep gets round the whole table in this time.
 const SWEEP_NANOS: u64 = 4_000_000_000;
 /// Entries looked at in one [`Worker::tick`].
 const SWEEP_BUDGET: usize = 4096;
+
+/// As many, where the worker has little else to do.
+const KERNEL_SWEEP_BUDGET: usize = 1 << 17;
 
 /// How often a worker writes that it is alive.
 const ALIVE_NANOS: u64 = 1_000_000_000;
@@ -41,7 +54,9 @@ pub struct Worker {
     flows: FlowTable,
     untaken_v6: Option<Untaken>,
     later_syns: LaterSyns,
-    ports: PortPools,
+    held: Held,
+    /// Of a table that programs in the kernel write to.
+    census: Option<Census>,
     generation: u64,
     now: Nanos,
     swept: Nanos,
@@ -50,6 +65,18 @@ pub struct Worker {
     icmp_filled: Nanos,
     fragments: Arc<Fragments>,
     pub(crate) hops: HopCache,
+}
+
+/// What makes a worker one that has its flows for itself, or one beside programs in the kernel.
+struct WorkerParts {
+    index: usize,
+    counters: Arc<WorkerCounters>,
+    flows: FlowTable,
+    untaken_v6: Option<Untaken>,
+    later_syns: LaterSyns,
+    held: Held,
+    census: Option<Census>,
+    alive: Memory<AtomicU64>,
 }
 
 /// A key, and what there is of it.
@@ -78,26 +105,48 @@ impl Worker {
     pub fn in_memory(index: usize, snapshot: &PacketSnapshot, memory: WorkerMemory) -> Self {
         let options = snapshot.options();
         let overflow = if snapshot.is_passthrough() { Overflow::Refuse } else { Overflow::EvictOldest };
-        snapshot.adopt(index);
         let counters: Arc<WorkerCounters> = Arc::default();
-        let mut worker = Self {
+        let mut worker = Self::of_parts(
+            snapshot,
+            WorkerParts {
+                index,
+                counters: counters.clone(),
+                flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
+                untaken_v6: memory.untaken_v6,
+                later_syns: LaterSyns::default(),
+                held: Held {
+                    ports: PortPools::new(index, options, memory.nat, counters),
+                    gauges: Gauges::Snapshot,
+                },
+                census: None,
+                alive: memory.alive,
+            },
+        );
+        snapshot.adopt(index);
+        worker.take_v6(snapshot);
+        worker
+    }
+
+    fn of_parts(snapshot: &PacketSnapshot, parts: WorkerParts) -> Self {
+        let WorkerParts { index, counters, flows, untaken_v6, later_syns, held, census, alive } = parts;
+        let options = snapshot.options();
+        Self {
             index,
-            counters: counters.clone(),
-            flows: FlowTable::in_memory(memory.flows, overflow, snapshot.lifetimes(), options.seed),
-            untaken_v6: memory.untaken_v6,
-            later_syns: LaterSyns::default(),
-            ports: PortPools::new(index, options, memory.nat, counters),
+            counters,
+            flows,
+            untaken_v6,
+            later_syns,
+            held,
+            census,
             generation: snapshot.generation(),
             now: Nanos(0),
             swept: Nanos(0),
-            alive: memory.alive,
+            alive,
             icmp_budget: u64::from(options.icmp_per_second),
             icmp_filled: Nanos(0),
             fragments: Arc::new(Fragments::new(options.seed)),
             hops: HopCache::default(),
-        };
-        worker.take_v6(snapshot);
-        worker
+        }
     }
 
     /// Takes the memory of IPv6 flows with the first frontend that may have some.
@@ -135,16 +184,27 @@ impl Worker {
         self.begin(snapshot, now);
         self.tell_alive();
         let elapsed = self.now.0 - self.swept.0;
-        let due = (self.flows.entries() as u64).saturating_mul(elapsed.min(SWEEP_NANOS)) / SWEEP_NANOS;
+        let Self { flows, held, census, .. } = self;
+        let (entries, round, most) = match census {
+            None => (flows.entries(), SWEEP_NANOS, SWEEP_BUDGET),
+            Some(_) if flows.all_entries() <= KERNEL_SWEEP_BUDGET => {
+                (flows.all_entries(), 1_000_000_000, usize::MAX)
+            }
+            Some(_) => (flows.all_entries(), SWEEP_NANOS, KERNEL_SWEEP_BUDGET),
+        };
+        let due = (entries as u64).saturating_mul(elapsed.min(round)) / round;
         // A table's share of one tick may be less than a set; let it add up.
         if due < 4 {
             return;
         }
         self.swept = self.now;
-        let Self { flows, ports, .. } = self;
-        flows.sweep(Ticks::from_nanos(self.now.0), (due as usize).min(SWEEP_BUDGET), |flow| {
-            settle(&flow, snapshot, ports);
+        let budget = (due as usize).min(most);
+        flows.sweep(Ticks::from_nanos(self.now.0), budget, |flow| {
+            held.settle(&flow, snapshot);
         });
+        if let Some(census) = census {
+            census.step(flows, snapshot, budget);
+        }
     }
 
     /// Tells whoever may take its flows over what time their ticks are of.
@@ -158,8 +218,8 @@ impl Worker {
 
     /// Ends every flow, so that gauges fall to zero when the worker stops.
     pub fn end_all(&mut self, snapshot: &PacketSnapshot) {
-        let Self { flows, ports, .. } = self;
-        flows.take_all(|flow| settle(&flow, snapshot, ports));
+        let Self { flows, held, .. } = self;
+        flows.take_all(|flow| held.settle(&flow, snapshot));
     }
 
     /// Gives its memory away as it lies, for another worker; nothing is settled, so end all flows first.
@@ -168,7 +228,7 @@ impl Worker {
             FlowTable::in_memory([Memory::own(0), Memory::own(0)], Overflow::Refuse, snapshot.lifetimes(), 0);
         let flows = std::mem::replace(&mut self.flows, none).into_memory();
         let alive = std::mem::replace(&mut self.alive, Memory::own(0));
-        WorkerMemory { flows, untaken_v6: self.untaken_v6.take(), alive, nat: self.ports.take_memory() }
+        WorkerMemory { flows, untaken_v6: self.untaken_v6.take(), alive, nat: self.held.ports.take_memory() }
     }
 
     /// Goes on with flows of a balancer that was killed, before the first packet. What cannot be kept is counted.
@@ -202,37 +262,35 @@ impl Worker {
     fn restore(&mut self, heir: &Heir, place: &Place, snapshot: &PacketSnapshot) -> Result<bool, NotKept> {
         let (mut flow, now) = (heir.flow, self.ticks());
         let mut has_replaced = false;
-        let Self { flows, ports, .. } = self;
+        let Self { flows, held, .. } = self;
         let claim = flows.claim_for_heir(place, flow.state.is_half_open(), now, |evicted| {
             has_replaced |= evicted.is_live();
-            settle(&evicted, snapshot, ports);
+            held.settle(&evicted, snapshot);
         });
         let claim = claim.ok_or(NotKept::NoRoom)?;
         if let Some(path) = &heir.path {
             let holder =
                 Holder { id: claim.id(), port_use: PortUse::of(&flow), since: Ticks(flow.last_seen) };
-            let Some(pool) = self.ports.take_exact(path, flow.nat_port, holder, snapshot) else {
+            let Some(pool) = self.held.ports.take_exact(path, flow.nat_port, holder, snapshot) else {
                 self.flows.abandon(claim);
                 return Err(NotKept::NoPort);
             };
             flow.pool = pool;
             flow.flags |= flags::HAS_PORT;
         }
-        slot_uses(&flow, snapshot, |t| {
-            t.flows.fetch_add(1, Relaxed);
-        });
+        self.held.begin(&flow, snapshot);
         if flow.state.is_udp() || matches!(flow.state, FlowState::Established | FlowState::Closing) {
-            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
+            self.held.open(&mut flow, snapshot, Turn::Opened);
         }
-        let Self { flows, ports, .. } = self;
+        let Self { flows, held, .. } = self;
         // Twins among heirs were passed over before; if another thread has begun the flow, that one goes on.
-        let _ = flows.publish(claim, &mut flow, |twin| settle(&twin, snapshot, ports));
+        let _ = flows.publish(claim, &mut flow, |twin| held.settle(&twin, snapshot));
         Ok(has_replaced)
     }
 
     /// Flows held now, ended ones included until they are swept.
     pub fn flows(&self) -> usize {
-        self.flows.len()
+        self.census.as_ref().map_or_else(|| self.flows.len(), Census::flows)
     }
 
     /// Memory of IPv4 and of IPv6 flows in bytes when all entries are in use; those never used take none.
@@ -242,19 +300,21 @@ impl Worker {
 
     /// Memory of NAT ports in bytes.
     pub fn port_memory_bytes(&self) -> usize {
-        self.ports.memory_bytes()
+        self.held.ports.memory_bytes()
     }
 
     pub(crate) fn begin(&mut self, snapshot: &PacketSnapshot, now: Nanos) {
         // A clock that steps back would make every flow look ancient.
         self.now = self.now.max(now);
-        self.ports.set_now(self.ticks());
+        self.held.ports.set_now(self.ticks());
         if snapshot.generation() != self.generation {
             self.generation = snapshot.generation();
             self.flows.set_lifetimes(snapshot.lifetimes());
             self.take_v6(snapshot);
-            self.ports.forget_unused(snapshot);
-            snapshot.adopt(self.index);
+            self.held.ports.forget_unused(snapshot);
+            if self.census.is_none() {
+                snapshot.adopt(self.index);
+            }
         }
     }
 
@@ -268,6 +328,10 @@ impl Worker {
 
     pub(crate) fn note(&self, note: Note) {
         self.counters.note(note);
+    }
+
+    pub(crate) fn gauges(&self) -> &Gauges {
+        &self.held.gauges
     }
 
     pub(crate) fn index(&self) -> usize {
@@ -284,7 +348,7 @@ impl Worker {
 
     /// The live flow whose answers come along `path` to `nat_port`.
     pub(crate) fn lookup_reply(&self, path: &NatPath, nat_port: u16) -> Option<(FlowId, Flow)> {
-        let (pool, id) = self.ports.holder(path, nat_port)?;
+        let (pool, id) = self.held.ports.holder(path, nat_port)?;
         let flow = self.flows.get(id)?;
         let holds = flow.has(flags::HAS_PORT) && flow.nat_port == nat_port && flow.pool == pool;
         (holds && !self.flows.is_expired(&flow, self.ticks())).then_some((id, flow))
@@ -292,7 +356,7 @@ impl Worker {
 
     /// The address a flow's packets to its server come from.
     pub(crate) fn nat_address(&self, flow: &Flow) -> Option<u128> {
-        if flow.has(flags::HAS_PORT) { self.ports.nat_address(flow.pool) } else { None }
+        if flow.has(flags::HAS_PORT) { self.held.ports.nat_address(flow.pool) } else { None }
     }
 
     /// Whether a flow with this key would find room.
@@ -321,7 +385,7 @@ impl Worker {
             Transport::Tcp(segment) => tcp::begin(&mut flow, segment),
             Transport::Udp { .. } => udp::begin_udp(&mut flow, now.0),
         }
-        let Self { flows, ports, counters, .. } = self;
+        let Self { flows, held, counters, .. } = self;
         let lifetimes = snapshot.lifetimes();
         let claim = flows.claim(&new.met.found, flow.state.is_half_open(), now, |evicted| {
             let is_over = now.since(Ticks(evicted.last_seen)) > lifetimes.0[evicted.state as usize];
@@ -331,7 +395,7 @@ impl Worker {
                 state if state.is_half_open() => counters.note(Note::HalfOpenEvicted),
                 _ => counters.note(Note::FlowEvicted),
             }
-            settle(&evicted, snapshot, ports);
+            held.settle(&evicted, snapshot);
         });
         let claim = claim.ok_or(DropReason::FlowTableFull)?;
         if let Some(paths) = &new.nat {
@@ -344,15 +408,12 @@ impl Worker {
             flow.flags |= flags::HAS_PORT;
         }
         self.note(Note::FlowBegun);
-        slot_uses(&flow, snapshot, |t| {
-            // Published with the next generation this worker adopts.
-            t.flows.fetch_add(1, Relaxed);
-        });
+        self.held.begin(&flow, snapshot);
         if matches!(transport, Transport::Udp { .. }) {
-            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
+            self.held.open(&mut flow, snapshot, Turn::Opened);
         }
-        let Self { flows, ports, .. } = self;
-        match flows.publish(claim, &mut flow, |twin| settle(&twin, snapshot, ports)) {
+        let Self { flows, held, .. } = self;
+        match flows.publish(claim, &mut flow, |twin| held.settle(&twin, snapshot)) {
             Ok(id) => {
                 self.later_syns.forget(id);
                 Ok(flow)
@@ -388,7 +449,7 @@ impl Worker {
         if let Some(port_use) = port_use
             && flow.has(flags::HAS_PORT)
         {
-            self.ports.used_for(flow.pool, flow.nat_port, port_use);
+            self.held.ports.used_for(flow.pool, flow.nat_port, port_use);
         }
         if out_of_window {
             self.note(Note::OutOfWindow);
@@ -399,28 +460,28 @@ impl Worker {
         }
         if restarted {
             self.later_syns.forget(id);
-            count_closed(&mut flow, snapshot);
+            self.held.close(&mut flow, snapshot);
         }
         if revived {
-            // As open, without another connection in the total.
-            count_with(&mut flow, snapshot, |c| {
-                c.try_reserve(0);
-            });
+            self.held.open(&mut flow, snapshot, Turn::OpenAgain);
         }
         if established {
-            count_with(&mut flow, snapshot, convey_core::ConnCounters::opened);
+            self.held.open(&mut flow, snapshot, Turn::Opened);
         }
         if closed {
-            count_closed(&mut flow, snapshot);
+            self.held.close(&mut flow, snapshot);
         }
-        self.flows.update(id, was, &flow);
+        if !self.flows.update(id, was, &flow) {
+            // Somebody else has taken it further, and counts what comes of that.
+            self.held.take_back(was, &flow, snapshot);
+        }
         flow
     }
 
     /// Ends a flow at once and gives its port back.
     pub(crate) fn end_flow(&mut self, id: FlowId, snapshot: &PacketSnapshot) {
         if let Some(flow) = self.flows.remove(id) {
-            settle(&flow, snapshot, &mut self.ports);
+            self.held.settle(&flow, snapshot);
         }
     }
 
@@ -444,67 +505,19 @@ impl Worker {
         snapshot: &PacketSnapshot,
     ) -> Option<(u16, u16)> {
         for path in paths.clone() {
-            let pool = self.ports.pool(&path)?;
-            if let Some(port) = self.ports.take(pool, holder, snapshot) {
+            let pool = self.held.ports.pool(&path)?;
+            if let Some(port) = self.held.ports.take(pool, holder, snapshot) {
                 return Some((pool, port));
             }
         }
         let (flows, now) = (&self.flows, self.ticks());
         let victims = paths.clone().filter_map(|path| {
-            let pool = self.ports.pool(&path)?;
-            self.ports.victim(pool, |id| flows.idle(id, now)).map(|v| (v, pool))
+            let pool = self.held.ports.pool(&path)?;
+            self.held.ports.victim(pool, |id| flows.idle(id, now)).map(|v| (v, pool))
         });
         let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
         self.note(Note::PortTakenOver);
         self.end_flow(PortPools::flow_of(&victim), snapshot);
-        Some((pool, self.ports.take_over(pool, &victim, holder, snapshot)?))
-    }
-}
-
-fn count_with(flow: &mut Flow, snapshot: &PacketSnapshot, open: fn(&convey_core::ConnCounters)) {
-    if !flow.has(flags::COUNTED) {
-        flow.flags |= flags::COUNTED;
-        gauges(flow, snapshot, open);
-    }
-}
-
-fn count_closed(flow: &mut Flow, snapshot: &PacketSnapshot) {
-    if flow.has(flags::COUNTED) {
-        flow.flags &= !flags::COUNTED;
-        gauges(flow, snapshot, convey_core::ConnCounters::closed);
-    }
-}
-
-/// Gives back what a flow that has left the table held.
-fn settle(flow: &Flow, snapshot: &PacketSnapshot, ports: &mut PortPools) {
-    if flow.has(flags::HAS_PORT) {
-        ports.release(flow.pool, flow.nat_port);
-    }
-    if flow.has(flags::COUNTED) {
-        gauges(flow, snapshot, convey_core::ConnCounters::closed);
-    }
-    slot_uses(flow, snapshot, |t| {
-        t.flows.fetch_sub(1, Release);
-    });
-}
-
-/// Total, frontend, backend and server of a flow.
-fn gauges(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&convey_core::ConnCounters)) {
-    change(snapshot.totals());
-    if let Some(frontend) = snapshot.frontend(flow.frontend) {
-        change(&frontend.counters);
-    }
-    if let Some(server) = snapshot.server(flow.server) {
-        change(&server.backend_counters);
-        change(&server.counters);
-    }
-}
-
-fn slot_uses(flow: &Flow, snapshot: &PacketSnapshot, change: impl Fn(&crate::snapshot::SlotUse)) {
-    if let Some(frontend) = snapshot.frontend(flow.frontend) {
-        change(&frontend.slot_use);
-    }
-    if let Some(server) = snapshot.server(flow.server) {
-        change(&server.slot_use);
+        Some((pool, self.held.ports.take_over(pool, &victim, holder, snapshot)?))
     }
 }

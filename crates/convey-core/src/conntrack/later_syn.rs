@@ -1,43 +1,57 @@
 //! SYNs of clients on flows that live: rare, so they lie beside the table and not in it.
 
-use super::FlowId;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{FlowId, Memory};
 
 /// Flows whose SYN is remembered at once; a power of two.
-const PLACES: usize = 1024;
+pub const PLACES: usize = 1024;
 
 /// By flow, the number of a SYN that is not the one the flow began with: when the server answers it, the client has
 /// begun anew. Whoever comes later has the place: a flow that loses it is begun anew once its SYN is sent again.
+///
+/// A place is a word: the flow's id and one in the upper half, the number in the lower; 0 when there is none.
 #[derive(Debug)]
-pub struct LaterSyns(Box<[Option<(FlowId, u32)>; PLACES]>);
+pub struct LaterSyns(Memory<AtomicU64>);
 
 impl Default for LaterSyns {
     fn default() -> Self {
-        Self(Box::new([None; PLACES]))
+        Self(Memory::own(PLACES))
     }
 }
 
 impl LaterSyns {
+    /// Those in memory that others write to as well. `None`: it is too short.
+    pub fn in_memory(memory: Memory<AtomicU64>) -> Option<Self> {
+        (memory.len() >= PLACES).then_some(Self(memory))
+    }
+
     /// The SYN remembered of the flow at `id`.
     pub fn get(&self, id: FlowId) -> Option<u32> {
-        self.0[Self::place(id)].filter(|(owner, _)| *owner == id).map(|(_, seq)| seq)
+        let word = self.place(id).load(Relaxed);
+        (word >> 32 == owner(id)).then_some(word as u32)
     }
 
     /// Remembers a SYN.
     pub fn set(&mut self, id: FlowId, seq: u32) {
-        self.0[Self::place(id)] = Some((id, seq));
+        self.place(id).store(owner(id) << 32 | u64::from(seq), Relaxed);
     }
 
     /// Another flow lies at `id` now, or the SYN was answered.
     pub fn forget(&mut self, id: FlowId) {
-        let place = &mut self.0[Self::place(id)];
-        if place.is_some_and(|(owner, _)| owner == id) {
-            *place = None;
+        let place = self.place(id);
+        if place.load(Relaxed) >> 32 == owner(id) {
+            place.store(0, Relaxed);
         }
     }
 
-    fn place(id: FlowId) -> usize {
-        id.bits() as usize % PLACES
+    fn place(&self, id: FlowId) -> &AtomicU64 {
+        &self.0[id.bits() as usize % PLACES]
     }
+}
+
+fn owner(id: FlowId) -> u64 {
+    u64::from(id.bits()) + 1
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub struct Memory<T: 'static>(Held<T>);
 enum Held<T: 'static> {
     Own(Box<[T]>),
     Mapped { entries: &'static mut [T], _mapping: Arc<dyn Any + Send + Sync> },
+    Shared { entries: &'static [T], _mapping: Arc<dyn Any + Send + Sync> },
 }
 
 impl<T: FromZeros> Memory<T> {
@@ -39,6 +40,12 @@ impl<T> Memory<T> {
     pub fn mapped(entries: &'static mut [T], mapping: Arc<dyn Any + Send + Sync>) -> Self {
         Self(Held::Mapped { entries, _mapping: mapping })
     }
+
+    /// As [`Memory::mapped`], of entries that others of this process may hold as well: to be changed through shared
+    /// references alone, and an empty slice where an exclusive one is asked for.
+    pub fn shared(entries: &'static [T], mapping: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(Held::Shared { entries, _mapping: mapping })
+    }
 }
 
 impl<T> Deref for Memory<T> {
@@ -49,6 +56,7 @@ impl<T> Deref for Memory<T> {
         match &self.0 {
             Held::Own(entries) => entries,
             Held::Mapped { entries, .. } => entries,
+            Held::Shared { entries, .. } => entries,
         }
     }
 }
@@ -59,6 +67,7 @@ impl<T> DerefMut for Memory<T> {
         match &mut self.0 {
             Held::Own(entries) => entries,
             Held::Mapped { entries, .. } => entries,
+            Held::Shared { .. } => &mut [],
         }
     }
 }

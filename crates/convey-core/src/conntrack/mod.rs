@@ -25,11 +25,12 @@ pub mod tcp;
 pub mod udp;
 mod window;
 
-use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 pub use entry::{WORDS_V4, WORDS_V6, read_entry};
 pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
-pub use later_syn::LaterSyns;
+pub use later_syn::{LaterSyns, PLACES as LATER_SYN_PLACES};
 pub use memory::Memory;
 pub use numbers::numbers;
 
@@ -192,6 +193,14 @@ impl FlowTable {
         let v4 = Space::shared(v4, spills_v4, field)?;
         let v6 = Space::shared(v6, spills_v6, field)?;
         Some(Self { v4, v6, overflow, seed, lifetimes })
+    }
+
+    /// From now on half-open flows are counted in the first word of this memory, where programs in the kernel count
+    /// theirs as well. [`FlowTable::len`] tells nothing any more.
+    pub fn count_half_open_in(&mut self, count: Memory<AtomicU64>) {
+        let count = Arc::new(count);
+        self.v4.count_half_open_in(count.clone());
+        self.v6.count_half_open_in(count);
     }
 
     /// How long flows live from now on.
@@ -366,6 +375,20 @@ impl FlowTable {
         let clock = self.clock(now);
         self.v4.sweep(clock, budget, hash_of, &mut ended);
         self.v6.sweep(clock, budget, hash_of, &mut ended);
+    }
+
+    /// The flows at these of all entries, IPv4 ones first: see [`FlowTable::all_entries`].
+    pub fn flows_at(&self, entries: std::ops::Range<usize>) -> impl Iterator<Item = Flow> + '_ {
+        let of_v4 = self.v4.entries();
+        entries.filter_map(move |at| match at.checked_sub(of_v4) {
+            None => self.v4.get(at),
+            Some(at) => self.v6.get(at),
+        })
+    }
+
+    /// Entries of both families together.
+    pub fn all_entries(&self) -> usize {
+        self.v4.entries() + self.v6.entries()
     }
 
     /// Takes out every flow.

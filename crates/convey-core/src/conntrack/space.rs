@@ -12,6 +12,7 @@
 mod claims;
 mod twins;
 
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -91,6 +92,9 @@ pub(super) struct Space<const WORDS: usize> {
     touched: Box<[AtomicU8]>,
     /// Flows, in the upper half; half-open ones, in the lower.
     counts: AtomicU64,
+    /// Where half-open flows are counted instead, when programs in the kernel begin and end flows as well: those of
+    /// both families. Flows are not counted then.
+    half_open_of_all: Option<Arc<Memory<AtomicU64>>>,
     cursor: AtomicUsize,
     /// Where the search for half-open flows goes on.
     hand: AtomicUsize,
@@ -124,6 +128,7 @@ impl<const WORDS: usize> Space<WORDS> {
             spills: Memory::own(sets),
             touched: zeros(sets.div_ceil(SETS_A_CHUNK)),
             counts: AtomicU64::new(0),
+            half_open_of_all: None,
             cursor: AtomicUsize::new(0),
             hand: AtomicUsize::new(0),
         }
@@ -149,6 +154,26 @@ impl<const WORDS: usize> Space<WORDS> {
         let count = flows.map(|f| FLOW + u64::from(f.state.is_half_open()) * HALF_OPEN).sum();
         space.counts = AtomicU64::new(count);
         Some(space)
+    }
+
+    /// From now on half-open flows are counted there, and flows nowhere.
+    pub(super) fn count_half_open_in(&mut self, count: Arc<Memory<AtomicU64>>) {
+        self.half_open_of_all = Some(count);
+    }
+
+    fn count(&self, flows: i64, half_open: i64) {
+        match &self.half_open_of_all {
+            None => {
+                let change = flows * FLOW.cast_signed() + half_open * HALF_OPEN.cast_signed();
+                self.counts.fetch_add(change.cast_unsigned(), Relaxed);
+            }
+            Some(count) if half_open != 0 => {
+                if let Some(count) = count.first() {
+                    count.fetch_add(half_open.cast_unsigned(), Relaxed);
+                }
+            }
+            Some(_) => {}
+        }
     }
 
     /// A space of this size in memory of this process, without flows.
@@ -180,7 +205,11 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     pub(super) fn half_open(&self) -> usize {
-        self.counts.load(Relaxed) as u32 as usize
+        match &self.half_open_of_all {
+            None => self.counts.load(Relaxed) as u32 as usize,
+            // Whoever counts down first may be seen first.
+            Some(count) => count.first().map_or(0, |c| c.load(Relaxed).cast_signed().max(0) as usize),
+        }
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -277,12 +306,12 @@ impl<const WORDS: usize> Space<WORDS> {
         } else {
             // Counted before it is one: whoever takes it out meanwhile counts it out.
             if begins_half_open {
-                self.counts.fetch_add(HALF_OPEN, Relaxed);
+                self.count(0, 1);
             }
             let is_changed = entry.control().compare_exchange(old, new, AcqRel, Relaxed).is_ok();
             let is_one_less = if is_changed { ends_half_open } else { begins_half_open };
             if is_one_less {
-                self.counts.fetch_sub(HALF_OPEN, Relaxed);
+                self.count(0, -1);
             }
             if !is_changed {
                 return false;
@@ -301,7 +330,7 @@ impl<const WORDS: usize> Space<WORDS> {
         let entry = self.entry(claimed.at);
         flow.claim = entry::claim_of(entry.control().load(Relaxed));
         entry.write(flow, self.field);
-        self.counts.fetch_add(FLOW + u64::from(flow.state.is_half_open()) * HALF_OPEN, Relaxed);
+        self.count(1, i64::from(flow.state.is_half_open()));
         entry.control().store(entry::control(flow), Release);
     }
 
@@ -340,7 +369,7 @@ impl<const WORDS: usize> Space<WORDS> {
     /// A flow has left the entry at `at`.
     fn count_out(&self, at: usize, hash: u64, state: FlowState) {
         self.unspill(hash, self.passed(hash, at));
-        self.counts.fetch_sub(FLOW + u64::from(state.is_half_open()) * HALF_OPEN, Relaxed);
+        self.count(-1, -i64::from(state.is_half_open()));
     }
 
     fn unspill(&self, hash: u64, passed: usize) {

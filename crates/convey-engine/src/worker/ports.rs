@@ -9,6 +9,7 @@ use convey_core::nat_ports::{Partition, PortPool, PortUse, Taken, Victim};
 use convey_core::selection::flow_hash;
 use convey_packet::Addr;
 
+use super::kernel::PoolMemory;
 use crate::counters::WorkerCounters;
 use crate::hash::MixBuild;
 use crate::options::PacketOptions;
@@ -26,6 +27,8 @@ pub(super) struct PortPools {
     /// By pool: its NAT address, for who takes over the flows that name the pool.
     nat: Memory<u128>,
     counters: Arc<WorkerCounters>,
+    /// Where programs in the kernel have the ports: pools are paths then, by number.
+    kernel: Option<PoolMemory>,
 }
 
 /// Who has a port that was not taken here.
@@ -68,6 +71,36 @@ impl PortPools {
             pools: Vec::new(),
             nat,
             counters,
+            kernel: None,
+        }
+    }
+
+    /// Those that programs in the kernel hand out as well.
+    pub(super) fn in_kernel(
+        options: &PacketOptions,
+        memory: PoolMemory,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
+        let one = PacketOptions { workers: 1, ..options.clone() };
+        Self { kernel: Some(memory), ..Self::new(0, &one, Memory::own(0), counters) }
+    }
+
+    /// Goes by the paths that programs in the kernel go by now.
+    pub(super) fn take_paths(&mut self) {
+        let Some(PoolMemory { paths, words }) = &self.kernel else { return };
+        self.by_path.clear();
+        let paths = paths.get();
+        let mut former = std::mem::take(&mut self.pools).into_iter();
+        for (number, path) in (0..=u16::MAX).zip(paths) {
+            let before = former.next().flatten();
+            let pool = path.map(|path| {
+                self.by_path.insert(path, number);
+                match before {
+                    Some((same, pool)) if same == path => (path, pool),
+                    _ => (path, PortPool::in_memory(self.partition, words(number))),
+                }
+            });
+            self.pools.push(pool);
         }
     }
 
@@ -80,6 +113,9 @@ impl PortPools {
     pub(super) fn pool(&mut self, path: &NatPath) -> Option<u16> {
         if let Some(pool) = self.by_path.get(path) {
             return Some(*pool);
+        }
+        if self.kernel.is_some() {
+            return None;
         }
         let at = self.pools.iter().position(Option::is_none).unwrap_or(self.pools.len());
         let pool = u16::try_from(at).ok()?;
@@ -183,6 +219,9 @@ impl PortPools {
 
     /// Gives up pools without a flow whose server has left the configuration.
     pub(super) fn forget_unused(&mut self, snapshot: &PacketSnapshot) {
+        if self.kernel.is_some() {
+            return self.take_paths();
+        }
         for slot in &mut self.pools {
             if let Some((path, ports)) = slot
                 && ports.held() == 0
