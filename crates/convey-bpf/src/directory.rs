@@ -1,9 +1,12 @@
 //! The directory of IPv4 packets that are ours: lines of four entries, placed by a hash with a seed that leaves no
-//! line too full. `find_direction` in `engine/core.h` reads it.
+//! line too full. `find_direction` in `engine/directory.h` reads it.
+//!
+//! The map has room for two: the seed's lowest bit tells which half of its lines is in force, so that one word in
+//! `struct config` puts another directory in force.
 
 use std::net::Ipv4Addr;
 
-/// Lines; `DIRECTORY_LINES`.
+/// Lines of a half; `DIRECTORY_LINES`.
 pub const LINES: usize = 1 << 14;
 /// Entries of a line; `DIRECTORY_WAYS`.
 pub const WAYS: usize = 4;
@@ -11,6 +14,9 @@ pub const WAYS: usize = 4;
 pub const LINE_BYTES: usize = 16 * WAYS;
 /// Entries that are accepted: an eighth of the places.
 pub const CAPACITY: usize = LINES * WAYS / 8;
+
+/// From one seed to the next, even.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c16;
 
 /// What a packet is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,13 +74,18 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The directory of these, each with its slot or path. It keeps `seed` while that fits. `None`: there are more
-    /// than [`CAPACITY`].
+    /// The directory of these, each with its slot or path. It keeps `seed` while that fits, and its half always.
+    /// `None`: there are more than [`CAPACITY`].
     pub fn new(entries: &[(Direction, u32)], seed: u64) -> Option<Self> {
         if entries.len() > CAPACITY {
             return None;
         }
-        (0..1024).find_map(|i| Self::with_seed(entries, seed.wrapping_add(i * 0x9e37_79b9_7f4a_7c15)))
+        (0..1024u64).find_map(|i| Self::with_seed(entries, seed.wrapping_add(i.wrapping_mul(STEP))))
+    }
+
+    /// The map's line where it begins.
+    pub fn first_line(&self) -> u32 {
+        (self.seed & 1) as u32 * LINES as u32
     }
 
     fn with_seed(entries: &[(Direction, u32)], seed: u64) -> Option<Self> {
@@ -112,8 +123,9 @@ mod tests {
 
     #[test]
     fn as_many_entries_as_are_accepted_find_a_seed() {
-        for n in [0, 1, 1000, CAPACITY] {
-            let directory = Directory::new(&paths(n as u32), 7).unwrap();
+        for (n, seed) in [(0, 7), (1, 8), (1000, 7), (CAPACITY, 7), (CAPACITY, 8)] {
+            let directory = Directory::new(&paths(n as u32), seed).unwrap();
+            assert_eq!(directory.seed & 1, seed & 1, "it stays in its half");
             let used = directory.lines.iter().flat_map(|l| l.chunks(16)).filter(|e| e[11] != 0).count();
             assert_eq!(used, n);
         }

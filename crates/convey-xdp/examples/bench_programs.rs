@@ -158,15 +158,8 @@ fn engine(method: Method) -> Outcome<Ebpf> {
 
     let vip: SocketAddr = VIP.parse()?;
     let nat: IpAddr = Ipv4Addr::new(10, 100, 255, 1).into();
-    let mut config: Array<_, [u8; Config::BYTES]> = ebpf.map_mut("config").ok_or("no map")?.try_into()?;
-    let values = Config {
-        seed: 0x5eed,
-        directory_seed: 1,
-        lifetimes: [100_000; 16],
-        half_open_max: ENTRIES / 4,
-        ..Config::default()
-    };
-    config.set(0, values.to_bytes(), 0)?;
+    let mut values =
+        Config { seed: 0x5eed, lifetimes: [100_000; 16], half_open_max: ENTRIES / 4, ..Config::default() };
     let v4 = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
@@ -180,9 +173,12 @@ fn engine(method: Method) -> Outcome<Ebpf> {
     }));
     let lines = Directory::new(&entries, 1).ok_or("too many entries")?;
     let mut directory: Array<_, [u8; LINE_BYTES]> = ebpf.map_mut("directory").ok_or("no map")?.try_into()?;
-    for (i, line) in (0..).zip(&lines.lines) {
+    for (i, line) in (lines.first_line()..).zip(&lines.lines) {
         directory.set(i, line, 0)?;
     }
+    values.directory_seed = lines.seed;
+    let mut config: Array<_, [u8; Config::BYTES]> = ebpf.map_mut("config").ok_or("no map")?.try_into()?;
+    config.set(0, values.to_bytes(), 0)?;
     let mut frontends: Array<_, [u8; Frontend::BYTES]> =
         ebpf.map_mut("frontends").ok_or("no map")?.try_into()?;
     let frontend = Frontend {

@@ -1,19 +1,28 @@
 //! The packet engine's programs: loaded with maps of the sizes asked for, and their maps written.
 //!
-//! [`Image`] is what the maps hold of a configuration, as plain data. [`Kernel::install`] writes it: servers and
-//! tables first, frontends and the directory last, so that no packet finds a frontend whose servers are not there.
+//! [`Image`] is what the maps hold of a configuration, as plain data. [`Kernel::install`] writes how it differs from the
+//! one before: what is named before what names it, so that no packet finds a frontend whose servers are not there.
 
-use std::net::{IpAddr, Ipv6Addr};
+mod image;
+mod install;
+mod writes;
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU64;
+
+use aya::maps::Map;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
-use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, Server, path6, plain_address, vip6};
+use convey_bpf::tables::Config;
+use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 
 use crate::XdpError;
 use crate::error::reason;
+use crate::mapped::map_array;
+
+pub use image::{Image, Path};
+use install::Written;
 
 /// Where the programs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,34 +75,6 @@ pub struct Sizes {
     pub ring_bytes: u32,
 }
 
-/// A path along which a server answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Path {
-    /// The NAT address.
-    pub nat: IpAddr,
-    /// The server's address.
-    pub server: IpAddr,
-    /// The server's port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-}
-
-/// What the maps hold of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Image {
-    /// Seed, lifetimes and limits.
-    pub config: Config,
-    /// By slot.
-    pub frontends: Vec<Option<Frontend>>,
-    /// By slot.
-    pub servers: Vec<Option<Server>>,
-    /// By number.
-    pub paths: Vec<Path>,
-    /// By backend: the server slot of each place of its Maglev table; `None`: nobody can be selected.
-    pub tables: Vec<Option<Vec<u16>>>,
-}
-
 /// Programs and maps in the kernel.
 #[derive(Debug)]
 pub struct Kernel {
@@ -101,6 +82,9 @@ pub struct Kernel {
     pub ebpf: Ebpf,
     /// Where it runs.
     pub hook: Hook,
+    /// `struct config`, by words.
+    config: Memory<AtomicU64>,
+    written: Written,
 }
 
 impl Kernel {
@@ -162,125 +146,13 @@ impl Kernel {
             Hook::Xdp => <&mut Xdp>::try_from(program).and_then(Xdp::load),
         };
         loaded.map_err(|e| refused(&e))?;
-        Ok(Self { ebpf, hook })
-    }
-
-    /// Writes an image into maps that were empty.
-    ///
-    /// # Errors
-    /// [`XdpError::Map`]; a slot beyond the sizes asked for, or more addresses than the directory takes.
-    pub fn install(&mut self, image: &Image) -> Result<(), XdpError> {
-        let error = |map: &'static str, e: &dyn std::error::Error| XdpError::Map { map, reason: reason(e) };
-        for (slot, server) in (0..).zip(&image.servers) {
-            if let Some(server) = server {
-                self.array::<[u8; Server::BYTES]>("servers")?
-                    .set(slot, server.to_bytes(), 0)
-                    .map_err(|e| error("servers", &e))?;
+        let config = match ebpf.map("config") {
+            Some(Map::Array(config)) => {
+                map_array(config.fd().as_fd(), Config::BYTES / 8).map_err(|e| e.to_string())
             }
-        }
-        for (backend, slots) in (0..).zip(&image.tables) {
-            self.install_table(backend, slots.as_deref())?;
-        }
-        for (number, path) in (0..).zip(&image.paths) {
-            self.array::<[u8; 16]>("path_sources")?
-                .set(number, plain_address(path.nat), 0)
-                .map_err(|e| error("path_sources", &e))?;
-        }
-        for (slot, frontend) in (0..).zip(&image.frontends) {
-            if let Some(frontend) = frontend {
-                self.array::<[u8; Frontend::BYTES]>("frontends")?
-                    .set(slot, frontend.to_bytes(), 0)
-                    .map_err(|e| error("frontends", &e))?;
-            }
-        }
-        let directory = Directory::new(&image.directory(), image.config.directory_seed).ok_or_else(|| {
-            XdpError::Map { map: "directory", reason: "more addresses than it takes".into() }
-        })?;
-        let mut config = image.config.clone();
-        config.directory_seed = directory.seed;
-        config.any_port = image.frontends.iter().flatten().any(|f| f.listen.port() == 0);
-        self.array::<[u8; Config::BYTES]>("config")?
-            .set(0, config.to_bytes(), 0)
-            .map_err(|e| error("config", &e))?;
-        for (vip, slot) in image.vips6() {
-            self.hash::<[u8; 20]>("vips6")?.insert(vip, slot, 0).map_err(|e| error("vips6", &e))?;
-        }
-        for (path, number) in image.paths6() {
-            self.hash::<[u8; 36]>("paths6")?.insert(path, number, 0).map_err(|e| error("paths6", &e))?;
-        }
-        let mut lines = self.array::<[u8; LINE_BYTES]>("directory")?;
-        for (i, line) in (0..).zip(&directory.lines).filter(|(_, line)| **line != [0; LINE_BYTES]) {
-            lines.set(i, line, 0).map_err(|e| error("directory", &e))?;
-        }
-        Ok(())
-    }
-
-    /// Replaces a backend's Maglev table whole.
-    fn install_table(&mut self, backend: u32, slots: Option<&[u16]>) -> Result<(), XdpError> {
-        let error = |e: &dyn std::error::Error| XdpError::Map { map: "tables", reason: reason(e) };
-        let mut value = [0xff; MAGLEV_BYTES];
-        for (to, slot) in value.chunks_exact_mut(2).zip(slots.unwrap_or_default()) {
-            to.copy_from_slice(&slot.to_ne_bytes());
-        }
-        let mut table = Array::<MapData, [u8; MAGLEV_BYTES]>::create(1, 0).map_err(|e| error(&e))?;
-        table.set(0, value, 0).map_err(|e| error(&e))?;
-        let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, [u8; MAGLEV_BYTES]>> =
-            self.map("tables")?.try_into().map_err(|e: aya::maps::MapError| error(&e))?;
-        tables.set(backend, &table, 0).map_err(|e| error(&e))
-    }
-
-    fn map(&mut self, map: &'static str) -> Result<&mut Map, XdpError> {
-        self.ebpf
-            .map_mut(map)
-            .ok_or_else(|| XdpError::Map { map, reason: "the object has no such map".into() })
-    }
-
-    fn array<V: aya::Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>, XdpError> {
-        Array::try_from(self.map(map)?).map_err(|e| XdpError::Map { map, reason: reason(&e) })
-    }
-
-    fn hash<K: aya::Pod>(&mut self, map: &'static str) -> Result<HashMap<&mut MapData, K, u32>, XdpError> {
-        HashMap::try_from(self.map(map)?).map_err(|e| XdpError::Map { map, reason: reason(&e) })
-    }
-}
-
-impl Image {
-    fn directory(&self) -> Vec<(Direction, u32)> {
-        let vips = (0..).zip(&self.frontends).filter_map(|(slot, f)| {
-            let f = f.as_ref()?;
-            match f.listen.ip() {
-                IpAddr::V4(address) => {
-                    Some((Direction::Vip { address, port: f.listen.port(), protocol: f.protocol }, slot))
-                }
-                IpAddr::V6(_) => None,
-            }
-        });
-        let paths = (0..).zip(&self.paths).filter_map(|(number, p)| match (p.nat, p.server) {
-            (IpAddr::V4(nat), IpAddr::V4(server)) => {
-                Some((Direction::Path { nat, server, port: p.port, protocol: p.protocol }, number))
-            }
-            _ => None,
-        });
-        vips.chain(paths).collect()
-    }
-
-    fn vips6(&self) -> impl Iterator<Item = ([u8; 20], u32)> + '_ {
-        (0..).zip(&self.frontends).filter_map(|(slot, f)| {
-            let f = f.as_ref()?;
-            Some((vip6(v6(f.listen.ip())?, f.listen.port(), f.protocol), slot))
-        })
-    }
-
-    fn paths6(&self) -> impl Iterator<Item = ([u8; 36], u32)> + '_ {
-        (0..)
-            .zip(&self.paths)
-            .filter_map(|(number, p)| Some((path6(v6(p.nat)?, v6(p.server)?, p.port, p.protocol), number)))
-    }
-}
-
-fn v6(ip: IpAddr) -> Option<Ipv6Addr> {
-    match ip {
-        IpAddr::V6(v6) => Some(v6),
-        IpAddr::V4(_) => None,
+            _ => Err("the object has no such map".to_owned()),
+        };
+        let config = config.map_err(|reason| XdpError::Map { map: "config", reason })?;
+        Ok(Self { ebpf, hook, config, written: Written::default() })
     }
 }

@@ -5,13 +5,14 @@
 //! - [`netlink`] holds the few rtnetlink requests that these and the host set-up make.
 //!
 //! Everything acts in the network namespace of the calling thread.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod dsr;
 mod error;
 mod filter;
 pub mod guard;
 pub mod kernel;
+pub mod mapped;
 pub mod netlink;
 pub mod nft;
 mod rules;

@@ -123,7 +123,7 @@ fn image(world: &World) -> Image {
         config: Config { seed: 7, lifetimes, half_open_max: 64, resets, ..Config::default() },
         frontends,
         servers,
-        paths,
+        paths: paths.into_iter().map(Some).collect(),
         tables: vec![table(true), table(false)],
     }
 }

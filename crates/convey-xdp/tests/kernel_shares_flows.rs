@@ -130,7 +130,7 @@ impl Lab {
                 nat_sources: vec![setup.vip().ip()],
             })],
             servers: vec![server(0), server(1)],
-            paths: vec![path(0), path(1)],
+            paths: vec![Some(path(0)), Some(path(1))],
             tables: vec![Some(vec![0; 65_537])],
         };
         let sizes = Sizes {

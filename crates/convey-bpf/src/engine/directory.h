@@ -15,8 +15,10 @@ static __always_inline bool same_address(const bool v6, const struct address *a,
 
 static __always_inline __u32 find_direction(__u64 addresses, __u32 rest, const struct config *c)
 {
-	__u64 hash = (addresses ^ c->directory_seed ^ rest) * 0xff51afd7ed558ccdULL;
-	__u32 line = (__u32)(hash ^ hash >> 32) * 0xc4ceb9feU >> 18;
+	/* Read once: it names lines as they were written for it. */
+	__u64 seed = *(const volatile __u64 *)&c->directory_seed;
+	__u64 hash = (addresses ^ seed ^ rest) * 0xff51afd7ed558ccdULL;
+	__u32 line = (__u32)(hash ^ hash >> 32) * 0xc4ceb9feU >> 18 | (__u32)(seed & 1) * DIRECTORY_LINES;
 	struct directory4 *at = bpf_map_lookup_elem(&directory, &line);
 
 	if (!at)

@@ -19,7 +19,8 @@ struct address {
 };
 
 /* Whose an IPv4 packet may be, by its addresses and the port that is ours or the server's: four of them in a line,
- * placed by a hash of the key. A key that finds its line full makes user space choose another seed. */
+ * placed by a hash of the key. A key that finds its line full makes user space choose another seed, whose lowest bit
+ * tells which half of the lines is in force. */
 #define DIRECTORY_WAYS 4
 #define DIRECTORY_LINES 16384
 
@@ -150,7 +151,7 @@ struct server {
 
 struct config {
 	__u64 seed;
-	__u64 directory_seed;
+	__u64 directory_seed; /* the lowest bit: which half */
 	__u64 max_connections;
 	__u32 lifetimes[STATES];
 	__u32 half_open_max;
@@ -204,7 +205,7 @@ _Static_assert(sizeof(struct hop) == 20, "hop");
 _Static_assert(sizeof(struct client_hop) == 40, "client_hop");
 _Static_assert(sizeof(struct frontend) == 32 + 16 * NAT_SOURCES, "frontend");
 _Static_assert(sizeof(struct server) == 64, "server");
-_Static_assert(sizeof(struct config) == 104, "config");
+_Static_assert(sizeof(struct config) == 104 && sizeof(struct config) % 8 == 0, "config");
 _Static_assert(sizeof(struct directory4) == 64, "directory4");
 
 #endif

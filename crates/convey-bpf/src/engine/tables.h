@@ -24,17 +24,20 @@ const volatile __u32 nat_width = 1;
 const volatile __u32 nat_groups = 1;
 const volatile __u32 nat_words = 1;
 
+/* User space writes it word by word while programs run. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct config);
 } config SEC(".maps");
 
-/* A hash map's look-up costs as much as the rest of the parsing and finding together. */
+/* Two halves, of which one is in force. A hash map's look-up costs as much as the rest of the parsing and finding
+ * together. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, DIRECTORY_LINES);
+	__uint(max_entries, 2 * DIRECTORY_LINES);
 	__type(key, __u32);
 	__type(value, struct directory4);
 } directory SEC(".maps");

@@ -1,0 +1,109 @@
+//! What the maps hold of a configuration, as plain data.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use convey_bpf::directory::Direction;
+use convey_bpf::tables::{Config, Frontend, Server, path6, plain_address, vip6};
+
+/// A path along which a server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// The NAT address.
+    pub nat: IpAddr,
+    /// The server's address.
+    pub server: IpAddr,
+    /// The server's port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// What the maps hold of a configuration.
+///
+/// Flows name slots and paths by number: whoever makes a later image keeps the numbers, and gives one to another only
+/// when no flow names it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Image {
+    /// Seed, lifetimes and limits.
+    pub config: Config,
+    /// By slot.
+    pub frontends: Vec<Option<Frontend>>,
+    /// By slot.
+    pub servers: Vec<Option<Server>>,
+    /// By number.
+    pub paths: Vec<Option<Path>>,
+    /// By backend: the server slot of each place of its Maglev table; `None`: nobody can be selected.
+    pub tables: Vec<Option<Vec<u16>>>,
+}
+
+/// The values of all maps.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Contents {
+    /// All but the directory's seed, which is chosen when the directory is written.
+    pub(super) config: Config,
+    pub(super) servers: BTreeMap<u32, [u8; Server::BYTES]>,
+    pub(super) frontends: BTreeMap<u32, [u8; Frontend::BYTES]>,
+    pub(super) path_sources: BTreeMap<u32, [u8; 16]>,
+    /// Absent: nobody can be selected.
+    pub(super) tables: BTreeMap<u32, Arc<[u16]>>,
+    pub(super) directory: BTreeMap<Direction, u32>,
+    pub(super) vips6: BTreeMap<[u8; 20], u32>,
+    pub(super) paths6: BTreeMap<[u8; 36], u32>,
+}
+
+impl Contents {
+    pub(super) fn of(image: &Image) -> Self {
+        let frontends = || by_number(&image.frontends);
+        let paths = || by_number(&image.paths);
+        let tables = by_number(&image.tables);
+        Self {
+            config: Config {
+                any_port: frontends().any(|(_, f)| f.listen.port() == 0),
+                directory_seed: 0,
+                ..image.config.clone()
+            },
+            servers: by_number(&image.servers).map(|(slot, s)| (slot, s.to_bytes())).collect(),
+            frontends: frontends().map(|(slot, f)| (slot, f.to_bytes())).collect(),
+            path_sources: paths().map(|(number, p)| (number, plain_address(p.nat))).collect(),
+            tables: tables.map(|(backend, slots)| (backend, slots.as_slice().into())).collect(),
+            directory: vips4(image).chain(paths4(image)).collect(),
+            vips6: frontends()
+                .filter_map(|(slot, f)| Some((vip6(v6(f.listen.ip())?, f.listen.port(), f.protocol), slot)))
+                .collect(),
+            paths6: paths()
+                .filter_map(|(n, p)| Some((path6(v6(p.nat)?, v6(p.server)?, p.port, p.protocol), n)))
+                .collect(),
+        }
+    }
+}
+
+fn by_number<T>(items: &[Option<T>]) -> impl Iterator<Item = (u32, &T)> {
+    (0..).zip(items).filter_map(|(number, item)| Some((number, item.as_ref()?)))
+}
+
+fn vips4(image: &Image) -> impl Iterator<Item = (Direction, u32)> + '_ {
+    by_number(&image.frontends).filter_map(|(slot, f)| match f.listen.ip() {
+        IpAddr::V4(address) => {
+            Some((Direction::Vip { address, port: f.listen.port(), protocol: f.protocol }, slot))
+        }
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn paths4(image: &Image) -> impl Iterator<Item = (Direction, u32)> + '_ {
+    by_number(&image.paths).filter_map(|(number, p)| match (p.nat, p.server) {
+        (IpAddr::V4(nat), IpAddr::V4(server)) => {
+            Some((Direction::Path { nat, server, port: p.port, protocol: p.protocol }, number))
+        }
+        _ => None,
+    })
+}
+
+fn v6(ip: IpAddr) -> Option<Ipv6Addr> {
+    match ip {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
+    }
+}

@@ -1,0 +1,158 @@
+//! Writing the maps.
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
+use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
+use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, Server};
+
+use super::Kernel;
+use super::image::{Contents, Image};
+use super::writes::{Write, diff};
+use crate::XdpError;
+use crate::error::reason;
+
+/// Where the directory's seed stands in the configuration, in words of eight bytes.
+const DIRECTORY_SEED: usize = 1;
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    contents: Contents,
+    /// Of the directory's halves; `None`: all zero.
+    halves: [Option<Directory>; 2],
+    /// Which of them is in force.
+    half: usize,
+}
+
+impl Kernel {
+    /// Puts an image in force, in place of the one before: only what differs is written, in an order in which packets
+    /// go by one or the other. Where it fails, what was written stays, and the next image starts from there.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`]; a slot beyond the sizes asked for, or more addresses than the directory takes.
+    pub fn install(&mut self, image: &Image) -> Result<(), XdpError> {
+        for write in diff(&self.written.contents, &Contents::of(image)) {
+            self.write(&write, image.config.directory_seed)?;
+            self.written.contents.apply(&write);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write, seed: u64) -> Result<(), XdpError> {
+        match write {
+            Write::Server(slot, value) => self.set("servers", *slot, value.unwrap_or([0; Server::BYTES])),
+            Write::Frontend(slot, value) => {
+                self.set("frontends", *slot, value.unwrap_or([0; Frontend::BYTES]))
+            }
+            Write::PathSource(number, value) => self.set("path_sources", *number, value.unwrap_or_default()),
+            Write::Table(backend, slots) => self.install_table(*backend, slots.as_deref()),
+            Write::Config(config) => {
+                self.write_config(config);
+                Ok(())
+            }
+            Write::Directory(entries) => {
+                self.install_directory(&entries.iter().map(|(d, n)| (*d, *n)).collect::<Vec<_>>(), seed)
+            }
+            Write::Vip6(key, slot) => self.change("vips6", key, *slot),
+            Write::Path6(key, number) => self.change("paths6", key, *number),
+        }
+    }
+
+    /// Word by word; the directory's seed stays.
+    fn write_config(&self, config: &Config) {
+        let bytes = config.to_bytes();
+        for (i, (word, to)) in bytes.chunks_exact(8).zip(self.config.iter()).enumerate() {
+            let word = word.try_into().map_or(0, u64::from_ne_bytes);
+            if i != DIRECTORY_SEED && to.load(Relaxed) != word {
+                to.store(word, Relaxed);
+            }
+        }
+    }
+
+    /// Writes the half that is not in force, then the seed, which puts it in force.
+    fn install_directory(&mut self, entries: &[(Direction, u32)], seed: u64) -> Result<(), XdpError> {
+        let half = 1 - self.written.half;
+        let former = self.written.halves[half].take();
+        let seed = former.as_ref().map_or((seed & !1) | half as u64, |directory| directory.seed);
+        let written = match Directory::new(entries, seed) {
+            None => Err(XdpError::Map { map: "directory", reason: "more addresses than it takes".into() }),
+            Some(directory) => self.write_lines(former.as_ref(), &directory).map(|()| directory),
+        };
+        match written {
+            Err(e) => {
+                // Lines of both may be there: this half is written whole next time.
+                self.written.halves[half] = None;
+                Err(e)
+            }
+            Ok(directory) => {
+                if let Some(to) = self.config.get(DIRECTORY_SEED) {
+                    to.store(directory.seed, Release);
+                }
+                self.written.halves[half] = Some(directory);
+                self.written.half = half;
+                Ok(())
+            }
+        }
+    }
+
+    fn write_lines(&mut self, former: Option<&Directory>, new: &Directory) -> Result<(), XdpError> {
+        let mut lines = self.array::<[u8; LINE_BYTES]>("directory")?;
+        for (i, (at, line)) in (new.first_line()..).zip(&new.lines).enumerate() {
+            if former.is_none_or(|former| former.lines[i] != *line) {
+                lines.set(at, line, 0).map_err(|e| error("directory", &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a backend's Maglev table whole.
+    fn install_table(&mut self, backend: u32, slots: Option<&[u16]>) -> Result<(), XdpError> {
+        let error = |e: &dyn std::error::Error| error("tables", e);
+        let mut value = [0xff; MAGLEV_BYTES];
+        for (to, slot) in value.chunks_exact_mut(2).zip(slots.unwrap_or_default()) {
+            to.copy_from_slice(&slot.to_ne_bytes());
+        }
+        let mut table = Array::<MapData, [u8; MAGLEV_BYTES]>::create(1, 0).map_err(|e| error(&e))?;
+        table.set(0, value, 0).map_err(|e| error(&e))?;
+        let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, [u8; MAGLEV_BYTES]>> =
+            self.map("tables")?.try_into().map_err(|e: aya::maps::MapError| error(&e))?;
+        tables.set(backend, &table, 0).map_err(|e| error(&e))
+    }
+
+    fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {
+        self.array::<V>(map)?.set(at, value, 0).map_err(|e| error(map, &e))
+    }
+
+    fn change<K: aya::Pod>(
+        &mut self,
+        map: &'static str,
+        key: &K,
+        value: Option<u32>,
+    ) -> Result<(), XdpError> {
+        let mut keys: HashMap<_, K, u32> =
+            self.map(map)?.try_into().map_err(|e: aya::maps::MapError| error(map, &e))?;
+        match value {
+            Some(value) => keys.insert(key, value, 0),
+            None => match keys.remove(key) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                removed => removed,
+            },
+        }
+        .map_err(|e| error(map, &e))
+    }
+
+    fn map(&mut self, map: &'static str) -> Result<&mut Map, XdpError> {
+        self.ebpf
+            .map_mut(map)
+            .ok_or_else(|| XdpError::Map { map, reason: "the object has no such map".into() })
+    }
+
+    fn array<V: aya::Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>, XdpError> {
+        Array::try_from(self.map(map)?).map_err(|e| error(map, &e))
+    }
+}
+
+fn error(map: &'static str, e: &dyn std::error::Error) -> XdpError {
+    XdpError::Map { map, reason: reason(e) }
+}
