@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_engine::Loss;
+use convey_engine::{Loss, NextHops};
 
 use crate::rx_batch::RxBatch;
 use crate::sockets::Sockets;
@@ -33,6 +33,9 @@ pub trait FrameIo {
 
     /// Makes the first `len` bytes of the frame ready to be sent with this header.
     fn prepare_tx(&mut self, at: usize, vnet: [u8; VNET_HEADER_BYTES], len: usize);
+
+    /// The frame goes on by this interface, as it stands in its buffer.
+    fn forwards(&mut self, _at: usize, _next_hops: &NextHops) {}
 
     /// Its virtio_net_hdr and the frame.
     fn bytes(&self, at: usize) -> &[u8];

@@ -33,7 +33,7 @@ pub trait Intake: Send + Sync {
     }
 
     /// Packets are sent by these from now on.
-    fn next_hops(&self, _next_hops: &NextHops) {}
+    fn next_hops(&self, _next_hops: &Arc<NextHops>) {}
 }
 
 /// What all threads of an engine share.

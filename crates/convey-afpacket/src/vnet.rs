@@ -74,6 +74,12 @@ impl VnetHeader {
         [0; VNET_HEADER_BYTES]
     }
 
+    /// The header of a plain frame whose checksum is open: `offset` behind `start`.
+    pub fn open(start: usize, offset: usize) -> [u8; VNET_HEADER_BYTES] {
+        Self { flags: NEEDS_CSUM, csum_start: start as u16, csum_offset: offset as u16, ..Self::default() }
+            .bytes()
+    }
+
     /// Of a super-frame: payload bytes of one segment.
     pub fn segment_bytes(&self) -> Option<u16> {
         (self.gso_type != 0 && self.gso_size != 0).then_some(self.gso_size)

@@ -185,6 +185,7 @@ impl<F: FrameIo> Runner<F> {
             match verdict {
                 Verdict::Forward(f) => {
                     self.frames.prepare_tx(at, header.forwarded(), f.len);
+                    self.frames.forwards(at, &next_hops);
                     let is_checked = header.is_checked();
                     let (ifindex, flow, headers) = (f.egress_ifindex, f.flow, f.headers);
                     self.tx_batch.push(TxEntry { at, ifindex, is_checked, flow, headers });

@@ -165,7 +165,7 @@ impl NextHops {
     }
 
     /// Whether all packets to an address go the same way.
-    pub(crate) fn is_by_destination(&self) -> bool {
+    pub fn is_by_destination(&self) -> bool {
         self.is_by_destination
     }
 

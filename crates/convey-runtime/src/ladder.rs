@@ -9,7 +9,7 @@ use convey_engine::{EngineError, EngineErrorKind, EngineKind};
 use crate::RuntimeError;
 
 /// The engines of this version.
-const BUILT: &[EngineKind] = &[EngineKind::AfPacket];
+const BUILT: &[EngineKind] = &[EngineKind::Tc, EngineKind::Xdp, EngineKind::AfPacket];
 
 /// The order in which "auto" tries engines, the fastest first. AF_XDP is taken on request alone: it pays only where
 /// policy in user space is wanted.

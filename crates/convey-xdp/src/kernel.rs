@@ -3,24 +3,24 @@
 //! [`Image`] is what the maps hold of a configuration, as plain data. [`Kernel::install`] writes how it differs from the
 //! one before: what is named before what names it, so that no packet finds a frontend whose servers are not there.
 
+mod attach;
 mod image;
 mod install;
 mod writes;
 
-use std::os::fd::AsFd;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use aya::maps::Map;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use convey_bpf::tables::Config;
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 
 use crate::XdpError;
 use crate::error::reason;
-use crate::mapped::map_array;
+use crate::mapped::MapMemory;
 
+use attach::Link;
 pub use image::{Image, Path};
 use install::Written;
 
@@ -85,6 +85,8 @@ pub struct Kernel {
     /// `struct config`, by words.
     config: Memory<AtomicU64>,
     written: Written,
+    /// By interface.
+    links: BTreeMap<u32, Link>,
 }
 
 impl Kernel {
@@ -146,13 +148,21 @@ impl Kernel {
             Hook::Xdp => <&mut Xdp>::try_from(program).and_then(Xdp::load),
         };
         loaded.map_err(|e| refused(&e))?;
-        let config = match ebpf.map("config") {
-            Some(Map::Array(config)) => {
-                map_array(config.fd().as_fd(), Config::BYTES / 8).map_err(|e| e.to_string())
-            }
-            _ => Err("the object has no such map".to_owned()),
-        };
-        let config = config.map_err(|reason| XdpError::Map { map: "config", reason })?;
-        Ok(Self { ebpf, hook, config, written: Written::default() })
+        let config = memory_of(&ebpf, "config")?.words64();
+        Ok(Self { ebpf, hook, config, written: Written::default(), links: BTreeMap::new() })
     }
+
+    /// An array as memory of this process.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn memory(&self, map: &'static str) -> Result<MapMemory, XdpError> {
+        memory_of(&self.ebpf, map)
+    }
+}
+
+fn memory_of(ebpf: &Ebpf, map: &'static str) -> Result<MapMemory, XdpError> {
+    let found =
+        ebpf.map(map).ok_or_else(|| XdpError::Map { map, reason: "the object has no such map".into() })?;
+    MapMemory::new(found).map_err(|e| XdpError::Map { map, reason: format!("it cannot be mapped: {e}") })
 }

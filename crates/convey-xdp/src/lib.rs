@@ -4,19 +4,24 @@
 //! - [`dsr`] attaches the egress program that a server needs for direct server return.
 //! - [`netlink`] holds the few rtnetlink requests that these and the host set-up make.
 //!
+//! - [`KernelEngine`] forwards in the kernel, at tc ingress or XDP.
+//!
 //! Everything acts in the network namespace of the calling thread.
 #![deny(unsafe_code)]
 
 pub mod dsr;
+pub mod engine;
 mod error;
 mod filter;
 pub mod guard;
 pub mod kernel;
+mod lower;
 pub mod mapped;
 pub mod netlink;
 pub mod nft;
 mod rules;
 
+pub use engine::KernelEngine;
 pub use error::XdpError;
 pub use filter::next_handle;
 pub use guard::{Guard, GuardDrops, GuardMethod};

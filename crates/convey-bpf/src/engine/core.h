@@ -69,6 +69,8 @@ APART __u32 ask_hop(context_t *context, __u32 ingress, const struct ends *ends, 
 	if (!context || !ends || !hop)
 		return REASON(DROP_NO_NEXT_HOP);
 	fib.ifindex = ingress;
+	/* Any length has the helper tell the route's MTU and not the interface's. */
+	fib.tot_len = 1;
 	if (v6) {
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.ipv6_src, &ends->from, 16);
@@ -100,7 +102,7 @@ static __always_inline __u32 client_hop(const bool v6, context_t *context, __u32
 
 	if (!known)
 		return REASON(DROP_NO_NEXT_HOP);
-	if (known->generation == c->hop_generation && same_address(v6, &known->address, client) &&
+	if (c->hop_generation != NOT_REMEMBERED && known->generation == c->hop_generation && same_address(v6, &known->address, client) &&
 	    (v6 || !known->address.word[0])) {
 		*hop = known->hop;
 		return 0;

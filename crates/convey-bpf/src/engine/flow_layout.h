@@ -119,6 +119,9 @@ struct hop {
 	__u8 source[6];
 };
 
+/* In place of a generation: a client's next hop depends on more than its address. */
+#define NOT_REMEMBERED 0xffffffff
+
 struct client_hop {
 	struct address address;
 	struct hop hop;

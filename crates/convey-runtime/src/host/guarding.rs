@@ -20,6 +20,46 @@ impl Host {
         result
     }
 
+    /// Handles the frames of these interfaces, by index, before the kernel sees them, so that no guard is needed. Gives
+    /// those that could be prepared.
+    pub fn set_unguarded(&mut self, interfaces: &[u32]) -> (Result<(), HostError>, Vec<u32>) {
+        let state = match StateDir::open(&self.spec.state_dir) {
+            Ok(state) => state,
+            Err(error) => return (Err(error), Vec::new()),
+        };
+        let result = self.set_unguarded_in(&state, interfaces);
+        state.close();
+        result
+    }
+
+    fn set_unguarded_in(
+        &mut self,
+        state: &StateDir,
+        interfaces: &[u32],
+    ) -> (Result<(), HostError>, Vec<u32>) {
+        let (mut ready, mut names, mut failed) = (Vec::new(), Vec::new(), Ok(()));
+        let peers = match state.peers(&self.id) {
+            Ok(peers) => peers,
+            Err(error) => return (Err(error), ready),
+        };
+        for &index in interfaces {
+            let Ok(interface) = netlink::interface_name(index) else { continue };
+            match self.apply(state, &peers, &Step::DisableLro { interface: interface.clone() }) {
+                Ok(()) => {
+                    ready.push(index);
+                    names.push(interface);
+                }
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        self.spec.interfaces = names;
+        match undo::reclaim(state, Leave::Flows) {
+            Ok(notes) => self.notes.extend(notes),
+            Err(error) => failed = failed.and(Err(error)),
+        }
+        (failed, ready)
+    }
+
     /// The interfaces on which the guard stands, by index.
     pub fn interfaces(&self) -> Vec<u32> {
         self.guard.as_ref().map(Guard::interfaces).unwrap_or_default()

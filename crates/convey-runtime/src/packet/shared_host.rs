@@ -39,13 +39,18 @@ impl SharedHost {
         Self { state: Mutex::new(state), events }
     }
 
-    /// Guards these interfaces; returns those on which the guard stands.
-    pub(super) fn guard_interfaces(&self, interfaces: &[u32]) -> Vec<u32> {
+    /// Prepares these interfaces, and keeps the kernel from answering there if it is to be guarded; returns those that
+    /// are ready.
+    pub(super) fn prepare_interfaces(&self, interfaces: &[u32], is_guarded: bool) -> Vec<u32> {
         let mut state = lock(&self.state);
         let SharedHostState { host: Some(host), started, .. } = &mut *state else { return Vec::new() };
         let known = host.notes().len();
-        let done = host.set_interfaces(interfaces);
-        let guarded = host.interfaces();
+        let (done, ready) = if is_guarded {
+            let done = host.set_interfaces(interfaces);
+            (done, host.interfaces())
+        } else {
+            host.set_unguarded(interfaces)
+        };
         if *started {
             for message in host.notes().iter().skip(known) {
                 (self.events)(Event::Warning { message: message.clone() });
@@ -61,7 +66,7 @@ impl SharedHost {
         } else if let Err(error) = done {
             state.failed = Some(error);
         }
-        guarded
+        ready
     }
 
     /// Memory for the flows of this balancer that outlives it.

@@ -11,6 +11,9 @@ use convey_engine::{
     SavedFlows,
 };
 
+use convey_xdp::KernelEngine;
+use convey_xdp::kernel::Hook;
+
 use super::network::{local_addresses, reachability, with_local_addresses};
 use super::rules::rules;
 use super::shared_host::{SharedHost, host_spec};
@@ -146,17 +149,19 @@ fn start_engine(
     saved: &[SavedFlows],
     host: &Arc<SharedHost>,
 ) -> Result<Box<dyn PacketEngine>, RuntimeError> {
-    let guard: InterfaceSink = {
+    let prepare: InterfaceSink = {
         let host = host.clone();
-        Arc::new(move |interfaces| host.guard_interfaces(interfaces))
+        Arc::new(move |interfaces| host.prepare_interfaces(interfaces, kind.needs_guard()))
     };
-    let setup = EngineSetup { on_interfaces: kind.needs_guard().then_some(guard), ..setup };
+    let setup = EngineSetup { on_interfaces: Some(prepare), ..setup };
     let started: Result<Box<dyn PacketEngine>, EngineError> = match kind {
         EngineKind::AfPacket => {
             let memory = host.memory(&setup.snapshot);
             AfPacketEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
         }
-        EngineKind::Tc | EngineKind::Xdp | EngineKind::AfXdp => Err(not_built(kind)),
+        EngineKind::Tc => KernelEngine::start(Hook::Tc, setup).map(|engine| Box::new(engine) as _),
+        EngineKind::Xdp => KernelEngine::start(Hook::Xdp, setup).map(|engine| Box::new(engine) as _),
+        EngineKind::AfXdp => Err(not_built(kind)),
     };
     match lock(&host.state).failed.take() {
         None => Ok(started?),

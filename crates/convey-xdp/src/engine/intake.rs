@@ -1,0 +1,238 @@
+//! The programs in the kernel as what feeds an engine: their maps, their interfaces, their counters.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use aya::maps::Map;
+use convey_afpacket::workers::{Intake, Scope, lock};
+use convey_core::Event;
+use convey_core::EventSink;
+use convey_core::conntrack::Memory;
+use convey_core::nat_ports::{Partition, PortPool};
+use convey_engine::{
+    EngineError, EngineErrorKind, EngineStats, KernelGauges, KernelMemory, NextHops, PacketSnapshot,
+    PathNumbers, PoolMemory,
+};
+
+use super::counts::{Counts, SlotCounts};
+use super::ring::ClientHops;
+use crate::kernel::{Kernel, Sizes};
+use crate::lower;
+use crate::mapped::MapMemory;
+use crate::{XdpError, kernel::Hook};
+
+/// The programs at work.
+pub(super) struct Programs {
+    state: Mutex<State>,
+    sizes: Sizes,
+    /// All NAT ports.
+    nat_ports: MapMemory,
+    paths: Arc<PathNumbers>,
+    client_hops: Arc<Mutex<ClientHops>>,
+    events: EventSink,
+}
+
+struct State {
+    kernel: Kernel,
+    counts: Counts,
+    snapshot: Arc<PacketSnapshot>,
+    next_hops: Arc<NextHops>,
+    /// Of the next hops: grows with each change.
+    generation: u32,
+    /// Why an interface could not be taken, as last told.
+    refused: Vec<String>,
+    told_slow: bool,
+}
+
+impl Programs {
+    /// Loads them with the tables of `snapshot`, on no interface yet.
+    pub(super) fn load(
+        hook: Hook,
+        snapshot: Arc<PacketSnapshot>,
+        events: EventSink,
+    ) -> Result<Arc<Self>, EngineError> {
+        let sizes = super::sizes::of(&snapshot)?;
+        let mut kernel = Kernel::load(hook, &sizes).map_err(|e| refused(hook, &e))?;
+        let programs = Self {
+            nat_ports: kernel.memory("nat_ports").map_err(|e| refused(hook, &e))?,
+            paths: Arc::default(),
+            client_hops: Arc::new(Mutex::new(ClientHops::new(
+                take(&mut kernel, "client_hops").map_err(|e| refused(hook, &e))?,
+            ))),
+            state: Mutex::new(State {
+                counts: counts(&mut kernel).map_err(|e| refused(hook, &e))?,
+                kernel,
+                snapshot: snapshot.clone(),
+                next_hops: Arc::default(),
+                generation: 0,
+                refused: Vec::new(),
+                told_slow: false,
+            }),
+            sizes,
+            events,
+        };
+        programs.install(snapshot)?;
+        Ok(Arc::new(programs))
+    }
+
+    /// The programs go by this snapshot.
+    pub(super) fn install(&self, snapshot: Arc<PacketSnapshot>) -> Result<(), EngineError> {
+        let state = &mut *lock(&self.state);
+        state.counts.collect(&state.snapshot);
+        self.write(state, &snapshot)?;
+        state.snapshot = snapshot;
+        Ok(())
+    }
+
+    fn write(&self, state: &mut State, snapshot: &PacketSnapshot) -> Result<(), EngineError> {
+        super::sizes::check(snapshot, &self.sizes)?;
+        let is_held = |number| PortPool::in_memory(self.partition(), self.pool_words(number)).held() > 0;
+        let paths = self.paths.assign(snapshot, self.sizes.paths as usize, is_held);
+        let paths = paths.ok_or_else(|| super::sizes::too_many_paths(snapshot, &self.sizes))?;
+        let image =
+            lower::image(snapshot, &state.next_hops, state.generation, &paths, self.sizes.sets4.max(1));
+        state.kernel.install(&image).map_err(|e| {
+            EngineError::new(EngineErrorKind::Failed, format!("The kernel programs' tables: {e}"), "")
+        })
+    }
+
+    const fn partition(&self) -> Partition {
+        Partition {
+            first: self.sizes.nat_first,
+            last: (self.sizes.nat_first as u32 + self.sizes.nat_width - 1) as u16,
+            stride: 1,
+            remainder: 0,
+        }
+    }
+
+    fn pool_words(&self, number: u16) -> Memory<std::sync::atomic::AtomicU64> {
+        let words = PortPool::words(self.partition());
+        self.nat_ports.part64(usize::from(number) * words, words)
+    }
+
+    /// Their tables, for the worker beside them.
+    pub(super) fn memory(self: &Arc<Self>) -> Result<KernelMemory, XdpError> {
+        let state = lock(&self.state);
+        let map = |name| state.kernel.memory(name);
+        let programs = Arc::downgrade(self);
+        Ok(KernelMemory {
+            flows: [map("flows4")?.words32(), map("flows6")?.words32()],
+            spills: [map("spills4")?.words32(), map("spills6")?.words32()],
+            later_syns: map("later_syns")?.words64(),
+            half_open: map("shared")?.part64(2, 1),
+            gauges: KernelGauges {
+                total: map("shared")?.part64(0, 2),
+                frontends: map("frontend_gauges")?.words64(),
+                servers: map("server_gauges")?.words64(),
+            },
+            pools: PoolMemory {
+                paths: self.paths.clone(),
+                words: Arc::new(move |number| {
+                    programs.upgrade().map_or_else(|| Memory::own(0), |p| p.pool_words(number))
+                }),
+            },
+        })
+    }
+
+    /// The ring by which packets are handed up.
+    pub(super) fn ring<T: TryFrom<Map, Error = aya::maps::MapError>>(&self) -> Result<T, XdpError> {
+        take(&mut lock(&self.state).kernel, "slow_path")
+    }
+
+    pub(super) fn client_hops(&self) -> Arc<Mutex<ClientHops>> {
+        self.client_hops.clone()
+    }
+
+    /// Takes the packets of these interfaces, and of no others any more; returns those where the program is.
+    pub(super) fn attach(&self, interfaces: &[u32]) -> Vec<u32> {
+        let state = &mut *lock(&self.state);
+        let mut refused = Vec::new();
+        for ifindex in interfaces {
+            if let Err(error) = state.kernel.attach(*ifindex) {
+                refused.push(error.to_string());
+            }
+        }
+        for gone in state.kernel.interfaces().into_iter().filter(|i| !interfaces.contains(i)) {
+            state.kernel.detach(gone);
+        }
+        for message in refused.iter().filter(|message| !state.refused.contains(message)) {
+            let message = format!("{message}; packets that arrive there are not forwarded");
+            (self.events)(Event::Warning { message });
+        }
+        state.refused = refused;
+        state.kernel.interfaces()
+    }
+
+    /// Why interfaces could not be taken.
+    pub(super) fn refused(&self) -> Vec<String> {
+        lock(&self.state).refused.clone()
+    }
+
+    pub(super) fn collect(&self) {
+        let state = &mut *lock(&self.state);
+        state.counts.collect(&state.snapshot);
+    }
+
+    pub(super) fn add_to(&self, stats: &mut EngineStats) {
+        lock(&self.state).counts.add_to(stats);
+    }
+}
+
+impl Intake for Programs {
+    /// Interfaces are taken by [`Programs::attach`], the scope is in the maps.
+    fn listen(&self, _scope: &Scope, _interfaces: &[u32]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_hops(&self, next_hops: &Arc<NextHops>) {
+        let state = &mut *lock(&self.state);
+        state.next_hops = next_hops.clone();
+        state.generation = state.generation % (u32::MAX - 1) + 1;
+        lock(&self.client_hops).generation = Some(state.generation);
+        let snapshot = state.snapshot.clone();
+        if let Err(error) = self.write(state, &snapshot) {
+            let message = format!("Next hops of the kernel programs are not up to date: {error}");
+            (self.events)(Event::Warning { message });
+        }
+        if !next_hops.is_by_destination() && !state.told_slow {
+            state.told_slow = true;
+            let message = "Routes here depend on more than the destination (rules or several paths): every packet takes the \
+                           way through user space; engine \"af_packet\" is faster then"
+                .to_owned();
+            (self.events)(Event::Warning { message });
+        }
+    }
+}
+
+fn counts(kernel: &mut Kernel) -> Result<Counts, XdpError> {
+    let gauges = |kernel: &Kernel, name| Ok::<_, XdpError>(kernel.memory(name)?.words64());
+    let frontends = gauges(kernel, "frontend_gauges")?;
+    let servers = gauges(kernel, "server_gauges")?;
+    Ok(Counts {
+        frontends: SlotCounts::new(take(kernel, "frontend_traffic")?, frontends),
+        servers: SlotCounts::new(take(kernel, "server_traffic")?, servers),
+        reasons: take(kernel, "reasons")?,
+    })
+}
+
+fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    kernel: &mut Kernel,
+    name: &'static str,
+) -> Result<T, XdpError> {
+    let missing = || XdpError::Map { map: name, reason: "the object has no such map".into() };
+    let map = kernel.ebpf.take_map(name).ok_or_else(missing)?;
+    T::try_from(map).map_err(|e| XdpError::Map { map: name, reason: crate::error::reason(&e) })
+}
+
+/// Why an engine cannot start.
+pub(super) fn refused(hook: Hook, error: &XdpError) -> EngineError {
+    let what = match hook {
+        Hook::Tc => "tc",
+        Hook::Xdp => "xdp",
+    };
+    EngineError::new(
+        EngineErrorKind::Unsupported,
+        format!("The program of engine \"{what}\" cannot be used: {error}"),
+        "run as root or grant CAP_BPF and CAP_NET_ADMIN, or use engine \"af_packet\"",
+    )
+}

@@ -1,0 +1,150 @@
+//! The kernel engines: a program at tc ingress or XDP forwards, and a worker in user space answers, translates ICMP
+//! errors, follows fragments and finds next hops, in the same tables.
+//!
+//! Maps are memory of both. What the program cannot decide it hands up by a ring, untouched and uncounted: the worker
+//! decides about it as about any frame. So a packet is decided by one of the two, and by the same state.
+
+mod counts;
+mod intake;
+mod partial;
+mod ring;
+mod sizes;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use convey_afpacket::workers::{PacketSocket, Runner, UserPath};
+use convey_core::Protocol;
+use convey_engine::{
+    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Explanation, InterfaceSink, Keep,
+    NextHops, PacketEngine, PacketSnapshot, TakenOver, Worker,
+};
+
+use self::intake::Programs;
+use self::ring::RingFrames;
+use crate::kernel::Hook;
+
+/// Room for frames that are sent from user space.
+const SEND_BUFFER_BYTES: usize = 8 << 20;
+
+/// A program in the kernel, and the worker beside it. Dropping it closes it.
+pub struct KernelEngine {
+    kind: EngineKind,
+    path: UserPath,
+    programs: Arc<Programs>,
+}
+
+impl std::fmt::Debug for KernelEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelEngine").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl KernelEngine {
+    /// Loads the program of `hook` and puts it on the interfaces of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing is left.
+    pub fn start(hook: Hook, setup: EngineSetup) -> Result<Self, EngineError> {
+        let kind = match hook {
+            Hook::Tc => EngineKind::Tc,
+            Hook::Xdp => EngineKind::Xdp,
+        };
+        let snapshot = setup.snapshot.clone();
+        let failed = |what: &str, error: &dyn std::error::Error| {
+            let cause = format!("The worker beside the kernel program cannot start ({what}): {error}");
+            EngineError::new(EngineErrorKind::Failed, cause, "")
+        };
+        let programs = Programs::load(hook, snapshot.clone(), setup.events.clone())?;
+        let memory = programs.memory().map_err(|e| failed("its tables", &e))?;
+        let ring = programs.ring().map_err(|e| failed("its ring", &e))?;
+        let socket = PacketSocket::open(SEND_BUFFER_BYTES).map_err(|e| failed("a packet socket", &e))?;
+        let prepare = setup.on_interfaces.clone();
+        let on_interfaces: InterfaceSink = {
+            let programs = programs.clone();
+            Arc::new(move |interfaces| {
+                let ready =
+                    prepare.as_ref().map_or_else(|| interfaces.to_vec(), |prepare| prepare(interfaces));
+                programs.attach(&ready)
+            })
+        };
+        let setup = EngineSetup { on_interfaces: Some(on_interfaces), ..setup };
+        let path = UserPath::new(setup, 1, programs.clone())?;
+        let engine = Self { kind, path, programs };
+        let worker = Worker::in_kernel(&snapshot, memory);
+        let worker = worker.ok_or_else(|| {
+            EngineError::new(EngineErrorKind::Failed, "The kernel program's tables have another size", "")
+        })?;
+        engine.path.follow_network().map_err(|error| match engine.programs.refused().first() {
+            Some(refused) if error.kind == EngineErrorKind::NoInterface => {
+                EngineError::new(EngineErrorKind::Unsupported, refused.clone(), "")
+            }
+            _ => error,
+        })?;
+        let frames = RingFrames::new(ring, socket, engine.programs.client_hops());
+        engine.path.run(Runner::of_worker(0, frames, &engine.path, worker))?;
+        Ok(engine)
+    }
+}
+
+impl PacketEngine for KernelEngine {
+    fn kind(&self) -> EngineKind {
+        self.kind
+    }
+
+    fn install(&self, snapshot: Arc<PacketSnapshot>) -> Result<(), EngineError> {
+        self.programs.install(snapshot.clone())?;
+        self.path.install(snapshot).map_err(EngineError::links)
+    }
+
+    fn collect(&self) {
+        self.programs.collect();
+    }
+
+    fn stats(&self) -> EngineStats {
+        let mut stats = self.path.stats();
+        self.programs.add_to(&mut stats);
+        stats
+    }
+
+    fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        timeout: Duration,
+    ) -> Option<Explanation> {
+        self.path.explain(0, protocol, source, destination, timeout)
+    }
+
+    fn next_hops(&self) -> Option<Arc<NextHops>> {
+        Some(self.path.next_hops())
+    }
+
+    fn resolve(&self, ifindex: u32, address: IpAddr) {
+        self.path.resolve(ifindex, address);
+    }
+
+    fn interfaces(&self) -> Vec<u32> {
+        self.path.interfaces()
+    }
+
+    fn taken_over(&self) -> Option<TakenOver> {
+        None
+    }
+
+    fn close(&self, _keep: Keep) -> Vec<String> {
+        // The program first: what arrives from now on is the kernel's.
+        self.programs.attach(&[]);
+        self.path.close();
+        self.programs.collect();
+        Vec::new()
+    }
+}
+
+impl Drop for KernelEngine {
+    fn drop(&mut self) {
+        self.close(Keep::Nothing);
+    }
+}

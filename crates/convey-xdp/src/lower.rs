@@ -1,0 +1,115 @@
+//! From a snapshot to what the maps hold of it, as plain data.
+
+use std::net::{IpAddr, SocketAddr};
+
+use convey_bpf::tables::{self, Config, Frontend, Hop, STATES, Server};
+use convey_engine::{Method, NatPath, NextHops, PacketSnapshot, Path as Way, Refusal, Standing};
+use convey_packet::Addr;
+
+use crate::kernel::{Image, Path};
+
+/// Next hops towards clients are not to be remembered by address alone: sources or arrivals matter.
+const NOT_REMEMBERED: u32 = u32::MAX;
+
+/// What the maps hold of `snapshot` while packets are sent by `next_hops`; `generation` is theirs. `paths` are numbered
+/// already.
+pub fn image(
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    generation: u32,
+    paths: &[Option<NatPath>],
+    half_open_max: u32,
+) -> Image {
+    let mut image = Image {
+        config: config(snapshot, next_hops, generation, half_open_max),
+        paths: paths.iter().map(|path| path.map(path_of)).collect(),
+        ..Image::default()
+    };
+    for (slot, frontend) in snapshot.frontends() {
+        let listen = SocketAddr::new(frontend.address.into(), frontend.port);
+        let of_map = Frontend {
+            listen,
+            protocol: frontend.protocol,
+            left: frontend.has_left(),
+            backend: snapshot.backend_of(frontend) as u16,
+            max_connections: frontend.max_connections,
+            nat_sources: frontend.nat_sources.iter().map(|address| IpAddr::from(*address)).collect(),
+        };
+        put(&mut image.frontends, slot, of_map);
+    }
+    for (slot, server) in snapshot.servers() {
+        let address = SocketAddr::new(server.address.into(), server.port);
+        let of_map = Server {
+            address,
+            method: match server.method {
+                Method::Nat => tables::Method::Nat,
+                Method::Rewrite => tables::Method::Rewrite,
+                Method::L2 => tables::Method::L2,
+            },
+            standing: match server.standing() {
+                Standing::Up => tables::Standing::Up,
+                Standing::Draining => tables::Standing::Draining,
+                Standing::Down => tables::Standing::Down,
+                Standing::Removed => tables::Standing::Removed,
+            },
+            max_connections: server.max_connections,
+            hop: hop_to(address.ip(), next_hops),
+        };
+        put(&mut image.servers, slot, of_map);
+    }
+    image.tables = snapshot.tables().map(|table| table.map(|table| table.slots().to_vec())).collect();
+    image
+}
+
+/// The next hop towards `to` from anywhere; not known or not that simple: all zeros, so that the packet is handed up.
+pub fn hop_to(to: IpAddr, next_hops: &NextHops) -> Hop {
+    if !next_hops.is_by_destination() {
+        return Hop::default();
+    }
+    next_hops.lookup(&Way::to(to)).map_or_else(|_| Hop::default(), |hop| hop_of(&hop))
+}
+
+/// The same for the maps.
+pub fn hop_of(hop: &convey_engine::NextHop) -> Hop {
+    Hop {
+        ifindex: hop.ifindex,
+        mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+        on_link: hop.on_link,
+        destination: hop.destination,
+        source: hop.source,
+    }
+}
+
+fn config(snapshot: &PacketSnapshot, next_hops: &NextHops, generation: u32, half_open_max: u32) -> Config {
+    let mut lifetimes = [0; STATES];
+    for (to, ticks) in lifetimes.iter_mut().zip(snapshot.lifetimes().0) {
+        *to = ticks;
+    }
+    Config {
+        seed: snapshot.options().seed,
+        // In dsr mode a limit would lock clients out whose connections are not seen to end.
+        max_connections: if snapshot.is_passthrough() { snapshot.max_connections() } else { 0 },
+        lifetimes,
+        half_open_max,
+        hop_generation: if next_hops.is_by_destination() { generation } else { NOT_REMEMBERED },
+        resets: snapshot.options().refusal == Refusal::Reset,
+        ..Config::default()
+    }
+}
+
+fn path_of(path: NatPath) -> Path {
+    Path {
+        nat: Addr::from_bits(path.nat).into(),
+        server: Addr::from_bits(path.server).into(),
+        port: path.port,
+        protocol: path.protocol,
+    }
+}
+
+fn put<T>(slots: &mut Vec<Option<T>>, slot: u16, value: T) {
+    let at = usize::from(slot);
+    if slots.len() <= at {
+        slots.resize_with(at + 1, || None);
+    }
+    slots[at] = Some(value);
+}
