@@ -75,7 +75,7 @@ export type RefusedEngine = {
 
 /** What the packet modes add to `/stats`. A super-frame, as network cards put them together, counts once. */
 export type PacketStats = {
-  /** What moves the packets: "af_packet". */
+  /** What moves the packets: "tc", "xdp", "af_xdp" or "af_packet". */
   engine: string;
   /** Engines that "auto" would have preferred to it, in order. */
   engines_refused: RefusedEngine[];
