@@ -388,7 +388,9 @@ async function quiet(product: Product): Promise<Stats> {
 }
 
 function total(stats: Stats): number {
-  const { forwarded, replied, passed, dropped } = packets(stats);
+  const { forwarded, replied, dropped, ...rest } = packets(stats);
+  // A program on the interface sees, and counts, what is the host's own as well.
+  const { not_ip: _arp, not_vip: _host, ...passed } = rest.passed;
   const sum = (reasons: Record<string, number>) => Object.values(reasons).reduce((a, b) => a + b, 0);
   return forwarded + sum(replied) + sum(passed) + sum(dropped);
 }

@@ -252,6 +252,11 @@ impl ReasonCounters {
         self.0[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts `more` occurrences.
+    pub fn add(&self, reason: Reason, more: u64) {
+        self.0[reason as usize].fetch_add(more, Relaxed);
+    }
+
     /// Occurrences so far.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0[reason as usize].load(Relaxed)

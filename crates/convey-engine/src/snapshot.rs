@@ -380,7 +380,8 @@ impl PacketSnapshot {
         &self.totals
     }
 
-    pub(crate) fn reasons(&self) -> &ReasonCounters {
+    /// Refusals of all frontends.
+    pub fn reasons(&self) -> &ReasonCounters {
         &self.reasons
     }
 

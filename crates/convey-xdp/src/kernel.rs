@@ -132,6 +132,7 @@ impl Kernel {
             .map_max_entries("frontends", frontends)
             .map_max_entries("frontend_gauges", frontends)
             .map_max_entries("frontend_traffic", frontends)
+            .map_max_entries("refusals", frontends)
             .map_max_entries("servers", servers)
             .map_max_entries("server_gauges", servers)
             .map_max_entries("server_traffic", servers)

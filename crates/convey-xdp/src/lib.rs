@@ -14,6 +14,7 @@ pub mod engine;
 mod error;
 mod filter;
 pub mod guard;
+mod inner_maps;
 pub mod kernel;
 mod lower;
 pub mod mapped;

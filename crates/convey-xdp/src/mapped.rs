@@ -1,5 +1,5 @@
-//! Maps of the kernel as memory of this process: arrays made with BPF_F_MMAPABLE. The only module of this crate where
-//! unsafe code is allowed.
+//! Maps of the kernel as memory of this process: arrays made with BPF_F_MMAPABLE. With `inner_maps` the only
+//! module of this crate where unsafe code is allowed.
 #![allow(unsafe_code)]
 
 use std::any::Any;

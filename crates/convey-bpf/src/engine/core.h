@@ -173,6 +173,32 @@ static __always_inline __u32 check_limits(const struct frontend *f, const struct
 	return 0;
 }
 
+static __always_inline __u32 refusal_of(__u32 reason)
+{
+	switch (reason - 1) {
+	case DROP_NO_SERVER: return 0;
+	case DROP_PORTS_EXHAUSTED: return 1;
+	case DROP_LIMIT_TOTAL: return 2;
+	case DROP_LIMIT_FRONTEND: return 3;
+	case DROP_LIMIT_SERVER: return 4;
+	default: return 5;
+	}
+}
+
+/* Counts for its frontend what is dropped here. */
+APART __u32 count_refusal(__u32 slot, __u32 verdict)
+{
+	__u32 which = refusal_of(VERDICT_REASON(verdict) + 1);
+	struct refusals *r;
+
+	if (VERDICT_KIND(verdict) != DROP || which > 4)
+		return verdict;
+	r = bpf_map_lookup_elem(&refusals, &slot);
+	if (r)
+		r->of[which] += 1;
+	return verdict;
+}
+
 /* What cannot be served: Rust answers what is to be answered. */
 static __always_inline __u32 refuse(const struct packet *p, __u32 reason, const struct config *c)
 {
@@ -411,13 +437,13 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 		__u32 verdict = v6 ? begin_client6(p, new) : begin_client4(p, new);
 
 		if (VERDICT_KIND(verdict) != FORWARD)
-			return verdict;
+			return count_refusal(slot, verdict);
 		if (new->begins) {
 			if (new->replaces)
 				v6 ? end_flow6(index, now) : end_flow4(index, now);
 			reason = begin_flow(v6, new, p);
 			if (reason && passthrough)
-				return refuse(p, reason, c);
+				return count_refusal(slot, refuse(p, reason, c));
 			if (reason)
 				count(NOTE_HASH_ROUTED);
 		}

@@ -119,6 +119,11 @@ struct hop {
 	__u8 source[6];
 };
 
+/* DROP_NO_SERVER, DROP_PORTS_EXHAUSTED, DROP_LIMIT_TOTAL, _FRONTEND, _SERVER. */
+struct refusals {
+	__u64 of[5];
+};
+
 /* In place of a generation: a client's next hop depends on more than its address. */
 #define NOT_REMEMBERED 0xffffffff
 

@@ -195,6 +195,14 @@ struct {
 	__type(value, __u64);
 } reasons SEC(".maps");
 
+/* By frontend: what was refused without a word, which nobody in user space sees. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct refusals);
+} refusals SEC(".maps");
+
 /* Next hops towards clients, by a hash of the address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -1,13 +1,13 @@
 //! What the programs have counted, brought to the counters of the snapshot.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aya::maps::{MapData, PerCpuArray};
 use convey_bpf::tables::REASONS;
 use convey_core::conntrack::Memory;
-use convey_core::{Collected, ConnCounters};
-use convey_engine::{EngineStats, PacketSnapshot};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use convey_core::{Collected, ConnCounters, Reason};
+use convey_engine::{EngineStats, PacketFrontend, PacketSnapshot};
 
 /// `struct traffic`: bytes and packets from clients, bytes and packets from servers.
 const TRAFFIC_BYTES: usize = 32;
@@ -40,9 +40,7 @@ impl SlotCounts {
         match self.traffic.get(&u32::from(slot), 0) {
             Ok(cpus) => {
                 for cpu in cpus.iter() {
-                    for (sum, word) in now.traffic.iter_mut().zip(cpu.chunks_exact(8)) {
-                        *sum += word.try_into().map_or(0, u64::from_ne_bytes);
-                    }
+                    add_words(&mut now.traffic, cpu);
                 }
             }
             Err(_) => now.traffic = before.traffic,
@@ -65,10 +63,55 @@ impl SlotCounts {
     }
 }
 
+/// Bytes of `struct refusals`, and what it counts.
+const REFUSALS_BYTES: usize = 40;
+const REFUSALS: [Reason; 5] = [
+    Reason::NoServer,
+    Reason::PortsExhausted,
+    Reason::LimitTotal,
+    Reason::LimitFrontend,
+    Reason::LimitServer,
+];
+
+/// Packets refused without a word, by slot of the frontend.
+pub(super) struct Refusals {
+    map: PerCpuArray<MapData, [u8; REFUSALS_BYTES]>,
+    known: BTreeMap<u16, [u64; 5]>,
+}
+
+impl Refusals {
+    pub(super) fn new(map: PerCpuArray<MapData, [u8; REFUSALS_BYTES]>) -> Self {
+        Self { map, known: BTreeMap::new() }
+    }
+
+    fn collect(&mut self, slot: u16, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
+        let Ok(cpus) = self.map.get(&u32::from(slot), 0) else { return };
+        let mut now = [0; 5];
+        for cpu in cpus.iter() {
+            add_words(&mut now, cpu);
+        }
+        let before = self.known.insert(slot, now).unwrap_or_default();
+        for (at, reason) in REFUSALS.into_iter().enumerate() {
+            let more = now[at].wrapping_sub(before[at]);
+            if more > 0 {
+                frontend.reasons.add(reason, more);
+                snapshot.reasons().add(reason, more);
+            }
+        }
+    }
+}
+
+fn add_words(sums: &mut [u64], bytes: &[u8]) {
+    for (sum, word) in sums.iter_mut().zip(bytes.chunks_exact(8)) {
+        *sum += word.try_into().map_or(0, u64::from_ne_bytes);
+    }
+}
+
 /// All that the programs count.
 pub(super) struct Counts {
     pub(super) frontends: SlotCounts,
     pub(super) servers: SlotCounts,
+    pub(super) refusals: Refusals,
     pub(super) reasons: PerCpuArray<MapData, u64>,
 }
 
@@ -81,6 +124,7 @@ impl Counts {
             }
         };
         for (slot, frontend) in snapshot.frontends() {
+            self.refusals.collect(slot, frontend, snapshot);
             let more = self.frontends.take(slot);
             add(&frontend.counters, &more);
             add(snapshot.totals(), &more);

@@ -14,7 +14,7 @@ use convey_engine::{
     PathNumbers, PoolMemory,
 };
 
-use super::counts::{Counts, SlotCounts};
+use super::counts::{Counts, Refusals, SlotCounts};
 use super::ring::ClientHops;
 use crate::kernel::{Kernel, Sizes};
 use crate::lower;
@@ -211,6 +211,7 @@ fn counts(kernel: &mut Kernel) -> Result<Counts, XdpError> {
     Ok(Counts {
         frontends: SlotCounts::new(take(kernel, "frontend_traffic")?, frontends),
         servers: SlotCounts::new(take(kernel, "server_traffic")?, servers),
+        refusals: Refusals::new(take(kernel, "refusals")?),
         reasons: take(kernel, "reasons")?,
     })
 }

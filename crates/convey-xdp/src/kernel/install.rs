@@ -1,8 +1,9 @@
 //! Writing the maps.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
 use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, Server};
 
@@ -11,6 +12,7 @@ use super::image::{Contents, Image};
 use super::writes::{Write, diff};
 use crate::XdpError;
 use crate::error::reason;
+use crate::inner_maps;
 
 /// Where the directory's seed stands in the configuration, in words of eight bytes.
 const DIRECTORY_SEED: usize = 1;
@@ -32,9 +34,15 @@ impl Kernel {
     /// # Errors
     /// [`XdpError::Map`]; a slot beyond the sizes asked for, or more addresses than the directory takes.
     pub fn install(&mut self, image: &Image) -> Result<(), XdpError> {
-        for write in diff(&self.written.contents, &Contents::of(image)) {
-            self.write(&write, image.config.directory_seed)?;
-            self.written.contents.apply(&write);
+        let is_table = |write: &Write| matches!(write, Write::Table(..));
+        let writes = diff(&self.written.contents, &Contents::of(image));
+        // The kernel waits for packets under way after each change of tables, or once for many.
+        for run in writes.chunk_by(|a, b| is_table(a) && is_table(b)) {
+            match run {
+                [write] if !is_table(write) => self.write(write, image.config.directory_seed)?,
+                tables => self.install_tables(tables)?,
+            }
+            run.iter().for_each(|write| self.written.contents.apply(write));
         }
         Ok(())
     }
@@ -46,7 +54,7 @@ impl Kernel {
                 self.set("frontends", *slot, value.unwrap_or([0; Frontend::BYTES]))
             }
             Write::PathSource(number, value) => self.set("path_sources", *number, value.unwrap_or_default()),
-            Write::Table(backend, slots) => self.install_table(*backend, slots.as_deref()),
+            Write::Table(..) => self.install_tables(std::slice::from_ref(write)),
             Write::Config(config) => {
                 self.write_config(config);
                 Ok(())
@@ -106,18 +114,21 @@ impl Kernel {
         Ok(())
     }
 
-    /// Replaces a backend's Maglev table whole.
-    fn install_table(&mut self, backend: u32, slots: Option<&[u16]>) -> Result<(), XdpError> {
-        let error = |e: &dyn std::error::Error| error("tables", e);
-        let mut value = [0xff; MAGLEV_BYTES];
-        for (to, slot) in value.chunks_exact_mut(2).zip(slots.unwrap_or_default()) {
-            to.copy_from_slice(&slot.to_ne_bytes());
+    /// Replaces backends' Maglev tables, each whole.
+    fn install_tables(&mut self, writes: &[Write]) -> Result<(), XdpError> {
+        let mut tables = Vec::with_capacity(writes.len());
+        for write in writes {
+            let Write::Table(backend, slots) = write else { continue };
+            let mut value = vec![0xff; MAGLEV_BYTES];
+            for (to, slot) in value.chunks_exact_mut(2).zip(slots.as_deref().unwrap_or_default()) {
+                to.copy_from_slice(&slot.to_ne_bytes());
+            }
+            tables.push((*backend, inner_maps::array_of(&value).map_err(|e| error("tables", &e))?));
         }
-        let mut table = Array::<MapData, [u8; MAGLEV_BYTES]>::create(1, 0).map_err(|e| error(&e))?;
-        table.set(0, value, 0).map_err(|e| error(&e))?;
-        let mut tables: ArrayOfMaps<&mut MapData, Array<MapData, [u8; MAGLEV_BYTES]>> =
-            self.map("tables")?.try_into().map_err(|e: aya::maps::MapError| error(&e))?;
-        tables.set(backend, &table, 0).map_err(|e| error(&e))
+        let Map::ArrayOfMaps(outer) = self.map("tables")? else {
+            return Err(XdpError::Map { map: "tables", reason: "it holds no maps".into() });
+        };
+        inner_maps::replace(outer.fd().as_fd(), &tables).map_err(|e| error("tables", &e))
     }
 
     fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {
