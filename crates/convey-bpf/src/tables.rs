@@ -47,6 +47,19 @@ pub fn vip6(address: Ipv6Addr, port: u16, protocol: u8) -> [u8; 20] {
     key
 }
 
+/// Former frontends that listened on one address and port; `FORMER_MAX`.
+pub const FORMER_MAX: usize = 32;
+
+/// A key of `former_vips`; port 0 stands for every port, `number` counts those of one address from 0.
+pub fn former_vip(listen: SocketAddr, protocol: u8, number: u8) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&plain_address(listen.ip()));
+    key[16..18].copy_from_slice(&listen.port().to_be_bytes());
+    key[18] = protocol;
+    key[19] = number;
+    key
+}
+
 /// A key of `paths6`.
 pub fn path6(nat: Ipv6Addr, server: Ipv6Addr, port: u16, protocol: u8) -> [u8; 36] {
     let mut key = [0; 36];
@@ -107,6 +120,8 @@ pub struct Frontend {
 impl Frontend {
     /// Bytes of a value.
     pub const BYTES: usize = 32 + 16 * NAT_SOURCES;
+    /// The byte that tells [`Frontend::left`].
+    pub const LEFT: usize = 19;
 
     /// The value; addresses beyond [`NAT_SOURCES`] are left out.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
@@ -114,7 +129,7 @@ impl Frontend {
         bytes[..16].copy_from_slice(&plain_address(self.listen.ip()));
         bytes[16..18].copy_from_slice(&self.listen.port().to_be_bytes());
         bytes[18] = self.protocol;
-        bytes[19] = self.left.into();
+        bytes[Self::LEFT] = self.left.into();
         bytes[20..22].copy_from_slice(&self.backend.to_ne_bytes());
         let sources = self.nat_sources.len().min(NAT_SOURCES) as u16;
         bytes[22..24].copy_from_slice(&sources.to_ne_bytes());
@@ -180,6 +195,8 @@ pub struct Config {
     pub any_port: bool,
     /// Whether refused TCP is answered with a reset.
     pub resets: bool,
+    /// Whether a frontend has left and has flows.
+    pub former: bool,
 }
 
 impl Config {
@@ -200,6 +217,7 @@ impl Config {
         bytes[96] = self.any_port.into();
         bytes[97] = self.resets.into();
         bytes[98] = 1;
+        bytes[99] = self.former.into();
         bytes
     }
 }

@@ -129,6 +129,7 @@ impl Kernel {
             .map_max_entries("path_sources", paths)
             .map_max_entries("paths6", paths)
             .map_max_entries("vips6", frontends)
+            .map_max_entries("former_vips", frontends)
             .map_max_entries("frontends", frontends)
             .map_max_entries("frontend_gauges", frontends)
             .map_max_entries("frontend_traffic", frontends)

@@ -5,6 +5,7 @@
 #ifndef CONVEY_CORE_H
 #define CONVEY_CORE_H
 
+#include "former.h"
 #include "icmp.h"
 
 #define AF_INET 2
@@ -329,23 +330,6 @@ static __always_inline void advance(const bool v6, void *e, __u32 index, const i
 		v6 ? server_advances6(index, p, now) : server_advances4(index, p, now);
 }
 
-/* Whether a client's packet ends the live flow it belongs to and begins another with the same key. */
-static __always_inline bool begins_anew(const bool v6, void *e, const struct packet *p, __u8 standing)
-{
-	bool gone = standing >= STANDING_DOWN;
-	struct flow w;
-
-	if (p->protocol == IPPROTO_UDP)
-		return gone;
-	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
-		return false;
-	load_flow(v6, e, &w);
-	if (w.state == STATE_CLOSED || gone)
-		return true;
-	bool may_leave = half_open(w.state) && standing != STANDING_UP;
-	return (!passthrough || may_leave) && !is_own_syn(&w, p);
-}
-
 /* A client's packet that belongs to no flow, or ends its own: `new->replaces` is that one's index plus one. Gives a
  * verdict; FORWARD with `new->server`, `new->begins` where there is to be a flow, and `new->known` where the flow it was to end goes on. */
 static __always_inline __u32 begin_client(const bool v6, struct packet *p, struct newcomer *new)
@@ -422,6 +406,11 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	new->key.frontend = slot;
 	new->key.hash = flow_hash(c->seed, v6, &p->src, new->key.client_port, new->key.port, slot);
 	e = lookup(v6, &new->key, c, now, &index);
+	if (!e && c->former) {
+		index = v6 ? find_former6(p, &new->key) : find_former4(p, &new->key);
+		e = index ? entry_at(v6, --index) : 0;
+		slot = new->key.frontend;
+	}
 	if (e) {
 		number = FIELD(e, v6, __u16, frontend)[1];
 		nat = *FIELD(e, v6, __u32, nat_port);

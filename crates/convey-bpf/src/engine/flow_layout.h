@@ -45,6 +45,16 @@ struct vip6 {
 	__u8 zero;
 };
 
+/* Where a frontend listened that has left: those of one address are numbered. */
+#define FORMER_MAX 32
+
+struct former_vip {
+	struct address address; /* IPv4: the last word */
+	__be16 port;
+	__u8 protocol;
+	__u8 number;
+};
+
 struct path6 {
 	struct address nat;
 	struct address server;
@@ -167,7 +177,8 @@ struct config {
 	__u8 any_port;
 	__u8 resets; /* refused TCP is answered */
 	__u8 one;    /* 1, which the verifier does not know */
-	__u8 zero[5];
+	__u8 former; /* there are former VIPs */
+	__u8 zero[4];
 };
 
 struct gauge {

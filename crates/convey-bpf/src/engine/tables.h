@@ -58,6 +58,15 @@ struct {
 	__type(value, __u32);
 } paths6 SEC(".maps");
 
+/* Frontends that have left and have flows, of both families, by where they listened. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct former_vip);
+	__type(value, __u32);
+} former_vips SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

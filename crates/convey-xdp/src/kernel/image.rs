@@ -1,11 +1,11 @@
 //! What the maps hold of a configuration, as plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use convey_bpf::directory::Direction;
-use convey_bpf::tables::{Config, Frontend, Server, path6, plain_address, vip6};
+use convey_bpf::tables::{Config, FORMER_MAX, Frontend, Server, former_vip, path6, plain_address, vip6};
 
 /// A path along which a server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,28 +50,32 @@ pub(super) struct Contents {
     pub(super) tables: BTreeMap<u32, Arc<[u16]>>,
     pub(super) directory: BTreeMap<Direction, u32>,
     pub(super) vips6: BTreeMap<[u8; 20], u32>,
+    pub(super) former_vips: BTreeMap<[u8; 20], u32>,
     pub(super) paths6: BTreeMap<[u8; 36], u32>,
 }
 
 impl Contents {
     pub(super) fn of(image: &Image) -> Self {
-        let frontends = || by_number(&image.frontends);
+        let vips = vips(image);
         let paths = || by_number(&image.paths);
         let tables = by_number(&image.tables);
         Self {
             config: Config {
-                any_port: frontends().any(|(_, f)| f.listen.port() == 0),
+                any_port: vips.keys().any(|(listen, _)| listen.port() == 0),
+                former: image.frontends.iter().flatten().any(|f| f.left),
                 directory_seed: 0,
                 ..image.config.clone()
             },
             servers: by_number(&image.servers).map(|(slot, s)| (slot, s.to_bytes())).collect(),
-            frontends: frontends().map(|(slot, f)| (slot, f.to_bytes())).collect(),
+            frontends: by_number(&image.frontends).map(|(slot, f)| (slot, f.to_bytes())).collect(),
             path_sources: paths().map(|(number, p)| (number, plain_address(p.nat))).collect(),
             tables: tables.map(|(backend, slots)| (backend, slots.as_slice().into())).collect(),
-            directory: vips4(image).chain(paths4(image)).collect(),
-            vips6: frontends()
-                .filter_map(|(slot, f)| Some((vip6(v6(f.listen.ip())?, f.listen.port(), f.protocol), slot)))
+            directory: vips4(&vips).chain(paths4(image)).collect(),
+            vips6: vips
+                .iter()
+                .filter_map(|((at, protocol), slot)| Some((vip6(v6(at.ip())?, at.port(), *protocol), *slot)))
                 .collect(),
+            former_vips: former_vips(image),
             paths6: paths()
                 .filter_map(|(n, p)| Some((path6(v6(p.nat)?, v6(p.server)?, p.port, p.protocol), n)))
                 .collect(),
@@ -83,10 +87,40 @@ fn by_number<T>(items: &[Option<T>]) -> impl Iterator<Item = (u32, &T)> {
     (0..).zip(items).filter_map(|(number, item)| Some((number, item.as_ref()?)))
 }
 
-fn vips4(image: &Image) -> impl Iterator<Item = (Direction, u32)> + '_ {
-    by_number(&image.frontends).filter_map(|(slot, f)| match f.listen.ip() {
+/// By address and protocol, the slot of the frontend that listens there; where none does, of the first that did.
+fn vips(image: &Image) -> BTreeMap<(SocketAddr, u8), u32> {
+    let (left, there): (Vec<_>, Vec<_>) = by_number(&image.frontends).partition(|(_, f)| f.left);
+    let mut vips: BTreeMap<_, _> =
+        there.into_iter().map(|(slot, f)| ((f.listen, f.protocol), slot)).collect();
+    for (slot, f) in left {
+        let every_port = SocketAddr::new(f.listen.ip(), 0);
+        let is_covered = by_number(&image.frontends)
+            .any(|(_, other)| !other.left && (other.listen, other.protocol) == (every_port, f.protocol));
+        if !is_covered {
+            vips.entry((f.listen, f.protocol)).or_insert(slot);
+        }
+    }
+    vips
+}
+
+/// Those that have left, numbered by address and protocol; no more than the programs look for.
+fn former_vips(image: &Image) -> BTreeMap<[u8; 20], u32> {
+    let mut numbers = BTreeMap::new();
+    let mut number = |f: &Frontend| {
+        let number = numbers.entry((f.listen, f.protocol)).or_insert(0);
+        *number += 1;
+        u8::try_from(*number - 1).ok().filter(|n| usize::from(*n) < FORMER_MAX)
+    };
+    by_number(&image.frontends)
+        .filter(|(_, f)| f.left)
+        .filter_map(|(slot, f)| Some((former_vip(f.listen, f.protocol, number(f)?), slot)))
+        .collect()
+}
+
+fn vips4(vips: &BTreeMap<(SocketAddr, u8), u32>) -> impl Iterator<Item = (Direction, u32)> + '_ {
+    vips.iter().filter_map(|((at, protocol), slot)| match at.ip() {
         IpAddr::V4(address) => {
-            Some((Direction::Vip { address, port: f.listen.port(), protocol: f.protocol }, slot))
+            Some((Direction::Vip { address, port: at.port(), protocol: *protocol }, *slot))
         }
         IpAddr::V6(_) => None,
     })

@@ -63,6 +63,7 @@ impl Kernel {
                 self.install_directory(&entries.iter().map(|(d, n)| (*d, *n)).collect::<Vec<_>>(), seed)
             }
             Write::Vip6(key, slot) => self.change("vips6", key, *slot),
+            Write::FormerVip(key, slot) => self.change("former_vips", key, *slot),
             Write::Path6(key, number) => self.change("paths6", key, *number),
         }
     }

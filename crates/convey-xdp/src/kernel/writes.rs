@@ -26,6 +26,8 @@ pub(super) enum Write {
     Directory(BTreeMap<Direction, u32>),
     /// An IPv6 VIP; `None`: nobody listens there.
     Vip6([u8; 20], Option<u32>),
+    /// A frontend that has left, by where it listened.
+    FormerVip([u8; 20], Option<u32>),
     /// An IPv6 path.
     Path6([u8; 36], Option<u32>),
 }
@@ -54,17 +56,24 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
     }
     let mut put = |write| writes.push(write);
     set(&old.tables, &new.tables).for_each(|(backend, slots)| put(Write::Table(backend, slots)));
-    set(&old.frontends, &new.frontends).for_each(|(slot, value)| put(Write::Frontend(slot, value)));
+    let (left, there): (Vec<_>, Vec<_>) =
+        set(&old.frontends, &new.frontends).partition(|(_, value)| value.is_some_and(|f| has_left(&f)));
+    there.into_iter().for_each(|(slot, value)| put(Write::Frontend(slot, value)));
     let any_port = old.config.any_port || new.config.any_port;
-    let meanwhile = Config { any_port, ..new.config.clone() };
+    let former = old.config.former || new.config.former;
+    let meanwhile = Config { any_port, former, ..new.config.clone() };
     if meanwhile != old.config {
         put(Write::Config(meanwhile.clone()));
     }
+    set(&old.former_vips, &new.former_vips).for_each(|(key, slot)| put(Write::FormerVip(key, slot)));
     set(&old.vips6, &new.vips6).for_each(|(key, slot)| put(Write::Vip6(key, slot)));
     if let Some(write) = list(vips(new).chain(all_paths()).collect()) {
         put(write);
     }
     clear(&old.vips6, &new.vips6).for_each(|key| put(Write::Vip6(key, None)));
+    // New flows are refused there: not before its successor has the address.
+    left.into_iter().for_each(|(slot, value)| put(Write::Frontend(slot, value)));
+    clear(&old.former_vips, &new.former_vips).for_each(|key| put(Write::FormerVip(key, None)));
     if new.config != meanwhile {
         put(Write::Config(new.config.clone()));
     }
@@ -77,6 +86,10 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
     clear(&old.path_sources, &new.path_sources).for_each(|n| put(Write::PathSource(n, None)));
     clear(&old.servers, &new.servers).for_each(|slot| put(Write::Server(slot, None)));
     writes
+}
+
+fn has_left(frontend: &[u8; Frontend::BYTES]) -> bool {
+    frontend[Frontend::LEFT] != 0
 }
 
 /// What is new or another.
@@ -106,6 +119,7 @@ impl Contents {
             Write::Config(config) => self.config = config.clone(),
             Write::Directory(directory) => self.directory.clone_from(directory),
             Write::Vip6(key, slot) => change(&mut self.vips6, key, slot),
+            Write::FormerVip(key, slot) => change(&mut self.former_vips, key, slot),
             Write::Path6(key, number) => change(&mut self.paths6, key, number),
         }
     }
