@@ -273,6 +273,37 @@ pub const REASONS: &[&str] = &[
     "twin",
 ];
 
+/// Bytes of a frame that a short record has room for; `UP_SHORT`.
+pub const UP_SHORT: usize = 2048;
+/// Bytes of a frame that a long record has room for; `UP_LONG`.
+pub const UP_LONG: usize = 9728;
+
+/// `struct handed_up`: a frame that user space decides, a record of the ring `slow_path`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedUp<'a> {
+    /// Interface it came in on.
+    pub ingress: u32,
+    /// Bytes of the whole frame, of which [`HandedUp::frame`] may be the beginning.
+    pub len: u32,
+    /// Payload of a segment where the frame stands for several; 0: it does not.
+    pub gso_size: u32,
+    /// Why it was handed up, by its place in [`REASONS`].
+    pub reason: u32,
+    /// From the Ethernet header on.
+    pub frame: &'a [u8],
+}
+
+impl<'a> HandedUp<'a> {
+    /// Reads a record; `None`: it is none.
+    pub fn parse(record: &'a [u8]) -> Option<Self> {
+        let (header, room) = record.split_at_checked(16)?;
+        let word = |i: usize| Some(u32::from_ne_bytes(header.get(4 * i..4 * i + 4)?.try_into().ok()?));
+        let len = word(1)?;
+        let frame = room.get(..room.len().min(len as usize))?;
+        Some(Self { ingress: word(0)?, len, gso_size: word(2)?, reason: word(3)?, frame })
+    }
+}
+
 /// Next hops remembered by client address; `CLIENT_HOPS`.
 pub const CLIENT_HOPS: u32 = 4096;
 /// Bytes of `struct client_hop`.

@@ -71,9 +71,12 @@ pub struct Sizes {
     pub servers: u32,
     /// Backends.
     pub backends: u32,
-    /// Bytes of the ring to user space, a power of two.
+    /// Bytes of the ring to user space, a power of two; at least 16,384 are taken.
     pub ring_bytes: u32,
 }
+
+/// A ring with room for a long record.
+const RING_MIN: u32 = 1 << 14;
 
 /// Programs and maps in the kernel.
 #[derive(Debug)]
@@ -130,6 +133,7 @@ impl Kernel {
             .map_max_entries("paths6", paths)
             .map_max_entries("vips6", frontends)
             .map_max_entries("former_vips", frontends)
+            .map_max_entries("addresses", frontends.saturating_add(paths))
             .map_max_entries("frontends", frontends)
             .map_max_entries("frontend_gauges", frontends)
             .map_max_entries("frontend_traffic", frontends)
@@ -138,7 +142,7 @@ impl Kernel {
             .map_max_entries("server_gauges", servers)
             .map_max_entries("server_traffic", servers)
             .map_max_entries("tables", sizes.backends.max(1))
-            .map_max_entries("slow_path", sizes.ring_bytes)
+            .map_max_entries("slow_path", sizes.ring_bytes.max(RING_MIN))
             .load(hook.object())
             .map_err(|e| refused(&e))?;
         let program = ebpf.program_mut(hook.program()).ok_or_else(|| XdpError::Load {

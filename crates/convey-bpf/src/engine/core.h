@@ -6,6 +6,7 @@
 #define CONVEY_CORE_H
 
 #include "former.h"
+#include "fragment.h"
 #include "icmp.h"
 
 #define AF_INET 2
@@ -517,20 +518,23 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 		__builtin_memset(&work->icmp, 0, sizeof(work->icmp));
 		return v6 ? icmp6(context, p, &work->icmp) : icmp4(context, p, &work->icmp);
 	}
+	if (reason == REASON(PASS_FRAGMENT))
+		return later_fragment(p, v6);
 	if (reason)
 		return VERDICT(reason - 1 < DROP_TRUNCATED ? PASS : DROP, reason - 1);
 	slot = match_vip(v6, &p->dst, p->dst_port, p->protocol, c);
 	if (!slot) {
 		__u32 port = bpf_ntohs(p->dst_port) - nat_first;
 
-		if (!passthrough || port >= nat_width)
-			return VERDICT(PASS, PASS_NOT_VIP);
-		path = match_path(v6, &p->dst, &p->src, p->src_port, p->protocol, c);
+		if (passthrough && port < nat_width)
+			path = match_path(v6, &p->dst, &p->src, p->src_port, p->protocol, c);
 		if (!path)
-			return VERDICT(PASS, PASS_NOT_VIP);
+			return p->first_fragment ? first_fragment(p, v6, false) : VERDICT(PASS, PASS_NOT_VIP);
 	}
 	if (!is_valid_source(v6, &p->src) || same_address(v6, &p->src, &p->dst))
 		return VERDICT(DROP, DROP_BAD_SOURCE);
+	if (p->first_fragment)
+		return first_fragment(p, v6, true);
 	if (p->broken)
 		return VERDICT(DROP, p->broken - 1);
 	if (slot)

@@ -55,6 +55,17 @@ struct former_vip {
 	__u8 number;
 };
 
+/* What the fragments of a datagram have in common; zeros are part of a key. */
+struct datagram {
+	struct address src, dst;
+	__u32 id;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+/* How long the portable engine follows a datagram: 2 s. */
+#define DATAGRAM_TICKS 119
+
 struct path6 {
 	struct address nat;
 	struct address server;
@@ -209,17 +220,20 @@ enum reason {
 	REASONS,
 };
 
-#define UP_BYTES 1500
+/* Records have room for one or the other. */
+#define UP_SHORT 2048
+#define UP_LONG 9728
 
 struct handed_up {
 	__u32 ingress;
-	__u32 len;     /* of the frame; more than UP_BYTES are cut */
+	__u32 len;     /* of the frame; more than UP_LONG are cut */
 	__u32 gso_size;
 	__u32 reason;  /* why: enum reason */
-	__u8 frame[UP_BYTES];
+	__u8 frame[];
 };
 
 /* tables.rs writes these. */
+_Static_assert(sizeof(struct handed_up) == 16, "handed_up");
 _Static_assert(sizeof(struct hop) == 20, "hop");
 _Static_assert(sizeof(struct client_hop) == 40, "client_hop");
 _Static_assert(sizeof(struct frontend) == 32 + 16 * NAT_SOURCES, "frontend");

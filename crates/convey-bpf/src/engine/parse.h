@@ -52,7 +52,11 @@ struct packet {
 	__u8 flags;
 	__u8 scale;              /* of a SYN, NO_SCALE: none */
 	__u16 window;
-	__u32 seq, ack, payload;
+	union {
+		__u32 seq;
+		__u32 datagram; /* of a fragment: the identification, as in the packet */
+	};
+	__u32 ack, payload;
 	__u32 now;               /* tick */
 	__u32 gso_size;          /* of the frame; 0: none */
 };
@@ -104,7 +108,7 @@ static __always_inline __u16 fold(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-enum verdict { FORWARD, PASS, DROP, UP };
+enum verdict { FORWARD, PASS, DROP, UP, COPY /* passes, and is handed up as well */ };
 
 #define VERDICT(kind, reason) ((kind) | (reason) << 8)
 #define VERDICT_KIND(v) ((v) & 0xff)
@@ -150,6 +154,7 @@ static __always_inline __u32 parse_v4(const struct frame *f, struct packet *p)
 	if (ip.fragment & bpf_htons(0x3fff)) {
 		p->first_fragment = !(ip.fragment & bpf_htons(0x1fff));
 		p->later_fragment = !p->first_fragment;
+		p->datagram = ip.id;
 	}
 	p->src.word[3] = ip.src;
 	p->dst.word[3] = ip.dst;
@@ -199,6 +204,9 @@ APART __u32 walk_extensions(context_t *context, struct packet *p)
 		if (p->protocol == PROTO_ROUTING && ext.fragment & bpf_htons(0xff))
 			return REASON(PASS_OPAQUE_EXTENSION);
 		if (p->protocol == PROTO_FRAGMENT) {
+			if (ext.fragment & bpf_htons(0xfff9) &&
+			    (p->l4 + 8 > p->end || context_load(context, p->l4 + 4, &p->datagram, sizeof(p->datagram))))
+				return REASON(DROP_TRUNCATED);
 			p->l4 += 8;
 			p->protocol = ext.next;
 			if (ext.fragment & bpf_htons(0xfff8)) {
@@ -339,7 +347,11 @@ static __always_inline __u32 parse(const bool v6, const struct frame *f, struct 
 		return reason;
 	if (p->protocol == (v6 ? PROTO_ICMPV6 : IPPROTO_ICMP))
 		return REASON(PASS_ICMP_OTHER);
-	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+	/* Behind a later IPv6 fragment's header further ones may stand before the transport's. */
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP &&
+	    !(v6 && p->later_fragment &&
+	      (p->protocol == PROTO_HOP_BY_HOP || p->protocol == PROTO_ROUTING ||
+	       p->protocol == PROTO_DESTINATION_OPTIONS)))
 		return REASON(PASS_OTHER_PROTOCOL);
 	if (p->later_fragment)
 		return REASON(PASS_FRAGMENT);
@@ -347,9 +359,7 @@ static __always_inline __u32 parse(const bool v6, const struct frame *f, struct 
 		return REASON(DROP_TRUNCATED);
 	p->src_port = ports.src;
 	p->dst_port = ports.dst;
-	if (p->first_fragment)
-		p->broken = REASON(DROP_FRAGMENT_REFUSED);
-	else
+	if (!p->first_fragment)
 		p->broken = p->protocol == IPPROTO_TCP ? parse_tcp(f, p) : parse_udp(f, p);
 	return 0;
 }

@@ -220,6 +220,23 @@ struct {
 	__type(value, struct client_hop);
 } client_hops SEC(".maps");
 
+/* Datagrams whose first fragment was handed up, and the tick when it was. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct datagram);
+	__type(value, __u32);
+} fragments SEC(".maps");
+
+/* VIPs and NAT addresses of both families. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} addresses SEC(".maps");
+
 /* What Rust decides: struct handed_up. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

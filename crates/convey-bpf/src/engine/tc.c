@@ -107,8 +107,10 @@ static __always_inline int finish(struct __sk_buff *skb, __u32 verdict)
 		hand_up(skb, skb->len, skb->ingress_ifindex, skb->gso_size, VERDICT_REASON(verdict));
 		return TCX_DROP;
 	}
+	if (VERDICT_KIND(verdict) == COPY)
+		hand_up(skb, skb->len, skb->ingress_ifindex, skb->gso_size, VERDICT_REASON(verdict));
 	count(VERDICT_REASON(verdict));
-	return VERDICT_KIND(verdict) == PASS ? TCX_NEXT : TCX_DROP;
+	return VERDICT_KIND(verdict) == DROP ? TCX_DROP : TCX_NEXT;
 }
 
 static __always_inline int run(const bool v6, struct __sk_buff *skb)

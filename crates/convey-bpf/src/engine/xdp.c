@@ -119,6 +119,9 @@ static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct
 static __always_inline int finish(struct xdp_md *ctx, __u32 verdict)
 {
 	switch (VERDICT_KIND(verdict)) {
+	case COPY:
+		hand_up(ctx, bpf_xdp_get_buff_len(ctx), ctx->ingress_ifindex, 0, VERDICT_REASON(verdict));
+		/* fall through */
 	case PASS:
 		count(VERDICT_REASON(verdict));
 		return XDP_PASS;

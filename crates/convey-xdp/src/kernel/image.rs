@@ -50,6 +50,8 @@ pub(super) struct Contents {
     pub(super) tables: BTreeMap<u32, Arc<[u16]>>,
     pub(super) directory: BTreeMap<Direction, u32>,
     pub(super) vips6: BTreeMap<[u8; 20], u32>,
+    /// VIPs and NAT addresses; the value says nothing.
+    pub(super) addresses: BTreeMap<[u8; 16], u32>,
     pub(super) former_vips: BTreeMap<[u8; 20], u32>,
     pub(super) paths6: BTreeMap<[u8; 36], u32>,
 }
@@ -76,6 +78,12 @@ impl Contents {
                 .filter_map(|((at, protocol), slot)| Some((vip6(v6(at.ip())?, at.port(), *protocol), *slot)))
                 .collect(),
             former_vips: former_vips(image),
+            addresses: vips
+                .keys()
+                .map(|(at, _)| at.ip())
+                .chain(paths().map(|(_, path)| path.nat))
+                .map(|ip| (plain_address(ip), 1))
+                .collect(),
             paths6: paths()
                 .filter_map(|(n, p)| Some((path6(v6(p.nat)?, v6(p.server)?, p.port, p.protocol), n)))
                 .collect(),

@@ -64,6 +64,7 @@ impl Kernel {
             }
             Write::Vip6(key, slot) => self.change("vips6", key, *slot),
             Write::FormerVip(key, slot) => self.change("former_vips", key, *slot),
+            Write::Address(key, kind) => self.change("addresses", key, *kind),
             Write::Path6(key, number) => self.change("paths6", key, *number),
         }
     }

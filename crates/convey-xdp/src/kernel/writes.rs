@@ -28,6 +28,8 @@ pub(super) enum Write {
     Vip6([u8; 20], Option<u32>),
     /// A frontend that has left, by where it listened.
     FormerVip([u8; 20], Option<u32>),
+    /// An address at which packets of ours arrive.
+    Address([u8; 16], Option<u32>),
     /// An IPv6 path.
     Path6([u8; 36], Option<u32>),
 }
@@ -66,6 +68,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
         put(Write::Config(meanwhile.clone()));
     }
     set(&old.former_vips, &new.former_vips).for_each(|(key, slot)| put(Write::FormerVip(key, slot)));
+    set(&old.addresses, &new.addresses).for_each(|(key, kind)| put(Write::Address(key, kind)));
     set(&old.vips6, &new.vips6).for_each(|(key, slot)| put(Write::Vip6(key, slot)));
     if let Some(write) = list(vips(new).chain(all_paths()).collect()) {
         put(write);
@@ -73,6 +76,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
     clear(&old.vips6, &new.vips6).for_each(|key| put(Write::Vip6(key, None)));
     // New flows are refused there: not before its successor has the address.
     left.into_iter().for_each(|(slot, value)| put(Write::Frontend(slot, value)));
+    clear(&old.addresses, &new.addresses).for_each(|key| put(Write::Address(key, None)));
     clear(&old.former_vips, &new.former_vips).for_each(|key| put(Write::FormerVip(key, None)));
     if new.config != meanwhile {
         put(Write::Config(new.config.clone()));
@@ -120,6 +124,7 @@ impl Contents {
             Write::Directory(directory) => self.directory.clone_from(directory),
             Write::Vip6(key, slot) => change(&mut self.vips6, key, slot),
             Write::FormerVip(key, slot) => change(&mut self.former_vips, key, slot),
+            Write::Address(key, kind) => change(&mut self.addresses, key, kind),
             Write::Path6(key, number) => change(&mut self.paths6, key, number),
         }
     }

@@ -3,10 +3,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use aya::maps::{PerCpuArray, PerCpuValues};
+use aya::maps::{PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use convey_bpf::tables::{
-    CLIENT_HOP_BYTES, Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing, client_hop,
+    CLIENT_HOP_BYTES, Config, Frontend, HandedUp, Hop, Method, REASONS, STATES, Server, Standing, client_hop,
 };
 use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
@@ -171,4 +171,15 @@ pub fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     };
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     (SocketAddr::new(source, port(l4)), SocketAddr::new(destination, port(l4 + 2)))
+}
+
+/// What was handed up since the last time: reason, length of the frame, and what there is of it.
+pub fn handed_up(lab: &mut Lab) -> Vec<(&'static str, u32, Vec<u8>)> {
+    let mut ring = RingBuf::try_from(lab.kernel.ebpf.map_mut("slow_path").unwrap()).unwrap();
+    let mut all = Vec::new();
+    while let Some(record) = ring.next() {
+        let up = HandedUp::parse(&record).unwrap();
+        all.push((REASONS[up.reason as usize], up.len, up.frame.to_vec()));
+    }
+    all
 }
