@@ -2,27 +2,27 @@
 //! carried from one to the other and back.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+mod lab;
 
-use aya::maps::{Array, PerCpuArray, PerCpuValues};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+
+use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use convey_bpf::tables::{
     CLIENT_HOP_BYTES, Config, Frontend, Hop, Method, STATES, Server, Standing, client_hop,
 };
-use convey_core::conntrack::{
-    Flow, FlowId, FlowKey, FlowState, FlowTable, Lifetimes, Memory, Overflow, Ticks, flags,
-};
+use convey_core::conntrack::{Flow, FlowId, FlowKey, FlowState, FlowTable, Ticks, flags};
 use convey_core::nat_ports::{Partition, PortPool, PortUse};
 use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
+use lab::tables::{LIFETIME, SEED, now};
 
 const REDIRECT: u32 = 7;
-const SETS: u32 = 64;
-const SEED: u64 = 0x5eed_0000_0001;
-const LIFETIME: u32 = 100_000;
+/// Room for 90 half-open flows, a quarter of the entries.
+const SETS4: u32 = 96;
+const SETS6: u32 = 192;
 const NAT: Partition = Partition { first: 20_000, last: 20_099, stride: 1, remainder: 0 };
 const HOP: Hop =
     Hop { ifindex: 1, mtu: 1500, on_link: true, destination: [2, 0, 0, 0, 2, 1], source: [2, 0, 0, 0, 2, 2] };
@@ -65,32 +65,6 @@ impl Setup {
         let port = if self.passthrough { 0 } else { 80 };
         FlowKey { client: address, client_port: client.port(), port, frontend: 0 }
     }
-
-    fn overflow(self) -> Overflow {
-        if self.passthrough { Overflow::Refuse } else { Overflow::EvictOldest }
-    }
-}
-
-fn now() -> Ticks {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Ticks::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// Memory that begins with a whole set, as that of a map does.
-fn words32(bytes: impl Iterator<Item = u8>) -> Memory<AtomicU32> {
-    let bytes: Vec<u8> = bytes.collect();
-    let words = bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
-    let all = (0..bytes.len() / 4 + 32).map(|_| AtomicU32::new(0)).collect::<Vec<_>>().leak();
-    let offset = (128 - all.as_ptr().addr() % 128) % 128 / 4;
-    let aligned = &mut all[offset..offset + bytes.len() / 4];
-    for (to, word) in aligned.iter().zip(words) {
-        to.store(word, Relaxed);
-    }
-    Memory::mapped(aligned, Arc::new(()))
-}
-
-fn bytes_of(words: &[AtomicU32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect()
 }
 
 struct Lab {
@@ -135,8 +109,8 @@ impl Lab {
         };
         let sizes = Sizes {
             passthrough,
-            sets4: SETS,
-            sets6: SETS,
+            sets4: SETS4,
+            sets6: SETS6,
             nat_first: NAT.first,
             nat_width: NAT.len() as u32,
             paths: 2,
@@ -168,47 +142,14 @@ impl Lab {
         sent
     }
 
-    fn read<const N: usize>(&self, map: &str) -> Vec<[u8; N]> {
-        let map: Array<_, [u8; N]> = self.kernel.ebpf.map(map).unwrap().try_into().unwrap();
-        map.iter().map(Result::unwrap).collect()
-    }
-
-    fn write<const N: usize>(&mut self, map: &str, bytes: &[u8]) {
-        let mut map: Array<_, [u8; N]> = self.kernel.ebpf.map_mut(map).unwrap().try_into().unwrap();
-        for (i, value) in (0..).zip(bytes.chunks(N)) {
-            map.set(i, <[u8; N]>::try_from(value).unwrap(), 0).unwrap();
-        }
-    }
-
     fn tables(&self) -> Tables {
-        let memory = |map| words32(self.read::<128>(map).into_iter().flatten());
-        let spills = |map| words32(self.read::<64>(map).into_iter().flatten());
-        let words: Vec<u64> = self.read::<8>("nat_ports").into_iter().map(u64::from_ne_bytes).collect();
-        let pool = |i: usize| {
-            let len = PortPool::words(NAT);
-            let words = words[i * len..(i + 1) * len].iter().map(|word| AtomicU64::new(*word));
-            PortPool::in_memory(NAT, Memory::mapped(words.collect::<Vec<_>>().leak(), Arc::new(())))
-        };
-        let lifetimes = Lifetimes([LIFETIME; FlowState::COUNT]);
-        let flows = FlowTable::shared(
-            [memory("flows4"), memory("flows6")],
-            [spills("spills4"), spills("spills6")],
-            self.setup.overflow(),
-            lifetimes,
-            SEED,
-        );
-        Tables { flows: flows.unwrap(), ports: [pool(0), pool(1)] }
+        let flows = lab::tables::flows(&self.kernel, self.setup.passthrough);
+        Tables { flows, ports: lab::tables::pools(&self.kernel, NAT) }
     }
 
-    fn put(&mut self, tables: Tables) {
-        let [[v4, spills4], [v6, spills6]] = tables.flows.into_shared_memory();
-        self.write::<128>("flows4", &bytes_of(&v4));
-        self.write::<128>("flows6", &bytes_of(&v6));
-        self.write::<64>("spills4", &bytes_of(&spills4));
-        self.write::<64>("spills6", &bytes_of(&spills6));
-        let pools = tables.ports.map(PortPool::into_memory);
-        let words = pools.iter().flat_map(|pool| pool.iter()).map(|word| word.load(Relaxed));
-        self.write::<8>("nat_ports", &words.flat_map(u64::to_ne_bytes).collect::<Vec<_>>());
+    fn put(&mut self, Tables { flows, ports }: Tables) {
+        lab::tables::put_flows(&mut self.kernel, flows);
+        lab::tables::put_pools(&mut self.kernel, ports);
     }
 }
 

@@ -11,6 +11,8 @@ use convey_bpf::tables::{
 use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
 
+pub mod tables;
+
 pub const HOP: Hop =
     Hop { ifindex: 1, mtu: 1500, on_link: true, destination: [2, 0, 0, 0, 2, 1], source: [2, 0, 0, 0, 2, 2] };
 
@@ -69,8 +71,8 @@ pub fn image(
     paths: Vec<Option<Path>>,
 ) -> Image {
     let config = Config {
-        seed: 0x5eed,
-        lifetimes: [100_000; STATES],
+        seed: tables::SEED,
+        lifetimes: [tables::LIFETIME; STATES],
         half_open_max: 1000,
         resets: true,
         ..Config::default()
