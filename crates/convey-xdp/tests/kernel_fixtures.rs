@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 
-use aya::maps::{Array, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use convey_bpf::tables::{
     CLIENT_HOP_BYTES, Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing, client_hop,
@@ -160,6 +161,22 @@ impl Lab {
         Self { kernel, now_ms: 0 }
     }
 
+    /// Without flows and what belongs to them, as it was loaded.
+    fn forget(&mut self) {
+        for map in ["flows4", "flows6", "spills4", "spills6", "nat_ports", "later_syns", "shared"] {
+            let memory = self.kernel.memory(map).unwrap().words64();
+            memory.iter().filter(|word| word.load(Relaxed) != 0).for_each(|word| word.store(0, Relaxed));
+        }
+        let mut fragments: HashMap<_, [u8; 40], u32> =
+            self.kernel.ebpf.map_mut("fragments").unwrap().try_into().unwrap();
+        for key in fragments.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            fragments.remove(&key).unwrap();
+        }
+        let mut ring = RingBuf::try_from(self.kernel.ebpf.map_mut("slow_path").unwrap()).unwrap();
+        while ring.next().is_some() {}
+        self.now_ms = 0;
+    }
+
     /// What the kernel's routes would say.
     fn know(&mut self, frame: &[u8], hops: &NextHops) {
         let client: IpAddr = match (frame.get(12..14), frame.get(26..30), frame.get(22..38)) {
@@ -283,6 +300,7 @@ fn decides_every_fixture(hook: Hook) {
     let mut skipped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let (mut same, mut handed_up) = (0, 0);
     for (file, content) in convey_testkit::fixture::load_all().unwrap() {
+        let mut labs: BTreeMap<&str, Lab> = BTreeMap::new();
         for case in &content.cases {
             let name = format!("{file}: {}", case.name);
             if let Some(why) = not_shown(hook, case) {
@@ -291,7 +309,8 @@ fn decides_every_fixture(hook: Hook) {
             }
             let world = &content.worlds[&case.world];
             let hops = next_hops(world);
-            let mut lab = Lab::new(hook, world);
+            let lab = labs.entry(&case.world).or_insert_with(|| Lab::new(hook, world));
+            lab.forget();
             let before: Vec<_> = case.before.iter().map(|i| lab.run(i, &hops)).collect();
             let Some(out) = lab.run(&case.input, &hops) else {
                 skipped.entry("refused by the test run").or_default().push(name);
