@@ -505,6 +505,19 @@ static __always_inline __u32 from_server(const bool v6, context_t *context, __u3
 	return VERDICT(FORWARD, 0);
 }
 
+/* The tick of now. The coarse clock stands still between two jiffies, which are read without a call: a call of the clock
+ * costs as much as finding a flow. */
+static __always_inline __u32 the_tick(void)
+{
+	__u64 jiffies = bpf_jiffies64() << TICK_SHIFT, last = *(volatile __u64 *)&last_tick;
+
+	if ((last ^ jiffies) <= TICK_MASK)
+		return last & TICK_MASK;
+	last = jiffies | (bpf_ktime_get_coarse_ns() >> TICK_SHIFT & TICK_MASK);
+	*(volatile __u64 *)&last_tick = last;
+	return last & TICK_MASK;
+}
+
 static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work)
 {
 	const struct config *c = the_config();
@@ -512,7 +525,7 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 
 	if (!c)
 		return VERDICT(PASS, PASS_NOT_VIP);
-	p->now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT & TICK_MASK;
+	p->now = the_tick();
 	reason = v6 ? parse6(context, p) : parse4(context, p);
 	if (reason == REASON(PASS_ICMP_OTHER)) {
 		__builtin_memset(&work->icmp, 0, sizeof(work->icmp));

@@ -33,6 +33,9 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
+/* The tick in the lower TICK_SHIFT bits, above it the jiffies when it was read. */
+__u64 last_tick;
+
 /* Two halves, of which one is in force. A hash map's look-up costs as much as the rest of the parsing and finding
  * together. */
 struct {
