@@ -17,7 +17,6 @@ struct plan {
 	struct address src, dst;
 	__be16 src_port, dst_port;
 	__u8 method;
-	struct hop hop;
 };
 
 /* A newcomer is dealt with before there is a plan, and the stack is small. */
@@ -97,24 +96,23 @@ APART __u32 ask_hop(context_t *context, __u32 ingress, const struct ends *ends, 
 
 /* The next hop towards a client, remembered by its address. */
 static __always_inline __u32 client_hop(const bool v6, context_t *context, __u32 ingress, const struct config *c,
-					const struct address *from, const struct address *client, struct hop *hop)
+					const struct address *from, const struct address *client, const struct hop **hop)
 {
 	__u32 at = (v6 ? mix(lower_half(client), upper_half(client)) : mix(0, client->word[3])) % CLIENT_HOPS;
 	struct client_hop *known = bpf_map_lookup_elem(&client_hops, &at);
 
 	if (!known)
 		return REASON(DROP_NO_NEXT_HOP);
-	if (c->hop_generation != NOT_REMEMBERED && known->generation == c->hop_generation && same_address(v6, &known->address, client) &&
-	    (v6 || !known->address.word[0])) {
-		*hop = known->hop;
+	*hop = &known->hop;
+	if (c->hop_generation != NOT_REMEMBERED && known->generation == c->hop_generation &&
+	    same_address(v6, &known->address, client) && (v6 || !known->address.word[0]))
 		return 0;
-	}
 	struct ends ends = { .from = *from, .to = *client };
-	__u32 reason = ask_hop(context, ingress, &ends, v6, hop);
+	known->generation = c->hop_generation - 1;
+	__u32 reason = ask_hop(context, ingress, &ends, v6, &known->hop);
 	if (reason)
 		return reason;
 	known->address = *client;
-	known->hop = *hop;
 	known->generation = c->hop_generation;
 	return 0;
 }
@@ -391,7 +389,7 @@ BEGIN_CLIENT(begin_client4, false)
 BEGIN_CLIENT(begin_client6, true)
 
 static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 slot,
-					 const struct config *c, union work *work)
+					 const struct config *c, union work *work, const struct hop **hop)
 {
 	__u32 now = p->now;
 	struct newcomer *new = &work->new;
@@ -456,7 +454,7 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	}
 	account(FROM_CLIENT, slot, number, p->payload);
 	plan->method = server->method;
-	plan->hop = server->hop;
+	*hop = &server->hop;
 	plan->src = p->src;
 	plan->src_port = p->src_port;
 	plan->dst = server->address;
@@ -475,7 +473,7 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 }
 
 static __always_inline __u32 from_server(const bool v6, context_t *context, __u32 ingress, struct packet *p, __u32 path,
-					 const struct config *c, struct plan *plan)
+					 const struct config *c, struct plan *plan, const struct hop **hop)
 {
 	__u32 now = p->now, id = 0, reason;
 	char *e = flow_of_port(v6, path, bpf_ntohs(p->dst_port), c, now, &id);
@@ -494,10 +492,10 @@ static __always_inline __u32 from_server(const bool v6, context_t *context, __u3
 	plan->src = frontend->address;
 	plan->src_port = frontend->port;
 	plan->method = METHOD_NAT;
-	reason = client_hop(v6, context, ingress, c, &frontend->address, &plan->dst, &plan->hop);
+	reason = client_hop(v6, context, ingress, c, &frontend->address, &plan->dst, hop);
 	if (reason)
 		return VERDICT(UP, reason - 1);
-	reason = check_route(p, METHOD_NAT, &plan->hop);
+	reason = check_route(p, METHOD_NAT, *hop);
 	if (reason)
 		return VERDICT(UP, reason - 1);
 	advance(v6, e, id, FROM_SERVER, p, now);
@@ -518,7 +516,8 @@ static __always_inline __u32 the_tick(void)
 	return last & TICK_MASK;
 }
 
-static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work)
+static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work,
+				    const struct hop **hop)
 {
 	const struct config *c = the_config();
 	__u32 reason, slot, path = 0;
@@ -526,7 +525,8 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 	if (!c)
 		return VERDICT(PASS, PASS_NOT_VIP);
 	p->now = the_tick();
-	reason = v6 ? parse6(context, p) : parse4(context, p);
+	struct frame f = frame_of(context, p->gso_size);
+	reason = v6 ? parse6(context, p) : parse_segment(&f, p) ? 0 : parse4(context, p);
 	if (reason == REASON(PASS_ICMP_OTHER)) {
 		__builtin_memset(&work->icmp, 0, sizeof(work->icmp));
 		return v6 ? icmp6(context, p, &work->icmp) : icmp4(context, p, &work->icmp);
@@ -551,8 +551,8 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 	if (p->broken)
 		return VERDICT(DROP, p->broken - 1);
 	if (slot)
-		return from_client(v6, p, slot - 1, c, work);
-	return from_server(v6, context, ingress, p, path - 1, c, &work->plan);
+		return from_client(v6, p, slot - 1, c, work, hop);
+	return from_server(v6, context, ingress, p, path - 1, c, &work->plan, hop);
 }
 
 #endif

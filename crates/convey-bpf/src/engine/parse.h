@@ -99,13 +99,14 @@ struct udp_header {
 	__u16 check;
 };
 
+/* The one's complement sum of the halves, twice: added to itself with its halves exchanged, the carry comes back. */
 static __always_inline __u16 fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
+	sum += sum << 32 | sum >> 32;
+	__u32 half = sum >> 32;
+
+	half += half << 16 | half >> 16;
+	return half >> 16;
 }
 
 enum verdict { FORWARD, PASS, DROP, UP, COPY /* passes, and is handed up as well */ };
@@ -362,6 +363,43 @@ static __always_inline __u32 parse(const bool v6, const struct frame *f, struct 
 	if (!p->first_fragment)
 		p->broken = p->protocol == IPPROTO_TCP ? parse_tcp(f, p) : parse_udp(f, p);
 	return 0;
+}
+
+/* Reads what nearly all packets are: an IPv4 TCP segment without IP options that begins nothing and has nothing wrong.
+ * False for all others, which parse4 reads: its call alone takes longer than this. */
+static __always_inline bool parse_segment(const struct frame *f, struct packet *p)
+{
+	const struct ipv4 *ip = f->data + ETH_HLEN;
+	const struct tcp_header *tcp = (void *)(ip + 1);
+	const __u32 *words = (void *)ip;
+	__u32 total, header;
+	__u8 flags;
+
+	if ((void *)(tcp + 1) > f->end)
+		return false;
+	total = bpf_ntohs(ip->total);
+	header = (tcp->offset >> 4) * 4;
+	flags = tcp->flags;
+	if (ip->version_ihl != 0x45 || ip->protocol != IPPROTO_TCP || ip->fragment & bpf_htons(0x3fff) ||
+	    flags & TCP_SYN || !(flags & (TCP_FIN | TCP_RST | TCP_ACK)) || header < sizeof(*tcp) ||
+	    total < sizeof(*ip) + header || ETH_HLEN + total > f->len ||
+	    fold((__u64)words[0] + words[1] + words[2] + words[3] + words[4]) != 0xffff)
+		return false;
+	p->src.word[3] = ip->src;
+	p->dst.word[3] = ip->dst;
+	p->src_port = tcp->src_port;
+	p->dst_port = tcp->dst_port;
+	p->l4 = ETH_HLEN + sizeof(*ip);
+	p->end = ETH_HLEN + total;
+	p->protocol = IPPROTO_TCP;
+	p->ttl = ip->ttl;
+	p->flags = flags;
+	p->scale = NO_SCALE;
+	p->window = bpf_ntohs(tcp->window);
+	p->seq = bpf_ntohl(tcp->seq);
+	p->ack = bpf_ntohl(tcp->ack);
+	p->payload = total - sizeof(*ip) - header;
+	return true;
 }
 
 /* Apart, so that its stack is free again when the flow is looked for. */

@@ -58,14 +58,12 @@ static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const 
 	long error = 0;
 
 	if (v6) {
-		struct {
-			struct address src, dst;
-		} old = { p->src, p->dst }, new = { plan->src, plan->dst };
-		__s64 change = bpf_csum_diff((void *)&old, sizeof(old), (void *)&new, sizeof(new), 0);
+		/* Source and destination stand side by side in both. */
+		__s64 change = bpf_csum_diff((void *)&p->src, 2 * sizeof(p->src), (void *)&plan->src, 2 * sizeof(p->src), 0);
 		__u8 hops = p->ttl - 1;
 
 		error |= bpf_l4_csum_replace(skb, check, 0, change, flags | BPF_F_PSEUDO_HDR);
-		error |= bpf_skb_store_bytes(skb, SRC_V6, &new, sizeof(new), 0);
+		error |= bpf_skb_store_bytes(skb, SRC_V6, &plan->src, 2 * sizeof(plan->src), 0);
 		error |= bpf_skb_store_bytes(skb, HOP_LIMIT_V6, &hops, sizeof(hops), 0);
 	} else {
 		struct {
@@ -88,17 +86,18 @@ static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const 
 	return !error;
 }
 
-static __always_inline int apply(const bool v6, struct __sk_buff *skb, const struct packet *p, struct plan *plan)
+static __always_inline int apply(const bool v6, struct __sk_buff *skb, const struct packet *p, struct plan *plan,
+				 const struct hop *hop)
 {
 	/* Half a rewrite would be a packet with a wrong checksum: better none. */
 	if (plan->method != METHOD_L2 && !rewrite(v6, skb, p, plan))
 		return TCX_DROP;
-	if (bpf_skb_store_bytes(skb, 0, plan->hop.destination, 12, 0))
+	if (bpf_skb_store_bytes(skb, 0, hop->destination, 12, 0))
 		return TCX_DROP;
 	/* Ethernet's padding stays behind. */
 	if (skb->len > p->end && bpf_skb_change_tail(skb, p->end, 0))
 		return TCX_DROP;
-	return bpf_redirect(plan->hop.ifindex, 0);
+	return bpf_redirect(hop->ifindex, 0);
 }
 
 static __always_inline int finish(struct __sk_buff *skb, __u32 verdict)
@@ -117,12 +116,13 @@ static __always_inline int run(const bool v6, struct __sk_buff *skb)
 {
 	struct packet p = {};
 	union work work;
+	const struct hop *hop = 0;
 	__u32 verdict;
 
 	p.gso_size = skb->gso_size;
-	verdict = decide(v6, skb, skb->ingress_ifindex, &p, &work);
-	if (VERDICT_KIND(verdict) == FORWARD)
-		return apply(v6, skb, &p, &work.plan);
+	verdict = decide(v6, skb, skb->ingress_ifindex, &p, &work, &hop);
+	if (VERDICT_KIND(verdict) == FORWARD && hop)
+		return apply(v6, skb, &p, &work.plan, hop);
 	return finish(skb, verdict);
 }
 

@@ -42,22 +42,20 @@ static __always_inline __u64 change(__u64 sum, __u32 old, __u32 new)
 
 static __always_inline __u16 applied(__u16 field, __u64 sum)
 {
-	return ~fold((__u16)~field + (__u64)fold(sum));
+	return ~fold((__u16)~field + sum);
 }
 
-static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct packet *p, const struct plan *plan)
+static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct packet *p, const struct plan *plan,
+				 const struct hop *hop)
 {
 	char *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = (void *)data;
 	char *l3 = data + ETH_HLEN;
 	__u64 addresses = 0, transport;
 
 	if (l3 + (v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)) > end)
 		return XDP_DROP;
-	*(__u32 *)&eth->h_dest[0] = *(__u32 *)&plan->hop.destination[0];
-	*(__u16 *)&eth->h_dest[4] = *(__u16 *)&plan->hop.destination[4];
-	*(__u32 *)&eth->h_source[0] = *(__u32 *)&plan->hop.source[0];
-	*(__u16 *)&eth->h_source[4] = *(__u16 *)&plan->hop.source[4];
+	*(__u64 *)data = *(const __u64 *)&hop->destination[0];
+	*(__u32 *)(data + 8) = *(const __u32 *)&hop->source[2];
 	if (plan->method != METHOD_L2) {
 		__u32 l4 = p->l4;
 
@@ -111,9 +109,9 @@ static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct
 	}
 	if ((long)(end - data) > p->end && bpf_xdp_adjust_tail(ctx, (int)p->end - (int)(end - data)))
 		return XDP_DROP;
-	if (plan->hop.ifindex == ctx->ingress_ifindex)
+	if (hop->ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
-	return bpf_redirect(plan->hop.ifindex, 0);
+	return bpf_redirect(hop->ifindex, 0);
 }
 
 static __always_inline int finish(struct xdp_md *ctx, __u32 verdict)
@@ -138,10 +136,11 @@ static __always_inline int run(const bool v6, struct xdp_md *ctx)
 {
 	struct packet p = {};
 	union work work;
-	__u32 verdict = decide(v6, ctx, ctx->ingress_ifindex, &p, &work);
+	const struct hop *hop = 0;
+	__u32 verdict = decide(v6, ctx, ctx->ingress_ifindex, &p, &work, &hop);
 
-	if (VERDICT_KIND(verdict) == FORWARD)
-		return apply(v6, ctx, &p, &work.plan);
+	if (VERDICT_KIND(verdict) == FORWARD && hop)
+		return apply(v6, ctx, &p, &work.plan, hop);
 	return finish(ctx, verdict);
 }
 
