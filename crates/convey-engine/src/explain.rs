@@ -10,7 +10,7 @@ use crate::explanation::{Explanation, Interface, Outcome, Step};
 use crate::next_hop::{Missing, NextHops};
 use crate::routes::Path;
 use crate::selection::{Owner, Selection, flow_key, nat_paths, owner, select_server};
-use crate::snapshot::{Method, PacketServer, PacketSnapshot};
+use crate::snapshot::{Method, PacketServer, PacketSnapshot, Placement};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, PassReason};
 use crate::worker::Worker;
@@ -115,9 +115,13 @@ fn from_client(
             }
             flow.server
         }
-        Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server }) => {
+        Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server, .. }) => {
             e.maglev_slot = Some(slot);
-            e.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
+            if snapshot.is_minimal() {
+                e.table(slot, server, snapshot.place(frontend, &key), snapshot);
+            } else {
+                e.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
+            }
             server
         }
         Err(reason) => {
@@ -155,6 +159,21 @@ impl Explanation {
     fn ended(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome;
         self
+    }
+
+    /// Minimal tracking: what the table says of a flow that it does not remember.
+    fn table(&mut self, slot: usize, server: u16, place: Placement, snapshot: &PacketSnapshot) {
+        self.steps.push(if place.previous.is_some() { Step::NotRemembered } else { Step::NotTracked });
+        self.steps.push(Step::MaglevSlot { slot });
+        let other = place.previous.filter(|previous| *previous != server);
+        if let Some(other) = other.and_then(|slot| snapshot.server(slot)) {
+            let addr = socket(other.address, other.port);
+            self.steps.push(Step::SlotMoved {
+                backend: other.backend.to_string(),
+                name: other.name.to_string(),
+                addr,
+            });
+        }
     }
 
     fn server(&mut self, server: &PacketServer) {

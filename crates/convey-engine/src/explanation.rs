@@ -142,6 +142,12 @@ pub enum Step {
     KnownFlow { state: &'static str },
     /// The flow table does not know it.
     NewFlow,
+    /// Flows are not kept: the Maglev table alone decides (minimal tracking).
+    NotTracked,
+    /// Its slot has moved lately, and the flow table does not know it (minimal tracking).
+    NotRemembered,
+    /// A connection from before its slot moved goes on at this server (minimal tracking).
+    SlotMoved { backend: String, name: String, addr: SocketAddr },
     /// Its hash names this slot of the Maglev table.
     MaglevSlot { slot: usize },
     /// It is refused.

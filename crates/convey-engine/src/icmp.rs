@@ -98,6 +98,10 @@ fn towards_server(
     let server_slot = match flow {
         Some(flow) => flow.server,
         None if snapshot.is_passthrough() => return None,
+        None if snapshot.is_minimal() => {
+            let place = snapshot.place(frontend, &key);
+            place.previous.or(place.server)?
+        }
         None => snapshot.select(frontend, quoted.destination, key.client_port, key.port)?.1,
     };
     let server = snapshot.server(server_slot)?;

@@ -14,6 +14,16 @@ pub enum DsrMethod {
     L2,
 }
 
+/// Which flows DSR keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConnectionTracking {
+    /// All of them.
+    #[default]
+    Full,
+    /// Those alone that the Maglev table would send elsewhere than where they began. Connections are not counted.
+    Minimal,
+}
+
 /// What a client gets that cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Refusal {
@@ -96,6 +106,8 @@ pub struct PacketOptions {
     pub dsr: DsrMethod,
     /// DSR method by backend name.
     pub backend_dsr: HashMap<String, DsrMethod>,
+    /// Which flows are kept (DSR); fixed while running.
+    pub connection_tracking: ConnectionTracking,
     /// What a client gets that cannot be served.
     pub refusal: Refusal,
     /// Lifetimes of flows.
@@ -117,6 +129,7 @@ impl Default for PacketOptions {
             interfaces: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),
+            connection_tracking: ConnectionTracking::default(),
             refusal: Refusal::default(),
             timeouts: Timeouts::default(),
             icmp_per_second: 1000,

@@ -171,10 +171,24 @@ fn from_client(
                 }
             }
         }
-        Selection::HashRouted { .. } => None,
+        Selection::HashRouted { replaces, .. } => {
+            if let Some(old) = replaces {
+                worker.end_flow(old, snapshot);
+            }
+            None
+        }
     };
+    if snapshot.is_minimal() {
+        let place = snapshot.place(frontend, &key);
+        if place.previous.is_some() && place.server != Some(server_slot) {
+            snapshot.went_elsewhere(frontend, place.slot, worker.now());
+        }
+    }
     let flow = flow.unwrap_or_else(|| {
-        worker.note(Note::HashRouted);
+        // Without flows that is how packets go.
+        if !snapshot.is_minimal() {
+            worker.note(Note::HashRouted);
+        }
         Flow { frontend: slot, server: server_slot, ..Flow::default() }
     });
     account(

@@ -3,7 +3,7 @@
 use convey_core::conntrack::{Flow, FlowId, FlowKey, FlowState, flags, tcp};
 use convey_packet::{Addr, Tuple, tcp_flags};
 
-use crate::snapshot::{NatPath, PacketFrontend, PacketServer, PacketSnapshot, Standing};
+use crate::snapshot::{NatPath, PacketFrontend, PacketServer, PacketSnapshot, Placement, Standing};
 use crate::steering::client_hash;
 use crate::transport::Transport;
 use crate::verdict::DropReason;
@@ -48,8 +48,8 @@ pub(crate) enum Selection<'a> {
     Known(FlowId, &'a Flow),
     /// A flow that may begin, with the server it gets; `replaces` is the one with the same key that ends for it.
     New { slot: usize, server: u16, replaces: Option<FlowId> },
-    /// DSR: the packet begins no flow and goes where its hash says.
-    HashRouted { slot: usize, server: u16 },
+    /// DSR: the packet begins no flow and goes where its hash says; `replaces` is the flow with the same key that ends.
+    HashRouted { slot: usize, server: u16, replaces: Option<FlowId> },
 }
 
 /// The flow or the server that a client's packet gets, or why it gets none. Changes nothing.
@@ -75,8 +75,13 @@ pub(crate) fn select_server<'a>(
         return match replaces {
             // A conversation has nothing to lose.
             Some((id, flow)) if !is_tcp => Ok(Selection::Known(id, flow)),
+            None if snapshot.is_minimal() && !is_syn => go_on(snapshot.place(frontend, key), is_tcp),
             _ => Err(DropReason::FrontendLeft),
         };
+    }
+    if snapshot.is_minimal() {
+        let begins = is_syn || replaces.is_some();
+        return place(snapshot.place(frontend, key), is_tcp, begins, replaces);
     }
     if snapshot.is_passthrough() && is_tcp && !is_syn {
         return Err(DropReason::NoFlow);
@@ -89,7 +94,7 @@ pub(crate) fn select_server<'a>(
         (None, _) => return Err(DropReason::NoServer),
     };
     if is_reset {
-        return Ok(Selection::HashRouted { slot, server });
+        return Ok(Selection::HashRouted { slot, server, replaces: None });
     }
     // In DSR two forged packets make a connection, and one that a server ended is not seen to end: a limit
     // there would lock real clients out.
@@ -101,6 +106,42 @@ pub(crate) fn select_server<'a>(
         return Err(DropReason::FlowTableFull);
     }
     Ok(Selection::New { slot, server, replaces: replaces.map(|(id, _)| id) })
+}
+
+/// Minimal tracking: where a packet goes that belongs to no flow in the table, or ends its own.
+fn place<'a>(
+    place: Placement,
+    is_tcp: bool,
+    begins: bool,
+    replaces: Option<(FlowId, &'a Flow)>,
+) -> Result<Selection<'a>, DropReason> {
+    let Placement { slot, server, previous } = place;
+    let unremembered = previous.or(server);
+    // Of datagrams nobody knows which begin something.
+    let chosen = if begins { server } else { unremembered };
+    let server = match (chosen, replaces) {
+        (Some(server), _) => server,
+        (None, Some((id, flow))) if !is_tcp => return Ok(Selection::Known(id, flow)),
+        (None, _) => return Err(DropReason::NoServer),
+    };
+    let replaces = replaces.map(|(id, _)| id);
+    let is_remembered =
+        if begins { unremembered != Some(server) } else { !is_tcp && place.server != Some(server) };
+    if is_remembered {
+        Ok(Selection::New { slot, server, replaces })
+    } else {
+        Ok(Selection::HashRouted { slot, server, replaces })
+    }
+}
+
+/// Minimal tracking: where a packet goes that begins nothing at a frontend that left.
+fn go_on<'a>(place: Placement, is_tcp: bool) -> Result<Selection<'a>, DropReason> {
+    let Placement { slot, previous, .. } = place;
+    let server = previous.ok_or(DropReason::FrontendLeft)?;
+    Ok(match is_tcp {
+        true => Selection::HashRouted { slot, server, replaces: None },
+        false => Selection::New { slot, server, replaces: None },
+    })
 }
 
 /// The key of a client's packet, and what there is of it: under the frontend in `slot`, which listens there, unless
@@ -119,14 +160,20 @@ pub(crate) fn flow_key(
         port: tuple.destination_port,
         frontend: slot,
     };
-    let met = worker.find(&key);
+    let find = |key: FlowKey| match snapshot.frontend(key.frontend) {
+        Some(f) if snapshot.is_minimal() && !f.has_left() && snapshot.place(f, &key).previous.is_none() => {
+            Met::unasked(key)
+        }
+        _ => worker.find(&key),
+    };
+    let met = find(key);
     let goes_on = |met: &Met| {
         met.flow.is_some_and(|(_, flow)| !transport.is_some_and(|t| begins_anew(&flow, t, snapshot)))
     };
     let mut former = snapshot
         .former_vips(protocol, tuple.destination, tuple.destination_port)
         .filter(|former| *former != slot)
-        .map(|frontend| worker.find(&FlowKey { frontend, ..key }));
+        .map(|frontend| find(FlowKey { frontend, ..key }));
     if met.flow.is_some() {
         return met;
     }

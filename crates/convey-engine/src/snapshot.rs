@@ -7,19 +7,23 @@
 
 mod build;
 mod check;
+mod moved_slots;
+mod tables;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
-use convey_core::conntrack::Lifetimes;
+use convey_core::conntrack::{FlowKey, Lifetimes};
 use convey_core::selection::{MaglevTable, Member, flow_hash, flow_words};
 use convey_core::{ConnCounters, Mode, ReasonCounters, SpecError};
 use convey_packet::Addr;
 
 use crate::hash::MixBuild;
-use crate::options::PacketOptions;
+use crate::meta::Nanos;
+use crate::options::{ConnectionTracking, PacketOptions};
 use crate::slot_table::SlotTable;
+use tables::PacketTable;
 
 /// Why a snapshot cannot be forwarded by packets: path of the offending key and what is wrong with it.
 pub type PacketSpecError = SpecError;
@@ -75,6 +79,8 @@ pub struct PacketFrontend {
     /// Refusals.
     pub reasons: Arc<ReasonCounters>,
     pub(crate) backend: usize,
+    /// Where its flows' slots are looked up.
+    pub(crate) table: usize,
     pub(crate) slot_use: SlotUse,
 }
 
@@ -151,6 +157,16 @@ pub(crate) struct PacketBackend {
     pub(crate) table: Option<Arc<MaglevTable>>,
 }
 
+/// What the table says of a flow (DSR with `connection_tracking = "minimal"`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub(crate) slot: usize,
+    /// Who gets new flows; `None`: nobody can be selected.
+    pub(crate) server: Option<u16>,
+    /// Where flows go that are not in the flow table. `None`: the slot has settled, and the flow table is not asked.
+    pub(crate) previous: Option<u16>,
+}
+
 /// What a reply's NAT port is looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NatPath {
@@ -187,6 +203,12 @@ pub struct PacketSnapshot {
     /// By slot.
     servers: Vec<Option<PacketServer>>,
     backends: Vec<PacketBackend>,
+    /// In full tracking one for each backend, in their order.
+    tables: Vec<PacketTable>,
+    /// Slots of servers that flows may be at which nobody remembers.
+    unremembered: HashSet<u16>,
+    /// When it was built.
+    built: Nanos,
     vips: HashMap<Vip, u16, MixBuild>,
     /// Frontends that left and have flows, by where they listened.
     former_vips: HashMap<Vip, Vec<u16>, MixBuild>,
@@ -265,9 +287,25 @@ impl PacketSnapshot {
 
     /// Whether a frontend or server that left has no flows any more, so that the next build will free its slot.
     pub fn has_ended_slots(&self) -> bool {
-        let frontends = self.frontends.iter().flatten().map(|f| &f.slot_use);
-        let servers = self.servers.iter().flatten().map(|s| &s.slot_use);
-        frontends.chain(servers).any(|t| t.retired.is_some() && self.is_gone(t))
+        let frontends = self.frontends.iter().flatten().filter(|f| !self.may_have_unremembered(f));
+        let servers = (0..=u16::MAX).zip(&self.servers).filter(|(slot, _)| !self.unremembered.contains(slot));
+        let servers = servers.filter_map(|(_, server)| Some(&server.as_ref()?.slot_use));
+        frontends.map(|f| &f.slot_use).chain(servers).any(|t| t.retired.is_some() && self.is_gone(t))
+    }
+
+    /// Whether a frontend that left may have flows that nobody remembers.
+    fn may_have_unremembered(&self, frontend: &PacketFrontend) -> bool {
+        frontend.has_left() && self.tables.get(frontend.table).is_some_and(PacketTable::has_moved)
+    }
+
+    /// Whether slots that moved have settled by `now`, so that the next build will forget where they were.
+    pub fn has_settled_slots(&self, now: Nanos) -> bool {
+        self.tables.iter().any(|table| table.is_due(&self.options.timeouts, self.built, now))
+    }
+
+    /// Whether DSR remembers those flows alone that the table would send elsewhere.
+    pub fn is_minimal(&self) -> bool {
+        self.mode == Mode::Dsr && self.options.connection_tracking == ConnectionTracking::Minimal
     }
 
     /// Whether nobody can name the slot: it left the configuration, every worker knows, and no flow is left.
@@ -348,10 +386,29 @@ impl PacketSnapshot {
         if frontend.has_left() {
             return None;
         }
-        let table = self.backends.get(frontend.backend)?.table.as_ref()?;
-        let words = flow_words(client.bits(), client_port, frontend.address.bits(), port, frontend.protocol);
-        let slot = MaglevTable::slot(flow_hash(0, words));
+        let table = self.tables.get(frontend.table)?.table.as_ref()?;
+        let slot = slot_of(frontend, client, client_port, port);
         Some((slot, table.get(slot)?))
+    }
+
+    /// What the table says of a client's flow, in minimal tracking.
+    #[inline]
+    pub(crate) fn place(&self, frontend: &PacketFrontend, key: &FlowKey) -> Placement {
+        let slot = slot_of(frontend, Addr::from_bits(key.client), key.client_port, key.port);
+        let table = self.tables.get(frontend.table);
+        Placement {
+            slot,
+            server: table.and_then(|t| t.table.as_ref()?.get(slot)),
+            previous: table.and_then(|t| t.moved.as_ref()?.previous(slot)),
+        }
+    }
+
+    /// A packet in this slot went elsewhere than to its server: the slot has not settled.
+    #[inline]
+    pub(crate) fn went_elsewhere(&self, frontend: &PacketFrontend, slot: usize, now: Nanos) {
+        if let Some(moved) = self.tables.get(frontend.table).and_then(|t| t.moved.as_ref()) {
+            moved.used(slot, now);
+        }
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -397,4 +454,11 @@ impl PacketSnapshot {
             adopted.store(self.generation, Release);
         }
     }
+}
+
+/// The slot of a client's flow in the table of its frontend.
+#[inline]
+fn slot_of(frontend: &PacketFrontend, client: Addr, client_port: u16, port: u16) -> usize {
+    let words = flow_words(client.bits(), client_port, frontend.address.bits(), port, frontend.protocol);
+    MaglevTable::slot(flow_hash(0, words))
 }

@@ -84,7 +84,15 @@ pub(crate) struct Met {
     pub(crate) key: FlowKey,
     /// The live flow.
     pub(crate) flow: Option<(FlowId, Flow)>,
-    found: Found,
+    /// `None`: the flow table was not asked.
+    found: Option<Found>,
+}
+
+impl Met {
+    /// Of a key that the flow table is not asked about.
+    pub(crate) const fn unasked(key: FlowKey) -> Self {
+        Self { key, flow: None, found: None }
+    }
 }
 
 /// What a flow begins with.
@@ -247,7 +255,8 @@ impl Worker {
             if met.flow.is_some() {
                 continue;
             }
-            match self.restore(heir, &met.found.place, snapshot) {
+            let Some(found) = met.found else { continue };
+            match self.restore(heir, &found.place, snapshot) {
                 // What is over stays for stragglers only.
                 _ if heir.flow.state == FlowState::Closed => {}
                 // One came, an idle conversation went.
@@ -343,7 +352,7 @@ impl Worker {
     pub(crate) fn find(&self, key: &FlowKey) -> Met {
         let found = self.flows.find(key, self.ticks());
         let flow = found.live.and_then(|id| Some((id, self.flows.get(id)?)));
-        Met { key: *key, flow, found }
+        Met { key: *key, flow, found: Some(found) }
     }
 
     /// The live flow whose answers come along `path` to `nat_port`.
@@ -361,7 +370,7 @@ impl Worker {
 
     /// Whether a flow with this key would find room.
     pub(crate) fn has_room(&self, met: &Met) -> bool {
-        self.flows.has_room(&met.found.place, self.ticks())
+        met.found.is_some_and(|found| self.flows.has_room(&found.place, self.ticks()))
     }
 
     /// Begins a flow: takes a place, and a port if it needs one.
@@ -372,6 +381,7 @@ impl Worker {
         snapshot: &PacketSnapshot,
     ) -> Result<Flow, DropReason> {
         let (now, key) = (self.ticks(), &new.met.key);
+        let found = new.met.found.as_ref().ok_or(DropReason::FlowTableFull)?;
         let mut flow = Flow {
             client: key.client,
             client_port: key.client_port,
@@ -387,7 +397,7 @@ impl Worker {
         }
         let Self { flows, held, counters, .. } = self;
         let lifetimes = snapshot.lifetimes();
-        let claim = flows.claim(&new.met.found, flow.state.is_half_open(), now, |evicted| {
+        let claim = flows.claim(found, flow.state.is_half_open(), now, |evicted| {
             let is_over = now.since(Ticks(evicted.last_seen)) > lifetimes.0[evicted.state as usize];
             match evicted.state {
                 _ if is_over => {}

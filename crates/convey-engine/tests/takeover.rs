@@ -98,7 +98,8 @@ fn restart_with(
     let (mut spec, mut options) = (lab.config.spec().clone(), lab.options.clone());
     change(&mut spec, &mut options);
     let config = convey_core::Snapshot::first(spec, 1).expect("a snapshot");
-    let snapshot = PacketSnapshot::build_adopting(&config, &options, &adopt(&saved)).expect("tables");
+    let snapshot =
+        PacketSnapshot::build_adopting(&config, &options, &adopt(&saved), Nanos(0)).expect("tables");
     let snapshot = std::sync::Arc::new(snapshot);
     let worker = Worker::in_memory(0, &snapshot, shared(&options));
     let mut lab = Lab { config, options, snapshot, worker, ..lab };

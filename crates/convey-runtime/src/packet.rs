@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use convey_afpacket::monotonic;
 use convey_afpacket::probe::Prober;
 use convey_core::{Event, Protocol, Snapshot, SpecError};
 use convey_engine::{
@@ -106,10 +107,11 @@ impl PacketPath {
         }
     }
 
-    /// What left the configuration goes back to the kernel once its last flow is over, without waiting for a reload.
+    /// What left the configuration goes back to the kernel once its last flow is over, and slots that moved settle,
+    /// without waiting for a reload.
     fn release_ended(&self) -> Result<(), RuntimeError> {
         let mut installed = lock(&self.installed);
-        if !installed.packet.has_ended_slots() {
+        if !installed.packet.has_ended_slots() && !installed.packet.has_settled_slots(monotonic()) {
             return Ok(());
         }
         let (snapshot, options) = (installed.snapshot.clone(), installed.options.clone());
@@ -126,7 +128,8 @@ impl PacketPath {
     ) -> Result<(), RuntimeError> {
         // Once new flows are refused no change may admit them again.
         let forwarded = if installed.accepting { snapshot.clone() } else { refusing_new_flows(&snapshot)? };
-        let packet = Arc::new(PacketSnapshot::build(&forwarded, &options, Some(&installed.packet))?);
+        let before = Some(&*installed.packet);
+        let packet = Arc::new(PacketSnapshot::build_at(&forwarded, &options, before, monotonic())?);
         if is_reload {
             self.check(&packet, options.interfaces != installed.options.interfaces)?;
         }
@@ -221,7 +224,8 @@ impl PacketPath {
     pub(crate) fn stop_accepting(&self) -> Result<(), RuntimeError> {
         let mut installed = lock(&self.installed);
         let refusing = refusing_new_flows(&installed.snapshot)?;
-        let packet = Arc::new(PacketSnapshot::build(&refusing, &installed.options, Some(&installed.packet))?);
+        let before = Some(&*installed.packet);
+        let packet = Arc::new(PacketSnapshot::build_at(&refusing, &installed.options, before, monotonic())?);
         self.host.write_slots(&packet);
         self.engine.install(packet.clone())?;
         installed.packet = packet;

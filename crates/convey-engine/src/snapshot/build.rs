@@ -13,9 +13,10 @@ use convey_packet::{Addr, TCP, UDP};
 use super::check::{can_listen, check, invalid};
 use super::{
     Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, SlotUse,
-    Standing, Vip,
+    Standing, Vip, tables,
 };
-use crate::options::{DsrMethod, PacketOptions, Timeouts};
+use crate::meta::Nanos;
+use crate::options::{ConnectionTracking, DsrMethod, PacketOptions, Timeouts};
 use crate::slot_table::{
     Assignment, FrontendIdentity, Identity, MAX_SLOTS, Placed, ServerIdentity, SlotTable, Slots,
 };
@@ -31,7 +32,22 @@ impl PacketSnapshot {
         options: &PacketOptions,
         previous: Option<&PacketSnapshot>,
     ) -> Result<Self, PacketSpecError> {
-        Self::build_after(snapshot, options, previous, &SlotTable::default())
+        let now = previous.map_or(Nanos(0), |p| p.built);
+        Self::build_after(snapshot, options, previous, &SlotTable::default(), now)
+    }
+
+    /// As [`PacketSnapshot::build`], at this moment of the workers' time: minimal tracking knows for how long slots
+    /// of the Maglev table have been where they are. [`PacketSnapshot::build`] is as if no time had passed.
+    ///
+    /// # Errors
+    /// As [`PacketSnapshot::build`].
+    pub fn build_at(
+        snapshot: &Snapshot,
+        options: &PacketOptions,
+        previous: Option<&PacketSnapshot>,
+        now: Nanos,
+    ) -> Result<Self, PacketSpecError> {
+        Self::build_after(snapshot, options, previous, &SlotTable::default(), now)
     }
 
     /// Builds the first tables of a process that goes on with the flows of another: what both have keeps the slot
@@ -43,8 +59,9 @@ impl PacketSnapshot {
         snapshot: &Snapshot,
         options: &PacketOptions,
         saved: &SlotTable,
+        now: Nanos,
     ) -> Result<Self, PacketSpecError> {
-        Self::build_after(snapshot, options, None, saved)
+        Self::build_after(snapshot, options, None, saved, now)
     }
 
     fn build_after(
@@ -52,6 +69,7 @@ impl PacketSnapshot {
         options: &PacketOptions,
         previous: Option<&PacketSnapshot>,
         saved: &SlotTable,
+        now: Nanos,
     ) -> Result<Self, PacketSpecError> {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
@@ -63,8 +81,10 @@ impl PacketSnapshot {
         };
 
         let old_server = |slot| previous.and_then(|p| p.server(slot));
-        let mut assignment =
-            Assignment::after(&before.servers, |slot| is_held(old_server(slot).map(|s| &s.slot_use)));
+        let mut assignment = Assignment::after(&before.servers, |slot| {
+            is_held(old_server(slot).map(|s| &s.slot_use))
+                || previous.is_some_and(|p| p.unremembered.contains(&slot))
+        });
         let mut servers = Vec::new();
         let old_backends: HashMap<&str, &PacketBackend> =
             previous.into_iter().flat_map(|p| &p.backends).map(|b| (&*b.name, b)).collect();
@@ -103,8 +123,11 @@ impl PacketSnapshot {
         });
 
         let old_frontend = |slot| previous.and_then(|p| p.frontend(slot));
-        let mut assignment =
-            Assignment::after(&before.frontends, |slot| is_held(old_frontend(slot).map(|f| &f.slot_use)));
+        let mut assignment = Assignment::after(&before.frontends, |slot| {
+            let old = old_frontend(slot);
+            is_held(old.map(|f| &f.slot_use))
+                || old.zip(previous).is_some_and(|(f, p)| p.may_have_unremembered(f))
+        });
         let mut frontends = Vec::new();
         let mut vips = HashMap::default();
         let mut nat_paths = HashSet::default();
@@ -149,7 +172,7 @@ impl PacketSnapshot {
         }
 
         let frontend_slots = finish(assignment, previous);
-        let frontends = lay_out(&frontend_slots, frontends, |slot| {
+        let mut frontends = lay_out(&frontend_slots, frontends, |slot| {
             let mut left = old_frontend(slot)?.clone();
             left.slot_use.retire(generation);
             Some(left)
@@ -164,6 +187,19 @@ impl PacketSnapshot {
                 former_vips.entry(vip).or_default().push(slot);
             }
         }
+        let tables =
+            match snapshot.mode == Mode::Dsr && options.connection_tracking == ConnectionTracking::Minimal {
+                false => tables::of_backends(&backends),
+                true => tables::Changes {
+                    backends: &backends,
+                    servers: &servers,
+                    timeouts: &options.timeouts,
+                    previous,
+                    adopts: previous.is_none() && *saved != SlotTable::default(),
+                    now,
+                }
+                .tables(&mut frontends),
+            };
         let no_workers = || (0..options.workers.max(1)).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             version: snapshot.version,
@@ -176,6 +212,9 @@ impl PacketSnapshot {
             frontends,
             servers,
             backends,
+            unremembered: tables::unremembered(&tables),
+            tables,
+            built: now,
             has_any_port: vips.keys().any(|v: &Vip| v.port == 0),
             vips,
             former_vips,
@@ -270,6 +309,7 @@ fn packet_frontend(
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
         backend: f.backend,
+        table: f.backend,
         slot_use: old.map(|o| o.slot_use.in_service()).unwrap_or_default(),
     }
 }

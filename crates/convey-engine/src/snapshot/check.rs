@@ -7,7 +7,7 @@ use convey_packet::Addr;
 
 use super::build::{addresses, method};
 use super::{Method, PacketSnapshot, PacketSpecError};
-use crate::options::PacketOptions;
+use crate::options::{ConnectionTracking, PacketOptions};
 
 pub(super) fn check(
     snapshot: &Snapshot,
@@ -39,11 +39,42 @@ pub(super) fn check(
             "workers, ports and NAT addresses cannot change while running; restart to change them",
         ));
     }
+    if previous.is_some_and(|p| p.options.connection_tracking != options.connection_tracking) {
+        return Err(invalid(TRACKING, "cannot change while running; restart to change it"));
+    }
+    check_tracking(snapshot, options)?;
     check_nat_addresses(snapshot.mode, options)?;
     for frontend in &snapshot.frontends {
         check_frontend(snapshot, frontend, options)?;
     }
     Ok(())
+}
+
+const TRACKING: &str = "dsr.connection_tracking";
+
+/// Without flows there is nothing to translate answers by, and nothing to count.
+fn check_tracking(snapshot: &Snapshot, options: &PacketOptions) -> Result<(), PacketSpecError> {
+    if options.connection_tracking == ConnectionTracking::Full {
+        return Ok(());
+    }
+    if snapshot.mode != Mode::Dsr {
+        return Err(invalid(TRACKING, "\"minimal\" is available in dsr mode only"));
+    }
+    let limits = [("limits.max_connections".to_string(), snapshot.limits.max_connections)].into_iter();
+    let frontends = snapshot.frontends.iter();
+    let frontends = frontends.map(|f| (format!("frontends.{}.max_connections", f.name), f.max_connections));
+    let servers = snapshot.backends.iter().flat_map(|b| {
+        b.servers.iter().map(move |s| {
+            (format!("backends.{}.servers.{}.max_connections", b.name, s.name), s.max_connections)
+        })
+    });
+    match limits.chain(frontends).chain(servers).find(|(_, limit)| *limit != 0) {
+        Some((key, _)) => {
+            let message = format!("needs every connection counted, and {TRACKING} = \"minimal\" counts none");
+            Err(invalid(key, message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_nat_addresses(mode: Mode, options: &PacketOptions) -> Result<(), PacketSpecError> {

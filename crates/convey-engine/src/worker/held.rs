@@ -82,7 +82,8 @@ impl Held {
 
     /// Counts the flow among those that are open.
     pub(super) fn open(&self, flow: &mut Flow, snapshot: &PacketSnapshot, turn: Turn) {
-        if !flow.has(flags::COUNTED) {
+        // With minimal tracking some of the connections would pass for all of them.
+        if !snapshot.is_minimal() && !flow.has(flags::COUNTED) {
             flow.flags |= flags::COUNTED;
             self.gauges.change(flow, snapshot, turn);
         }

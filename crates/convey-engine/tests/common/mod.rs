@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
 use convey_engine::{
-    Checksum, DsrMethod, FrameMeta, Gso, Link, Nanos, NextHops, PacketOptions, PacketSnapshot, PortRange,
-    Refusal, Route, Verdict, Worker, process,
+    Checksum, ConnectionTracking, DsrMethod, FrameMeta, Gso, Link, Nanos, NextHops, PacketOptions,
+    PacketSnapshot, PortRange, Refusal, Route, Verdict, Worker, process,
 };
 use convey_testkit::fixture::{Input, World, WorldServer};
 use convey_testkit::{hex, unhex};
@@ -135,14 +135,40 @@ impl Lab {
         Self { config, options, snapshot, next_hops: next_hops(world), worker }
     }
 
+    /// The DSR world with this many servers and a UDP frontend beside each TCP one, which remembers no flow it need
+    /// not.
+    pub fn minimal(servers: usize) -> Self {
+        let mut world = world("dsr");
+        set_servers(&mut world, servers, 80);
+        let mut spec = spec(&world);
+        let udp = spec.frontends.iter().map(|f| FrontendSpec {
+            name: format!("{} datagrams", f.name),
+            protocol: Protocol::Udp,
+            ..f.clone()
+        });
+        spec.frontends.extend(udp.collect::<Vec<_>>());
+        let options = PacketOptions { connection_tracking: ConnectionTracking::Minimal, ..options(&world) };
+        Self::with(&world, spec, options)
+    }
+
     /// Changes the configuration as a reload does.
     pub fn reload(&mut self, change: impl FnOnce(&mut SnapshotSpec)) {
+        self.reload_at(0, change);
+    }
+
+    /// Changes the configuration as a reload at this moment does.
+    pub fn reload_at(&mut self, now_ms: u64, change: impl FnOnce(&mut SnapshotSpec)) {
         let mut spec = self.config.spec().clone();
         change(&mut spec);
         self.config = self.config.next(spec).expect("a snapshot");
-        self.snapshot = Arc::new(
-            PacketSnapshot::build(&self.config, &self.options, Some(&self.snapshot)).expect("tables"),
-        );
+        self.build_at(now_ms);
+    }
+
+    /// Builds the tables anew.
+    pub fn build_at(&mut self, now_ms: u64) {
+        let (before, now) = (Some(&*self.snapshot), Nanos::from_millis(now_ms));
+        let snapshot = PacketSnapshot::build_at(&self.config, &self.options, before, now);
+        self.snapshot = Arc::new(snapshot.expect("tables"));
     }
 
     pub fn run(&mut self, input: &Input) -> Out {

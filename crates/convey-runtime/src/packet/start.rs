@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use convey_afpacket::AfPacketEngine;
+use convey_afpacket::{AfPacketEngine, monotonic};
 use convey_core::{Event, EventSink, Mode, Snapshot};
 use convey_engine::{
     EngineError, EngineKind, EngineSetup, InterfaceSink, PacketEngine, PacketOptions, PacketSnapshot,
@@ -39,7 +39,7 @@ impl PacketPath {
             seed: RandomState::new().build_hasher().finish(),
             ..with_local_addresses(options)?
         };
-        let mut packet = PacketSnapshot::build(&snapshot, &options, None)?;
+        let mut packet = PacketSnapshot::build_at(&snapshot, &options, None, monotonic())?;
         check_privileges(snapshot.mode)?;
         let Reachability { refused, warnings } = reachability(&packet)?;
         if let Some(error) = refused {
@@ -51,11 +51,11 @@ impl PacketPath {
         let slots = takeover::slots(&saved);
         if let Some(suited) = takeover::suited(&saved, &options)
             && let Ok(with_counters) = takeover::with_counters_for(&snapshot, &suited)
-            && let Ok(built) = PacketSnapshot::build_adopting(&with_counters, &suited, &slots)
+            && let Ok(built) = PacketSnapshot::build_adopting(&with_counters, &suited, &slots, monotonic())
         {
             host.add_note(takeover::other_workers(&options, &suited));
             (options, packet, snapshot) = (suited, built, with_counters);
-        } else if let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &options, &slots) {
+        } else if let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &options, &slots, monotonic()) {
             packet = built;
         }
         if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {

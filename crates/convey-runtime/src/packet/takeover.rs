@@ -81,8 +81,8 @@ pub(super) fn with_former(
     {
         return None;
     }
-    let before = PacketSnapshot::build_adopting(&before, &options, &slots(saved)).ok()?;
-    PacketSnapshot::build(snapshot, asked, Some(&before)).ok()
+    let before = PacketSnapshot::build_adopting(&before, &options, &slots(saved), monotonic()).ok()?;
+    PacketSnapshot::build_at(snapshot, asked, Some(&before), monotonic()).ok()
 }
 
 fn server_count(snapshot: &Snapshot) -> usize {
