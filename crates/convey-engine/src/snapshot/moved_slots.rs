@@ -26,7 +26,7 @@ use crate::meta::Nanos;
 pub(crate) const NONE: u16 = u16::MAX;
 
 /// Coarse time: 2^32 ns (4.3 s) a step, 16 bits of it, which wrap with [`Ticks`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Steps(pub(crate) u16);
 
 impl Steps {
@@ -70,7 +70,7 @@ struct Slot {
 pub(crate) struct MovedSlots {
     /// Where flows go that nobody remembers; [`NONE`]: the slot has settled.
     previous: Box<[u16]>,
-    /// When that became so.
+    /// Since when that is another one than the slot's server.
     since: Box<[Steps]>,
     /// When a packet last went elsewhere than to the slot's server: the only thing that changes, and what comes after
     /// takes it over as it is.
@@ -107,10 +107,14 @@ impl MovedSlots {
             let (before, after) = (holds(old, at), holds(table, at));
             let slot = moved.and_then(|m| m.unsettled(at, rules, before, now));
             let slot = match slot {
+                // From now on those of its latest server go elsewhere, too.
+                Some(slot) if before != after => {
+                    let since = if slot.previous == before { now } else { slot.since };
+                    Slot { used: now, since, ..slot }
+                }
                 Some(slot) => slot,
                 // Nobody is at a server where there was none.
                 None if before == after || before == NONE => continue,
-                None if rules.window.is_some() && after != NONE && is_gone(before) => continue,
                 None => Slot { previous: before, since: now, used: now },
             };
             // With nobody else to go to, a conversation stays: checks that fail everywhere may be wrong.
@@ -175,8 +179,4 @@ impl MovedSlots {
     pub(crate) fn servers(&self) -> &[u16] {
         &self.previous
     }
-
-    /// Bytes it takes.
-    #[cfg(test)]
-    pub(crate) const BYTES: usize = SLOTS * 6;
 }
