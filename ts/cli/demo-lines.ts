@@ -14,8 +14,8 @@ export class DemoLines {
       return {
         name,
         up: server.up,
-        fresh: server.total_connections - earlier,
-        total: server.total_connections,
+        fresh: (server.total_connections ?? 0) - earlier,
+        total: server.total_connections ?? 0,
       };
     });
     const fresh = servers.reduce((sum, server) => sum + server.fresh, 0);
@@ -23,7 +23,7 @@ export class DemoLines {
       const share = fresh === 0 ? "  -" : `${Math.round((100 * own) / fresh)}`.padStart(3);
       return `${name} ${up ? "up  " : "DOWN"} ${share} % (${total})`;
     });
-    const rate = `${stats.total_connections - (before?.total_connections ?? 0)}`.padStart(4);
-    return `${now.toTimeString().slice(0, 8)}  ${rate} conn/s, ${stats.current_connections} open | ${columns.join(" | ")}`;
+    const rate = `${(stats.total_connections ?? 0) - (before?.total_connections ?? 0)}`.padStart(4);
+    return `${now.toTimeString().slice(0, 8)}  ${rate} conn/s, ${stats.current_connections ?? 0} open | ${columns.join(" | ")}`;
   }
 }

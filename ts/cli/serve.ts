@@ -120,9 +120,11 @@ function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string
   const open = balancer.stats().current_connections;
   const deadline = balancer.config.shutdown.drain_timeout_ms;
   const wait =
-    open === 0
-      ? "none is open"
-      : `${open} open ${open === 1 ? "one has" : "ones have"} ${deadline} ms to end, a second signal cuts ${open === 1 ? "it" : "them"}`;
+    open === undefined
+      ? `connections are not counted, open ones have ${deadline} ms to end, a second signal cuts them`
+      : open === 0
+        ? "none is open"
+        : `${open} open ${open === 1 ? "one has" : "ones have"} ${deadline} ms to end, a second signal cuts ${open === 1 ? "it" : "them"}`;
   logger.info({ signal, connections: open }, `${signal}: no new connections; ${wait}`);
 }
 

@@ -2,13 +2,14 @@
 import { availableParallelism } from "node:os";
 import type {
   NativeConfig,
+  NativeConnectionTracking,
   NativeDsrMethod,
   NativeEngine,
   NativeMode,
   NativePacketOptions,
   NativeProtocol,
 } from "../native/addon/index.js";
-import type { Config, DsrMethod, Engine, Mode, Protocol } from "./schema.ts";
+import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
 export interface ServerState {
@@ -63,7 +64,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   } satisfies NativeConfig;
 }
 
-function lowerPacketOptions({ engine, interfaces, passthrough }: Config): NativePacketOptions {
+function lowerPacketOptions({ engine, interfaces, passthrough, dsr }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
   const { timeouts } = passthrough;
   return {
@@ -73,6 +74,7 @@ function lowerPacketOptions({ engine, interfaces, passthrough }: Config): Native
     lastPort,
     natAddresses: passthrough.nat_addresses,
     interfaces,
+    connectionTracking: dsr.connection_tracking,
     timeouts: {
       synMs: timeouts.syn_ms,
       establishedMs: timeouts.established_ms,
@@ -91,3 +93,4 @@ true satisfies Same<Mode, NativeMode>;
 true satisfies Same<Protocol, NativeProtocol>;
 true satisfies Same<Engine, NativeEngine>;
 true satisfies Same<DsrMethod, NativeDsrMethod>;
+true satisfies Same<ConnectionTracking, NativeConnectionTracking>;

@@ -293,8 +293,52 @@ function packetRules(view: View): Finding[] {
     ...findings,
     ...engineRule(view),
     ...packetLimits(view),
+    ...trackingRules(view),
     ...withoutEffect(root, frontends, backends, mode ?? ""),
   ];
+}
+
+const TRACKING = 'dsr.connection_tracking = "minimal"';
+
+/** Without flows there is nothing to translate answers by, and nothing that a limit could count. */
+function trackingRules({ root, mode, frontends, backends }: View): Finding[] {
+  const tracking = isTable(root.dsr) ? root.dsr.connection_tracking : undefined;
+  if (tracking !== "minimal") return [];
+  if (mode !== "dsr") {
+    return [
+      error(
+        ["dsr", "connection_tracking"],
+        "value",
+        `is not available in ${mode} mode, which needs every flow`,
+        {
+          found: '"minimal"',
+          expected: '"full", or mode = "dsr"',
+        },
+      ),
+    ];
+  }
+  const limits: [KeyPath, unknown][] = [
+    [["limits"], root.limits],
+    ...frontends.map(({ name, table }): [KeyPath, unknown] => [["frontends", name], table]),
+    ...[...backends.values()].flatMap(({ name, servers }) =>
+      servers.map((s): [KeyPath, unknown] => [["backends", name, "servers", s.name], s.table]),
+    ),
+  ];
+  return limits.flatMap(([at, table]) => {
+    const limit = isTable(table) ? table.max_connections : undefined;
+    if (typeof limit !== "number" || limit === 0) return [];
+    return [
+      error(
+        [...at, "max_connections"],
+        "value",
+        `needs every connection counted, which ${TRACKING} does not do`,
+        {
+          found: describeValue(limit),
+          expected: '0, or dsr.connection_tracking = "full"',
+        },
+      ),
+    ];
+  });
 }
 
 /** What the packet path itself refuses. */
@@ -337,7 +381,9 @@ function withoutEffect(
   };
   note(["proxy"], root.proxy, ["workers"]);
   // In dsr mode a connection may be two forged packets, and its end is not seen: a limit would shut clients out.
-  const limits = mode === "dsr" ? ["max_connections"] : [];
+  const tracking = isTable(root.dsr) ? root.dsr.connection_tracking : undefined;
+  // With minimal tracking it is an error.
+  const limits = mode === "dsr" && tracking !== "minimal" ? ["max_connections"] : [];
   note(["limits"], root.limits, limits);
   for (const { name, table } of frontends) note(["frontends", name], table, limits);
   for (const { name, table, servers } of backends.values()) {

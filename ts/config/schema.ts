@@ -155,6 +155,7 @@ export const engineSchema = z
   .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
 export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
+export const connectionTrackingSchema = z.enum(["full", "minimal"]);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
@@ -342,6 +343,11 @@ export const configSchema = z
           .describe(
             "rewrite changes the destination address to the server's; l2 changes only the MAC address, servers hold the listening address on loopback.",
           ),
+        connection_tracking: connectionTrackingSchema
+          .default("full")
+          .describe(
+            "Which flows dsr mode remembers: full every one; minimal those alone that a change of servers would send elsewhere. With minimal connections are not counted.",
+          ),
       })
       .prefault({})
       .describe("Settings of dsr mode alone."),
@@ -407,6 +413,7 @@ export type Mode = z.output<typeof modeSchema>;
 export type Engine = z.output<typeof engineSchema>;
 export type Protocol = z.output<typeof protocolSchema>;
 export type DsrMethod = z.output<typeof dsrMethodSchema>;
+export type ConnectionTracking = z.output<typeof connectionTrackingSchema>;
 export type LogLevel = z.output<typeof logLevelSchema>;
 export type FrontendConfig = z.output<typeof frontendSchema>;
 export type BackendConfig = z.output<typeof backendSchema>;

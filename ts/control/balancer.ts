@@ -231,12 +231,12 @@ export class Balancer implements AsyncDisposable {
       this.#service.stopAccepting();
       await this.#watcher?.close();
       let settled = false;
-      // Those who were connected when it stopped are counted by then.
+      // Those who were connected when it stopped are counted by then. Where nobody counts, some may be open.
       void dataplane.settle().finally(() => {
         settled = true;
       });
       await untilQuiet(
-        () => Math.max(settled ? 0 : 1, dataplane.openConnections()),
+        () => Math.max(settled ? 0 : 1, dataplane.openConnections() ?? 1),
         this.#reloader.idle(),
         () => this.#closeDeadline,
       );

@@ -41,8 +41,8 @@ export type DrainEvent = {
   backend: string;
   server: string;
   state: "started" | "drained" | "deadline" | "cancelled";
-  /** Connections still open. */
-  connections: number;
+  /** Connections still open; absent where they are not counted. */
+  connections?: number;
   at: Date;
 };
 

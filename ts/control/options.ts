@@ -40,6 +40,6 @@ export type ListenAddress = { host: string; port: number };
 export type DrainResult = {
   /** Whether no connection was left. */
   drained: boolean;
-  /** Connections still open. */
-  connections: number;
+  /** Connections still open; absent where they are not counted. */
+  connections?: number;
 };

@@ -50,22 +50,25 @@ export class ServerTable {
   /** See `Balancer.drain()`. */
   async drain(name: string, deadlineMs: number): Promise<DrainResult> {
     const record = this.#record(name);
+    // Where nobody counts connections, some may be open until the deadline.
     const gauge = this.#dataplane.serverGauge(record.backend, record.server);
+    const isCounted = this.#dataplane.openConnections() !== null;
+    const open = (): number | undefined => (isCounted ? (gauge?.open() ?? 0) : undefined);
     const deadline = performance.now() + deadlineMs;
     record.draining = true;
     this.#push(record);
     const end = (state: DrainEvent["state"]): DrainResult => {
-      const connections = gauge?.open() ?? 0;
+      const connections = open();
       this.#tellDrain(record, state, connections);
-      return { drained: state === "drained", connections };
+      return { drained: state === "drained", ...counted(connections) };
     };
-    this.#tellDrain(record, "started", gauge?.open() ?? 0);
+    this.#tellDrain(record, "started", open());
     for (;;) {
       const now = this.#records.get(record.key);
       // One that a reload removed is drained all the more: its connections are counted on.
       const wanted = now === undefined || (now.draining && now.addr === record.addr);
       if (!wanted || this.#closed) return end("cancelled");
-      if ((gauge?.open() ?? 0) === 0) return end("drained");
+      if (open() === 0) return end("drained");
       const left = deadline - performance.now();
       if (left <= 0) return end("deadline");
       await sleep(Math.min(POLL_MS, left));
@@ -150,8 +153,11 @@ export class ServerTable {
     this.#dataplane.setServers([toUpdate(record)]);
   }
 
-  #tellDrain(record: ServerRecord, state: DrainEvent["state"], connections: number): void {
+  #tellDrain(record: ServerRecord, state: DrainEvent["state"], connections: number | undefined): void {
     const { backend, server } = record;
-    this.#reporter.emit({ type: "drain", backend, server, state, connections, at: new Date() });
+    this.#reporter.emit({ type: "drain", backend, server, state, ...counted(connections), at: new Date() });
   }
 }
+
+const counted = (connections: number | undefined): { connections?: number } =>
+  connections === undefined ? {} : { connections };

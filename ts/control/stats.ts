@@ -19,10 +19,11 @@ import type { ServerRecord, ServerRecords } from "./states.ts";
 import { weightOf } from "./states.ts";
 import { VERSION } from "./version.ts";
 
+/** Connections, absent where they are not counted (dsr mode with minimal tracking). */
+export type ConnectionStats = { total_connections?: number; current_connections?: number };
+
 /** Connections and bytes of one frontend, backend or server. */
-export type CounterStats = {
-  total_connections: number;
-  current_connections: number;
+export type CounterStats = ConnectionStats & {
   bytes_tx: number;
   bytes_rx: number;
 };
@@ -110,31 +111,30 @@ export type PacketStats = {
 };
 
 /** The body of `GET /stats`. */
-export type Stats = Partial<PacketStats> & {
-  total_connections: number;
-  current_connections: number;
-  total_bytes_tx: number;
-  total_bytes_rx: number;
-  backends: Record<string, BackendStats>;
-  frontends: Record<string, FrontendStats>;
-  version: string;
-  uptime_seconds: number;
-  mode: Mode;
-  /** Counts configurations put in service, from 1. */
-  config_version: number;
-  /** Whether the balancer takes no new connections because it is closing. */
-  draining: boolean;
-  reasons: Reasons;
-  /** null until a reload was tried. */
-  last_reload: {
-    at: string;
-    result: "applied" | "unchanged" | "rejected";
-    source: "file" | "update";
-    message: string;
-  } | null;
-  /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
-  return_path_visible?: false;
-};
+export type Stats = Partial<PacketStats> &
+  ConnectionStats & {
+    total_bytes_tx: number;
+    total_bytes_rx: number;
+    backends: Record<string, BackendStats>;
+    frontends: Record<string, FrontendStats>;
+    version: string;
+    uptime_seconds: number;
+    mode: Mode;
+    /** Counts configurations put in service, from 1. */
+    config_version: number;
+    /** Whether the balancer takes no new connections because it is closing. */
+    draining: boolean;
+    reasons: Reasons;
+    /** null until a reload was tried. */
+    last_reload: {
+      at: string;
+      result: "applied" | "unchanged" | "rejected";
+      source: "file" | "update";
+      message: string;
+    } | null;
+    /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
+    return_path_visible?: false;
+  };
 
 /** What `/stats` is made of beside the counters. */
 export type StatsContext = {
@@ -152,8 +152,7 @@ export type StatsContext = {
 export function buildStats(native: NativeStats, context: StatsContext): Stats {
   const { lastReload } = context;
   return {
-    total_connections: native.counters.totalConnections,
-    current_connections: native.counters.currentConnections,
+    ...connections(native.counters),
     total_bytes_tx: native.counters.bytesTx,
     total_bytes_rx: native.counters.bytesRx,
     backends: Object.fromEntries(
@@ -254,10 +253,14 @@ function anyUp(servers: readonly NativeServerStats[]): Record<string, boolean> {
   return Object.fromEntries(up);
 }
 
+function connections({ totalConnections, currentConnections }: NativeCounters): ConnectionStats {
+  if (totalConnections === undefined || currentConnections === undefined) return {};
+  return { total_connections: totalConnections, current_connections: currentConnections };
+}
+
 function counters(native: NativeCounters): CounterStats {
   return {
-    total_connections: native.totalConnections,
-    current_connections: native.currentConnections,
+    ...connections(native),
     bytes_tx: native.bytesTx,
     bytes_rx: native.bytesRx,
   };

@@ -34,6 +34,12 @@ export function wording(finding: Finding): string {
       return `the flow table knows it (${finding.state})`;
     case "new_flow":
       return "the flow table does not know it";
+    case "not_tracked":
+      return "flows are not kept: the Maglev table decides";
+    case "not_remembered":
+      return "the flow table does not know it, and its slot of the Maglev table has moved lately";
+    case "slot_moved":
+      return `a connection from before the slot moved goes on at server "${finding.name}" of backend "${finding.backend}", ${finding.addr}; a new one:`;
     case "maglev_slot":
       return `its hash names slot ${finding.slot} of the Maglev table`;
     case "refused":

@@ -37,7 +37,7 @@ function renderMain(stats: Stats): string {
   const reload = stats.last_reload;
   return `<main>
 <header><h1>Convey</h1><p>${html(stats.version)} · ${html(stats.mode)} · up ${duration(stats.uptime_seconds)} · configuration ${stats.config_version}${stats.draining ? " · <strong>draining</strong>" : ""}</p></header>
-<p>${count(stats.current_connections)} open, ${count(stats.total_connections)} connections so far, ${bytes(stats.total_bytes_tx)} to servers, ${bytes(stats.total_bytes_rx)} to clients</p>
+<p>${connections(stats)}${bytes(stats.total_bytes_tx)} to servers, ${bytes(stats.total_bytes_rx)} to clients</p>
 ${packetPath(stats)}
 ${reload === null ? "" : `<p class="${reload.result === "rejected" ? "bad" : "dim"}">last reload: ${reload.result} at ${html(reload.at)}: ${html(reload.message)}</p>`}
 <h2>Frontends</h2>
@@ -50,6 +50,13 @@ ${backends.join("")}
 ${reasonList("Refused or ended early", stats.reasons)}
 ${packetReasons(stats)}
 </main>`;
+}
+
+/** Those open and those so far, where they are counted. */
+function connections({ current_connections: open, total_connections: total }: Stats): string {
+  return open === undefined || total === undefined
+    ? "connections are not counted · "
+    : `${count(open)} open, ${count(total)} connections so far, `;
 }
 
 const COUNTER_HEADS = ["Open", "Total", "To servers", "To clients"]
@@ -79,7 +86,9 @@ function serverRow(name: string, s: ServerStats): string {
 }
 
 function counterCells(c: CounterStats): string {
-  return [count(c.current_connections), count(c.total_connections), bytes(c.bytes_tx), bytes(c.bytes_rx)]
+  const connections = [c.current_connections, c.total_connections];
+  const counted = connections.map((n) => (n === undefined ? "–" : count(n)));
+  return [...counted, bytes(c.bytes_tx), bytes(c.bytes_rx)]
     .map((cell) => `<td class="n">${cell}</td>`)
     .join("");
 }

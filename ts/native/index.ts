@@ -87,9 +87,9 @@ export interface Dataplane {
   stats(): NativeStats;
   /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): NativeAddress[];
-  /** Connections open now, over all frontends; works after `close()` too. */
-  openConnections(): number;
-  /** The open connections of a server in service; the gauge outlives the server's leaving. */
+  /** Connections open now, over all frontends; works after `close()` too. `null` where they are not counted. */
+  openConnections(): number | null;
+  /** The open connections of a server in service, if they are counted; the gauge outlives the server's leaving. */
   serverGauge(backend: string, server: string): ServerGauge | null;
   /**
    * Asks a server for the addresses of frontends, in dsr mode. `done` is called later, by the probe's timeout at the

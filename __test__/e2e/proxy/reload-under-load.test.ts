@@ -48,7 +48,7 @@ test("100 reloads under 1,000 connections a second: none fails, none is reset", 
     "--warmup",
     "0.2",
   ]);
-  await until(() => lb.stats().total_connections > 100, "load");
+  await until(() => (lb.stats().total_connections ?? 0) > 100, "load");
   const version = lb.stats().config_version;
   for (let n = 1; n <= 100; n++) {
     expect(await lb.update(config(n))).toMatchObject({ result: "applied" });
@@ -98,7 +98,7 @@ test.for([1, 2, 4])(
       ...["requests", "--fresh", "--connect", `127.0.0.1:${product.front.port}`],
       ...["--rate", "1000", "--duration", "3", "--warmup", "0.2"],
     ]);
-    await until(async () => (await product.stats()).total_connections > 500, "load", 20_000);
+    await until(async () => ((await product.stats()).total_connections ?? 0) > 500, "load", 20_000);
     expect(await product.process.stop("SIGTERM", 20_000)).toEqual({ code: 0, signal: null });
     const { requests, failures } = await run;
     expect(requests).toBeGreaterThan(300);

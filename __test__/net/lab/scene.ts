@@ -22,6 +22,8 @@ export interface Settings {
   weights?: Partial<Record<(typeof SERVERS)[number], number | null>>;
   workers?: number;
   capacity?: number;
+  /** `dsr.connection_tracking`. */
+  tracking?: "full" | "minimal";
   /** `passthrough.port_range`. */
   ports?: string;
   /** Frontends that are left out, with their backends. */
@@ -49,6 +51,7 @@ export function configuration(lab: PacketLab, settings: Settings): string {
     // In DSR the server's FIN is not seen: a flow that both sides ended is waited for as long.
     "timeouts.dsr_fin_ms = 1500",
     ...(settings.method === "passthrough" ? [] : ["[dsr]", `method = "${settings.method}"`]),
+    ...(settings.tracking === undefined ? [] : [`connection_tracking = "${settings.tracking}"`]),
     "[shutdown]",
     "drain_timeout_ms = 5000",
     "[stats]",

@@ -6,6 +6,7 @@ import { describe } from "vitest";
 import { type Method, stage } from "../lab/scene.ts";
 import { frames } from "./frames.ts";
 import { limits } from "./limits.ts";
+import { minimal } from "./minimal.ts";
 import { modes } from "./modes.ts";
 import { restarts } from "./restarts.ts";
 
@@ -17,6 +18,7 @@ export function suite(method: Method): void {
     // Both methods of DSR are one program in this.
     if (method !== "l2") limits(stands);
     frames(stands);
+    if (method !== "passthrough") minimal(stands);
     // Last: it changes the lab for good.
     modes(stands);
   });

@@ -49,7 +49,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           udp_stream_ms: 300_000,
         },
       },
-      dsr: { method: "rewrite" },
+      dsr: { method: "rewrite", connection_tracking: "full" },
       limits: { max_connections: 0, max_connections_per_client: 0 },
       shutdown: { drain_timeout_ms: 30_000 },
       log: { level: "info" },

@@ -267,3 +267,29 @@ test("a key without effect is told once, with how often it stands there", async 
     "t.toml:8:1: warning: backends.b0.retries: has no effect in passthrough mode, here and at 2 other places",
   ]);
 });
+
+test("minimal connection tracking is refused outside of dsr mode, naming the key", async () => {
+  expect(
+    await errorsOf(`mode = "passthrough"\n${LEAST_PACKETS}[dsr]\nconnection_tracking = "minimal"\n`),
+  ).toEqual([
+    't.toml:8:23: error: dsr.connection_tracking: is not available in passthrough mode, which needs every flow (found "minimal", expected "full", or mode = "dsr")',
+  ]);
+});
+
+test("a connection limit at any level is refused with minimal connection tracking, naming both keys", async () => {
+  const text = `mode = "dsr"
+${LEAST_PACKETS.replace("8081", "3000")}max_connections = 9
+[limits]
+max_connections = 5
+[dsr]
+connection_tracking = "minimal"
+`;
+  const errors = await errorsOf(text.replace('backend = "pool"', 'backend = "pool"\nmax_connections = 3'));
+  const why = 'needs every connection counted, which dsr.connection_tracking = "minimal" does not do';
+  const tail = 'expected 0, or dsr.connection_tracking = "full")';
+  expect(errors.map((line) => line.replace(/^t\.toml:\d+:\d+: error: /, "")).sort()).toEqual([
+    `backends.pool.servers.s1.max_connections: ${why} (found 9, ${tail}`,
+    `frontends.web.max_connections: ${why} (found 3, ${tail}`,
+    `limits.max_connections: ${why} (found 5, ${tail}`,
+  ]);
+});

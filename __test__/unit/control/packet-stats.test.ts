@@ -51,6 +51,14 @@ const context = (mode: StatsContext["mode"]): StatsContext => ({
 });
 
 describe("/stats in the packet modes", () => {
+  test("what is not counted is absent, and the page says so", () => {
+    const stats = buildStats({ ...native(packet), counters: { bytesTx: 5, bytesRx: 0 } }, context("dsr"));
+    expect(stats).not.toHaveProperty("total_connections");
+    expect(stats).not.toHaveProperty("current_connections");
+    expect(stats.total_bytes_tx).toBe(5);
+    expect(renderPage(stats, "n")).toContain("connections are not counted");
+  });
+
   test("tells engine, guard, flows and packets beside the fields of every mode", () => {
     expect(buildStats(native(packet), context("passthrough"))).toMatchObject({
       total_connections: 0,

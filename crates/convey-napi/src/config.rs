@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
-use convey_engine::{DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts};
+use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts};
 use convey_runtime::{EngineChoice, RuntimeSpec};
 use napi_derive::napi;
 
@@ -42,6 +42,13 @@ pub enum NativeDsrMethod {
     L2,
 }
 
+/// Which flows DSR keeps.
+#[napi(string_enum = "lowercase")]
+pub enum NativeConnectionTracking {
+    Full,
+    Minimal,
+}
+
 /// Settings of the packet modes.
 #[napi(object)]
 pub struct NativePacketOptions {
@@ -56,6 +63,8 @@ pub struct NativePacketOptions {
     pub nat_addresses: Vec<String>,
     /// Names of the interfaces to listen on; empty: every Ethernet link that is up.
     pub interfaces: Vec<String>,
+    /// Fixed for the life of a data plane: a reload ignores it.
+    pub connection_tracking: NativeConnectionTracking,
     pub timeouts: NativeFlowTimeouts,
 }
 
@@ -150,6 +159,7 @@ impl NativeConfig {
             nat_ports: self.packet.port_range()?,
             nat_addresses: self.packet.nat_addresses()?,
             interfaces: self.packet.interfaces.clone(),
+            connection_tracking: (&self.packet.connection_tracking).into(),
             timeouts: (&self.packet.timeouts).into(),
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
@@ -243,6 +253,15 @@ impl From<&NativeDsrMethod> for DsrMethod {
         match method {
             NativeDsrMethod::Rewrite => Self::Rewrite,
             NativeDsrMethod::L2 => Self::L2,
+        }
+    }
+}
+
+impl From<&NativeConnectionTracking> for ConnectionTracking {
+    fn from(tracking: &NativeConnectionTracking) -> Self {
+        match tracking {
+            NativeConnectionTracking::Full => Self::Full,
+            NativeConnectionTracking::Minimal => Self::Minimal,
         }
     }
 }

@@ -119,11 +119,12 @@ impl Dataplane {
 
     /// Connections open now, over all frontends. Works after `close()` too.
     #[napi(catch_unwind)]
-    pub fn open_connections(&self) -> f64 {
-        self.runtime.snapshot().totals.open() as f64
+    pub fn open_connections(&self) -> Option<f64> {
+        let counts = self.runtime.counts_connections();
+        counts.then(|| self.runtime.snapshot().totals.open() as f64)
     }
 
-    /// The gauge of a server in service; `null` for one that is not.
+    /// The gauge of a server in service; `null` for one that is not, and where connections are not counted.
     #[napi(catch_unwind)]
     pub fn server_gauge(&self, backend: String, server: String) -> Option<ServerGauge> {
         stats::server_gauge(&self.runtime, &backend, &server)

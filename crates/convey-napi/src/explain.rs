@@ -76,6 +76,9 @@ pub enum NativeStep {
     ListensNoLonger { frontend: String },
     KnownFlow { state: String },
     NewFlow,
+    NotTracked,
+    NotRemembered,
+    SlotMoved { backend: String, name: String, addr: String },
     MaglevSlot { slot: u32 },
     Refused { reason: String },
     Server { backend: String, name: String, addr: String },
@@ -116,6 +119,11 @@ impl From<Step> for NativeStep {
             Step::ListensNoLonger { frontend } => Self::ListensNoLonger { frontend },
             Step::KnownFlow { state } => Self::KnownFlow { state: state.to_owned() },
             Step::NewFlow => Self::NewFlow,
+            Step::NotTracked => Self::NotTracked,
+            Step::NotRemembered => Self::NotRemembered,
+            Step::SlotMoved { backend, name, addr } => {
+                Self::SlotMoved { backend, name, addr: addr.to_string() }
+            }
             Step::MaglevSlot { slot } => Self::MaglevSlot { slot: slot as u32 },
             Step::Refused { reason } => Self::Refused { reason: reason.name().to_owned() },
             Step::Server { backend, name, addr } => Self::Server { backend, name, addr: addr.to_string() },

@@ -8,11 +8,11 @@ use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, RefusedEngine, Runtime};
 use napi_derive::napi;
 
-/// Connections and bytes; tx is client→server, rx is server→client.
+/// Connections, absent where they are not counted, and bytes; tx is client→server, rx is server→client.
 #[napi(object)]
 pub struct NativeCounters {
-    pub total_connections: f64,
-    pub current_connections: f64,
+    pub total_connections: Option<f64>,
+    pub current_connections: Option<f64>,
     pub bytes_tx: f64,
     pub bytes_rx: f64,
 }
@@ -162,6 +162,9 @@ pub fn addresses(runtime: &Runtime) -> Vec<NativeAddress> {
 }
 
 pub fn server_gauge(runtime: &Runtime, backend: &str, server: &str) -> Option<ServerGauge> {
+    if !runtime.counts_connections() {
+        return None;
+    }
     let snapshot = runtime.snapshot();
     let backend = snapshot.backends.iter().find(|b| &*b.name == backend)?;
     let server = backend.servers.iter().find(|s| &*s.name == server)?;
@@ -171,6 +174,8 @@ pub fn server_gauge(runtime: &Runtime, backend: &str, server: &str) -> Option<Se
 pub fn read(runtime: &Runtime) -> NativeStats {
     let snapshot: &Snapshot = &runtime.snapshot();
     let addresses: HashMap<_, _> = runtime.addresses().into_iter().collect();
+    let counts_connections = runtime.counts_connections();
+    let counters = |c: &ConnCounters| counters(c, counts_connections);
     NativeStats {
         packet: runtime.packet_stats().map(packet),
         version: snapshot.version as f64,
@@ -245,10 +250,10 @@ fn refused(RefusedEngine { engine, error }: &RefusedEngine) -> NativeRefusedEngi
     }
 }
 
-fn counters(c: &ConnCounters) -> NativeCounters {
+fn counters(c: &ConnCounters, counts_connections: bool) -> NativeCounters {
     NativeCounters {
-        total_connections: c.total() as f64,
-        current_connections: c.open() as f64,
+        total_connections: counts_connections.then(|| c.total() as f64),
+        current_connections: counts_connections.then(|| c.open() as f64),
         bytes_tx: c.bytes_tx() as f64,
         bytes_rx: c.bytes_rx() as f64,
     }

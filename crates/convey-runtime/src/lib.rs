@@ -238,6 +238,14 @@ impl Runtime {
         self.lock().snapshot.clone()
     }
 
+    /// Whether connections are counted. Where they are not, those of [`Runtime::snapshot`] are all 0.
+    pub fn counts_connections(&self) -> bool {
+        match &self.engine {
+            Engine::Proxy(_) => true,
+            Engine::Packet(packet) => packet.counts_connections(),
+        }
+    }
+
     /// Where each frontend listens, by name.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         match &self.engine {

@@ -175,6 +175,11 @@ impl PacketPath {
         Ok(())
     }
 
+    /// Whether every connection is counted: not where few flows are remembered.
+    pub(crate) fn counts_connections(&self) -> bool {
+        !lock(&self.installed).packet.is_minimal()
+    }
+
     pub(crate) fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let installed = lock(&self.installed);
         if !installed.accepting {

@@ -27,8 +27,8 @@ export declare class Dataplane {
   /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): Array<NativeAddress>
   /** Connections open now, over all frontends. Works after `close()` too. */
-  openConnections(): number
-  /** The gauge of a server in service; `null` for one that is not. */
+  openConnections(): number | null
+  /** The gauge of a server in service; `null` for one that is not, and where connections are not counted. */
   serverGauge(backend: string, server: string): ServerGauge | null
   /**
    * Calls `onProbed` with the end of every probe from now on, without keeping the process alive. Only the first
@@ -164,10 +164,13 @@ export interface NativeConfig {
   backends: Array<NativeBackend>
 }
 
-/** Connections and bytes; tx is client→server, rx is server→client. */
+/** Which flows DSR keeps. */
+export type NativeConnectionTracking = 'full' | 'minimal'
+
+/** Connections, absent where they are not counted, and bytes; tx is client→server, rx is server→client. */
 export interface NativeCounters {
-  totalConnections: number
-  currentConnections: number
+  totalConnections?: number
+  currentConnections?: number
   bytesTx: number
   bytesRx: number
 }
@@ -328,6 +331,8 @@ export interface NativePacketOptions {
   natAddresses: Array<string>
   /** Names of the interfaces to listen on; empty: every Ethernet link that is up. */
   interfaces: Array<string>
+  /** Fixed for the life of a data plane: a reload ignores it. */
+  connectionTracking: NativeConnectionTracking
   timeouts: NativeFlowTimeouts
 }
 
@@ -479,6 +484,9 @@ export type NativeStep =
   | { kind: 'listens_no_longer'; frontend: string }
   | { kind: 'known_flow'; state: string }
   | { kind: 'new_flow' }
+  | { kind: 'not_tracked' }
+  | { kind: 'not_remembered' }
+  | { kind: 'slot_moved'; backend: string; name: string; addr: string }
   | { kind: 'maglev_slot'; slot: number }
   | { kind: 'refused'; reason: string }
   | { kind: 'server'; backend: string; name: string; addr: string }

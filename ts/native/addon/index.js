@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { dropPrivileges }
@@ -784,6 +784,7 @@ export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }
 export { hostProblems }
+export { NativeConnectionTracking }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }
 export { NativeEngine }
