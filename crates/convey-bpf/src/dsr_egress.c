@@ -9,6 +9,8 @@
  * its first one; ICMP errors about balanced packets are rewritten inside and out, so that the client
  * recognises its flow.
  */
+#include "skb_context.h"
+
 #include "packet.h"
 
 struct {
@@ -83,7 +85,7 @@ static __always_inline int rewrite_icmp_error(struct __sk_buff *skb, struct pack
 	__u32 embedded_at = outer->l4 + ICMP_ERROR_HEADER;
 	struct packet embedded;
 
-	if (!skb_parse_embedded(skb, outer, &embedded))
+	if (!packet_parse_embedded(skb, outer, &embedded))
 		return VERDICT_NEXT;
 	struct address *own = &embedded.dst.addr;
 	struct address *vip = bpf_map_lookup_elem(&rewrites, &embedded.dst);
@@ -115,7 +117,7 @@ int convey_dsr(struct __sk_buff *skb)
 
 	if (!v6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return VERDICT_NEXT;
-	if (!skb_parse(skb, 0, v6, &packet))
+	if (!packet_parse(skb, 0, v6, &packet))
 		return VERDICT_NEXT;
 
 	struct datagram datagram = {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
-/* Finds the addresses and ports of an IP packet in an skb.
+/* Finds the addresses and ports of an IP packet.
  *
- * Everything is read through bpf_skb_load_bytes_relative: the skb of a coalesced frame is not linear, and an
- * offset that is a plain number costs the verifier nothing where a moving packet pointer would.
+ * Whoever includes this defines `context_t` and `context_load` (offset from the IP header) first: skb_context.h for
+ * programs at tc. Everything is read through a helper: the skb of a coalesced frame is not linear, and an offset that
+ * is a plain number costs the verifier nothing where a moving packet pointer would.
  */
 #ifndef CONVEY_PACKET_H
 #define CONVEY_PACKET_H
@@ -17,10 +18,6 @@
 
 #include "layout.h"
 
-/* Debian's linux/bpf.h is older than TCX; clsact knows the same values as TC_ACT_UNSPEC and TC_ACT_SHOT. */
-#define VERDICT_NEXT -1
-#define VERDICT_DROP 2
-
 /* As many as convey-packet walks; a test compares. */
 #define EXTENSION_HEADERS_MAX 8
 
@@ -33,17 +30,12 @@
 struct packet {
 	struct endpoint src;
 	struct endpoint dst;
-	__u32 l4;           /* offset of the layer-4 header from that of the packet handed to skb_parse */
+	__u32 l4;           /* offset of the layer-4 header from that of the packet handed to packet_parse */
 	__be32 fragment_id; /* of a fragment */
 	bool fragmented;
 	bool first;         /* whether the layer-4 header is in this fragment */
 	bool v6;
 };
-
-static __always_inline long load(struct __sk_buff *skb, __u32 offset, void *to, __u32 bytes)
-{
-	return bpf_skb_load_bytes_relative(skb, offset, to, bytes, BPF_HDR_START_NET);
-}
 
 static __always_inline void set_v4(struct address *addr, __be32 v4)
 {
@@ -53,7 +45,7 @@ static __always_inline void set_v4(struct address *addr, __be32 v4)
 	addr->word[3] = v4;
 }
 
-static __always_inline bool parse_v4(struct __sk_buff *skb, __u32 offset, struct packet *p)
+static __always_inline bool parse_v4(context_t *context, __u32 offset, struct packet *p)
 {
 	struct {
 		__u8 version_ihl;
@@ -68,13 +60,13 @@ static __always_inline bool parse_v4(struct __sk_buff *skb, __u32 offset, struct
 		__be32 dst;
 	} ip;
 
-	if (load(skb, offset, &ip, sizeof(ip)))
+	if (context_load(context, offset, &ip, sizeof(ip)))
 		return false;
 	__u32 header = (ip.version_ihl & 0xf) * 4;
-	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip))
-		return false;
 	set_v4(&p->src.addr, ip.src);
 	set_v4(&p->dst.addr, ip.dst);
+	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip))
+		return false;
 	p->src.protocol = p->dst.protocol = ip.protocol;
 	p->fragmented = ip.fragment & bpf_htons(0x3fff);
 	p->first = !(ip.fragment & bpf_htons(0x1fff));
@@ -83,7 +75,7 @@ static __always_inline bool parse_v4(struct __sk_buff *skb, __u32 offset, struct
 	return true;
 }
 
-static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct packet *p)
+static __always_inline bool parse_v6(context_t *context, __u32 offset, struct packet *p)
 {
 	struct {
 		__be32 version_flow;
@@ -94,7 +86,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 		struct address dst;
 	} ip;
 
-	if (load(skb, offset, &ip, sizeof(ip)))
+	if (context_load(context, offset, &ip, sizeof(ip)))
 		return false;
 	if (bpf_ntohl(ip.version_flow) >> 28 != 6)
 		return false;
@@ -118,7 +110,7 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 		    next != PROTO_DESTINATION_OPTIONS)
 			break;
 		/* Every extension header is at least eight bytes long. */
-		if (load(skb, offset, &ext, sizeof(ext)))
+		if (context_load(context, offset, &ext, sizeof(ext)))
 			return false;
 		/* Its destination is not the one that the header names. */
 		if (next == PROTO_ROUTING && ext.fragment & bpf_htons(0xff))
@@ -142,18 +134,18 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, __u32 offset, struct
 	return true;
 }
 
-/* Reads the packet whose IP header is `offset` bytes behind the skb's own.
+/* Reads the packet whose IP header is `offset` bytes behind that of the frame.
  * Ports are set for TCP and UDP with a layer-4 header in this packet, and 0 otherwise.
  * False: neither IPv4 nor IPv6, cut short, or on its way along a source route. */
-static __always_inline bool skb_parse(struct __sk_buff *skb, __u32 offset, bool v6, struct packet *p)
+static __always_inline bool packet_parse(context_t *context, __u32 offset, bool v6, struct packet *p)
 {
 	__builtin_memset(p, 0, sizeof(*p));
-	if (!(v6 ? parse_v6(skb, offset, p) : parse_v4(skb, offset, p)))
+	if (!(v6 ? parse_v6(context, offset, p) : parse_v4(context, offset, p)))
 		return false;
 	if (p->first && (p->src.protocol == IPPROTO_TCP || p->src.protocol == IPPROTO_UDP)) {
 		__be16 ports[2];
 
-		if (load(skb, p->l4, ports, sizeof(ports)))
+		if (context_load(context, p->l4, ports, sizeof(ports)))
 			return false;
 		p->src.port = ports[0];
 		p->dst.port = ports[1];
@@ -168,13 +160,13 @@ static __always_inline bool same_address(const struct address *a, const struct a
 }
 
 /* Whether the packet is an ICMP error that carries the start of the packet it is about. */
-static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct packet *p)
+static __always_inline bool is_icmp_error(context_t *context, const struct packet *p)
 {
 	__u8 type;
 
 	if (!p->first || p->src.protocol != (p->v6 ? PROTO_ICMPV6 : IPPROTO_ICMP))
 		return false;
-	if (load(skb, p->l4, &type, sizeof(type)))
+	if (context_load(context, p->l4, &type, sizeof(type)))
 		return false;
 	if (p->v6) /* unreachable, too big, time exceeded, parameter problem */
 		return type >= 1 && type <= 4;
@@ -185,12 +177,12 @@ static __always_inline bool is_icmp_error(struct __sk_buff *skb, const struct pa
 
 /* Reads the packet that an ICMP error is about. False when it is a later fragment or has fewer than the eight
  * bytes of layer 4 that every router quotes. */
-static __always_inline bool skb_parse_embedded(struct __sk_buff *skb, const struct packet *error, struct packet *p)
+static __always_inline bool packet_parse_embedded(context_t *context, const struct packet *error, struct packet *p)
 {
 	__u8 eighth;
 
-	return skb_parse(skb, error->l4 + ICMP_ERROR_HEADER, error->v6, p) && p->first &&
-	       !load(skb, p->l4 + 7, &eighth, sizeof(eighth));
+	return packet_parse(context, error->l4 + ICMP_ERROR_HEADER, error->v6, p) && p->first &&
+	       !context_load(context, p->l4 + 7, &eighth, sizeof(eighth));
 }
 
 #endif

@@ -305,7 +305,7 @@ impl Program {
             let per_cpu = counters.get(&index, 0).map_err(|e| map_error("drops", &e))?;
             Ok::<u64, XdpError>(per_cpu.iter().sum())
         };
-        Ok(GuardDrops { to_vip: total(0)?, from_server: total(1)?, icmp_errors: total(2)? })
+        Ok(GuardDrops { to_vip: total(1)?, from_server: total(2)?, icmp_errors: total(3)? })
     }
 }
 
