@@ -16,6 +16,7 @@ use std::ops::RangeInclusive;
 struct Aligned<T: ?Sized>(T);
 
 static GUARD: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/guard.o"));
+static AF_XDP: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/af_xdp.o"));
 static DSR_EGRESS: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/dsr_egress.o"));
 
 static TC: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/tc.o"));
@@ -46,6 +47,12 @@ pub fn reference() -> &'static [u8] {
 /// `guard.c`: program `convey_guard`; maps `vips`, `servers`, `nat`, `drops`.
 pub fn guard() -> &'static [u8] {
     &GUARD.0
+}
+
+/// `af_xdp.c`: programs `convey_af_xdp` and `convey_pass`; maps `vips`, `servers`, `nat`, `addresses`, `ports`, `sockets`,
+/// `unserved`.
+pub fn af_xdp() -> &'static [u8] {
+    &AF_XDP.0
 }
 
 /// `dsr_egress.c`: program `convey_dsr`; maps `rewrites`, `excluded`; global `link_header_bytes` (u32).
@@ -94,6 +101,15 @@ pub fn nat_ports(ranges: &[RangeInclusive<u16>]) -> Option<[u8; 16]> {
         value[8 + 2 * i..10 + 2 * i].copy_from_slice(&to.to_ne_bytes());
     }
     Some(value)
+}
+
+/// `struct port` of `af_xdp.c`: the first of its sockets, how many there are, and the interface's MAC address.
+pub fn port(first: u32, queues: u32, mac: [u8; 6]) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..4].copy_from_slice(&first.to_ne_bytes());
+    value[4..8].copy_from_slice(&queues.to_ne_bytes());
+    value[8..14].copy_from_slice(&mac);
+    value
 }
 
 #[cfg(test)]
