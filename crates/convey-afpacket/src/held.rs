@@ -52,11 +52,9 @@ impl Held {
         lost
     }
 
-    /// Gives up those that were held long enough.
-    pub fn expire(&mut self, now: Instant) {
-        while self.frames.front().is_some_and(|frame| now >= frame.since + MAX_WAIT) {
-            self.pop();
-        }
+    /// Gives up one that was held long enough, the oldest first.
+    pub fn expire(&mut self, now: Instant) -> Option<HeldFragment> {
+        if self.frames.front().is_some_and(|frame| now >= frame.since + MAX_WAIT) { self.pop() } else { None }
     }
 
     /// Takes out those whose first fragment has come, in the order of arrival. `begun` tells how many datagrams have
@@ -77,10 +75,10 @@ impl Held {
         followed.into()
     }
 
-    fn pop(&mut self) {
-        if let Some(frame) = self.frames.pop_front() {
-            self.bytes -= frame.bytes.len();
-        }
+    fn pop(&mut self) -> Option<HeldFragment> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.bytes.len();
+        Some(frame)
     }
 }
 
@@ -121,7 +119,7 @@ mod tests {
         held.hold(7, &[1], 0, now);
         held.hold(7, &[2], 0, now + Duration::from_millis(20));
         for (ms, left) in [(29, 2), (30, 1), (49, 1), (50, 0)] {
-            held.expire(now + Duration::from_millis(ms));
+            while held.expire(now + Duration::from_millis(ms)).is_some() {}
             assert_eq!(held.frames.len(), left, "{ms} ms");
         }
     }

@@ -112,7 +112,7 @@ impl Shared {
         self.snapshot.load_full()
     }
 
-    /// The time, for workers.
+    /// The clock that flows are dated by.
     pub fn now(&self) -> Nanos {
         let elapsed = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Nanos(self.epoch.0.saturating_add(elapsed))

@@ -104,9 +104,9 @@ impl<F: FrameIo> Runner<F> {
             index,
             shared,
             wake,
+            coalescer: if frames.sends_super_frames() { Coalescer::default() } else { Coalescer::idle() },
             frames,
             tx_batch: Vec::with_capacity(BATCH),
-            coalescer: Coalescer::default(),
             pending: PendingFrames::default(),
             held: Held::default(),
             misses: Misses::default(),
@@ -210,7 +210,8 @@ impl<F: FrameIo> Runner<F> {
                     let lost = self.held.hold(ingress, self.frames.bytes(at), begun, Instant::now());
                     self.io.lost(Loss::FragmentNotHeld, lost);
                 }
-                Verdict::Unresolved { ifindex: None, .. } | Verdict::Pass(_) | Verdict::Drop(_) => (),
+                Verdict::Pass(_) => self.frames.pass(at),
+                Verdict::Unresolved { ifindex: None, .. } | Verdict::Drop(_) => (),
             }
         }
         self.send();
@@ -239,7 +240,11 @@ impl<F: FrameIo> Runner<F> {
             fragments.is_followed(frame.bytes.get(VNET_HEADER_BYTES..).unwrap_or_default(), now)
         });
         // Afterwards: this thread may have been held up for longer than it holds fragments.
-        self.held.expire(Instant::now());
+        let now = Instant::now();
+        while let Some(frame) = self.held.expire(now) {
+            self.frames.refill(frame.ifindex, &frame.bytes);
+            self.frames.pass(0);
+        }
         for frame in followed {
             self.frames.refill(frame.ifindex, &frame.bytes);
             self.io.followed.fetch_add(1, Relaxed);

@@ -160,6 +160,11 @@ impl NextHops {
         self.silent.contains(&(ifindex, address))
     }
 
+    /// The interfaces packets can be sent on.
+    pub fn links(&self) -> &Links {
+        &self.topology.links
+    }
+
     pub(crate) fn version(&self) -> Version {
         Version { generation: self.generation, looks: self.neighbours.looks.load(Relaxed) }
     }
