@@ -2,7 +2,7 @@
 /* Hands to AF_XDP sockets what the engine in user space forwards: ours.h has the list. All else goes on to the kernel.
  *
  * Handed over as well is what cannot be told apart here and has an address of ours as its destination: a later fragment
- * that came before its first, headers that make no sense. User space gives back what is not its own, by `convey_pass`.
+ * that came before its first, headers that make no sense. User space gives back what is not its own, by pass.c.
  *
  * Passed unseen: frames for another or a group MAC, frames with a VLAN tag.
  */
@@ -90,14 +90,6 @@ int convey_af_xdp(struct xdp_md *ctx)
 	if (count)
 		*count += 1;
 	return XDP_DROP;
-}
-
-/* For BPF_PROG_TEST_RUN with live frames, by which user space gives a frame to the kernel as if it had just come. */
-SEC("xdp")
-int convey_pass(struct xdp_md *ctx)
-{
-	(void)ctx;
-	return XDP_PASS;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

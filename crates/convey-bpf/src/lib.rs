@@ -17,6 +17,7 @@ struct Aligned<T: ?Sized>(T);
 
 static GUARD: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/guard.o"));
 static AF_XDP: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/af_xdp.o"));
+static PASS: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/pass.o"));
 static DSR_EGRESS: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/dsr_egress.o"));
 
 static TC: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/tc.o"));
@@ -49,7 +50,12 @@ pub fn guard() -> &'static [u8] {
     &GUARD.0
 }
 
-/// `af_xdp.c`: programs `convey_af_xdp` and `convey_pass`; maps `vips`, `servers`, `nat`, `addresses`, `ports`, `sockets`,
+/// `pass.c`: program `convey_pass`, no maps.
+pub fn pass() -> &'static [u8] {
+    &PASS.0
+}
+
+/// `af_xdp.c`: program `convey_af_xdp`; maps `vips`, `servers`, `nat`, `addresses`, `ports`, `sockets`,
 /// `unserved`.
 pub fn af_xdp() -> &'static [u8] {
     &AF_XDP.0

@@ -32,7 +32,7 @@ use crate::ladder::RefusedEngine;
 use crate::periodic_task::PeriodicTask;
 use crate::reachability::Reachability;
 use network::{look, names, reachability, with_local_addresses};
-use rules::{rules, union};
+use rules::union;
 use shared_host::SharedHost;
 pub(crate) use shared_host::reclaim_leftovers;
 pub(crate) use unstarted::{dry_run, explain_unstarted, host_problems};
@@ -133,7 +133,7 @@ impl PacketPath {
         if is_reload {
             self.check(&packet, options.interfaces != installed.options.interfaces)?;
         }
-        let wanted = rules(&packet);
+        let wanted = GuardRules::of(&packet);
         let changes = wanted != installed.rules;
         if changes {
             self.host.guard_rules(&union(&installed.rules, &wanted))?;

@@ -5,21 +5,20 @@
 //! process; and by a clsact filter ([`Guard::keep_after_death`]), which stays and has to be remembered, as an nft
 //! table has ([`Guard::nft_table`]). Dropping a [`Guard`] takes away the link and the table, not the filters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::error::reason;
 use crate::netlink::{Hook, interface_name};
+use crate::ours::{MOST_ADDRESSES, Ours, map_error, missing};
 use crate::rules::Entries;
 use crate::{GuardRules, XdpError, filter, nft};
 
 const PROGRAM: &str = "convey_guard";
-
-const MOST_ADDRESSES: u32 = 65_536;
 
 /// How the kernel is kept out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +58,7 @@ enum Works {
 struct Program {
     ebpf: Ebpf,
     links: HashMap<u32, SchedClassifierLinkId>,
-    /// What the maps hold, also after an insertion failed half-way.
-    entries: Entries,
+    ours: Ours,
 }
 
 impl Guard {
@@ -208,8 +206,8 @@ impl Program {
             .load(convey_bpf::guard())
             .map_err(|e| refused(&e))?;
         classifier(&mut ebpf)?.load().map_err(|e| refused(&e))?;
-        let mut program = Self { ebpf, links: HashMap::new(), entries: Entries::default() };
-        program.add(&entries)?;
+        let mut program = Self { ebpf, links: HashMap::new(), ours: Ours::default() };
+        program.ours.add(&mut program.ebpf, &entries)?;
         for &index in interfaces {
             program.attach(index)?;
         }
@@ -232,7 +230,7 @@ impl Program {
 
     fn update(&mut self, interfaces: &[u32], rules: &GuardRules) -> Result<(), XdpError> {
         let next = Entries::of(rules)?;
-        self.add(&next)?;
+        self.ours.add(&mut self.ebpf, &next)?;
         // One that has just been removed must not keep the others unguarded.
         let mut failed = Ok(());
         for &index in interfaces {
@@ -250,51 +248,7 @@ impl Program {
                 let _ = classifier(&mut self.ebpf)?.detach(link);
             }
         }
-        self.remove_stale(&next)
-    }
-
-    fn add(&mut self, next: &Entries) -> Result<(), XdpError> {
-        // A VIP last: until then nothing of it is kept from the kernel.
-        for (key, ports) in &next.nat {
-            self.nat()?.insert(key, ports, 0).map_err(|e| map_error("nat", &e))?;
-            self.entries.nat.insert(*key, *ports);
-        }
-        for key in missing_from(&self.entries.servers, &next.servers) {
-            self.set("servers")?.insert(key, 1, 0).map_err(|e| map_error("servers", &e))?;
-            self.entries.servers.insert(key);
-        }
-        for key in missing_from(&self.entries.vips, &next.vips) {
-            self.set("vips")?.insert(key, 1, 0).map_err(|e| map_error("vips", &e))?;
-            self.entries.vips.insert(key);
-        }
-        Ok(())
-    }
-
-    fn remove_stale(&mut self, next: &Entries) -> Result<(), XdpError> {
-        for key in missing_from(&next.vips, &self.entries.vips) {
-            self.set("vips")?.remove(&key).map_err(|e| map_error("vips", &e))?;
-            self.entries.vips.remove(&key);
-        }
-        for key in missing_from(&next.servers, &self.entries.servers) {
-            self.set("servers")?.remove(&key).map_err(|e| map_error("servers", &e))?;
-            self.entries.servers.remove(&key);
-        }
-        let nat: Vec<_> = self.entries.nat.keys().filter(|k| !next.nat.contains_key(*k)).copied().collect();
-        for key in nat {
-            self.nat()?.remove(&key).map_err(|e| map_error("nat", &e))?;
-            self.entries.nat.remove(&key);
-        }
-        Ok(())
-    }
-
-    fn set(&mut self, map: &'static str) -> Result<BpfHashMap<&mut MapData, [u8; 20], u32>, XdpError> {
-        let data = self.ebpf.map_mut(map).ok_or_else(|| missing(map))?;
-        BpfHashMap::try_from(data).map_err(|e| map_error(map, &e))
-    }
-
-    fn nat(&mut self) -> Result<BpfHashMap<&mut MapData, [u8; 20], [u8; 16]>, XdpError> {
-        let data = self.ebpf.map_mut("nat").ok_or_else(|| missing("nat"))?;
-        BpfHashMap::try_from(data).map_err(|e| map_error("nat", &e))
+        self.ours.remove_stale(&mut self.ebpf, &next)
     }
 
     fn drops(&self) -> Result<GuardDrops, XdpError> {
@@ -315,16 +269,4 @@ fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, XdpError> {
         reason: "the object has no such program".into(),
     })?;
     program.try_into().map_err(|e| XdpError::Load { program: PROGRAM, reason: reason(&e) })
-}
-
-fn missing_from(set: &HashSet<[u8; 20]>, wanted: &HashSet<[u8; 20]>) -> Vec<[u8; 20]> {
-    wanted.difference(set).copied().collect()
-}
-
-fn missing(map: &'static str) -> XdpError {
-    XdpError::Map { map, reason: "the object has no such map".into() }
-}
-
-fn map_error(map: &'static str, error: &dyn std::error::Error) -> XdpError {
-    XdpError::Map { map, reason: reason(error) }
 }

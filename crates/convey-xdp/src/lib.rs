@@ -1,6 +1,7 @@
 //! The kernel programs at work: loading, attaching and filling their maps.
 //!
 //! - [`Guard`] keeps the kernel from answering what the user-space engine forwards.
+//! - [`af_xdp`] is the engine that decides in user space about packets that XDP hands over.
 //! - [`dsr`] attaches the egress program that a server needs for direct server return.
 //! - [`netlink`] holds the few rtnetlink requests that these and the host set-up make.
 //!
@@ -9,6 +10,7 @@
 //! Everything acts in the network namespace of the calling thread.
 #![deny(unsafe_code)]
 
+pub mod af_xdp;
 pub mod dsr;
 pub mod engine;
 mod error;
@@ -20,6 +22,7 @@ mod lower;
 pub mod mapped;
 pub mod netlink;
 pub mod nft;
+mod ours;
 mod rules;
 
 pub use engine::KernelEngine;

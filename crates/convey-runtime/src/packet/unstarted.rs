@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use convey_core::{Protocol, Snapshot};
 use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot, explain_arrival};
+use convey_xdp::GuardRules;
 
 use super::network::{look, names, reachability, with_local_addresses};
-use super::rules::rules;
 use super::shared_host::host_spec;
 use crate::RuntimeError;
 use crate::host;
@@ -40,7 +40,7 @@ pub(crate) fn dry_run(
         interfaces.join(", ")
     )];
     lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
-    lines.extend(host::dry_run(&host_spec(rules(&packet), interfaces))?);
+    lines.extend(host::dry_run(&host_spec(GuardRules::of(&packet), interfaces))?);
     Ok(lines)
 }
 
