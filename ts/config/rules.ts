@@ -227,7 +227,7 @@ function proxyRules({ frontends, backends }: View): Finding[] {
 }
 
 /** What `engine` can be in this version; the others are known words, refused where packets are forwarded. */
-const ENGINES_BUILT = ["auto", "tc", "xdp", "af_packet"];
+const ENGINES_BUILT = ["auto", "tc", "xdp", "af_xdp", "af_packet"];
 
 function engineRule({ root, mode }: View): Finding[] {
   const { engine } = root;

@@ -81,7 +81,7 @@ export class Balancer implements AsyncDisposable {
       }
       if (options.adminSocket === true) await balancer.#service.openSocket(fromFile?.configFile);
       if (options.dropPrivileges === true && config.mode !== "proxy") {
-        const { kept } = dropPrivileges(config.mode);
+        const { kept } = dropPrivileges(config.mode, config.engine);
         reporter.info({ capabilities: kept }, `capabilities kept: ${kept.join(", ") || "none"}`);
       }
     } catch (error) {

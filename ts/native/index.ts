@@ -11,6 +11,7 @@ import type {
   NativeDropReport,
   NativeDsrServer,
   NativeDsrServerAction,
+  NativeEngine,
   NativeEvent,
   NativeExplanation,
   NativeMode,
@@ -125,8 +126,11 @@ export interface DataplaneModule {
   hostCleanup(): string[];
   /** Prepares this host as a server for direct server return, checks it, or undoes it. */
   dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): string[];
-  /** Every thread of this process keeps only the capabilities that a balancer of this mode needs, for good. */
-  dropPrivileges(mode: NativeMode): NativeDropReport;
+  /**
+   * Every thread of this process keeps only the capabilities that a balancer of this mode, with the engine asked for,
+   * needs, for good.
+   */
+  dropPrivileges(mode: NativeMode, engine: NativeEngine): NativeDropReport;
   /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
   exitNow(code: number): void;
 }
@@ -152,7 +156,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     hostProblems: (config) => unwrap(() => addon.hostProblems(config)),
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
-    dropPrivileges: (mode) => unwrap(() => addon.dropPrivileges(mode)),
+    dropPrivileges: (mode, engine) => unwrap(() => addon.dropPrivileges(mode, engine)),
     exitNow: (code) => addon.exitNow(code),
   };
 }

@@ -45,12 +45,14 @@ impl EngineKind {
         }
     }
 
-    /// Whether the kernel gets a copy of what this engine forwards, and must be kept from answering it.
+    /// Whether the kernel gets to see what this engine forwards, and must be kept from answering it.
     pub const fn needs_guard(self) -> bool {
         match self {
             Self::AfPacket => true,
+            // Before its program is attached, and when it was killed.
+            Self::AfXdp => true,
             // The packet itself goes to the engine, or ends there.
-            Self::Tc | Self::Xdp | Self::AfXdp => false,
+            Self::Tc | Self::Xdp => false,
         }
     }
 }

@@ -6,10 +6,10 @@ use convey_core::Mode;
 use convey_runtime::host::capabilities::require;
 use convey_runtime::host::dsr_server::{self, DsrServerSpec};
 use convey_runtime::host::{Capability, drop_capabilities, kept_capabilities};
-use convey_runtime::{RuntimeError, state_dir};
+use convey_runtime::{EngineChoice, RuntimeError, state_dir};
 use napi_derive::napi;
 
-use crate::config::{NativeConfig, NativeDsrMethod, NativeMode, NativeProtocol};
+use crate::config::{NativeConfig, NativeDsrMethod, NativeEngine, NativeMode, NativeProtocol};
 use crate::error::{Result, from_runtime, internal, invalid};
 
 /// Every change of the host that `Dataplane.start()` would make, as lines one could type. Nothing is changed.
@@ -136,13 +136,13 @@ pub struct NativeDropReport {
 }
 
 /// Makes every thread of this process keep only the capabilities that a reload and the end of a balancer of this
-/// mode need, for good.
+/// mode, with the engine that was asked for, need, for good.
 ///
 /// Throws with `code` INTERNAL.
 #[napi(catch_unwind)]
-pub fn drop_privileges(mode: NativeMode) -> Result<NativeDropReport> {
-    let mode = Mode::from(&mode);
-    let report = drop_capabilities(kept_capabilities(mode)).map_err(|e| internal(&e))?;
+pub fn drop_privileges(mode: NativeMode, engine: NativeEngine) -> Result<NativeDropReport> {
+    let kept = kept_capabilities(Mode::from(&mode), EngineChoice::from(&engine));
+    let report = drop_capabilities(kept).map_err(|e| internal(&e))?;
     Ok(NativeDropReport {
         threads: u32::try_from(report.threads).unwrap_or(u32::MAX),
         kept: report.kept.into_iter().map(|c| c.name().to_owned()).collect(),

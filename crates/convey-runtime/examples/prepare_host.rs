@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use convey_afpacket::share_flows;
 use convey_core::{Mode, Protocol};
 use convey_engine::{Layout, PacketOptions, SlotTable};
+use convey_runtime::EngineChoice;
 use convey_runtime::host::{Host, HostSpec, check_privileges, drop_capabilities, kept_capabilities};
 use convey_xdp::{Endpoint, GuardMethod, GuardRules, NatRange};
 
@@ -41,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for note in host.notes() {
         println!("{note}");
     }
-    drop_capabilities(kept_capabilities(Mode::Passthrough))?;
+    drop_capabilities(kept_capabilities(Mode::Passthrough, EngineChoice::Auto))?;
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;
     drop(memory);

@@ -9,7 +9,7 @@ use convey_engine::{EngineError, EngineErrorKind, EngineKind};
 use crate::RuntimeError;
 
 /// The engines of this version.
-const BUILT: &[EngineKind] = &[EngineKind::Tc, EngineKind::Xdp, EngineKind::AfPacket];
+const BUILT: &[EngineKind] = &EngineKind::ALL;
 
 /// The order in which "auto" tries engines, the fastest first. AF_XDP is taken on request alone: it pays only where
 /// policy in user space is wanted.
@@ -145,10 +145,12 @@ mod tests {
 
     #[test]
     fn an_engine_that_this_version_lacks_is_an_error_that_names_those_it_has() {
-        for kind in [Tc, Xdp, AfXdp] {
+        for kind in [Tc, Xdp] {
             let error = Ladder::new(EngineChoice::Only(kind)).unwrap_err();
             assert_eq!(error.kind, EngineErrorKind::NotBuilt);
-            let expected = format!("engine \"{kind}\" is not in this version; use \"af_packet\" or \"auto\"");
+            let expected = format!(
+                "engine \"{kind}\" is not in this version; use \"af_xdp\", \"af_packet\" or \"auto\""
+            );
             assert_eq!(error.to_string(), expected);
         }
     }

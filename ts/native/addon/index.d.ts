@@ -70,11 +70,11 @@ export declare class ServerGauge {
 
 /**
  * Makes every thread of this process keep only the capabilities that a reload and the end of a balancer of this
- * mode need, for good.
+ * mode, with the engine that was asked for, need, for good.
  *
  * Throws with `code` INTERNAL.
  */
-export declare function dropPrivileges(mode: NativeMode): NativeDropReport
+export declare function dropPrivileges(mode: NativeMode, engine: NativeEngine): NativeDropReport
 
 /**
  * Prepares a server for direct server return, checks, or undoes it. Returns what was done, what is missing

@@ -8,7 +8,8 @@
 //! | CAP_BPF | the guard's maps on kernels before 6.0, its program on a new interface |
 //! | CAP_NET_BIND_SERVICE | the HTTP port, when a reload moves it below 1024 |
 //!
-//! CAP_NET_RAW goes: the packet sockets are opened once and see every interface. Proxy mode keeps CAP_NET_BIND_SERVICE alone. The bounding set shrinks with the others, so that a child
+//! CAP_NET_RAW goes: the packet sockets are opened once and see every interface. With AF_XDP it stays, and CAP_IPC_LOCK
+//! with it: an interface that comes gets sockets of its own, and memory for their frames. Proxy mode keeps CAP_NET_BIND_SERVICE alone. The bounding set shrinks with the others, so that a child
 //! process of root does not get back what its parent gave up.
 
 use std::collections::HashSet;
@@ -16,8 +17,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use convey_core::Mode;
+use convey_engine::EngineKind;
 
 use super::sys;
+use crate::ladder::EngineChoice;
 
 /// A capability that some mode needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +31,8 @@ pub enum Capability {
     NetAdmin,
     /// CAP_NET_RAW.
     NetRaw,
+    /// CAP_IPC_LOCK.
+    IpcLock,
     /// CAP_BPF.
     Bpf,
 }
@@ -39,6 +44,7 @@ impl Capability {
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
+            Self::IpcLock => "CAP_IPC_LOCK",
             Self::Bpf => "CAP_BPF",
         }
     }
@@ -48,16 +54,19 @@ impl Capability {
             Self::NetBindService => 10,
             Self::NetAdmin => 12,
             Self::NetRaw => 13,
+            Self::IpcLock => 14,
             Self::Bpf => 39,
         }
     }
 }
 
-/// What a mode still needs once everything is set up.
-pub fn kept_capabilities(mode: Mode) -> &'static [Capability] {
-    match mode {
-        Mode::Proxy => &[Capability::NetBindService],
-        Mode::Passthrough | Mode::Dsr => &[Capability::NetBindService, Capability::NetAdmin, Capability::Bpf],
+/// What a mode still needs once everything is set up, with the engine that was asked for.
+pub fn kept_capabilities(mode: Mode, engine: EngineChoice) -> &'static [Capability] {
+    use Capability::{Bpf, IpcLock, NetAdmin, NetBindService, NetRaw};
+    match (mode, engine) {
+        (Mode::Proxy, _) => &[NetBindService],
+        (_, EngineChoice::Only(EngineKind::AfXdp)) => &[NetBindService, NetAdmin, NetRaw, IpcLock, Bpf],
+        (Mode::Passthrough | Mode::Dsr, _) => &[NetBindService, NetAdmin, Bpf],
     }
 }
 

@@ -10,12 +10,12 @@ use convey_engine::{
     EngineError, EngineKind, EngineSetup, InterfaceSink, PacketEngine, PacketOptions, PacketSnapshot,
     SavedFlows,
 };
-
+use convey_xdp::GuardRules;
 use convey_xdp::KernelEngine;
+use convey_xdp::af_xdp::AfXdpEngine;
 use convey_xdp::kernel::Hook;
 
 use super::network::{local_addresses, reachability, with_local_addresses};
-use super::rules::rules;
 use super::shared_host::{SharedHost, host_spec};
 use super::{Installed, PacketPath, lock, probes, takeover};
 use crate::RuntimeError;
@@ -39,13 +39,17 @@ impl PacketPath {
             seed: RandomState::new().build_hasher().finish(),
             ..with_local_addresses(options)?
         };
+        if ladder.first() == EngineKind::AfXdp {
+            // One worker serves all of its sockets.
+            options.workers = 1;
+        }
         let mut packet = PacketSnapshot::build_at(&snapshot, &options, None, monotonic())?;
         check_privileges(snapshot.mode)?;
         let Reachability { refused, warnings } = reachability(&packet)?;
         if let Some(error) = refused {
             return Err(error.into());
         }
-        let mut wanted = rules(&packet);
+        let mut wanted = GuardRules::of(&packet);
         let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
         let saved = takeover::read(&mut host, snapshot.mode);
         let slots = takeover::slots(&saved);
@@ -59,7 +63,7 @@ impl PacketPath {
             packet = built;
         }
         if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
-            let rules = rules(&extended);
+            let rules = GuardRules::of(&extended);
             match host.set_rules(&rules) {
                 Ok(()) => (wanted, packet) = (rules, extended),
                 Err(error) => host.add_note(format!(
@@ -159,9 +163,12 @@ fn start_engine(
             let memory = host.memory(&setup.snapshot);
             AfPacketEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
         }
+        EngineKind::AfXdp => {
+            let memory = host.memory(&setup.snapshot);
+            AfXdpEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
+        }
         EngineKind::Tc => KernelEngine::start(Hook::Tc, setup).map(|engine| Box::new(engine) as _),
         EngineKind::Xdp => KernelEngine::start(Hook::Xdp, setup).map(|engine| Box::new(engine) as _),
-        EngineKind::AfXdp => Err(not_built(kind)),
     };
     match lock(&host.state).failed.take() {
         None => Ok(started?),
