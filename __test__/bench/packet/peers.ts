@@ -31,10 +31,18 @@ const THROUGH = { floodTo: net.vip, connectTo: net.vip };
 const UDP_ONLY = "it forwards UDP alone";
 const PAST = "answers do not pass through it";
 
+const OURS = { name: "convey", command: `'${process.execPath}' '${CONVEY}' run -c {config}` };
+
 /** The built-in forwarders and, twice, every build of convey that the reader added. */
 export function forwarders(added: string | undefined): Forwarder[] {
   return [
-    ...builds({ name: "convey", command: `'${process.execPath}' '${CONVEY}' run -c {config}` }),
+    ...builds(OURS),
+    {
+      name: "convey-af_xdp",
+      ...THROUGH,
+      without: {},
+      begin: (lab) => convey(lab, OURS, "passthrough", "af_xdp"),
+    },
     ...parseAdded(added ?? "").flatMap(builds),
     { name: "one-call", ...THROUGH, without: { connect: UDP_ONLY, bulk: UDP_ONLY }, begin: oneCall },
     { name: "nft-dnat", ...THROUGH, without: {}, begin: nftDnat },
@@ -58,7 +66,12 @@ function pinned(lab: WireLab, ...command: string[]): string[] {
   return lab.at("balancer", "taskset", "-c", String(BALANCER_CORE), ...command);
 }
 
-async function convey(lab: WireLab, build: Added, mode: "passthrough" | "dsr"): Promise<Running> {
+async function convey(
+  lab: WireLab,
+  build: Added,
+  mode: "passthrough" | "dsr",
+  engine = "af_packet",
+): Promise<Running> {
   const frontend = (name: string, protocol: string, port: number, server: string) => [
     `[frontends.${name}]`,
     `listen_addr = "${net.vip}:${port}"`,
@@ -74,7 +87,7 @@ async function convey(lab: WireLab, build: Added, mode: "passthrough" | "dsr"): 
   ];
   const lines = [
     `mode = "${mode}"`,
-    'engine = "af_packet"',
+    `engine = "${engine}"`,
     "[stats]",
     "port = 0",
     "[passthrough]",

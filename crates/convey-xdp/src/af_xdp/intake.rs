@@ -20,6 +20,7 @@ use super::link::{Facts, facts};
 use super::program::Program;
 use super::refusal;
 use super::socket::{MAX_MTU, Xsk};
+use crate::netlink::interface_name;
 use crate::{GuardRules, XdpError};
 
 /// How long closing waits for the worker to let go of sockets: it looks after every batch.
@@ -241,7 +242,6 @@ impl Ports {
             // Until then its queues are taken.
             self.handover.wait_until_taken();
         }
-        state.refused.retain(|ifindex, _| interfaces.contains(ifindex));
         for &ifindex in interfaces {
             if state.ports.contains_key(&ifindex) {
                 continue;
@@ -268,6 +268,7 @@ impl Ports {
         // It is tried again every second; once is enough to say.
         if state.refused.get(&ifindex) != Some(&message) {
             (self.events)(Event::Warning { message: message.clone() });
+            state.refused.retain(|&ifindex, _| interface_name(ifindex).is_ok());
             state.refused.insert(ifindex, message);
         }
     }
