@@ -6,7 +6,7 @@
 export const ENGINES: readonly { name: string; without?: string }[] = [
   { name: "af_packet" },
   { name: "tc" },
-  { name: "xdp", without: "no XDP program that forwards is in this version" },
+  { name: "xdp" },
   { name: "af_xdp" },
 ];
 

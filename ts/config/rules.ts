@@ -226,20 +226,6 @@ function proxyRules({ frontends, backends }: View): Finding[] {
   ];
 }
 
-/** What `engine` can be in this version; the others are known words, refused where packets are forwarded. */
-const ENGINES_BUILT = ["auto", "tc", "xdp", "af_xdp", "af_packet"];
-
-function engineRule({ root, mode }: View): Finding[] {
-  const { engine } = root;
-  if (typeof engine !== "string" || ENGINES_BUILT.includes(engine)) return [];
-  return [
-    error(["engine"], "value", `is not in this version, and ${mode} mode needs an engine`, {
-      found: describeValue(engine),
-      expected: oneOf(ENGINES_BUILT),
-    }),
-  ];
-}
-
 function packetRules(view: View): Finding[] {
   const { root, frontends, backends, mode } = view;
   const findings: Finding[] = [];
@@ -291,7 +277,6 @@ function packetRules(view: View): Finding[] {
   }
   return [
     ...findings,
-    ...engineRule(view),
     ...packetLimits(view),
     ...trackingRules(view),
     ...withoutEffect(root, frontends, backends, mode ?? ""),

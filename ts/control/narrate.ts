@@ -62,12 +62,12 @@ export const narrateWarnings = (warnings: readonly Problem[]): Line[] =>
 /** Where packets are forwarded, which engines could not do it, and what an operator should know about the host. */
 export function narratePacketPath({ engine, refused, guard, interfaces, notes }: NativePacketStats): Line[] {
   const method = guard === "tcx" ? "a kernel program (tcx)" : guard;
-  // What this version lacks is no news of this host.
-  const tried = refused.filter(({ kind }) => kind !== "not_built");
-  const message = `engine ${engine} forwards on ${interfaces.join(", ")}; ${method} keeps the kernel from answering`;
+  const where = `engine ${engine} forwards on ${interfaces.join(", ")}`;
+  // Some engines take packets before the kernel sees them.
+  const message = guard === "" ? where : `${where}; ${method} keeps the kernel from answering`;
   return [
     { level: "info", fields: { engine, guard, interfaces }, message },
-    ...tried.map(({ engine, kind, errno, cause, remedy }): Line => {
+    ...refused.map(({ engine, kind, errno, cause, remedy }): Line => {
       const advice = remedy === "" ? "" : `; ${remedy}`;
       return {
         level: "info",

@@ -65,7 +65,7 @@ export type GuardStats = { to_vip: number; from_server: number; icmp_errors: num
 /** An engine that "auto" would have preferred, and why it was not taken. */
 export type RefusedEngine = {
   engine: string;
-  /** "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed". */
+  /** "permission", "no_interface", "unsupported" or "failed". */
   kind: string;
   /** What the system answered, as in errno(3); absent where no system call is behind it. */
   errno?: number;

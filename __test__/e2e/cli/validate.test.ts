@@ -148,11 +148,6 @@ const REFUSED: Record<string, Case> = {
     says: /has another port than frontend/,
   },
   "port 0 in a packet mode": { text: PACKETS.replace("1:80", "1:0"), args: ["-d"], says: /has port 0/ },
-  "an engine that is not built": {
-    text: PACKETS,
-    args: ["-p", "--engine=xdp"],
-    says: /--engine: error: engine: is not in this version/,
-  },
   "a limit a client in a packet mode": {
     text: `${PACKETS}[limits]\nmax_connections_per_client = 5\n`,
     args: ["-p"],

@@ -199,18 +199,6 @@ test("keys of the packet modes are no warning in proxy mode, since flags change 
   );
 });
 
-test.each(["tc", "xdp"])(
-  "the engine %s, which this version lacks, is refused where packets are forwarded",
-  async (engine) => {
-    expect(await linesOf(`engine = "${engine}"\n${LEAST}`)).toEqual([]);
-    expect(
-      await errorsOf(`mode = "dsr"\nengine = "${engine}"\n${LEAST_PACKETS.replace("8081", "3000")}`),
-    ).toEqual([
-      `t.toml:2:10: error: engine: is not in this version, and dsr mode needs an engine (found "${engine}", expected one of "auto", "af_xdp", "af_packet")`,
-    ]);
-  },
-);
-
 test("a loopback listener is refused in the packet modes, which see only what comes over a network", async () => {
   const [line] = await linesOf(`mode = "passthrough"\n${LEAST_PACKETS.replace("192.0.2.1", "127.0.0.9")}`);
   expect(line).toBe(

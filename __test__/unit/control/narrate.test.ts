@@ -56,11 +56,10 @@ test("a refused reload is an error that says what serves on, an applied one says
   ]);
 });
 
-test("a packet path is told with the engines this host refused, and not with those this version lacks", () => {
+test("a packet path is told with the engines this host refused, and with its guard where it has one", () => {
   const lines = narratePacketPath({
     engine: "af_packet",
     refused: [
-      { engine: "xdp", kind: "not_built", cause: "not in this version", remedy: "" },
       {
         engine: "tc",
         kind: "unsupported",

@@ -17,7 +17,7 @@ const native = (packet?: NativeStats["packet"]): NativeStats => ({
 const packet = {
   engine: "af_packet",
   refused: [
-    { engine: "xdp", kind: "not_built", cause: 'engine "xdp" is not in this version', remedy: "" },
+    { engine: "xdp", kind: "unsupported", cause: "front is a veth", remedy: "" },
     { engine: "tc", kind: "unsupported", errno: 95, cause: "front has no tcx", remedy: "use a newer kernel" },
   ],
   workerPanics: 2,

@@ -11,8 +11,6 @@ pub enum EngineErrorKind {
     Permission,
     /// The configuration names no interface that is there.
     NoInterface,
-    /// This version does not have the engine.
-    NotBuilt,
     /// The kernel, a driver or a link cannot do it.
     Unsupported,
     /// Something else failed.
@@ -25,7 +23,6 @@ impl EngineErrorKind {
         match self {
             Self::Permission => "permission",
             Self::NoInterface => "no_interface",
-            Self::NotBuilt => "not_built",
             Self::Unsupported => "unsupported",
             Self::Failed => "failed",
         }

@@ -92,7 +92,7 @@ pub struct NativePacketStats {
 pub struct NativeRefusedEngine {
     /// As in the configuration.
     pub engine: String,
-    /// "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed".
+    /// "permission", "no_interface", "unsupported" or "failed".
     pub kind: String,
     /// What the system answered, as in errno(3).
     pub errno: Option<i32>,

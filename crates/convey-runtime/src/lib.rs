@@ -84,7 +84,7 @@ impl RuntimeError {
             Self::Engine(error) => match error.kind {
                 EngineErrorKind::Permission => ErrorKind::Permission,
                 EngineErrorKind::NoInterface => ErrorKind::Bind,
-                EngineErrorKind::NotBuilt | EngineErrorKind::Unsupported => ErrorKind::Unsupported,
+                EngineErrorKind::Unsupported => ErrorKind::Unsupported,
                 EngineErrorKind::Failed => ErrorKind::Internal,
             },
             Self::Host(error) => host_error_kind(error),
@@ -176,7 +176,7 @@ impl Runtime {
                 Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
             }
             Mode::Passthrough | Mode::Dsr => {
-                let ladder = Ladder::new(spec.engine)?;
+                let ladder = Ladder::new(spec.engine);
                 let path = PacketPath::start(ladder, snapshot, spec.packet, events)?;
                 snapshot = path.snapshot();
                 Engine::Packet(path)
@@ -348,7 +348,7 @@ pub fn dry_run(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
     if snapshot.mode == Mode::Proxy {
         return Ok(vec!["# proxy mode changes nothing on the host".to_owned()]);
     }
-    packet::dry_run(&Ladder::new(spec.engine)?, &snapshot, spec.packet)
+    packet::dry_run(&Ladder::new(spec.engine), &snapshot, spec.packet)
 }
 
 /// What this host would say to a start with `spec`, beside what is wrong with the configuration itself: why it would be

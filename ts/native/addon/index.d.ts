@@ -411,7 +411,7 @@ export interface NativeReason {
 export interface NativeRefusedEngine {
   /** As in the configuration. */
   engine: string
-  /** "not_built" (not in this version), "permission", "no_interface", "unsupported" or "failed". */
+  /** "permission", "no_interface", "unsupported" or "failed". */
   kind: string
   /** What the system answered, as in errno(3). */
   errno?: number

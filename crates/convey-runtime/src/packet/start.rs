@@ -20,7 +20,7 @@ use super::shared_host::{SharedHost, host_spec};
 use super::{Installed, PacketPath, lock, probes, takeover};
 use crate::RuntimeError;
 use crate::host::{Host, check_privileges};
-use crate::ladder::{Ladder, not_built};
+use crate::ladder::Ladder;
 use crate::periodic_task::PeriodicTask;
 use crate::reachability::Reachability;
 

@@ -361,7 +361,7 @@ impl Intake for Ports {
         new
     }
 
-    fn next_hops(&self, next_hops: &NextHops) {
+    fn next_hops(&self, next_hops: &Arc<NextHops>) {
         let mut guard = lock(&self.state);
         let State { program, ports, .. } = &mut *guard;
         for (&ifindex, port) in ports {
