@@ -75,6 +75,41 @@ pub struct Sizes {
     pub ring_bytes: u32,
 }
 
+impl Sizes {
+    /// Whether the programs can count to them; else which is the wrong one.
+    fn check(&self) -> Result<(), String> {
+        // A flow's id has 29 bits for its entry's index; spills are counted by sixteen sets.
+        for (name, sets, ways) in [("IPv4", self.sets4, 4), ("IPv6", self.sets6, 2)] {
+            let most = (1 << 29) / ways;
+            if sets == 0 || sets > most || sets % 16 != 0 {
+                return Err(format!(
+                    "a table of {sets} sets of {name} flows; it may have up to {most}, a multiple of 16"
+                ));
+            }
+        }
+        let counts = [
+            ("frontends", self.frontends, 1 << 16),
+            // The highest number stands for none.
+            ("servers", self.servers, u32::from(u16::MAX)),
+            ("paths", self.paths, 1 << 16),
+            ("backends", self.backends, 1 << 16),
+        ];
+        for (name, count, most) in counts {
+            if count > most {
+                return Err(format!("{count} {name}; there may be up to {most}"));
+            }
+        }
+        let words = u64::from(self.nat_width) + u64::from(self.nat_width).div_ceil(32) + 3;
+        if words * u64::from(self.paths) > u64::from(u32::MAX) {
+            return Err(format!(
+                "{} paths of {} NAT ports each, which are too many",
+                self.paths, self.nat_width
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// A ring with room for a long record.
 const RING_MIN: u32 = 1 << 14;
 
@@ -87,6 +122,8 @@ pub struct Kernel {
     pub hook: Hook,
     /// `struct config`, by words.
     config: Memory<AtomicU64>,
+    nat_ports: MapMemory,
+    partition: Partition,
     written: Written,
     /// By interface.
     links: BTreeMap<u32, Link>,
@@ -96,7 +133,7 @@ impl Kernel {
     /// Loads the program of a hook, not attached to anything yet.
     ///
     /// # Errors
-    /// [`XdpError::Load`] with the verifier's last words.
+    /// [`XdpError::Load`] with the verifier's last words, or with the size that the programs cannot count to.
     pub fn load(hook: Hook, sizes: &Sizes) -> Result<Self, XdpError> {
         let refused = |e: &dyn std::error::Error| {
             // The verifier tells the whole way; what stopped it comes last.
@@ -104,6 +141,7 @@ impl Kernel {
             let from = all.char_indices().rev().nth(600).map_or(0, |(at, _)| at);
             XdpError::Load { program: hook.program(), reason: all[from..].to_owned() }
         };
+        sizes.check().map_err(|reason| XdpError::Load { program: hook.program(), reason })?;
         let Sizes { sets4, sets6, frontends, servers, .. } = *sizes;
         let width = sizes.nat_width.clamp(1, 65_536 - u32::from(sizes.nat_first));
         let paths = sizes.paths.max(1);
@@ -155,7 +193,16 @@ impl Kernel {
         };
         loaded.map_err(|e| refused(&e))?;
         let config = memory_of(&ebpf, "config")?.words64();
-        Ok(Self { ebpf, hook, config, written: Written::default(), links: BTreeMap::new() })
+        let nat_ports = memory_of(&ebpf, "nat_ports")?;
+        Ok(Self {
+            ebpf,
+            hook,
+            config,
+            nat_ports,
+            partition: ports,
+            written: Written::default(),
+            links: BTreeMap::new(),
+        })
     }
 
     /// An array as memory of this process.

@@ -3,6 +3,9 @@
 #ifndef CONVEY_BEGIN_H
 #define CONVEY_BEGIN_H
 
+#include "directory.h"
+#include "nat_take.h"
+#include "nat_victim.h"
 #include "victim.h"
 
 /* The server that a client of the frontend gets by its hash, or NO_SERVER. */
@@ -135,6 +138,51 @@ APART __u32 fill6(struct newcomer *new, struct packet *p)
 	return new && p ? fill(true, new, p) : REASON(DROP_FLOW_TABLE_FULL);
 }
 
+/* The path of the newcomer's `nth` choice among its frontend's NAT addresses: its number plus one, or 0. A client
+ * keeps to one address, because some services tie a session to it; to others it goes when that has no port left. */
+static __always_inline __u32 nth_path(const bool v6, const struct packet *p, const struct newcomer *new, __u32 nth)
+{
+	const struct config *c = the_config();
+	__u32 slot = new->key.frontend, number = new->server, hash = bpf_ntohl(p->src.word[3]), at;
+	struct frontend *frontend = bpf_map_lookup_elem(&frontends, &slot);
+	struct server *server = bpf_map_lookup_elem(&servers, &number);
+
+	if (!frontend || !server || !c || nth >= frontend->nat_sources)
+		return 0;
+	if (v6)
+		hash ^= bpf_ntohl(p->src.word[0]) ^ bpf_ntohl(p->src.word[1]) ^ bpf_ntohl(p->src.word[2]);
+	/* The portable engine's client_hash. */
+	hash = hash * 0x9e3779b1 * 0x85ebca6b >> 16;
+	at = (hash + nth) % frontend->nat_sources;
+	return match_path(v6, &frontend->nat_source[at & (NAT_SOURCES - 1)], &server->address, server->port, p->protocol, c);
+}
+
+APART __u32 nth_path4(struct packet *p, struct newcomer *new, __u32 nth)
+{
+	return p && new ? nth_path(false, p, new, nth) : 0;
+}
+
+APART __u32 nth_path6(struct packet *p, struct newcomer *new, __u32 nth)
+{
+	return p && new ? nth_path(true, p, new, nth) : 0;
+}
+
+/* Takes a port of its path, or of the first of the further ones that has one. */
+static __always_inline void take_from_paths(const bool v6, struct newcomer *new, struct packet *p)
+{
+	__u32 id = new->index | (v6 ? FLOW_V6 : 0);
+
+	new->port = take_port(new->path, PORT_RANDOM(new), id, new->now);
+	for (__u32 nth = 1; nth < NAT_SOURCES && new->port == NO_PORT; nth++) {
+		__u32 path = v6 ? nth_path6(p, new, nth) : nth_path4(p, new, nth);
+
+		if (!path)
+			break;
+		new->path = path - 1;
+		new->port = take_port(new->path, PORT_RANDOM(new), id, new->now);
+	}
+}
+
 static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new, struct packet *p)
 {
 	__u32 reason = REASON(DROP_FLOW_TABLE_FULL);
@@ -154,30 +202,50 @@ static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new,
 	if (new->was)
 		v6 ? settle6(new->index, new->was, new->now) : settle4(new->index, new->was, new->now);
 	if (passthrough)
-		new->port = take_port(new->path, PORT_RANDOM(new), new->index | (v6 ? FLOW_V6 : 0), new->now);
+		take_from_paths(v6, new, p);
 	return v6 ? fill6(new, p) : fill4(new, p);
 }
 
-/* One after the other, because each has a stack of its own. Gives 0, or the reason why there is no flow. */
-static __always_inline __u32 begin_flow(const bool v6, struct newcomer *new, struct packet *p)
+/* Ends the flow whose port may be taken over most readily, of all paths. Whether there was one. */
+static __always_inline bool end_port_victim(const bool v6, struct newcomer *new, struct packet *p)
 {
-	__u32 reason = claim_and_fill(v6, new, p), victim, id;
-	__u64 *word;
+	__u64 best = 0, *word;
+	__u32 pool = 0, id;
 
-	if (!passthrough || reason != REASON(DROP_PORTS_EXHAUSTED))
-		return reason;
-	victim = port_victim(new->path, PORT_RANDOM(new), new->now);
-	word = victim == NO_PORT ? 0 : port_word(new->path, victim);
+	for (__u32 nth = 0; nth < NAT_SOURCES; nth++) {
+		__u32 path = v6 ? nth_path6(p, new, nth) : nth_path4(p, new, nth);
+		__u64 victim;
+
+		if (!path)
+			break;
+		victim = port_victim(path - 1, PORT_RANDOM(new), new->now);
+		if (victim >> 32 > best >> 32) {
+			best = victim;
+			pool = path - 1;
+		}
+	}
+	word = best ? port_word(pool, (__u32)best) : 0;
 	if (!word)
-		return reason;
+		return false;
 	id = word_owner(*(volatile __u64 *)word) - 1;
 	if (id & FLOW_V6)
 		end_flow6(id & ~FLOW_V6, new->now);
 	else
 		end_flow4(id, new->now);
 	/* It may have been held for no flow. */
-	release_port(NAT(nat_first + victim, new->path), id, new->now);
+	release_port(NAT(nat_first + (__u32)best, pool), id, new->now);
+	new->path = pool;
 	count(NOTE_PORT_TAKEN_OVER);
+	return true;
+}
+
+/* One after the other, because each has a stack of its own. Gives 0, or the reason why there is no flow. */
+static __always_inline __u32 begin_flow(const bool v6, struct newcomer *new, struct packet *p)
+{
+	__u32 reason = claim_and_fill(v6, new, p);
+
+	if (!passthrough || reason != REASON(DROP_PORTS_EXHAUSTED) || !end_port_victim(v6, new, p))
+		return reason;
 	return claim_and_fill(v6, new, p);
 }
 

@@ -368,13 +368,6 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 		count(NOTE_HASH_ROUTED);
 		return FORWARD;
 	}
-	if (passthrough) {
-		__u32 path = match_path(v6, &frontend->nat_source[0], &server->address, server->port, p->protocol, c);
-
-		if (!path)
-			return VERDICT(DROP, DROP_NO_NEXT_HOP);
-		new->path = path - 1;
-	}
 	new->begins = 1;
 	return FORWARD;
 }
@@ -427,6 +420,13 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 		if (VERDICT_KIND(verdict) != FORWARD)
 			return count_refusal(slot, verdict);
 		if (new->begins) {
+			if (passthrough) {
+				__u32 path = v6 ? nth_path6(p, new, 0) : nth_path4(p, new, 0);
+
+				if (!path)
+					return VERDICT(DROP, DROP_NO_NEXT_HOP);
+				new->path = path - 1;
+			}
 			if (new->replaces)
 				v6 ? end_flow6(index, now) : end_flow4(index, now);
 			reason = begin_flow(v6, new, p);

@@ -3,7 +3,7 @@
 #ifndef CONVEY_DIRECTORY_H
 #define CONVEY_DIRECTORY_H
 
-#include "begin.h"
+#include "nat.h"
 
 static __always_inline bool same_address(const bool v6, const struct address *a, const struct address *b)
 {

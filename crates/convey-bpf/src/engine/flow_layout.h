@@ -12,6 +12,7 @@
 #define NO_SERVER 0xffff
 #define LATER_SYNS 1024
 #define CLIENT_HOPS 4096
+#define PROBE_CLASSES 6
 #define SPILLS 16
 
 struct address {

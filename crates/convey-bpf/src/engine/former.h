@@ -3,7 +3,7 @@
 #ifndef CONVEY_FORMER_H
 #define CONVEY_FORMER_H
 
-#include "directory.h"
+#include "begin.h"
 
 /* Whether a client's packet ends the live flow it belongs to and begins another with the same key. */
 static __always_inline bool begins_anew(const bool v6, void *e, const struct packet *p, __u8 standing)

@@ -152,6 +152,14 @@ struct {
 	__type(value, __u64);
 } nat_ports SEC(".maps");
 
+/* How many ports were found after how many looks: see count_probes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PROBE_CLASSES);
+	__type(key, __u32);
+	__type(value, __u64);
+} nat_port_probes SEC(".maps");
+
 /* SYNs sent on live flows, by flow id. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

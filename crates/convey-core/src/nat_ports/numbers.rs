@@ -13,6 +13,7 @@ pub fn numbers() -> Vec<(String, u64)> {
         ("CLASS_BRIEF", PortUse::Brief as u64),
         ("CLASS_STREAM", PortUse::Stream as u64),
         ("CLASS_CONNECTION", PortUse::Connection as u64),
+        ("CLASS_RESERVED", PortUse::Reserved as u64),
         ("TURN_SHIFT", u64::from(word::TURN_SHIFT)),
         ("TURN_BITS", u64::from(word::TURN_BITS)),
         ("STAMP_SHIFT", u64::from(word::STAMP_SHIFT)),

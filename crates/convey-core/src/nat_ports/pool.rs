@@ -24,6 +24,9 @@ pub(super) const LOOKS: u32 = 24;
 const SKIPS: u32 = 64;
 /// Times a port that another thread took in between is replaced by another.
 const ROUNDS: u32 = 64;
+/// In place of an owner: nobody's flow, whose ids are shorter.
+pub(super) const RESERVED: u32 = u32::MAX;
+
 /// A port that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
@@ -96,7 +99,20 @@ impl PortPool {
     /// Who holds `port`.
     #[inline]
     pub fn owner(&self, port: u16) -> Option<u32> {
-        Some(self.find(port)?.word.owner()).filter(|owner| *owner != 0)
+        Some(self.find(port)?.word.owner()).filter(|owner| *owner != 0 && *owner != RESERVED)
+    }
+
+    /// Keeps `port` from being handed out. Whether it is: not while somebody holds it, nor where it is not one of
+    /// this pool's.
+    pub fn reserve(&self, port: u16, now: Ticks) -> bool {
+        let reserved = Word::new(RESERVED, PortUse::Reserved, now);
+        self.find(port)
+            .is_some_and(|p| p.word.owner() == RESERVED || p.word.is_free() && self.change(p, reserved))
+    }
+
+    /// Lets `port` be handed out again.
+    pub fn unreserve(&self, port: u16, now: Ticks) {
+        self.release(port, RESERVED, now);
     }
 
     /// What `owner` holds the port for. One that has closed before keeps its turn.
@@ -113,9 +129,15 @@ impl PortPool {
         self.change_of(port, owner, |_| Word::freed(now, turn as u32))
     }
 
-    /// Ports held, those of closed flows included. Counts them all.
+    /// Ports held, those of closed flows included and reserved ones not. Counts them all.
     pub fn held(&self) -> usize {
-        (0..self.groups()).map(|group| (self.marks(group).load(Relaxed) as u32).count_ones() as usize).sum()
+        let held = |group| {
+            let marks = self.marks(group).load(Relaxed);
+            let firm = ports_in(group, (marks >> 32) as u32, 0);
+            let reserved = firm.filter(|at| self.word(*at).owner() == RESERVED).count();
+            ((marks as u32).count_ones() as usize).saturating_sub(reserved)
+        };
+        (0..self.groups()).map(held).sum()
     }
 
     /// Memory in bytes.
@@ -279,7 +301,8 @@ impl Found {
 const fn mark(port_use: PortUse) -> u64 {
     match port_use {
         PortUse::Free => 0,
-        PortUse::Connection => 1 << 32 | 1,
+        // Neither gives way.
+        PortUse::Connection | PortUse::Reserved => 1 << 32 | 1,
         _ => 1,
     }
 }

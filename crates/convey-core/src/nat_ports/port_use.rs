@@ -20,6 +20,8 @@ pub enum PortUse {
     Stream = 4,
     /// A TCP connection: it gives way to nothing.
     Connection = 5,
+    /// Nobody's flow: a frontend listens there.
+    Reserved = 7,
 }
 
 impl PortUse {
@@ -31,6 +33,7 @@ impl PortUse {
             2 => Self::Closed,
             3 => Self::Brief,
             4 => Self::Stream,
+            7 => Self::Reserved,
             _ => Self::Connection,
         }
     }

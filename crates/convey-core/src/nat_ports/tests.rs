@@ -327,3 +327,29 @@ fn one_number_tells_pool_and_port_and_no_two_ports_have_the_same() {
         assert_eq!(parts.index(u32::MAX, parts.port(0)), None);
     }
 }
+
+#[test]
+fn a_reserved_port_is_handed_out_and_taken_over_by_nobody_until_it_is_unreserved() {
+    let pool = PortPool::new(Partition { first: 100, last: 103, stride: 1, remainder: 0 });
+    assert!(pool.reserve(101, seconds(NOW)) && pool.reserve(101, seconds(NOW)), "twice is once");
+    assert!(!pool.reserve(99, seconds(NOW)), "another's");
+    for owner in 1..=3 {
+        assert_ne!(pool.take(owner, 0, seconds(NOW), |_| true).unwrap().port, 101);
+    }
+    assert_eq!(pool.take(4, 0, seconds(NOW), |_| true), None);
+    assert_eq!((pool.held(), pool.owner(101)), (3, None));
+    assert!(!pool.reserve(102, seconds(NOW)), "somebody holds it");
+    // Flows of which none is left.
+    let victims: Vec<u16> = (0..20)
+        .filter_map(|random| pool.victim(random << 28, seconds(NOW + 100), |_| None))
+        .map(|victim| victim.port)
+        .collect();
+    assert!(!victims.is_empty() && !victims.contains(&101), "{victims:?}");
+    assert!(
+        !pool.release(101, 7, seconds(NOW)) && !pool.take_exact(101, 7, PortUse::Connection, seconds(NOW))
+    );
+    pool.unreserve(101, seconds(NOW));
+    assert_eq!(pool.take(4, 0, seconds(NOW), |_| true).unwrap().port, 101);
+    pool.unreserve(101, seconds(NOW));
+    assert_eq!(pool.owner(101), Some(4), "what is a flow's stays so");
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::PortUse;
-use super::pool::{HAND, LOOKS, Place, PortPool, ports_in};
+use super::pool::{HAND, LOOKS, Place, PortPool, RESERVED, ports_in};
 use super::word::Word;
 use crate::conntrack::Ticks;
 use crate::conntrack::udp::{BRIEF_IDLE, STREAM_IDLE};
@@ -84,7 +84,8 @@ impl PortPool {
         (0..u64::from(count)).find_map(|step| {
             let at = (from.wrapping_add(step) % self.len as u64) as usize;
             let word = self.word(at);
-            let is_taken = !word.is_free() && word.age(now) >= NOT_YET;
+            let is_flows = !word.is_free() && word.owner() != RESERVED;
+            let is_taken = is_flows && word.age(now) >= NOT_YET;
             let port = self.partition.port(at);
             (is_taken && idle(word.owner()).is_none()).then_some(Victim {
                 rank: 1,

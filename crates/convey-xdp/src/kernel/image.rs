@@ -1,6 +1,6 @@
 //! What the maps hold of a configuration, as plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ pub(super) struct Contents {
     pub(super) servers: BTreeMap<u32, [u8; Server::BYTES]>,
     pub(super) frontends: BTreeMap<u32, [u8; Frontend::BYTES]>,
     pub(super) path_sources: BTreeMap<u32, [u8; 16]>,
+    /// NAT ports on which a frontend listens, by path.
+    pub(super) reserved: BTreeSet<(u32, u16)>,
     /// Absent: nobody can be selected.
     pub(super) tables: BTreeMap<u32, Arc<[u16]>>,
     pub(super) directory: BTreeMap<Direction, u32>,
@@ -71,6 +73,7 @@ impl Contents {
             servers: by_number(&image.servers).map(|(slot, s)| (slot, s.to_bytes())).collect(),
             frontends: by_number(&image.frontends).map(|(slot, f)| (slot, f.to_bytes())).collect(),
             path_sources: paths().map(|(number, p)| (number, plain_address(p.nat))).collect(),
+            reserved: reserved(image),
             tables: tables.map(|(backend, slots)| (backend, slots.as_slice().into())).collect(),
             directory: vips4(&vips).chain(paths4(image)).collect(),
             vips6: vips
@@ -122,6 +125,19 @@ fn former_vips(image: &Image) -> BTreeMap<[u8; 20], u32> {
     by_number(&image.frontends)
         .filter(|(_, f)| f.left)
         .filter_map(|(slot, f)| Some((former_vip(f.listen, f.protocol, number(f)?), slot)))
+        .collect()
+}
+
+fn reserved(image: &Image) -> BTreeSet<(u32, u16)> {
+    let mut ports: BTreeMap<(IpAddr, u8), BTreeSet<u16>> = BTreeMap::new();
+    for f in image.frontends.iter().flatten() {
+        ports.entry((f.listen.ip(), f.protocol)).or_default().insert(f.listen.port());
+    }
+    by_number(&image.paths)
+        .flat_map(|(number, path)| {
+            let listening = ports.get(&(path.nat, path.protocol)).into_iter().flatten();
+            listening.map(move |port| (number, *port))
+        })
         .collect()
 }
 

@@ -7,6 +7,10 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
 use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, Server};
 
+use convey_core::conntrack::Ticks;
+use convey_core::nat_ports::PortPool;
+use rustix::time::{ClockId, clock_gettime};
+
 use super::Kernel;
 use super::image::{Contents, Image};
 use super::writes::{Write, diff};
@@ -29,7 +33,9 @@ pub(super) struct Written {
 
 impl Kernel {
     /// Puts an image in force, in place of the one before: only what differs is written, in an order in which packets
-    /// go by one or the other. Where it fails, what was written stays, and the next image starts from there.
+    /// go by one or the other. Where it fails, what was written stays, and the next image starts from there. A NAT
+    /// port on which a frontend listens and that a flow holds is reserved the next time an image, the same or another,
+    /// is installed after the flow has given it back.
     ///
     /// # Errors
     /// [`XdpError::Map`]; a slot beyond the sizes asked for, or more addresses than the directory takes.
@@ -39,12 +45,28 @@ impl Kernel {
         // The kernel waits for packets under way after each change of tables, or once for many.
         for run in writes.chunk_by(|a, b| is_table(a) && is_table(b)) {
             match run {
+                [Write::Reserved(pool, port, is)] if !self.reserve(*pool, *port, *is) => continue,
                 [write] if !is_table(write) => self.write(write, image.config.directory_seed)?,
                 tables => self.install_tables(tables)?,
             }
             run.iter().for_each(|write| self.written.contents.apply(write));
         }
         Ok(())
+    }
+
+    /// Whether the port of this path is reserved now as it should be, or is none that is handed out.
+    fn reserve(&self, pool: u32, port: u16, is_reserved: bool) -> bool {
+        let (words, now) = (PortPool::words(self.partition), now());
+        if self.partition.offset(port).is_none() {
+            return true;
+        }
+        let memory = self.nat_ports.part64(pool as usize * words, words);
+        let pool = PortPool::in_memory(self.partition, memory);
+        if is_reserved {
+            return pool.reserve(port, now);
+        }
+        pool.unreserve(port, now);
+        true
     }
 
     fn write(&mut self, write: &Write, seed: u64) -> Result<(), XdpError> {
@@ -54,6 +76,7 @@ impl Kernel {
                 self.set("frontends", *slot, value.unwrap_or([0; Frontend::BYTES]))
             }
             Write::PathSource(number, value) => self.set("path_sources", *number, value.unwrap_or_default()),
+            Write::Reserved(..) => Ok(()),
             Write::Table(..) => self.install_tables(std::slice::from_ref(write)),
             Write::Config(config) => {
                 self.write_config(config);
@@ -164,6 +187,12 @@ impl Kernel {
     fn array<V: aya::Pod>(&mut self, map: &'static str) -> Result<Array<&mut MapData, V>, XdpError> {
         Array::try_from(self.map(map)?).map_err(|e| error(map, &e))
     }
+}
+
+/// As the programs have it.
+fn now() -> Ticks {
+    let time = clock_gettime(ClockId::Monotonic);
+    Ticks::from_nanos(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
 fn error(map: &'static str, e: &dyn std::error::Error) -> XdpError {

@@ -18,6 +18,9 @@ pub(super) enum Write {
     Frontend(u32, Option<[u8; Frontend::BYTES]>),
     /// The NAT address of a path; `None`: there is no such path.
     PathSource(u32, Option<[u8; 16]>),
+    /// Whether a NAT port of a path is kept from being handed out, because a frontend listens there. It may have to
+    /// wait until nobody holds it.
+    Reserved(u32, u16, bool),
     /// The Maglev table of a backend; `None`: nobody can be selected.
     Table(u32, Option<Arc<[u16]>>),
     /// Everything but the directory's seed.
@@ -40,6 +43,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
     let mut put = |write| writes.push(write);
     set(&old.servers, &new.servers).for_each(|(slot, value)| put(Write::Server(slot, value)));
     set(&old.path_sources, &new.path_sources).for_each(|(n, value)| put(Write::PathSource(n, value)));
+    new.reserved.difference(&old.reserved).for_each(|(pool, port)| put(Write::Reserved(*pool, *port, true)));
     set(&old.paths6, &new.paths6).for_each(|(key, n)| put(Write::Path6(key, n)));
     // A frontend that is there may come to select a server that has no path yet, and may select one whose path goes
     // until its table is another.
@@ -87,6 +91,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
         put(write);
     }
     clear(&old.paths6, &new.paths6).for_each(|key| put(Write::Path6(key, None)));
+    old.reserved.difference(&new.reserved).for_each(|(pool, port)| put(Write::Reserved(*pool, *port, false)));
     clear(&old.path_sources, &new.path_sources).for_each(|n| put(Write::PathSource(n, None)));
     clear(&old.servers, &new.servers).for_each(|slot| put(Write::Server(slot, None)));
     writes
@@ -119,6 +124,12 @@ impl Contents {
             Write::Server(slot, value) => change(&mut self.servers, slot, value),
             Write::Frontend(slot, value) => change(&mut self.frontends, slot, value),
             Write::PathSource(number, value) => change(&mut self.path_sources, number, value),
+            Write::Reserved(pool, port, true) => {
+                self.reserved.insert((*pool, *port));
+            }
+            Write::Reserved(pool, port, false) => {
+                self.reserved.remove(&(*pool, *port));
+            }
             Write::Table(backend, slots) => change(&mut self.tables, backend, slots),
             Write::Config(config) => self.config = config.clone(),
             Write::Directory(directory) => self.directory.clone_from(directory),
