@@ -22,6 +22,7 @@ static DSR_EGRESS: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/dsr_egr
 
 static TC: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/tc.o"));
 static XDP: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/xdp.o"));
+static CSUM_PROBE: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/csum_probe.o"));
 static WRAPPER: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/wrapper.o"));
 static REFERENCE: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/reference.o"));
 
@@ -33,6 +34,11 @@ pub fn tc() -> &'static [u8] {
 /// `engine/xdp.c`: program `convey_xdp`; maps of `engine/tables.h`.
 pub fn xdp() -> &'static [u8] {
     &XDP.0
+}
+
+/// `engine/csum_probe.c`: program `csum_probe`, which gives 1 where the kernel has what `csum_ipv6` of `tc.c` asks for.
+pub fn csum_probe() -> &'static [u8] {
+    &CSUM_PROBE.0
 }
 
 /// `bench/wrapper.c`: program `wrapper`, which restores a packet and calls the program under test.

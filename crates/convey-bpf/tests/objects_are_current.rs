@@ -25,9 +25,17 @@ fn committed_objects_have_the_instructions_of_their_sources() {
     let fresh = std::env::temp_dir().join(format!("convey-bpf-{}", std::process::id()));
     let build = Command::new(crate_dir.join("build.sh")).arg(&fresh).output().expect("build.sh runs");
     assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-    for object in
-        ["guard.o", "af_xdp.o", "pass.o", "dsr_egress.o", "tc.o", "xdp.o", "wrapper.o", "reference.o"]
-    {
+    for object in [
+        "guard.o",
+        "af_xdp.o",
+        "pass.o",
+        "dsr_egress.o",
+        "tc.o",
+        "xdp.o",
+        "csum_probe.o",
+        "wrapper.o",
+        "reference.o",
+    ] {
         let committed = instructions(&crate_dir.join("objects").join(object));
         assert!(!committed.is_empty());
         assert_eq!(committed, instructions(&fresh.join(object)), "run crates/convey-bpf/build.sh ({object})");

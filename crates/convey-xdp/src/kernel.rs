@@ -4,6 +4,7 @@
 //! one before: what is named before what names it, so that no packet finds a frontend whose servers are not there.
 
 mod attach;
+mod csum_probe;
 mod image;
 mod install;
 mod writes;
@@ -162,6 +163,7 @@ impl Kernel {
             .override_global("nat_width", &width, true)
             .override_global("nat_groups", &groups, true)
             .override_global("nat_words", &words, true)
+            .override_global("csum_ipv6", &u32::from(csum_probe::takes_csum_ipv6()), hook == Hook::Tc)
             .map_max_entries("flows4", sets4)
             .map_max_entries("spills4", sets4.div_ceil(16))
             .map_max_entries("flows6", sets6)

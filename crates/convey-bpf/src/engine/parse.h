@@ -46,7 +46,7 @@ struct packet {
 	__u32 end;
 	__u8 protocol;
 	__u8 ttl;
-	bool later_fragment : 1, first_fragment : 1;
+	bool later_fragment : 1, first_fragment : 1, unchecked : 1; /* UDP without a checksum */
 	__u8 broken;             /* how the transport header is: REASON(), or 0 */
 	/* TCP; of UDP only `payload` */
 	__u8 flags;
@@ -327,6 +327,7 @@ static __always_inline __u32 parse_udp(const struct frame *f, struct packet *p)
 	else if (len < sizeof(udp) || p->l4 + len > p->end)
 		return REASON(DROP_BAD_UDP_LENGTH);
 	p->payload = len - sizeof(udp);
+	p->unchecked = !udp.check;
 	return 0;
 }
 

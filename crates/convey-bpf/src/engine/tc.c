@@ -30,15 +30,16 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb, __u32 gso_si
 }
 
 #include "core.h"
+#include "csum_ipv6.h"
 #include "hand_up.h"
 
 /* Debian's linux/bpf.h is older than TCX; clsact knows the same values as TC_ACT_UNSPEC and TC_ACT_SHOT. */
 #define TCX_NEXT -1
 #define TCX_DROP 2
 
-/* The sixth bit of the kernel's flags is free in old ones, which refuse it: the loader asks which this is. */
+/* Whether the kernel takes CSUM_IPV6: the loader asks. Where it does not, the sum of a network card is set right when the
+ * addresses are written. */
 const volatile __u32 csum_ipv6 = 0;
-#define CSUM_IPV6 (1ULL << 7)
 
 #define TTL_V4 (ETH_HLEN + 8)
 #define CHECK_V4 (ETH_HLEN + 10)
@@ -52,6 +53,9 @@ static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const 
 	__u32 check = p->l4 + (udp ? 6 : 16);
 	/* A UDP checksum of 0 means "none" and stays; one that becomes 0 is sent as 0xffff. */
 	__u64 flags = (udp ? BPF_F_MARK_MANGLED_0 : 0) | (v6 && csum_ipv6 ? CSUM_IPV6 : 0);
+	/* What no other field makes up for changes the sum that a network card has taken: the hop limit, and all that
+	 * a checksum would cover where there is none. */
+	__u64 uncovered = p->unchecked ? BPF_F_RECOMPUTE_CSUM : 0;
 	struct {
 		__be16 src, dst;
 	} ports = { plan->src_port, plan->dst_port };
@@ -63,8 +67,9 @@ static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const 
 		__u8 hops = p->ttl - 1;
 
 		error |= bpf_l4_csum_replace(skb, check, 0, change, flags | BPF_F_PSEUDO_HDR);
-		error |= bpf_skb_store_bytes(skb, SRC_V6, &plan->src, 2 * sizeof(plan->src), 0);
-		error |= bpf_skb_store_bytes(skb, HOP_LIMIT_V6, &hops, sizeof(hops), 0);
+		error |= bpf_skb_store_bytes(skb, SRC_V6, &plan->src, 2 * sizeof(plan->src),
+					     csum_ipv6 ? uncovered : BPF_F_RECOMPUTE_CSUM);
+		error |= bpf_skb_store_bytes(skb, HOP_LIMIT_V6, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
 	} else {
 		struct {
 			__be32 src, dst;
@@ -81,7 +86,7 @@ static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const 
 	if (p->src_port != ports.src || p->dst_port != ports.dst) {
 		error |= bpf_l4_csum_replace(skb, check, p->src_port, ports.src, flags | 2);
 		error |= bpf_l4_csum_replace(skb, check, p->dst_port, ports.dst, flags | 2);
-		error |= bpf_skb_store_bytes(skb, p->l4, &ports, sizeof(ports), 0);
+		error |= bpf_skb_store_bytes(skb, p->l4, &ports, sizeof(ports), uncovered);
 	}
 	return !error;
 }
