@@ -8,6 +8,7 @@ import { type Product, runConvey } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { type Exit, finish, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
+import { engine } from "./engines.ts";
 import { type Family, PacketLab, SERVERS } from "./lab/lab.ts";
 import { kernelCounter } from "./lab/scene.ts";
 import { HTTP, Services, TOOLS } from "./lab/servers.ts";
@@ -239,7 +240,9 @@ describe('C32, method "l2"', () => {
     await becomes("server1", "v4", true, /^connected$/);
   });
 
-  test("checks go on without CAP_NET_RAW, which is given up after the start, and a start without it is refused", async () => {
+  test("checks go on without CAP_NET_RAW, which is given up after the start, and a start without it is refused", async (context) => {
+    if (engine() === "af_xdp")
+      context.skip("AF_XDP keeps CAP_NET_RAW: an interface that comes gets sockets of its own");
     await prepare("server1", "v4", "--method", "l2");
     const running = await run({ families: ["v4"] });
     expect(running.process.output()).toMatch(/capabilities kept: (?!.*CAP_NET_RAW)/);

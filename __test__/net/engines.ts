@@ -10,6 +10,16 @@ export const ENGINES: readonly { name: string; without?: string }[] = [
   { name: "af_xdp" },
 ];
 
+/** Whether the kernel never sees what the engine forwards, rather than being kept from answering it. */
+export function takesFramesAway(): boolean {
+  return engine() !== "af_packet";
+}
+
+/** Whether its frames come by XDP, which sees no checksum state and, on a veth, needs a program at the other end. */
+export function isXdp(): boolean {
+  return ["xdp", "af_xdp"].includes(engine());
+}
+
 /** The engine that the running tests are for. */
 export function engine(): string {
   return process.env.CONVEY_ENGINE ?? "af_packet";

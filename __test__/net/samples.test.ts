@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { CONVEY } from "../support/peers.ts";
 import { finish, until } from "../support/processes.ts";
 import { sampleFile } from "../support/samples.ts";
-import { engine } from "./engines.ts";
+import { engine, takesFramesAway } from "./engines.ts";
 import { CLIENT, onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
 describe("samples of the packet modes", () => {
@@ -37,8 +37,10 @@ describe("samples of the packet modes", () => {
     ).toBe(stats.total_connections);
     if (stats.guard === "tcx") {
       const { to_vip = 0, from_server = 0 } = stats.packets?.guard ?? {};
-      expect(to_vip).toBeGreaterThan(20);
-      expect(from_server).toBeGreaterThan(20);
+      // Where frames are taken away from the kernel nothing is left for the guard.
+      const least = takesFramesAway() ? 0 : 21;
+      expect(to_vip).toBeGreaterThanOrEqual(least);
+      expect(from_server).toBeGreaterThanOrEqual(least);
     } else {
       expect(stats.packets).not.toHaveProperty("guard");
     }
