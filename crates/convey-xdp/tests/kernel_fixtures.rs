@@ -261,7 +261,10 @@ impl Lab {
             other => panic!("{other}"),
         };
         let frame = (verdict == "forward").then(|| hex(&sent));
-        Some(Out { verdict: verdict.into(), reason: reason.filter(|r| r != "handed_up"), frame })
+        // A copy of what passes waits for its first fragment in user space, which counts it.
+        let is_copy = verdict == "pass" && reason.as_deref() == Some("handed_up");
+        let reason = if is_copy { Some("fragment".into()) } else { reason.filter(|r| r != "handed_up") };
+        Some(Out { verdict: verdict.into(), reason, frame })
     }
 }
 

@@ -111,8 +111,11 @@ static __always_inline int finish(struct __sk_buff *skb, __u32 verdict)
 		hand_up(skb, skb->len, skb->ingress_ifindex, skb->gso_size, VERDICT_REASON(verdict));
 		return TCX_DROP;
 	}
-	if (VERDICT_KIND(verdict) == COPY)
+	if (VERDICT_KIND(verdict) == COPY) {
+		/* Counted by user space, which may yet send it on. */
 		hand_up(skb, skb->len, skb->ingress_ifindex, skb->gso_size, VERDICT_REASON(verdict));
+		return TCX_NEXT;
+	}
 	count(VERDICT_REASON(verdict));
 	return VERDICT_KIND(verdict) == DROP ? TCX_DROP : TCX_NEXT;
 }

@@ -118,8 +118,9 @@ static __always_inline int finish(struct xdp_md *ctx, __u32 verdict)
 {
 	switch (VERDICT_KIND(verdict)) {
 	case COPY:
+		/* Counted by user space, which may yet send it on. */
 		hand_up(ctx, bpf_xdp_get_buff_len(ctx), ctx->ingress_ifindex, 0, VERDICT_REASON(verdict));
-		/* fall through */
+		return XDP_PASS;
 	case PASS:
 		count(VERDICT_REASON(verdict));
 		return XDP_PASS;
