@@ -89,8 +89,12 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
   C11: {
     mode: "N/D",
     says: "fixtures: exact bytes and verdict; user space and kernel program agree",
-    tests: ["every_fixture_ends_with_its_verdict", "every_fixture_is_kept_from_the_kernel"],
-    open: `a kernel program that forwards is ${LATER}`,
+    tests: [
+      "every_fixture_ends_with_its_verdict",
+      "every_fixture_is_kept_from_the_kernel",
+      "tc_decides_every_fixture_as_the_portable_engine_does",
+      "xdp_decides_every_fixture_as_the_portable_engine_does",
+    ],
   },
   C12: {
     mode: "N",

@@ -87,7 +87,7 @@ const fn client(v6: bool) -> &'static str {
 }
 
 #[test]
-#[ignore = "needs root and Linux 6.16: loads a kernel program"]
+#[ignore = "needs root: loads a kernel program"]
 fn the_sum_of_a_network_card_fits_what_is_sent_on() {
     for v6 in [false, true] {
         for passthrough in [true, false] {
