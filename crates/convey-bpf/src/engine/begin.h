@@ -6,6 +6,7 @@
 #include "directory.h"
 #include "nat_take.h"
 #include "nat_victim.h"
+#include "twins.h"
 #include "victim.h"
 
 /* The server that a client of the frontend gets by its hash, or NO_SERVER. */
@@ -203,7 +204,10 @@ static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new,
 		v6 ? settle6(new->index, new->was, new->now) : settle4(new->index, new->was, new->now);
 	if (passthrough)
 		take_from_paths(v6, new, p);
-	return v6 ? fill6(new, p) : fill4(new, p);
+	reason = v6 ? fill6(new, p) : fill4(new, p);
+	if (!reason)
+		end_twins(v6, new);
+	return reason;
 }
 
 /* Ends the flow whose port may be taken over most readily, of all paths. Whether there was one. */

@@ -125,33 +125,45 @@ struct newcomer {
 	__u32 passed;   /* out: sets of its chain that it passed */
 };
 
-/* Ends a flow at once. */
-static __always_inline __u32 end_flow(const bool v6, __u32 index, __u32 now)
+/* Ends a flow at once, if it still is as its control word says: whether it was. */
+static __always_inline __u32 end_flow_as(const bool v6, __u32 index, __u32 control, __u32 now)
 {
 	char *e = entry_at(v6, index);
-	__u32 control, claimed;
+	__u32 claimed;
 
-	if (!e)
-		return 0;
-	control = CONTROL(e);
-	if (!in_use(control))
+	if (!e || !in_use(control))
 		return 0;
 	claimed = ((control >> SEQ_SHIFT) + 1) << SEQ_SHIFT | STATE_CLAIMED;
 	if (__sync_val_compare_and_swap((__u32 *)e, control, claimed) != control)
 		return 0;
 	v6 ? settle6(index, control, now) : settle4(index, control, now);
 	__sync_lock_test_and_set((__u32 *)e, claimed & ~STATE_MASK);
-	return 0;
+	return 1;
 }
 
+APART __u32 end_flow_as4(__u32 index, __u32 control, __u32 now)
+{
+	return end_flow_as(false, index, control, now);
+}
+
+APART __u32 end_flow_as6(__u32 index, __u32 control, __u32 now)
+{
+	return end_flow_as(true, index, control, now);
+}
+
+/* Ends a flow at once. */
 APART __u32 end_flow4(__u32 index, __u32 now)
 {
-	return end_flow(false, index, now);
+	char *e = entry_at(false, index);
+
+	return e ? end_flow_as(false, index, CONTROL(e), now) : 0;
 }
 
 APART __u32 end_flow6(__u32 index, __u32 now)
 {
-	return end_flow(true, index, now);
+	char *e = entry_at(true, index);
+
+	return e ? end_flow_as(true, index, CONTROL(e), now) : 0;
 }
 
 /* Changes the spills of a newcomer that passed the first `sets_passed` sets of its chain. */
