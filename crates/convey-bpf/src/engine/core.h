@@ -147,27 +147,31 @@ static __always_inline __u32 check_server(const bool v6, const struct packet *p,
 	return check_route(p, server->method, &server->hop);
 }
 
-static __always_inline __u32 check_limits(const struct frontend *f, const struct server *s, __u32 frontend, __u32 server,
-					  const struct config *c)
+static __always_inline bool at_limit(const struct gauge *g, __u64 limit, bool replaced)
 {
+	return limit && g && g->open >= limit + replaced;
+}
+
+/* Whether another connection to `server` keeps to the limits, the one it replaces (its index plus one) not counted. */
+static __always_inline __u32 check_limits(const bool v6, const struct frontend *f, const struct server *s, __u32 frontend,
+					  __u32 server, __u32 replaces, const struct config *c)
+{
+	char *e = replaces ? entry_at(v6, replaces - 1) : 0;
+	bool counted = e && CONTROL(e) >> FLAGS_SHIFT & FLAG_COUNTED;
 	__u32 zero = 0;
 
 	if (c->max_connections) {
 		struct shared *all = bpf_map_lookup_elem(&shared, &zero);
 
-		if (all && all->total.open >= c->max_connections)
+		if (all && at_limit(&all->total, c->max_connections, counted))
 			return REASON(DROP_LIMIT_TOTAL);
 	}
-	if (f->max_connections) {
-		struct gauge *g = bpf_map_lookup_elem(&frontend_gauges, &frontend);
-
-		if (g && g->open >= f->max_connections)
-			return REASON(DROP_LIMIT_FRONTEND);
-	}
+	if (f->max_connections &&
+	    at_limit(bpf_map_lookup_elem(&frontend_gauges, &frontend), f->max_connections, counted))
+		return REASON(DROP_LIMIT_FRONTEND);
 	if (s->max_connections) {
-		struct gauge *g = bpf_map_lookup_elem(&server_gauges, &server);
-
-		if (g && g->open >= s->max_connections)
+		counted = counted && FIELD(e, v6, __u16, frontend)[1] == server;
+		if (at_limit(bpf_map_lookup_elem(&server_gauges, &server), s->max_connections, counted))
 			return REASON(DROP_LIMIT_SERVER);
 	}
 	return 0;
@@ -356,7 +360,7 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 	if (!server)
 		return VERDICT(DROP, DROP_NO_SERVER);
 	if (passthrough && !(p->flags & TCP_RST)) {
-		reason = check_limits(frontend, server, slot, new->server, c);
+		reason = check_limits(v6, frontend, server, slot, new->server, new->replaces, c);
 		if (reason)
 			return refuse(p, reason, c);
 	}
