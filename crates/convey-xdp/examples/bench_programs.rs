@@ -21,8 +21,10 @@ mod common;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Entries of the flow table, and of the LRU hash: for a million flows.
-const ENTRIES: u32 = 1 << 21;
+/// Entries of a flow table for a million flows, and of the LRU hash beside it.
+const LARGE: u32 = 1 << 21;
+/// Entries of those for 64 K flows: what a table costs that is as large as its flows need.
+const SMALL: u32 = 1 << 17;
 const SERVERS: u32 = 64;
 const NAT_FIRST: u16 = 33768;
 const NAT_WIDTH: u32 = 27_233;
@@ -30,7 +32,13 @@ const PORTS: Partition =
     Partition { first: NAT_FIRST, last: NAT_FIRST + (NAT_WIDTH - 1) as u16, stride: 1, remainder: 0 };
 const VIP: &str = "192.0.2.10:80";
 const NEW: u32 = 400_000;
-const SIZES: [(&str, u32); 3] = [("1 flow", 1), ("64 K", 1 << 16), ("1 M", 1_000_000)];
+/// Columns: flows, and entries of the tables that hold them.
+const SIZES: [(&str, u32, u32); 4] = [
+    ("1 flow", 1, LARGE),
+    ("64 K of 64 K", 1 << 16, SMALL),
+    ("64 K of 1 M", 1 << 16, LARGE),
+    ("1 M", 1_000_000, LARGE),
+];
 
 fn server(i: u32) -> SocketAddr {
     (Ipv4Addr::from(0x0a64_0001 + i), 8080).into()
@@ -103,12 +111,12 @@ fn fd(ebpf: &Ebpf, name: &str) -> Outcome<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
 }
 
-fn reference() -> Outcome<Ebpf> {
+fn reference(entries: u32) -> Outcome<Ebpf> {
     let mut ebpf = EbpfLoader::new()
         .btf(None)
-        .map_max_entries("lru_connections", ENTRIES)
-        .map_max_entries("region", ENTRIES / 2)
-        .override_global("region_lines", &(ENTRIES / 2), true)
+        .map_max_entries("lru_connections", entries)
+        .map_max_entries("region", entries / 2)
+        .override_global("region_lines", &(entries / 2), true)
         .load(convey_bpf::reference())?;
     for name in ["empty", "chain", "lru"] {
         xdp(&mut ebpf, name)?.load()?;
@@ -129,9 +137,9 @@ fn reference() -> Outcome<Ebpf> {
     Ok(ebpf)
 }
 
-fn engine(method: Method) -> Outcome<Ebpf> {
+fn engine(method: Method, entries: u32) -> Outcome<Ebpf> {
     let passthrough = method == Method::Nat;
-    let sets = ENTRIES / 4;
+    let sets = entries / 4;
     let words = PortPool::words(PORTS) as u32;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
@@ -159,19 +167,19 @@ fn engine(method: Method) -> Outcome<Ebpf> {
     let vip: SocketAddr = VIP.parse()?;
     let nat: IpAddr = Ipv4Addr::new(10, 100, 255, 1).into();
     let mut values =
-        Config { seed: 0x5eed, lifetimes: [100_000; 16], half_open_max: ENTRIES / 4, ..Config::default() };
+        Config { seed: 0x5eed, lifetimes: [100_000; 16], half_open_max: entries / 4, ..Config::default() };
     let v4 = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
-    let mut entries = vec![(Direction::Vip { address: v4(vip.ip()), port: vip.port(), protocol: 6 }, 0)];
-    entries.extend((0..SERVERS).map(|i| {
+    let mut directions = vec![(Direction::Vip { address: v4(vip.ip()), port: vip.port(), protocol: 6 }, 0)];
+    directions.extend((0..SERVERS).map(|i| {
         let address = server(i);
         let path =
             Direction::Path { nat: v4(nat), server: v4(address.ip()), port: address.port(), protocol: 6 };
         (path, i)
     }));
-    let lines = Directory::new(&entries, 1).ok_or("too many entries")?;
+    let lines = Directory::new(&directions, 1).ok_or("too many entries")?;
     let mut directory: Array<_, [u8; LINE_BYTES]> = ebpf.map_mut("directory").ok_or("no map")?.try_into()?;
     for (i, line) in (lines.first_line()..).zip(&lines.lines) {
         directory.set(i, line, 0)?;
@@ -292,6 +300,25 @@ fn expect(have: u32, want: &[u32], what: &str) -> Outcome<()> {
 
 const SENT: &[u32] = &[3, 4];
 
+/// The programs that are measured, with tables of one size.
+struct Programs {
+    entries: u32,
+    reference: Ebpf,
+    nat: Ebpf,
+    dsr: Ebpf,
+}
+
+impl Programs {
+    fn new(entries: u32) -> Outcome<Self> {
+        Ok(Self {
+            entries,
+            reference: reference(entries)?,
+            nat: engine(Method::Nat, entries)?,
+            dsr: engine(Method::Rewrite, entries)?,
+        })
+    }
+}
+
 type Figures = BTreeMap<(&'static str, &'static str), Vec<f64>>;
 
 fn main() -> Outcome<()> {
@@ -314,30 +341,30 @@ fn bench() -> Outcome<()> {
     let packets: u32 = args.next().map_or(Ok(1_000_000), |a| a.parse())?;
     let mut figures = Figures::new();
     let mut wrapper = Wrapper::new()?;
-    let reference = reference()?;
     let data = PacketBuilder::tcp(CLIENT, VIP);
     let syn = PacketBuilder::syn(CLIENT, VIP);
-    let mut nat = engine(Method::Nat)?;
-    let mut dsr = engine(Method::Rewrite)?;
+    let mut sizes = [Programs::new(SMALL)?, Programs::new(LARGE)?];
     let mut put = |row, column, ns| figures.entry((row, column)).or_default().push(ns);
     let mut fresh = 1 << 24;
     for _ in 0..rounds {
-        for (column, flows) in SIZES {
+        for (column, flows, entries) in SIZES {
+            let Programs { reference, nat, dsr, .. } =
+                sizes.iter_mut().find(|p| p.entries == entries).ok_or("no such size")?;
             for name in ["empty", "chain"] {
-                wrapper.call(&fd(&reference, name)?)?;
+                wrapper.call(&fd(reference, name)?)?;
                 wrapper.set(Kind::Random, flows, 0, &data)?;
                 let (ns, returned) = wrapper.run(packets)?;
                 expect(returned, SENT, name)?;
                 put(name, column, ns);
             }
-            wrapper.call(&fd(&reference, "lru")?)?;
-            begin(&mut wrapper, &reference, flows, false)?;
+            wrapper.call(&fd(reference, "lru")?)?;
+            begin(&mut wrapper, reference, flows, false)?;
             wrapper.set(Kind::Random, flows, 0, &data)?;
             let (ns, returned) = wrapper.run(packets)?;
             expect(returned, SENT, "lru")?;
             put("lru", column, ns);
 
-            for (row, ebpf, passthrough) in [("nat forward", &mut nat, true), ("dsr full", &mut dsr, false)] {
+            for (row, ebpf, passthrough) in [("nat forward", nat, true), ("dsr full", dsr, false)] {
                 empty_flows(ebpf)?;
                 wrapper.call(&fd(ebpf, "convey_xdp")?)?;
                 begin(&mut wrapper, ebpf, flows, passthrough)?;
@@ -354,17 +381,18 @@ fn bench() -> Outcome<()> {
                 }
             }
         }
+        let Programs { reference, nat, dsr, .. } = &mut sizes[1];
         for (row, ebpf, name) in [
             ("lru", None, "lru"),
-            ("nat forward", Some(&mut nat), "convey_xdp"),
-            ("dsr full", Some(&mut dsr), "convey_xdp"),
+            ("nat forward", Some(nat), "convey_xdp"),
+            ("dsr full", Some(dsr), "convey_xdp"),
         ] {
             let program = match ebpf {
                 Some(ebpf) => {
                     empty_flows(ebpf)?;
                     fd(ebpf, name)?
                 }
-                None => fd(&reference, name)?,
+                None => fd(reference, name)?,
             };
             wrapper.call(&program)?;
             wrapper.set(Kind::Ordered, 0, fresh, &syn)?;
@@ -384,7 +412,7 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 fn print(figures: &mut Figures) {
-    let columns = ["1 flow", "64 K", "1 M", "all new"];
+    let columns = ["1 flow", "64 K of 64 K", "64 K of 1 M", "1 M", "all new"];
     println!("{:14}{}", "ns a packet", columns.map(|c| format!("{c:>22}")).join(""));
     let lru: Vec<Option<Vec<f64>>> = columns.iter().map(|c| figures.get(&("lru", *c)).cloned()).collect();
     for row in ["empty", "chain", "lru", "nat forward", "nat reply", "dsr full"] {

@@ -75,7 +75,7 @@ struct path6 {
 	__u8 zero;
 };
 
-struct entry4 {
+struct __attribute__((aligned(8))) entry4 {
 	__u32 control;
 	__u32 seen;
 	__u32 client;
