@@ -33,8 +33,17 @@ static __always_inline bool is_valid_source(const bool v6, const struct address 
 			return bpf_ntohl(a->word[3]) > 1;
 		return *(__u8 *)a != 0xff;
 	}
-	__u8 first = bpf_ntohl(a->word[3]) >> 24;
-	return first != 0 && first != 127 && first != 255 && (first < 224 || first >= 240);
+	__u8 first = *(const __u8 *)&a->word[3];
+	/* 127 and 255; 224 to 239. */
+	return first && (first & 0x7f) != 0x7f && (first & 0xf0) != 0xe0;
+}
+
+static __always_inline void copy_address(const bool v6, struct address *to, const struct address *from)
+{
+	if (v6)
+		*to = *from;
+	else
+		to->word[3] = from->word[3];
 }
 
 static __always_inline void account(const int from, __u32 frontend, __u32 server, __u32 bytes)
@@ -459,9 +468,9 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	account(FROM_CLIENT, slot, number, p->payload);
 	plan->method = server->method;
 	*hop = &server->hop;
-	plan->src = p->src;
+	copy_address(v6, &plan->src, &p->src);
 	plan->src_port = p->src_port;
-	plan->dst = server->address;
+	copy_address(v6, &plan->dst, &server->address);
 	plan->dst_port = p->dst_port;
 	if (passthrough) {
 		__u32 path = NAT_POOL(nat);
@@ -469,7 +478,7 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 
 		if (!source)
 			return VERDICT(DROP, DROP_NO_FLOW);
-		plan->src = *source;
+		copy_address(v6, &plan->src, source);
 		plan->src_port = bpf_htons(nat & 0xffff);
 		plan->dst_port = server->port;
 	}
@@ -493,7 +502,7 @@ static __always_inline __u32 from_server(const bool v6, context_t *context, __u3
 	for (int i = 0; i < 4; i++)
 		plan->dst.word[i] = v6 ? bpf_htonl(client[i]) : i == 3 ? bpf_htonl(client[0]) : 0;
 	plan->dst_port = bpf_htons(*FIELD(e, v6, __u16, client_port));
-	plan->src = frontend->address;
+	copy_address(v6, &plan->src, &frontend->address);
 	plan->src_port = frontend->port;
 	plan->method = METHOD_NAT;
 	reason = client_hop(v6, context, ingress, c, &frontend->address, &plan->dst, hop);

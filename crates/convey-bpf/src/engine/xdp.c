@@ -148,18 +148,20 @@ static __always_inline int run(const bool v6, struct xdp_md *ctx)
 SEC("xdp")
 int convey_xdp(struct xdp_md *ctx)
 {
-	struct ethhdr *eth = (void *)(long)ctx->data;
+	char *data = (void *)(long)ctx->data;
+	__be16 type;
 
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(data + ETH_HLEN) > (void *)(long)ctx->data_end)
 		return finish(ctx, VERDICT(DROP, DROP_TRUNCATED));
-	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD) ||
-	    eth->h_proto == bpf_htons(0x9100))
-		return finish(ctx, VERDICT(PASS, PASS_VLAN));
-	if (eth->h_proto != bpf_htons(ETH_P_IP) && eth->h_proto != bpf_htons(ETH_P_IPV6))
-		return finish(ctx, VERDICT(PASS, PASS_NOT_IP));
-	if (eth->h_dest[0] & 1)
+	type = *(__be16 *)(data + 2 * ETH_ALEN);
+	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6)) {
+		bool vlan = type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD) || type == bpf_htons(0x9100);
+
+		return finish(ctx, VERDICT(PASS, vlan ? PASS_VLAN : PASS_NOT_IP));
+	}
+	if (*data & 1)
 		return finish(ctx, VERDICT(PASS, PASS_MULTICAST));
-	return eth->h_proto == bpf_htons(ETH_P_IP) ? run(false, ctx) : run(true, ctx);
+	return type == bpf_htons(ETH_P_IP) ? run(false, ctx) : run(true, ctx);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";
