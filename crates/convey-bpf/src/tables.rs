@@ -309,6 +309,17 @@ pub const CLIENT_HOPS: u32 = 4096;
 /// Bytes of `struct client_hop`.
 pub const CLIENT_HOP_BYTES: usize = 40;
 
+/// Bytes of `struct link`.
+pub const LINK_BYTES: usize = 12;
+
+/// Where the program at XDP looks for the address of an interface, and the value.
+pub fn link(ifindex: u32, mac: [u8; 6]) -> (u32, [u8; LINK_BYTES]) {
+    let mut value = [0; LINK_BYTES];
+    value[..4].copy_from_slice(&ifindex.to_ne_bytes());
+    value[4..10].copy_from_slice(&mac);
+    (ifindex % 1024, value)
+}
+
 /// Where the next hop towards a client is remembered, and its value.
 pub fn client_hop(client: IpAddr, hop: Hop, generation: u32) -> (u32, [u8; CLIENT_HOP_BYTES]) {
     let mix = |h: u64, word: u64| {

@@ -136,6 +136,18 @@ impl Kernel {
     /// # Errors
     /// [`XdpError::Load`] with the verifier's last words, or with the size that the programs cannot count to.
     pub fn load(hook: Hook, sizes: &Sizes) -> Result<Self, XdpError> {
+        Self::load_for(hook, sizes, true)
+    }
+
+    /// As [`Kernel::load`], for frames of any address: a test run has no interface whose they could be.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_for_test_runs(hook: Hook, sizes: &Sizes) -> Result<Self, XdpError> {
+        Self::load_for(hook, sizes, false)
+    }
+
+    fn load_for(hook: Hook, sizes: &Sizes, own_frames_only: bool) -> Result<Self, XdpError> {
         let refused = |e: &dyn std::error::Error| {
             // The verifier tells the whole way; what stopped it comes last.
             let all = reason(e);
@@ -157,6 +169,7 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("passthrough", &u32::from(sizes.passthrough), true)
+            .override_global("own_frames_only", &u32::from(own_frames_only), true)
             .override_global("sets4", &sets4, true)
             .override_global("sets6", &sets6, true)
             .override_global("nat_first", &u32::from(sizes.nat_first), true)
@@ -205,6 +218,18 @@ impl Kernel {
             written: Written::default(),
             links: BTreeMap::new(),
         })
+    }
+
+    /// Tells the program the address of an interface, whose frames it takes. At tc the kernel has told already.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn set_address(&mut self, ifindex: u32, mac: [u8; 6]) -> Result<(), XdpError> {
+        if self.hook == Hook::Tc {
+            return Ok(());
+        }
+        let (at, value) = convey_bpf::tables::link(ifindex, mac);
+        self.set("links", at, value)
     }
 
     /// An array as memory of this process.

@@ -156,7 +156,7 @@ impl Lab {
             backends: 2,
             ring_bytes: 1 << 16,
         };
-        let mut kernel = Kernel::load(hook, &sizes).unwrap();
+        let mut kernel = Kernel::load_for_test_runs(hook, &sizes).unwrap();
         kernel.install(&image).unwrap();
         Self { kernel, now_ms: 0 }
     }

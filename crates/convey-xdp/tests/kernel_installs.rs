@@ -30,7 +30,7 @@ fn kernel() -> Kernel {
         backends: 4,
         ring_bytes: 1 << 16,
     };
-    Kernel::load(Hook::Tc, &sizes).unwrap()
+    Kernel::load_for_test_runs(Hook::Tc, &sizes).unwrap()
 }
 
 /// Servers `servers` of an IPv4 and of an IPv6 backend, and frontends on these addresses.

@@ -31,7 +31,7 @@ fn sizes_that_the_programs_cannot_count_to_are_refused_by_name() {
         (Sizes { paths: 65_537, ..SIZES }, "65537 paths"),
     ];
     for (sizes, why) in refused {
-        let error = Kernel::load(Hook::Tc, &sizes).unwrap_err().to_string();
+        let error = Kernel::load_for_test_runs(Hook::Tc, &sizes).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     }
 }
@@ -42,7 +42,7 @@ fn both_programs_load_in_both_modes_at_the_default_nat_range_and_at_one_port() {
     for hook in [Hook::Tc, Hook::Xdp] {
         for (passthrough, nat_width) in [(true, 27_233), (true, 1), (true, 65_000), (false, 1)] {
             let sizes = Sizes { passthrough, nat_width, ..SIZES };
-            let loaded = Kernel::load(hook, &sizes);
+            let loaded = Kernel::load_for_test_runs(hook, &sizes);
             assert!(loaded.is_ok(), "{hook:?} {passthrough} {nat_width}: {:?}", loaded.err());
         }
     }

@@ -119,7 +119,7 @@ impl Lab {
             backends: 1,
             ring_bytes: 1 << 16,
         };
-        let mut kernel = Kernel::load(Hook::Tc, &sizes).unwrap();
+        let mut kernel = Kernel::load_for_test_runs(Hook::Tc, &sizes).unwrap();
         kernel.install(&image).unwrap();
         let (at, value) = client_hop(setup.client(1).ip(), HOP, 0);
         let mut map: PerCpuArray<_, [u8; CLIENT_HOP_BYTES]> =

@@ -3,6 +3,7 @@
  * CHECKSUM_COMPLETE and GSO; what is not ours goes on to the next program and the kernel.
  */
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <stdbool.h>
 
 #include <bpf/bpf_helpers.h>
@@ -140,6 +141,8 @@ int convey_tc(struct __sk_buff *skb)
 	__be16 type = skb->protocol;
 	__u8 first;
 
+	if (own_frames_only && skb->pkt_type == PACKET_OTHERHOST)
+		return TCX_NEXT;
 	if (skb->vlan_present || type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD) ||
 	    type == bpf_htons(0x9100))
 		return finish(skb, VERDICT(PASS, PASS_VLAN));

@@ -145,6 +145,32 @@ static __always_inline int run(const bool v6, struct xdp_md *ctx)
 	return finish(ctx, verdict);
 }
 
+/* The addresses of interfaces, by the lower bits of their index. */
+#define LINKS 1024 /* tables.rs knows it, too */
+
+struct link {
+	__u32 ifindex;
+	__u8 mac[8]; /* six bytes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LINKS);
+	__type(key, __u32);
+	__type(value, struct link);
+} links SEC(".maps");
+
+/* A card passes on what is for itself; a veth all there is. */
+static __always_inline bool is_for_another_host(const struct xdp_md *ctx, const struct ethhdr *eth)
+{
+	__u32 at = ctx->ingress_ifindex % LINKS;
+	struct link *link = bpf_map_lookup_elem(&links, &at);
+
+	return link && link->ifindex == ctx->ingress_ifindex &&
+	       (*(__u32 *)eth->h_dest != *(__u32 *)link->mac ||
+		*(__u16 *)(eth->h_dest + 4) != *(__u16 *)(link->mac + 4));
+}
+
 SEC("xdp")
 int convey_xdp(struct xdp_md *ctx)
 {
@@ -161,6 +187,8 @@ int convey_xdp(struct xdp_md *ctx)
 	}
 	if (*data & 1)
 		return finish(ctx, VERDICT(PASS, PASS_MULTICAST));
+	if (is_for_another_host(ctx, (void *)data))
+		return XDP_PASS;
 	return type == bpf_htons(ETH_P_IP) ? run(false, ctx) : run(true, ctx);
 }
 

@@ -190,7 +190,13 @@ impl Intake for Programs {
         state.generation = state.generation % (u32::MAX - 1) + 1;
         lock(&self.client_hops).generation = Some(state.generation);
         let snapshot = state.snapshot.clone();
-        if let Err(error) = self.write(state, &snapshot) {
+        let tell = |kernel: &mut Kernel| {
+            let links = kernel.interfaces().into_iter().filter_map(|i| next_hops.links().usable(i));
+            links.into_iter().try_for_each(|link| kernel.set_address(link.ifindex, link.mac)).map_err(|e| {
+                EngineError::new(EngineErrorKind::Failed, format!("The addresses of interfaces: {e}"), "")
+            })
+        };
+        if let Err(error) = tell(&mut state.kernel).and_then(|()| self.write(state, &snapshot)) {
             let message = format!("Next hops of the kernel programs are not up to date: {error}");
             (self.events)(Event::Warning { message });
         }

@@ -156,7 +156,7 @@ impl Kernel {
         inner_maps::replace(outer.fd().as_fd(), &tables).map_err(|e| error("tables", &e))
     }
 
-    fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {
+    pub(super) fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {
         self.array::<V>(map)?.set(at, value, 0).map_err(|e| error(map, &e))
     }
 

@@ -87,7 +87,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(hook: Hook, sizes: &Sizes, image: &Image) -> Self {
-        let mut kernel = Kernel::load(hook, sizes).unwrap();
+        let mut kernel = Kernel::load_for_test_runs(hook, sizes).unwrap();
         kernel.install(image).unwrap();
         Self { kernel }
     }
