@@ -106,6 +106,19 @@ export function frames({ method, scene: standing }: Stage): void {
       if (method === "l2") expect(frame.subarray(14, 14 + datagram.length)).toEqual(datagram);
     });
 
+    test("a frame for another host's address, which a switch floods, is left alone", async () => {
+      const forwarded = async () => (await product.stats()).packets?.forwarded ?? 0;
+      const begun = await forwarded();
+      const datagram = udp({ ...toTalk({ sourcePort: 5011 }), payload: Buffer.from("n:0:x") });
+      const frames = ["02:00:00:00:be:ef", macs.balancer].map((to) =>
+        ethernet(to, macs.router, IPV4, datagram),
+      );
+      await inject(lab, "router", "front", frames);
+      await until(async () => (await forwarded()) > begun, "the one for the balancer");
+      await sleep(200);
+      expect((await forwarded()) - begun).toBe(1);
+    });
+
     test("a corrupted checksum leaves as corrupted as it came, a UDP checksum of 0 stays 0", async () => {
       const broken = tcp({ ...toTalk({ sourcePort: 5002 }), flags: FLAGS.syn });
       broken.writeUInt16BE(broken.readUInt16BE(20 + 16) ^ 0x0101, 20 + 16);
