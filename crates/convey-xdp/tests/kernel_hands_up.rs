@@ -180,3 +180,21 @@ fn what_a_full_ring_does_not_take_is_counted() {
         assert_eq!((lab.counted("handed_up"), lab.counted("ring_full")), (up, 200 - up), "{hook:?}");
     }
 }
+
+#[test]
+#[ignore = "needs root: loads kernel programs"]
+fn a_flood_of_fragments_that_come_before_their_first_leaves_half_of_the_ring_to_others() {
+    for hook in HOOKS {
+        let mut lab = lab(hook);
+        let last = datagram("198.51.100.7:4000", "192.0.2.10:53").id(77).cut(1400)[2].build();
+        for _ in 0..300 {
+            assert_eq!(lab.run(&last).0, Verdict::Pass);
+        }
+        let copies = lab.counted("handed_up");
+        assert!((50..80).contains(&copies), "{hook:?} {copies}");
+        assert_eq!(lab.counted("ring_full"), 300 - copies, "{hook:?}");
+        let refused = PacketBuilder::tcp("198.51.100.7:4000", "192.0.2.10:80").build();
+        assert_eq!(lab.run(&refused).0, Verdict::Drop);
+        assert_eq!(handed_up(&mut lab).last().unwrap().0, "no_flow", "{hook:?}");
+    }
+}

@@ -47,9 +47,14 @@ APART __u32 later_fragment(struct packet *p, bool v6)
 	begun = bpf_map_lookup_elem(&fragments, &d);
 	if (begun && age(*begun, p->now) <= DATAGRAM_TICKS)
 		return VERDICT(UP, PASS_FRAGMENT);
-	if (bpf_map_lookup_elem(&addresses, &d.dst))
-		return VERDICT(COPY, PASS_FRAGMENT);
-	return VERDICT(PASS, PASS_FRAGMENT);
+	if (!bpf_map_lookup_elem(&addresses, &d.dst))
+		return VERDICT(PASS, PASS_FRAGMENT);
+	/* A flood of them leaves room in the ring for what has to be answered. */
+	if (bpf_ringbuf_query(&slow_path, BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(&slow_path, BPF_RB_RING_SIZE) / 2) {
+		count(NOTE_RING_FULL);
+		return VERDICT(PASS, PASS_FRAGMENT);
+	}
+	return VERDICT(COPY, PASS_FRAGMENT);
 }
 
 #endif
