@@ -104,11 +104,6 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// One that makes no super-frames.
-    pub fn idle() -> Self {
-        Self { tcp: false, udp: false, ..Self::default() }
-    }
-
     /// Forgets the batch before.
     pub fn clear(&mut self) {
         self.groups.clear();

@@ -49,11 +49,6 @@ pub trait FrameIo {
     /// Frame `at` of the batch is the kernel's to deal with, and still as it was received. Where the kernel has seen it
     /// already there is nothing to do.
     fn pass(&mut self, _at: usize) {}
-
-    /// Whether several frames of a flow may be sent as one, to be cut by whoever takes it.
-    fn sends_super_frames(&self) -> bool {
-        true
-    }
 }
 
 /// A worker's socket.

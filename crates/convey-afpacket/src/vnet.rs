@@ -69,6 +69,22 @@ impl VnetHeader {
         out.bytes()
     }
 
+    /// The header of a plain frame whose layer-4 checksum is still open: `offset` behind `start`, over everything from
+    /// there on.
+    pub fn with_open_checksum(start: u16, offset: u16) -> [u8; VNET_HEADER_BYTES] {
+        Self { flags: NEEDS_CSUM, csum_start: start, csum_offset: offset, ..Self::default() }.bytes()
+    }
+
+    /// Where summing starts, from the first byte of the frame, and how far behind the open checksum is.
+    pub fn open_checksum(&self) -> Option<(usize, usize)> {
+        (self.flags & NEEDS_CSUM != 0).then_some((self.csum_start.into(), self.csum_offset.into()))
+    }
+
+    /// Whether the frame stands for several.
+    pub fn is_super_frame(&self) -> bool {
+        self.gso_type != 0
+    }
+
     /// The header of a plain frame whose checksums are whole.
     pub fn plain() -> [u8; VNET_HEADER_BYTES] {
         [0; VNET_HEADER_BYTES]

@@ -104,7 +104,7 @@ impl<F: FrameIo> Runner<F> {
             index,
             shared,
             wake,
-            coalescer: if frames.sends_super_frames() { Coalescer::default() } else { Coalescer::idle() },
+            coalescer: Coalescer::default(),
             frames,
             tx_batch: Vec::with_capacity(BATCH),
             pending: PendingFrames::default(),

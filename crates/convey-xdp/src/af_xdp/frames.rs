@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES};
+use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, VnetHeader};
 use convey_engine::{Loss, REPLY_HEADROOM};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::checksum;
 use super::give_back::GiveBack;
@@ -121,13 +122,21 @@ impl Frames {
             let Some(served) = self.sockets.get_mut(at) else { continue };
             for _ in 0..share {
                 let Some(received) = served.socket.receive() else { break };
-                let frame = served.socket.bytes_mut(received.address);
-                if served.has_open_checksums && checksum::complete(frame, received.len) {
-                    self.handover.completed_checksums.fetch_add(1, Relaxed);
-                }
-                let header = received.address.saturating_sub(VNET_HEADER_BYTES);
-                if let Some(header) = served.socket.bytes_mut(header).get_mut(..VNET_HEADER_BYTES) {
-                    header.fill(0);
+                let open = if served.has_open_checksums {
+                    checksum::open(served.socket.bytes(received.address), received.len)
+                } else {
+                    None
+                };
+                let header = match open {
+                    Some((start, offset)) => {
+                        self.handover.open_checksums.fetch_add(1, Relaxed);
+                        VnetHeader::with_open_checksum(start, offset)
+                    }
+                    None => VnetHeader::plain(),
+                };
+                let begin = received.address.saturating_sub(VNET_HEADER_BYTES);
+                if let Some(bytes) = served.socket.bytes_mut(begin).first_chunk_mut() {
+                    *bytes = header;
                 }
                 self.batch.push(Entry::Received(at, received));
             }
@@ -152,18 +161,30 @@ impl Frames {
     }
 
     fn queue(&self, frame: &Pieces<'_>) -> io::Result<()> {
+        let header = frame.pieces.first().and_then(|piece| piece.first_chunk());
+        let header = header.map(VnetHeader::parse).unwrap_or_default();
         let Some(at) = self.sockets.iter().position(|served| served.ifindex == frame.ifindex) else {
             return self.packet_socket.send_pieces(slice::from_ref(frame)).map(drop);
         };
         let Served { socket, is_stuck, .. } = &self.sockets[at];
+        if header.is_super_frame() {
+            if socket.is_zero_copy() {
+                // The card sends frames as they lie in memory; the worker sends these one by one from now on.
+                return Err(Errno::INVAL.into());
+            }
+            // It is copied either way, and as one frame only once. What was queued before goes first.
+            self.kick();
+            return self.packet_socket.send_pieces(slice::from_ref(frame)).map(drop);
+        }
         if is_stuck.get() {
             socket.kick()?;
             is_stuck.set(false);
         }
-        match socket.queue(VNET_HEADER_BYTES, frame.pieces) {
+        let queue = || socket.queue(VNET_HEADER_BYTES, frame.pieces, header.open_checksum());
+        match queue() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 socket.kick()?;
-                socket.queue(VNET_HEADER_BYTES, frame.pieces)?;
+                queue()?;
             }
             result => result?,
         }
@@ -266,22 +287,15 @@ impl FrameIo for Frames {
 
     fn pass(&mut self, at: usize) {
         let Ok((ifindex, _)) = self.arrival(at) else { return };
-        let bytes = match self.batch.get(at) {
-            Some(&Entry::Received(at, received)) => {
-                let bytes =
-                    self.sockets.get(at).map_or(&[][..], |served| served.socket.bytes(received.address));
-                bytes.get(..received.len)
-            }
-            _ => self.again.buffer.get(VNET_HEADER_BYTES..VNET_HEADER_BYTES + self.again.len),
-        };
-        if !self.give_back.give(ifindex, bytes.unwrap_or_default()) {
+        let Some((header, frame)) = self.bytes(at).split_first_chunk() else { return };
+        // The kernel is not told that a checksum is open.
+        let mut frame = frame.to_vec();
+        if let Some((start, offset)) = VnetHeader::parse(header).open_checksum() {
+            checksum::complete(&mut frame, start, offset);
+        }
+        if !self.give_back.give(ifindex, &frame) {
             self.handover.not_given_back.fetch_add(1, Relaxed);
         }
-    }
-
-    /// The device takes frames as they are on the wire.
-    fn sends_super_frames(&self) -> bool {
-        false
     }
 }
 

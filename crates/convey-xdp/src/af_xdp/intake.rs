@@ -61,7 +61,7 @@ pub struct Handover {
     /// Frames that could not be given back to the kernel.
     pub not_given_back: AtomicU64,
     /// Frames whose checksum was open.
-    pub completed_checksums: AtomicU64,
+    pub open_checksums: AtomicU64,
 }
 
 impl Handover {
@@ -73,7 +73,7 @@ impl Handover {
             is_served: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             not_given_back: AtomicU64::new(0),
-            completed_checksums: AtomicU64::new(0),
+            open_checksums: AtomicU64::new(0),
         })
     }
 
@@ -343,7 +343,7 @@ impl Intake for Ports {
             + self.handover.not_given_back.load(Relaxed);
         let new = now.saturating_sub(state.told_drops);
         state.told_drops = now.max(state.told_drops);
-        if !state.told_checksums && self.handover.completed_checksums.load(Relaxed) > 0 {
+        if !state.told_checksums && self.handover.open_checksums.load(Relaxed) > 0 {
             state.told_checksums = true;
             let names: Vec<&str> = state
                 .ports

@@ -244,9 +244,15 @@ impl Frames {
         (place.replace(Place::Kernel) == Place::Here).then(|| (frame * self.chunk) as u64)
     }
 
-    /// Copies these bytes without the first `skipped` into a frame of the second half and marks it as the kernel's; its
-    /// address and the number of bytes. `None`: they do not fit, or it is not to be written.
-    pub fn write(&self, frame: usize, skipped: usize, pieces: &[IoSlice<'_>]) -> Option<(u64, u32)> {
+    /// Copies these bytes without the first `skipped` into a frame of the second half, has `finish` change them, and marks
+    /// the frame as the kernel's; its address and the number of bytes. `None`: they do not fit, or it is not to be written.
+    pub fn write(
+        &self,
+        frame: usize,
+        skipped: usize,
+        pieces: &[IoSlice<'_>],
+        finish: impl FnOnce(&mut [u8]),
+    ) -> Option<(u64, u32)> {
         let len = pieces.iter().map(|p| p.len()).sum::<usize>().checked_sub(skipped)?;
         if self.is_read(frame) || self.place(frame) != Some(Place::Here) || len > self.chunk {
             return None;
@@ -262,6 +268,11 @@ impl Frames {
             };
             at += bytes.len();
         }
+        // SAFETY: as above; `len` fits the frame.
+        let written = unsafe {
+            std::slice::from_raw_parts_mut(self.mapping.start.as_ptr().add(frame * self.chunk), len)
+        };
+        finish(written);
         Some((self.hand_over(frame)?, len as u32))
     }
 }
@@ -288,12 +299,16 @@ mod tests {
     fn pieces_are_written_behind_each_other_into_a_frame_that_is_sent() {
         let mut frames = Frames::new(4, 2048).unwrap();
         let pieces = [IoSlice::new(b"skipped+head"), IoSlice::new(b"-tail")];
-        assert_eq!(frames.write(1, 8, &pieces), None, "frames that are received into are not written");
-        assert_eq!(frames.write(2, 8, &pieces), Some((4096, 9)));
-        assert_eq!(frames.write(2, 8, &pieces), None, "the kernel has it");
+        assert_eq!(
+            frames.write(1, 8, &pieces, |_| ()),
+            None,
+            "frames that are received into are not written"
+        );
+        assert_eq!(frames.write(2, 8, &pieces, |bytes| assert_eq!(bytes, b"head-tail")), Some((4096, 9)));
+        assert_eq!(frames.write(2, 8, &pieces, |_| ()), None, "the kernel has it");
         assert!(frames.bytes_mut(4096).is_empty());
         let long = vec![0; 2049];
-        assert_eq!(frames.write(3, 0, &[IoSlice::new(&long)]), None);
-        assert_eq!(frames.write(3, 1, &[IoSlice::new(&long)]).map(|(_, len)| len), Some(2048));
+        assert_eq!(frames.write(3, 0, &[IoSlice::new(&long)], |_| ()), None);
+        assert_eq!(frames.write(3, 1, &[IoSlice::new(&long)], |_| ()).map(|(_, len)| len), Some(2048));
     }
 }

@@ -15,6 +15,7 @@ use rustix::net::xdp::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, sockopt};
 
+use super::checksum;
 #[cfg(test)]
 use super::memory::Place;
 use super::memory::{Frames, Ring};
@@ -53,6 +54,7 @@ pub struct Xsk {
     fill: Ring<u64>,
     received: Ring<XdpDesc>,
     sending: RefCell<Sending>,
+    is_zero_copy: bool,
 }
 
 #[derive(Debug)]
@@ -106,12 +108,17 @@ impl Xsk {
         let copying = if zero_copy { SocketAddrXdpFlags::XDP_ZEROCOPY } else { SocketAddrXdpFlags::XDP_COPY };
         bind(&fd, &SocketAddrXdp::new(copying | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, ifindex, queue))?;
         let sending = RefCell::new(Sending { ring, completed, free: (FRAMES..2 * FRAMES).collect() });
-        Ok(Self { fd: Arc::new(fd), frames, fill, received, sending })
+        Ok(Self { fd: Arc::new(fd), frames, fill, received, sending, is_zero_copy: zero_copy })
     }
 
     /// The descriptor, for those who ask the kernel about the socket.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
+    }
+
+    /// Whether the driver uses the frames without copying them.
+    pub fn is_zero_copy(&self) -> bool {
+        self.is_zero_copy
     }
 
     /// Takes a frame that has come.
@@ -155,18 +162,29 @@ impl Xsk {
         }
     }
 
-    /// Queues a frame, made of these pieces without their first `skipped` bytes. It leaves with [`Xsk::kick`].
+    /// Queues a frame, made of these pieces without their first `skipped` bytes; `open` tells where its checksum, still to
+    /// be completed, lies (see [`checksum::complete`]). It leaves with [`Xsk::kick`].
     ///
     /// # Errors
     /// EMSGSIZE: it does not fit; EAGAIN: every frame is on its way.
-    pub fn queue(&self, skipped: usize, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+    pub fn queue(
+        &self,
+        skipped: usize,
+        pieces: &[IoSlice<'_>],
+        open: Option<(usize, usize)>,
+    ) -> io::Result<()> {
         let mut sending = self.sending.borrow_mut();
         let Sending { ring, completed, free } = &mut *sending;
         if free.is_empty() {
             reap(&self.frames, completed, free);
         }
+        let finish = |bytes: &mut [u8]| {
+            if let Some((start, offset)) = open {
+                checksum::complete(bytes, start, offset);
+            }
+        };
         let frame = free.pop().ok_or(rustix::io::Errno::AGAIN)?;
-        let Some((addr, len)) = self.frames.write(frame, skipped, pieces) else {
+        let Some((addr, len)) = self.frames.write(frame, skipped, pieces, finish) else {
             free.push(frame);
             return Err(rustix::io::Errno::MSGSIZE.into());
         };
