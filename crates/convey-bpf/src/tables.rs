@@ -224,6 +224,16 @@ impl Config {
 
 /// Bytes of a Maglev table as a map's value.
 pub const MAGLEV_BYTES: usize = (65_537 + 7) * 2;
+/// Bytes of one with minimal tracking: of each slot server and previous server, 0xffff: none, or it has settled.
+pub const PLACES_BYTES: usize = MAGLEV_BYTES * 2;
+
+/// Lines of `slot_uses`.
+pub const USE_LINES: u32 = 16_384;
+
+/// Where in `slot_uses`, in entries of 16 bits, the last use of a frontend's slot stands; two may stand in one place.
+pub const fn use_of_slot(frontend: u16, slot: usize) -> usize {
+    (frontend as usize * 65_537 + slot) % (USE_LINES as usize * 64)
+}
 
 /// Names of `enum reason` in order: those of the portable engine, then the kernel's own.
 pub const REASONS: &[&str] = &[

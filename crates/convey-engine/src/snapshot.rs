@@ -258,14 +258,30 @@ impl PacketSnapshot {
         (0..=u16::MAX).zip(&self.servers).filter_map(|(slot, server)| Some((slot, server.as_ref()?)))
     }
 
-    /// By backend: who is selected at each place of the Maglev table; `None`: nobody.
+    /// By backend, in minimal tracking by backend and protocol: who is selected at each place of the Maglev table;
+    /// `None`: nobody.
     pub fn tables(&self) -> impl Iterator<Item = Option<&Arc<MaglevTable>>> {
-        self.backends.iter().map(|backend| backend.table.as_ref())
+        self.tables.iter().map(|table| table.table.as_ref())
     }
 
-    /// The place of the frontend's backend in [`PacketSnapshot::tables`].
+    /// The same in minimal tracking, of each place server and previous server; [`u16::MAX`]: none, or it has settled.
+    pub fn places(&self) -> impl Iterator<Item = Option<Vec<u16>>> {
+        self.tables.iter().map(PacketTable::places)
+    }
+
+    /// What others have noted of packets that went elsewhere than to their slot's server (minimal tracking): by slot of
+    /// the frontend and of its table, 16 bits of the time in 2^32 ns.
+    pub fn take_slot_uses(&self, now: Nanos, last_use: impl Fn(u16, usize) -> u16) {
+        for (slot, frontend) in self.frontends() {
+            if let Some(moved) = self.tables.get(frontend.table).and_then(|t| t.moved.as_ref()) {
+                moved.take_uses(now, |at| last_use(slot, at));
+            }
+        }
+    }
+
+    /// The place of the frontend's table in [`PacketSnapshot::tables`].
     pub fn backend_of(&self, frontend: &PacketFrontend) -> usize {
-        frontend.backend
+        frontend.table
     }
 
     /// The ways along which servers may answer (passthrough).

@@ -11,7 +11,7 @@ use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
-use convey_bpf::tables::{self, Config, Frontend, Hop, MAGLEV_BYTES, Method, Server, Standing};
+use convey_bpf::tables::{self, Config, Frontend, Hop, MAGLEV_BYTES, Method, PLACES_BYTES, Server, Standing};
 use convey_core::nat_ports::{Partition, PortPool};
 use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
@@ -137,13 +137,14 @@ fn reference(entries: u32) -> Outcome<Ebpf> {
     Ok(ebpf)
 }
 
-fn engine(method: Method, entries: u32) -> Outcome<Ebpf> {
+fn engine(method: Method, minimal: bool, entries: u32) -> Outcome<Ebpf> {
     let passthrough = method == Method::Nat;
     let sets = entries / 4;
     let words = PortPool::words(PORTS) as u32;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .override_global("passthrough", &u32::from(passthrough), true)
+        .override_global("minimal", &u32::from(minimal), true)
         .override_global("sets4", &sets, true)
         .override_global("nat_first", &u32::from(NAT_FIRST), true)
         .override_global("nat_width", &NAT_WIDTH, true)
@@ -210,16 +211,26 @@ fn engine(method: Method, entries: u32) -> Outcome<Ebpf> {
             sources.set(i, tables::plain_address(nat), 0)?;
         }
     }
-    let mut table = Array::<MapData, [u8; MAGLEV_BYTES]>::create(1, 0)?;
-    let mut slots = [0; MAGLEV_BYTES];
-    for slot in 0..65_537 {
-        slots[2 * slot..2 * slot + 2].copy_from_slice(&((slot as u32 % SERVERS) as u16).to_ne_bytes());
+    if minimal {
+        install_table::<PLACES_BYTES>(&mut ebpf, "places", 2)?;
+    } else {
+        install_table::<MAGLEV_BYTES>(&mut ebpf, "tables", 1)?;
     }
-    table.set(0, slots, 0)?;
-    let mut tables: aya::maps::ArrayOfMaps<_, Array<MapData, [u8; MAGLEV_BYTES]>> =
-        ebpf.map_mut("tables").ok_or("no map")?.try_into()?;
-    tables.set(0, &table, 0)?;
     Ok(ebpf)
+}
+
+/// Every server in turn; of each slot the first of `words`, the rest is as where nothing has moved.
+fn install_table<const BYTES: usize>(ebpf: &mut Ebpf, map: &str, words: usize) -> Outcome<()> {
+    let mut slots = [0xff; BYTES];
+    for slot in 0..65_537 {
+        let at = 2 * words * slot;
+        slots[at..at + 2].copy_from_slice(&((slot as u32 % SERVERS) as u16).to_ne_bytes());
+    }
+    let mut table = Array::<MapData, [u8; BYTES]>::create(1, 0)?;
+    table.set(0, slots, 0)?;
+    let mut tables: aya::maps::ArrayOfMaps<_, Array<MapData, [u8; BYTES]>> =
+        ebpf.map_mut(map).ok_or("no map")?.try_into()?;
+    Ok(tables.set(0, &table, 0)?)
 }
 
 fn empty_flows(ebpf: &mut Ebpf) -> Outcome<()> {
@@ -306,6 +317,7 @@ struct Programs {
     reference: Ebpf,
     nat: Ebpf,
     dsr: Ebpf,
+    minimal: Ebpf,
 }
 
 impl Programs {
@@ -313,8 +325,9 @@ impl Programs {
         Ok(Self {
             entries,
             reference: reference(entries)?,
-            nat: engine(Method::Nat, entries)?,
-            dsr: engine(Method::Rewrite, entries)?,
+            nat: engine(Method::Nat, false, entries)?,
+            dsr: engine(Method::Rewrite, false, entries)?,
+            minimal: engine(Method::Rewrite, true, entries)?,
         })
     }
 }
@@ -348,7 +361,7 @@ fn bench() -> Outcome<()> {
     let mut fresh = 1 << 24;
     for _ in 0..rounds {
         for (column, flows, entries) in SIZES {
-            let Programs { reference, nat, dsr, .. } =
+            let Programs { reference, nat, dsr, minimal, .. } =
                 sizes.iter_mut().find(|p| p.entries == entries).ok_or("no such size")?;
             for name in ["empty", "chain"] {
                 wrapper.call(&fd(reference, name)?)?;
@@ -364,7 +377,9 @@ fn bench() -> Outcome<()> {
             expect(returned, SENT, "lru")?;
             put("lru", column, ns);
 
-            for (row, ebpf, passthrough) in [("nat forward", nat, true), ("dsr full", dsr, false)] {
+            for (row, ebpf, passthrough) in
+                [("nat forward", nat, true), ("dsr full", dsr, false), ("dsr minimal", minimal, false)]
+            {
                 empty_flows(ebpf)?;
                 wrapper.call(&fd(ebpf, "convey_xdp")?)?;
                 begin(&mut wrapper, ebpf, flows, passthrough)?;
@@ -381,11 +396,12 @@ fn bench() -> Outcome<()> {
                 }
             }
         }
-        let Programs { reference, nat, dsr, .. } = &mut sizes[1];
+        let Programs { reference, nat, dsr, minimal, .. } = &mut sizes[1];
         for (row, ebpf, name) in [
             ("lru", None, "lru"),
             ("nat forward", Some(nat), "convey_xdp"),
             ("dsr full", Some(dsr), "convey_xdp"),
+            ("dsr minimal", Some(minimal), "convey_xdp"),
         ] {
             let program = match ebpf {
                 Some(ebpf) => {
@@ -415,7 +431,7 @@ fn print(figures: &mut Figures) {
     let columns = ["1 flow", "64 K of 64 K", "64 K of 1 M", "1 M", "all new"];
     println!("{:14}{}", "ns a packet", columns.map(|c| format!("{c:>22}")).join(""));
     let lru: Vec<Option<Vec<f64>>> = columns.iter().map(|c| figures.get(&("lru", *c)).cloned()).collect();
-    for row in ["empty", "chain", "lru", "nat forward", "nat reply", "dsr full"] {
+    for row in ["empty", "chain", "lru", "nat forward", "nat reply", "dsr full", "dsr minimal"] {
         print!("{row:14}");
         for (column, lru) in columns.iter().zip(&lru) {
             let Some(values) = figures.get_mut(&(row, *column)) else {

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use convey_bpf::tables::USE_LINES;
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 
@@ -56,6 +57,8 @@ impl Hook {
 pub struct Sizes {
     /// Passthrough rather than DSR.
     pub passthrough: bool,
+    /// DSR that remembers those flows alone that the table would send elsewhere.
+    pub minimal: bool,
     /// Sets of four IPv4 flows, a multiple of 16.
     pub sets4: u32,
     /// Sets of two IPv6 flows, a multiple of 16.
@@ -125,6 +128,7 @@ pub struct Kernel {
     config: Memory<AtomicU64>,
     nat_ports: MapMemory,
     partition: Partition,
+    minimal: bool,
     written: Written,
     /// By interface.
     links: BTreeMap<u32, Link>,
@@ -155,7 +159,9 @@ impl Kernel {
             XdpError::Load { program: hook.program(), reason: all[from..].to_owned() }
         };
         sizes.check().map_err(|reason| XdpError::Load { program: hook.program(), reason })?;
-        let Sizes { sets4, sets6, frontends, servers, .. } = *sizes;
+        let Sizes { sets4, sets6, frontends, servers, minimal, .. } = *sizes;
+        let backends = sizes.backends.max(1);
+        let use_lines = if minimal { USE_LINES } else { 1 };
         let width = sizes.nat_width.clamp(1, 65_536 - u32::from(sizes.nat_first));
         let paths = sizes.paths.max(1);
         let ports = Partition {
@@ -170,6 +176,7 @@ impl Kernel {
             .btf(None)
             .override_global("passthrough", &u32::from(sizes.passthrough), true)
             .override_global("own_frames_only", &u32::from(own_frames_only), true)
+            .override_global("minimal", &u32::from(minimal), true)
             .override_global("sets4", &sets4, true)
             .override_global("sets6", &sets6, true)
             .override_global("nat_first", &u32::from(sizes.nat_first), true)
@@ -194,7 +201,9 @@ impl Kernel {
             .map_max_entries("servers", servers)
             .map_max_entries("server_gauges", servers)
             .map_max_entries("server_traffic", servers)
-            .map_max_entries("tables", sizes.backends.max(1))
+            .map_max_entries("tables", if minimal { 1 } else { backends })
+            .map_max_entries("places", if minimal { backends } else { 1 })
+            .map_max_entries("slot_uses", use_lines)
             .map_max_entries("slow_path", sizes.ring_bytes.max(RING_MIN))
             .load(hook.object())
             .map_err(|e| refused(&e))?;
@@ -215,6 +224,7 @@ impl Kernel {
             config,
             nat_ports,
             partition: ports,
+            minimal,
             written: Written::default(),
             links: BTreeMap::new(),
         })

@@ -18,7 +18,7 @@ mod filter;
 pub mod guard;
 mod inner_maps;
 pub mod kernel;
-mod lower;
+pub mod lower;
 pub mod mapped;
 pub mod netlink;
 pub mod nft;

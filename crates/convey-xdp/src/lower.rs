@@ -57,7 +57,10 @@ pub fn image(
         };
         put(&mut image.servers, slot, of_map);
     }
-    image.tables = snapshot.tables().map(|table| table.map(|table| table.slots().to_vec())).collect();
+    image.tables = match snapshot.is_minimal() {
+        false => snapshot.tables().map(|table| table.map(|table| table.slots().to_vec())).collect(),
+        true => snapshot.places().collect(),
+    };
     image
 }
 

@@ -146,6 +146,7 @@ impl Lab {
         let image = image(world);
         let sizes = Sizes {
             passthrough: world.mode == "passthrough",
+            minimal: false,
             sets4: SETS,
             sets6: SETS,
             nat_first: world.nat_ports.0,

@@ -20,6 +20,7 @@ const HOP: Hop =
 fn kernel() -> Kernel {
     let sizes = Sizes {
         passthrough: true,
+        minimal: false,
         sets4: 1 << 15,
         sets6: 1 << 16,
         nat_first: 20_000,

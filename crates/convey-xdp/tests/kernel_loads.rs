@@ -7,6 +7,7 @@ use convey_xdp::kernel::{Hook, Kernel, Sizes};
 
 const SIZES: Sizes = Sizes {
     passthrough: true,
+    minimal: false,
     sets4: 1 << 10,
     sets6: 1 << 9,
     nat_first: 500,
@@ -40,10 +41,16 @@ fn sizes_that_the_programs_cannot_count_to_are_refused_by_name() {
 #[ignore = "needs root: loads kernel programs"]
 fn both_programs_load_in_both_modes_at_the_default_nat_range_and_at_one_port() {
     for hook in [Hook::Tc, Hook::Xdp] {
-        for (passthrough, nat_width) in [(true, 27_233), (true, 1), (true, 65_000), (false, 1)] {
-            let sizes = Sizes { passthrough, nat_width, ..SIZES };
+        for (passthrough, minimal, nat_width) in [
+            (true, false, 27_233),
+            (true, false, 1),
+            (true, false, 65_000),
+            (false, false, 1),
+            (false, true, 1),
+        ] {
+            let sizes = Sizes { passthrough, minimal, nat_width, ..SIZES };
             let loaded = Kernel::load_for_test_runs(hook, &sizes);
-            assert!(loaded.is_ok(), "{hook:?} {passthrough} {nat_width}: {:?}", loaded.err());
+            assert!(loaded.is_ok(), "{hook:?} {passthrough} {minimal} {nat_width}: {:?}", loaded.err());
         }
     }
 }

@@ -109,6 +109,7 @@ impl Lab {
         };
         let sizes = Sizes {
             passthrough,
+            minimal: false,
             sets4: SETS4,
             sets6: SETS6,
             nat_first: NAT.first,

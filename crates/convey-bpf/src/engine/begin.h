@@ -9,24 +9,78 @@
 #include "twins.h"
 #include "victim.h"
 
+/* The slot of a client's flow in a Maglev table. */
+static __always_inline __u64 slot_of(const bool v6, const struct packet *p)
+{
+	__u64 h = mix_address(mix_address(HASH_START, v6, &p->src), v6, &p->dst);
+
+	h = mix_end(mix(h, (__u64)bpf_ntohs(p->src_port) << 32 | (__u32)bpf_ntohs(p->dst_port) << 16 | p->protocol));
+	return ((h >> 32) * MAGLEV_SLOTS) >> 32;
+}
+
 /* The server that a client of the frontend gets by its hash, or NO_SERVER. */
 static __always_inline __u32 select_server(const bool v6, const struct frontend *f, const struct packet *p)
 {
-	__u64 h = mix_address(mix_address(HASH_START, v6, &p->src), v6, &p->dst);
 	__u32 backend = f->backend, zero = 0;
-
-	h = mix_end(mix(h, (__u64)bpf_ntohs(p->src_port) << 32 | (__u32)bpf_ntohs(p->dst_port) << 16 | p->protocol));
 	void *inner = bpf_map_lookup_elem(&tables, &backend);
 	if (!inner)
 		return NO_SERVER;
 	struct maglev *table = bpf_map_lookup_elem(inner, &zero);
 	if (!table)
 		return NO_SERVER;
-	__u64 slot = ((h >> 32) * MAGLEV_SLOTS) >> 32;
+	__u64 slot = slot_of(v6, p);
 	if (slot >= MAGLEV_SLOTS)
 		return NO_SERVER;
 	return table->slot[slot];
 }
+
+#define PLACE(server, previous) ((server) | (__u32)(previous) << 16)
+#define PLACE_SERVER(place) ((place) & 0xffff)
+#define PLACE_PREVIOUS(place) ((place) >> 16)
+
+/* Minimal tracking: what the slot of a client's flow holds. Without a frontend in service: no server, settled. */
+static __always_inline __u32 find_place(const bool v6, const struct packet *p, __u32 number)
+{
+	struct frontend *frontend = bpf_map_lookup_elem(&frontends, &number);
+	__u64 slot = slot_of(v6, p);
+	__u32 backend, zero = 0;
+
+	if (!frontend || frontend->left)
+		return PLACE(NO_SERVER, NO_SERVER);
+	backend = frontend->backend;
+	void *inner = bpf_map_lookup_elem(&places, &backend);
+	if (!inner)
+		return PLACE(NO_SERVER, NO_SERVER);
+	struct places *table = bpf_map_lookup_elem(inner, &zero);
+	if (!table || slot >= MAGLEV_SLOTS)
+		return PLACE(NO_SERVER, NO_SERVER);
+	return PLACE(table->of[slot].server, table->of[slot].previous);
+}
+
+/* Minimal tracking: a packet went elsewhere than to its slot's server. */
+static __always_inline __u32 note_use(const bool v6, const struct packet *p, __u32 frontend)
+{
+	__u32 at = frontend * MAGLEV_SLOTS + slot_of(v6, p), line = at / USES_A_LINE % USE_LINES;
+	struct uses *uses = bpf_map_lookup_elem(&slot_uses, &line);
+	__u16 step = p->now >> STEP_SHIFT;
+
+	if (uses && uses->at[at % USES_A_LINE] != step)
+		uses->at[at % USES_A_LINE] = step;
+	return 0;
+}
+
+#define PLACES(find, note, v6)                                                                             \
+	APART __u32 find(struct packet *p, __u32 frontend)                                                 \
+	{                                                                                                  \
+		return p ? find_place(v6, p, frontend) : PLACE(NO_SERVER, NO_SERVER);                      \
+	}                                                                                                  \
+	APART __u32 note(struct packet *p, __u32 frontend)                                                 \
+	{                                                                                                  \
+		return p ? note_use(v6, p, frontend) : 0;                                                  \
+	}
+
+PLACES(find_place4, note_use4, false)
+PLACES(find_place6, note_use6, true)
 
 /* Claims an entry for the newcomer: the first in its chain that is free or whose flow's time is over. Gives 0, or the
  * reason why there is none. */
@@ -101,8 +155,10 @@ static __always_inline __u32 fill(const bool v6, struct newcomer *new, const str
 	}
 	begin(&flow, p);
 	if (p->protocol == IPPROTO_UDP) {
-		flow.flags |= FLAG_COUNTED;
-		gauge_opened(new->key.frontend, new->server, false);
+		if (!minimal) {
+			flow.flags |= FLAG_COUNTED;
+			gauge_opened(new->key.frontend, new->server, false);
+		}
 	}
 	if (v6) {
 		struct entry6 *entry = (void *)e;

@@ -241,7 +241,8 @@ static __always_inline void settle_change(const bool v6, void *e, __u32 index, s
 		w->flags &= ~FLAG_COUNTED;
 		gauge_closed(slots[0], slots[1]);
 	}
-	if (change & (CHANGE_ESTABLISHED | CHANGE_REVIVED) && !(change & CHANGE_CLOSED) && !(w->flags & FLAG_COUNTED)) {
+	if (!minimal && change & (CHANGE_ESTABLISHED | CHANGE_REVIVED) && !(change & CHANGE_CLOSED) &&
+	    !(w->flags & FLAG_COUNTED)) {
 		w->flags |= FLAG_COUNTED;
 		gauge_opened(slots[0], slots[1], change & CHANGE_REVIVED);
 	}
@@ -360,8 +361,17 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 	}
 	if (passthrough && tcp && (p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return refuse(p, REASON(DROP_NO_FLOW), c);
-	new->server = select_server(v6, frontend, p);
+	if (minimal) {
+		/* Of datagrams nobody knows which begin something. */
+		bool starts = new->replaces || (tcp && (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
+
+		new->server = starts ? PLACE_SERVER(new->place) : PLACE_PREVIOUS(new->place);
+		new->begins = PLACE_SERVER(new->place) != PLACE_PREVIOUS(new->place) && (starts || !tcp);
+	} else {
+		new->server = select_server(v6, frontend, p);
+	}
 	if (new->server == NO_SERVER) {
+		new->begins = 0;
 		new->known = goes_on;
 		return goes_on ? FORWARD : refuse(p, REASON(DROP_NO_SERVER), c);
 	}
@@ -377,6 +387,8 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 	reason = check_server(v6, p, server);
 	if (reason)
 		return reason == REASON(DROP_SERVER_IS_CLIENT) ? refuse(p, reason, c) : VERDICT(UP, reason - 1);
+	if (minimal)
+		return FORWARD;
 	if (tcp && p->flags & TCP_RST) {
 		count(NOTE_HASH_ROUTED);
 		return FORWARD;
@@ -394,6 +406,9 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 BEGIN_CLIENT(begin_client4, false)
 BEGIN_CLIENT(begin_client6, true)
 
+/* A slot that has settled says it all, and no flow is remembered. */
+#define IS_SETTLED(new) (minimal && PLACE_PREVIOUS((new)->place) == NO_SERVER)
+
 static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 slot,
 					 const struct config *c, union work *work, const struct hop **hop)
 {
@@ -403,18 +418,31 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	struct server *server = 0;
 	__u32 index = 0, number = 0, nat = 0, reason;
 	bool begins = true;
-	char *e;
+	char *e = 0;
 
-	new->key.client = p->src;
-	new->key.client_port = bpf_ntohs(p->src_port);
-	new->key.port = passthrough ? 0 : bpf_ntohs(p->dst_port);
-	new->key.frontend = slot;
-	new->key.hash = flow_hash(c->seed, v6, &p->src, new->key.client_port, new->key.port, slot);
-	e = lookup(v6, &new->key, c, now, &index);
-	if (!e && c->former) {
-		index = v6 ? find_former6(p, &new->key) : find_former4(p, &new->key);
-		e = index ? entry_at(v6, --index) : 0;
-		slot = new->key.frontend;
+	if (minimal)
+		new->place = v6 ? find_place6(p, slot) : find_place4(p, slot);
+	if (!IS_SETTLED(new) || c->former) {
+		new->key.client = p->src;
+		new->key.client_port = bpf_ntohs(p->src_port);
+		new->key.port = passthrough ? 0 : bpf_ntohs(p->dst_port);
+		new->key.frontend = slot;
+		new->key.hash = flow_hash(c->seed, v6, &p->src, new->key.client_port, new->key.port, slot);
+		if (!IS_SETTLED(new))
+			e = lookup(v6, &new->key, c, now, &index);
+		if (!e && c->former) {
+			index = v6 ? find_former6(p, &new->key) : find_former4(p, &new->key);
+			e = index ? entry_at(v6, --index) : 0;
+			slot = new->key.frontend;
+		}
+	}
+	if (IS_SETTLED(new) && !e) {
+		number = PLACE_SERVER(new->place);
+		/* Flows of a frontend that left are looked for in more than one way. */
+		if (number == NO_SERVER)
+			return VERDICT(UP, DROP_NO_SERVER);
+		server = bpf_map_lookup_elem(&servers, &number);
+		begins = false;
 	}
 	if (e) {
 		number = FIELD(e, v6, __u16, frontend)[1];
@@ -427,7 +455,9 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	if (begins) {
 		new->replaces = e ? index + 1 : 0;
 		new->now = now;
-		new->nat = new->known = new->server = new->path = new->index = new->begins = 0;
+		new->nat = new->known = new->server = new->index = new->begins = 0;
+		if (!minimal)
+			new->path = 0;
 		__u32 verdict = v6 ? begin_client6(p, new) : begin_client4(p, new);
 
 		if (VERDICT_KIND(verdict) != FORWARD)
@@ -447,6 +477,8 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 				return count_refusal(slot, refuse(p, reason, c));
 			if (reason)
 				count(NOTE_HASH_ROUTED);
+		} else if (minimal && new->replaces && !new->known) {
+			v6 ? end_flow6(index, now) : end_flow4(index, now);
 		}
 		if (!new->known) {
 			number = new->server;
@@ -459,12 +491,15 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 	}
 	if (!server)
 		return VERDICT(DROP, DROP_NO_SERVER);
-	if (e) {
+	if (e || IS_SETTLED(new)) {
 		reason = check_server(v6, p, server);
 		if (reason)
 			return reason == REASON(DROP_SERVER_IS_CLIENT) ? refuse(p, reason, c) : VERDICT(UP, reason - 1);
-		advance(v6, e, index, FROM_CLIENT, p, now);
 	}
+	if (e)
+		advance(v6, e, index, FROM_CLIENT, p, now);
+	if (minimal && !IS_SETTLED(new) && number != PLACE_SERVER(new->place))
+		v6 ? note_use6(p, slot) : note_use4(p, slot);
 	account(FROM_CLIENT, slot, number, p->payload);
 	plan->method = server->method;
 	*hop = &server->hop;

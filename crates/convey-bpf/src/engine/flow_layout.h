@@ -11,6 +11,11 @@
 #define MAGLEV_PADDING 7
 #define NO_SERVER 0xffff
 #define LATER_SYNS 1024
+/* When slots were used, in steps of 2^STEP_SHIFT ticks. There are fewer such places than slots of all frontends: two may
+ * share one. */
+#define STEP_SHIFT 8
+#define USES_A_LINE 64
+#define USE_LINES 16384
 #define CLIENT_HOPS 4096
 #define PROBE_CLASSES 6
 #define SPILLS 16
@@ -120,6 +125,12 @@ struct spills {
 IS_LAID_OUT(entry4, ENTRY4);
 IS_LAID_OUT(entry6, ENTRY6);
 _Static_assert(sizeof(struct set4) == SET_BYTES && sizeof(struct set6) == SET_BYTES, "sets");
+
+/* What a slot of a Maglev table holds with minimal tracking. */
+struct place {
+	__u16 server;
+	__u16 previous; /* NO_SERVER: the slot has settled */
+};
 
 #define STATES 16
 

@@ -114,7 +114,10 @@ struct newcomer {
 	__u32 replaces; /* index plus one of the flow that ends for it */
 	__u32 known;    /* out: it goes on after all */
 	__u32 server;   /* out */
-	__u32 path;
+	union {
+		__u32 path;
+		__u32 place; /* minimal tracking: PLACE of its slot */
+	};
 	__u32 index;    /* out: where it is */
 	__u32 nat;      /* out */
 	union {

@@ -16,6 +16,7 @@
 
 /* Fixed for the life of a program: the verifier drops the code of the other mode. */
 const volatile __u32 passthrough = 1;
+const volatile __u32 minimal = 0;
 const volatile __u32 sets4 = 1;
 const volatile __u32 sets6 = 1;
 const volatile __u32 nat_first = 1;
@@ -114,6 +115,39 @@ struct {
 	__type(value, __u32);
 	__array(values, struct maglev_map);
 } tables SEC(".maps");
+
+struct places {
+	struct place of[MAGLEV_SLOTS + MAGLEV_PADDING];
+};
+
+struct places_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct places));
+};
+
+/* The same with minimal tracking. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__array(values, struct places_map);
+} places SEC(".maps");
+
+struct uses {
+	__u16 at[USES_A_LINE];
+};
+
+/* Minimal tracking, by frontend and slot: when a packet last went elsewhere than to the slot's server. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct uses);
+} slot_uses SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

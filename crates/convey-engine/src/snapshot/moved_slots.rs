@@ -166,6 +166,19 @@ impl MovedSlots {
         }
     }
 
+    /// Others have noted when packets went elsewhere.
+    pub(crate) fn take_uses(&self, now: Nanos, last_use: impl Fn(usize) -> u16) {
+        let now = Steps::of(now);
+        for at in (0..SLOTS).filter(|at| self.previous(*at).is_some()) {
+            let noted = last_use(at);
+            if let Some(used) = self.used.get(at)
+                && now.since(Steps(noted)) < now.since(Steps(used.load(Relaxed)))
+            {
+                used.store(noted, Relaxed);
+            }
+        }
+    }
+
     /// Whether the next snapshot would be another though no table changes.
     pub(crate) fn is_due(&self, table: Option<&MaglevTable>, rules: Rules, now: Nanos) -> bool {
         let now = Steps::of(now);

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use convey_core::selection::MaglevTable;
+use convey_core::selection::{MaglevTable, maglev::SLOTS};
 use convey_packet::UDP;
 
 use super::moved_slots::{MovedSlots, NONE, Rules, Steps};
@@ -30,6 +30,16 @@ pub(crate) struct PacketTable {
 impl PacketTable {
     pub(crate) fn has_moved(&self) -> bool {
         self.moved.is_some()
+    }
+
+    /// Of each slot server and previous server.
+    pub(crate) fn places(&self) -> Option<Vec<u16>> {
+        if self.table.is_none() && self.moved.is_none() {
+            return None;
+        }
+        let server = |at| self.table.as_ref().and_then(|t| t.get(at)).unwrap_or(NONE);
+        let previous = |at| self.moved.as_ref().and_then(|m| m.previous(at)).unwrap_or(NONE);
+        Some((0..SLOTS).flat_map(|at| [server(at), previous(at)]).collect())
     }
 
     /// Whether it would be another one, built anew at `now`. Looked at some times within the life of a flow.

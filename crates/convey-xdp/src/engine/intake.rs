@@ -16,6 +16,7 @@ use convey_engine::{
 
 use super::counts::{Counts, Refusals, SlotCounts};
 use super::ring::ClientHops;
+use super::slot_uses::SlotUses;
 use crate::kernel::{Kernel, Sizes};
 use crate::lower;
 use crate::mapped::MapMemory;
@@ -27,6 +28,7 @@ pub(super) struct Programs {
     sizes: Sizes,
     /// All NAT ports.
     nat_ports: MapMemory,
+    slot_uses: SlotUses,
     paths: Arc<PathNumbers>,
     client_hops: Arc<Mutex<ClientHops>>,
     events: EventSink,
@@ -55,6 +57,7 @@ impl Programs {
         let mut kernel = Kernel::load(hook, &sizes).map_err(|e| refused(hook, &e))?;
         let programs = Self {
             nat_ports: kernel.memory("nat_ports").map_err(|e| refused(hook, &e))?,
+            slot_uses: SlotUses::new(&kernel.memory("slot_uses").map_err(|e| refused(hook, &e))?),
             paths: Arc::default(),
             client_hops: Arc::new(Mutex::new(ClientHops::new(
                 take(&mut kernel, "client_hops").map_err(|e| refused(hook, &e))?,
@@ -171,6 +174,7 @@ impl Programs {
     pub(super) fn collect(&self) {
         let state = &mut *lock(&self.state);
         state.counts.collect(&state.snapshot);
+        self.slot_uses.collect(&state.snapshot);
     }
 
     pub(super) fn add_to(&self, stats: &mut EngineStats) {

@@ -9,6 +9,7 @@ mod intake;
 mod partial;
 mod ring;
 mod sizes;
+mod slot_uses;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

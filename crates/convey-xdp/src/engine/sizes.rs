@@ -26,6 +26,7 @@ pub(super) fn of(snapshot: &PacketSnapshot) -> Result<Sizes, EngineError> {
     let paths = snapshot.nat_paths().count();
     let sizes = Sizes {
         passthrough: snapshot.is_passthrough(),
+        minimal: snapshot.is_minimal(),
         sets4: sets(4, entries),
         sets6: sets(2, entries_v6),
         nat_first: options.nat_ports.first,
@@ -46,10 +47,6 @@ pub(super) fn check(snapshot: &PacketSnapshot, sizes: &Sizes) -> Result<(), Engi
         let cause = format!("{is} {what} are more than the kernel engines take: {limit}");
         Err(EngineError::new(EngineErrorKind::Unsupported, cause, "use engine \"af_packet\""))
     };
-    if snapshot.is_minimal() {
-        let cause = "dsr.connection_tracking = \"minimal\" is not in the kernel programs yet";
-        return Err(EngineError::new(EngineErrorKind::Unsupported, cause, "use engine \"af_packet\""));
-    }
     let frontends = snapshot.frontends().last().map_or(0, |(slot, _)| usize::from(slot) + 1);
     let backends = snapshot.tables().count();
     if frontends > sizes.frontends as usize {

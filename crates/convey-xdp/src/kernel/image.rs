@@ -34,7 +34,8 @@ pub struct Image {
     pub servers: Vec<Option<Server>>,
     /// By number.
     pub paths: Vec<Option<Path>>,
-    /// By backend: the server slot of each place of its Maglev table; `None`: nobody can be selected.
+    /// By backend: the server slot of each place of its Maglev table; `None`: nobody can be selected. With minimal
+    /// tracking two for each: server and previous server, 0xffff: none, or the slot has settled.
     pub tables: Vec<Option<Vec<u16>>>,
 }
 

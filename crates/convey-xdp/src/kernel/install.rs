@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
-use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, Server};
+use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, PLACES_BYTES, Server};
 
 use convey_core::conntrack::Ticks;
 use convey_core::nat_ports::PortPool;
@@ -141,19 +141,20 @@ impl Kernel {
 
     /// Replaces backends' Maglev tables, each whole.
     fn install_tables(&mut self, writes: &[Write]) -> Result<(), XdpError> {
+        let (map, bytes) = if self.minimal { ("places", PLACES_BYTES) } else { ("tables", MAGLEV_BYTES) };
         let mut tables = Vec::with_capacity(writes.len());
         for write in writes {
             let Write::Table(backend, slots) = write else { continue };
-            let mut value = vec![0xff; MAGLEV_BYTES];
+            let mut value = vec![0xff; bytes];
             for (to, slot) in value.chunks_exact_mut(2).zip(slots.as_deref().unwrap_or_default()) {
                 to.copy_from_slice(&slot.to_ne_bytes());
             }
-            tables.push((*backend, inner_maps::array_of(&value).map_err(|e| error("tables", &e))?));
+            tables.push((*backend, inner_maps::array_of(&value).map_err(|e| error(map, &e))?));
         }
-        let Map::ArrayOfMaps(outer) = self.map("tables")? else {
-            return Err(XdpError::Map { map: "tables", reason: "it holds no maps".into() });
+        let Map::ArrayOfMaps(outer) = self.map(map)? else {
+            return Err(XdpError::Map { map, reason: "it holds no maps".into() });
         };
-        inner_maps::replace(outer.fd().as_fd(), &tables).map_err(|e| error("tables", &e))
+        inner_maps::replace(outer.fd().as_fd(), &tables).map_err(|e| error(map, &e))
     }
 
     pub(super) fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {

@@ -31,6 +31,7 @@ pub fn at(text: &str) -> SocketAddr {
 pub fn sizes(passthrough: bool) -> Sizes {
     Sizes {
         passthrough,
+        minimal: false,
         sets4: 64,
         sets6: 64,
         nat_first: 20_000,
