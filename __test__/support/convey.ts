@@ -2,7 +2,7 @@
 import { mkdtempSync, renameSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Stats } from "../../ts/index.ts";
+import type { Explanation, Stats } from "../../ts/index.ts";
 import { CONVEY } from "./peers.ts";
 import { type Running, start, succeed } from "./processes.ts";
 import type { Address } from "./sockets.ts";
@@ -15,6 +15,8 @@ export interface Product extends AsyncDisposable {
   /** Where the first frontend listens. */
   front: Address;
   stats(): Promise<Stats>;
+  /** What `convey explain --running` tells of a TCP packet. */
+  explain(source: string, destination: string): Promise<Explanation>;
   /** Replaces the file in one step. */
   replace(toml: string): void;
 }
@@ -56,15 +58,18 @@ export async function runConvey(file: string, prefix: readonly string[] = []): P
     await process_.stop();
     throw error;
   });
+  const ask = async (url: string): Promise<unknown> => {
+    if (prefix.length === 0) return (await fetch(url, { signal: AbortSignal.timeout(5_000) })).json();
+    return JSON.parse(await succeed([...prefix, "curl", "-sf", "--max-time", "5", url]));
+  };
   return {
     process: process_,
     file,
     front: { host, port: Number(port) },
-    stats: async () => {
-      if (prefix.length === 0) {
-        return (await (await fetch(stats, { signal: AbortSignal.timeout(5_000) })).json()) as Stats;
-      }
-      return JSON.parse(await succeed([...prefix, "curl", "-sf", "--max-time", "5", stats])) as Stats;
+    stats: async () => (await ask(stats)) as Stats,
+    explain: async (source, destination) => {
+      const question = new URLSearchParams({ protocol: "tcp", source, destination });
+      return (await ask(`${new URL("/api/v1/explain", stats)}?${question}`)) as Explanation;
     },
     replace(next) {
       writeFileSync(`${file}.new`, next, { mode: 0o600 });

@@ -1,8 +1,6 @@
 /** DSR that remembers only the flows that a change of servers would send elsewhere. */
 import { aroundAll, describe, expect, test } from "vitest";
 import type { Explanation } from "../../../ts/index.ts";
-import { CONVEY } from "../../support/peers.ts";
-import { succeed } from "../../support/processes.ts";
 import type { PacketLab } from "../lab/lab.ts";
 import { reconfigure, type Scene, type Settings, type Stage } from "../lab/scene.ts";
 import { TALK, Talker } from "../lab/talk.ts";
@@ -63,14 +61,10 @@ export function minimal({ scene: standing }: Stage): void {
     test("explain tells which server the slot's connections go on at, and where new ones go", async () => {
       await using product = await scene.balance(settings());
       const vip = `${lab.vip()}:${TALK}`;
-      const explain = async (source: string): Promise<Explanation> => {
-        const command = [CONVEY, "explain", "-c", product.file, "--json", "--running", "tcp", source, vip];
-        return JSON.parse(await succeed(lab.at("balancer", process.execPath, ...command)));
-      };
       const sources = Array.from({ length: 12 }, (_, i) => `${lab.client()}:${20_000 + i}`);
       const ask = async () => {
         const all: Explanation[] = [];
-        for (const source of sources) all.push(await explain(source));
+        for (const source of sources) all.push(await product.explain(source, vip));
         return all;
       };
       const before = await ask();
