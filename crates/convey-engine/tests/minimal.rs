@@ -233,6 +233,29 @@ fn icmp_errors_go_to_the_server_that_the_connection_is_at() {
     }
 }
 
+#[test]
+fn what_needs_every_connection_counted_or_every_flow_is_refused_with_its_key() {
+    let lab = Lab::minimal(2);
+    type Change = fn(&mut SnapshotSpec);
+    let changes: [(&str, Change); 4] = [
+        ("limits.max_connections", |spec| spec.limits.max_connections = 5),
+        ("frontends.v4-http.max_connections", |spec| {
+            spec.frontends[0].name = "v4-http".into();
+            spec.frontends[0].max_connections = 5;
+        }),
+        ("backends.v4.servers.s2.max_connections", |spec| spec.backends[0].servers[1].max_connections = 5),
+        ("dsr.connection_tracking", |spec| spec.mode = convey_core::Mode::Passthrough),
+    ];
+    for (key, change) in changes {
+        let mut spec = lab.config.spec().clone();
+        change(&mut spec);
+        let config = convey_core::Snapshot::first(spec, 1).expect("a snapshot");
+        let error = convey_engine::PacketSnapshot::build(&config, &lab.options, None).expect_err(key);
+        assert_eq!(error.field, key);
+        assert!(error.message.contains("minimal"), "{}", error.message);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Add(u8),

@@ -472,3 +472,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn flows_that_minimal_tracking_remembers_go_on_though_the_table_would_send_them_elsewhere() {
+    let mut lab = Lab::minimal(4);
+    remembering(&mut lab);
+    let drain = |spec: &mut SnapshotSpec, at: usize| spec.backends[0].servers[at].draining = true;
+    lab.reload_at(1000, |spec| drain(spec, 0));
+    let connect = |lab: &mut Lab, n| connect_dsr(lab, &client(n), 2000);
+    let begun: Vec<String> = (0..200).map(|n| connect(&mut lab, n)).collect();
+    let remembered = lab.worker.flows();
+    assert!(remembered > 20, "{remembered}");
+    lab.reload_at(3000, |spec| drain(spec, 1));
+    let (mut lab, report, _) = restart_adopting(lab, 4000, |_| {});
+    assert_eq!(report.kept, remembered as u64);
+    let at_drained = |server: &&String| **server == "10.0.0.12:80";
+    let (mut stayed, mut draining) = (0, 0);
+    for (n, server) in (0..).zip(&begun) {
+        let now = tuple(&send(&mut lab, P::tcp(&client(n), VIP), 5000).frame()).1;
+        if at_drained(&server) {
+            draining += 1;
+            stayed += usize::from(now == *server);
+        } else {
+            assert_eq!(now, *server, "{n}");
+        }
+    }
+    // Of those at the server that drains now, the remembered ones.
+    assert!(0 < stayed && stayed < draining, "{stayed} of {draining}");
+    assert_eq!(lab.worker.flows(), remembered);
+}

@@ -97,7 +97,11 @@ impl MovedSlots {
         now: Nanos,
         is_gone: impl Fn(u16) -> bool,
     ) -> Option<Self> {
-        if moved.is_none() && old == table {
+        let is_same = match (old, table) {
+            (Some(old), Some(table)) => std::ptr::eq(old, table) || old == table,
+            (old, table) => old.is_none() && table.is_none(),
+        };
+        if moved.is_none() && is_same {
             return None;
         }
         let now = Steps::of(now);
