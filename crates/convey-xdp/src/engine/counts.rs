@@ -113,6 +113,8 @@ pub(super) struct Counts {
     pub(super) servers: SlotCounts,
     pub(super) refusals: Refusals,
     pub(super) reasons: PerCpuArray<MapData, u64>,
+    /// By class, as the worker counts its own.
+    pub(super) nat_port_probes: PerCpuArray<MapData, u64>,
 }
 
 impl Counts {
@@ -139,8 +141,14 @@ impl Counts {
     /// Adds the packets that the programs decided about to those the worker did.
     pub(super) fn add_to(&self, stats: &mut EngineStats) {
         stats.forwarded += self.frontends.packets();
+        let sum = |map: &PerCpuArray<MapData, u64>, at: u32| {
+            map.get(&at, 0).map_or(0, |cpus| cpus.iter().sum::<u64>())
+        };
+        for (at, (_, probes)) in (0u32..).zip(&mut stats.nat_port_probes) {
+            *probes += sum(&self.nat_port_probes, at);
+        }
         for (at, name) in (0u32..).zip(REASONS) {
-            let count: u64 = self.reasons.get(&at, 0).map_or(0, |cpus| cpus.iter().sum());
+            let count = sum(&self.reasons, at);
             let name = match *name {
                 "ring_full" => "rx_queue_full",
                 other => other,

@@ -223,6 +223,7 @@ fn counts(kernel: &mut Kernel) -> Result<Counts, XdpError> {
         servers: SlotCounts::new(take(kernel, "server_traffic")?, servers),
         refusals: Refusals::new(take(kernel, "refusals")?),
         reasons: take(kernel, "reasons")?,
+        nat_port_probes: take(kernel, "nat_port_probes")?,
     })
 }
 
