@@ -29,14 +29,14 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A frontend for TCP and UDP on 10.0.0.1:53, whose server 10.1.0.7:53 is down or not.
-fn snapshot(interfaces: &[&str], up: bool) -> Arc<PacketSnapshot> {
+/// A frontend for TCP and UDP on 10.0.0.1:53, whose server is down unless its address is told.
+fn snapshot(interfaces: &[&str], server: Option<&str>) -> Arc<PacketSnapshot> {
     let server = ServerSpec {
         name: "s".into(),
-        addr: "10.1.0.7:53".parse().unwrap(),
+        addr: server.unwrap_or("10.1.0.7:53").parse().unwrap(),
         weight: 1,
         max_connections: 0,
-        up,
+        up: server.is_some(),
         draining: false,
     };
     let backend = BackendSpec {
@@ -77,7 +77,7 @@ fn setup(interfaces: &[&str]) -> (EngineSetup, Warnings) {
             }
         })
     };
-    (EngineSetup::new(snapshot(interfaces, false), sink), warnings)
+    (EngineSetup::new(snapshot(interfaces, None), sink), warnings)
 }
 
 fn start(interfaces: &[&str]) -> Result<(AfXdpEngine, Warnings), EngineError> {
@@ -259,4 +259,41 @@ fn an_interface_that_changes_its_mac_address_is_served_on() {
         send(&peer, &host, vec![PacketBuilder::syn(&format!("10.0.0.2:{}", 2000 + sent), "10.0.0.1:53")]);
         count(&engine.stats().replied, "tcp_reset") > 0
     });
+}
+
+#[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn checksums_that_a_sender_left_open_are_completed_and_told_once() {
+    let (host, peer) = one_link("");
+    // The server is on the link, too.
+    peer.ip("addr add 10.0.0.7/24 dev front");
+    let (engine, warnings) = host.enter(|| start(&[]).unwrap());
+    engine.install(snapshot(&[], Some("10.0.0.7:53"))).unwrap();
+    peer.enter(move || {
+        let server = UdpSocket::bind("10.0.0.7:53").unwrap();
+        let client = UdpSocket::bind("10.0.0.2:7777").unwrap();
+        client.connect("10.0.0.1:53").unwrap();
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        }
+        let mut buffer = [0; 2048];
+        for len in [1, 700, 1400] {
+            let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            // The kernel drops what has a wrong checksum.
+            until("it arrives and is answered", || {
+                client.send(&payload).unwrap();
+                let Ok((got, from)) = server.recv_from(&mut buffer) else { return false };
+                assert_eq!(buffer[..got], payload);
+                assert_eq!(from.ip().to_string(), "10.0.0.1");
+                server.send_to(&buffer[..got], from).unwrap();
+                client.recv(&mut buffer).is_ok_and(|got| buffer[..got] == payload)
+            });
+        }
+    });
+    for _ in 0..3 {
+        assert!(count(&engine.stats().noted, "flow_begun") > 0);
+    }
+    let warnings = warnings.lock().unwrap();
+    let told = warnings.iter().filter(|w| w.contains("ethtool -K <device> tx off") && w.contains("front"));
+    assert_eq!(told.count(), 1, "{warnings:?}");
 }

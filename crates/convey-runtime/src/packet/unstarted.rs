@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use convey_core::{Protocol, Snapshot};
-use convey_engine::{EngineError, Explanation, PacketOptions, PacketSnapshot, explain_arrival};
+use convey_engine::{EngineError, EngineKind, Explanation, PacketOptions, PacketSnapshot, explain_arrival};
 use convey_xdp::GuardRules;
 
 use super::network::{look, names, reachability, with_local_addresses};
@@ -39,6 +39,9 @@ pub(crate) fn dry_run(
         vips.join(", "),
         interfaces.join(", ")
     )];
+    if ladder.first() == EngineKind::AfXdp {
+        lines.push("# by an XDP program there and AF_XDP sockets, which go with the process".to_owned());
+    }
     lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
     lines.extend(host::dry_run(&host_spec(GuardRules::of(&packet), interfaces))?);
     Ok(lines)
