@@ -185,7 +185,16 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
       "a busy connection ends at its maximum duration",
     ],
   },
-  C26: { mode: "N/D", says: "AF_XDP rings", tests: [], open: `AF_XDP is ${LATER}` },
+  C26: {
+    mode: "N/D",
+    says: "AF_XDP rings: run-out, teardown, invalid descriptors, more to send than a batch",
+    tests: [
+      "frames_are_conserved_while_rings_run_out",
+      "a_frame_that_is_too_long_or_leaves_by_an_interface_that_is_gone",
+      "a_frame_is_in_one_place",
+      "interfaces_come_and_go_and_nothing_is_left",
+    ],
+  },
   C27: {
     mode: "N/D",
     says: "a closed or expired flow's tuple is used again at any later time",
@@ -436,8 +445,12 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
   F29: {
     mode: "N/D",
     says: "native or zero-copy refused",
-    tests: ["nft_stands_in_where_bpf_is_refused"],
-    open: `XDP and AF_XDP are ${LATER}`,
+    tests: [
+      "nft_stands_in_where_bpf_is_refused",
+      "what_is_too_long_or_lacks_native_xdp_is_refused",
+      "a_foreign_xdp_program_is_refused",
+    ],
+    open: `XDP is ${LATER}; a card with zero-copy was not at hand`,
   },
   F30: {
     mode: "A",
