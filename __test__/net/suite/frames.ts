@@ -401,9 +401,9 @@ async function quiet(product: Product): Promise<Stats> {
 }
 
 function total(stats: Stats): number {
-  const { forwarded, replied, dropped, ...rest } = packets(stats);
+  const { forwarded, replied, passed, dropped } = packets(stats);
   // A program on the interface sees, and counts, what is the host's own as well: ARP, neighbours, health checks.
-  const { fragment = 0, opaque_extension = 0 } = rest.passed;
+  const { fragment = 0, opaque_extension = 0 } = passed;
   const sum = (reasons: Record<string, number>) => Object.values(reasons).reduce((a, b) => a + b, 0);
   return forwarded + sum(replied) + fragment + opaque_extension + sum(dropped);
 }
