@@ -24,3 +24,8 @@ export function isXdp(): boolean {
 export function engine(): string {
   return process.env.CONVEY_ENGINE ?? "af_packet";
 }
+
+/** Whether it forwards in the kernel, also while its process is dead. */
+export function inKernel(): boolean {
+  return engine() === "tc" || engine() === "xdp";
+}

@@ -9,7 +9,7 @@ import { lacking } from "../../support/requirements.ts";
 import { engine } from "../engines.ts";
 import { answerAsVip, holdVip } from "./dsr.ts";
 import { type Arms, FAMILIES, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
-import { cleanUp, noting } from "./left.ts";
+import { cleanUp, mountPins, noting } from "./left.ts";
 import { HTTP, Services, SINK, TOOLS } from "./servers.ts";
 import { TALK, TalkServers } from "./talk.ts";
 
@@ -105,6 +105,7 @@ export class Scene implements AsyncDisposable {
     let services: Services | undefined;
     try {
       services = await Services.start(lab);
+      await mountPins(services.folder);
       if (method === "l2") await holdVip(lab);
       if (method === "rewrite") await answerAsVip(lab, [HTTP, SINK, TALK]);
       return new Scene(lab, method, services, await TalkServers.start(lab, method === "l2"));

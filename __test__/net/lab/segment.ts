@@ -10,7 +10,7 @@ import { type Product, runConvey } from "../../support/convey.ts";
 import { Lab } from "../../support/lab.ts";
 import { type Running, start, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
-import { cleanUp, noting } from "./left.ts";
+import { cleanUp, mountPins, noting } from "./left.ts";
 
 export const CLIENT = "10.0.0.2";
 /** The balancer's addresses, for each of which a wildcard stands. */
@@ -36,6 +36,7 @@ export class Segment extends Lab<Place | "switch"> {
     const segment = new Segment("cvs", [...PLACES, "switch"]);
     await segment.build(segment.#lines());
     try {
+      await mountPins(segment.#folder);
       await segment.#serve();
     } catch (error) {
       await segment.remove();

@@ -57,6 +57,18 @@ impl Direction {
         }
     }
 
+    /// What an entry of a line says, and whose it is; `None`: it is free.
+    fn parse(entry: &[u8; 16]) -> Option<(Self, u32)> {
+        let address = |at: usize| Ipv4Addr::new(entry[at], entry[at + 1], entry[at + 2], entry[at + 3]);
+        let (port, protocol) = (u16::from_be_bytes([entry[8], entry[9]]), entry[10]);
+        let direction = match entry[11] {
+            1 => Self::Vip { address: address(0), port, protocol },
+            2 => Self::Path { nat: address(0), server: address(4), port, protocol },
+            _ => return None,
+        };
+        Some((direction, u32::from_ne_bytes([entry[12], entry[13], entry[14], entry[15]])))
+    }
+
     fn line(self, seed: u64) -> usize {
         let (addresses, rest) = self.words();
         let hash = (addresses ^ seed ^ u64::from(rest)).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -81,6 +93,11 @@ impl Directory {
             return None;
         }
         (0..1024u64).find_map(|i| Self::with_seed(entries, seed.wrapping_add(i.wrapping_mul(STEP))))
+    }
+
+    /// What it holds.
+    pub fn entries(&self) -> impl Iterator<Item = (Direction, u32)> + '_ {
+        self.lines.iter().flat_map(|line| line.as_chunks::<16>().0).filter_map(Direction::parse)
     }
 
     /// The map's line where it begins.
@@ -129,6 +146,15 @@ mod tests {
             let used = directory.lines.iter().flat_map(|l| l.chunks(16)).filter(|e| e[11] != 0).count();
             assert_eq!(used, n);
         }
+    }
+
+    #[test]
+    fn what_a_directory_holds_is_read_back() {
+        let vip = Direction::Vip { address: Ipv4Addr::new(192, 0, 2, 200), port: 443, protocol: 17 };
+        let entries: Vec<_> = paths(100).into_iter().chain([(vip, 70_000)]).collect();
+        let mut read: Vec<_> = Directory::new(&entries, 8).unwrap().entries().collect();
+        read.sort_by_key(|(_, value)| *value);
+        assert_eq!(read, entries);
     }
 
     #[test]

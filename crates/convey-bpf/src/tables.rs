@@ -2,6 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+/// Grows with every change of what lies in the maps, or of what that means: a program goes on with the maps of another
+/// process only if it was of the same.
+pub const LAYOUT: u32 = 1;
+
 /// How a server is reached; the numbers of `METHOD_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -203,6 +207,23 @@ impl Config {
     /// Bytes of the value.
     pub const BYTES: usize = 104;
 
+    /// What the bytes of a value say.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+        let long = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+        Self {
+            seed: long(0),
+            directory_seed: long(8),
+            max_connections: long(16),
+            lifetimes: std::array::from_fn(|i| word(24 + 4 * i)),
+            half_open_max: word(88),
+            hop_generation: word(92),
+            any_port: bytes[96] != 0,
+            resets: bytes[97] != 0,
+            former: bytes[99] != 0,
+        }
+    }
+
     /// The value.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -345,4 +366,26 @@ pub fn client_hop(client: IpAddr, hop: Hop, generation: u32) -> (u32, [u8; CLIEN
     value[16..36].copy_from_slice(&hop.to_bytes());
     value[36..].copy_from_slice(&generation.to_ne_bytes());
     ((hash % u64::from(CLIENT_HOPS)) as u32, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_back_from_its_bytes() {
+        let config = Config {
+            seed: 1 << 40 | 1,
+            directory_seed: 2 << 40 | 3,
+            max_connections: 4 << 33,
+            lifetimes: std::array::from_fn(|i| i as u32 + 5),
+            half_open_max: 70,
+            hop_generation: u32::MAX,
+            any_port: true,
+            resets: false,
+            former: true,
+        };
+        assert_eq!(Config::from_bytes(&config.to_bytes()), config);
+        assert_eq!(Config::from_bytes(&Config::default().to_bytes()), Config::default());
+    }
 }

@@ -152,6 +152,11 @@ pub trait PacketEngine: fmt::Debug + Send + Sync {
     /// What became of flows of killed balancers, if there were any to go on with.
     fn taken_over(&self) -> Option<TakenOver>;
 
+    /// Whether forwarding goes on when the process is killed, and with [`Keep::Forwarding`].
+    fn outlives_process(&self) -> bool {
+        false
+    }
+
     /// Stops forwarding and joins every thread. Idempotent. Returns what could not be taken back and why, in words.
     fn close(&self, keep: Keep) -> Vec<String>;
 }

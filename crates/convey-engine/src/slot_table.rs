@@ -115,6 +115,11 @@ pub struct SlotTable {
     pub servers: Slots<ServerIdentity>,
 }
 
+impl SlotTable {
+    /// No slot is in use.
+    pub const EMPTY: Self = Self { frontends: Slots(Vec::new()), servers: Slots(Vec::new()) };
+}
+
 /// Where an identity was placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {

@@ -7,6 +7,7 @@
 
 mod build;
 mod check;
+mod left;
 mod moved_slots;
 mod tables;
 

@@ -9,6 +9,7 @@ mod translation;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use convey_core::Mode;
 use convey_core::conntrack::{Flow, FlowState, Ticks, WORDS_V4, WORDS_V6, flags, read_entry};
@@ -184,6 +185,30 @@ impl SavedFlows {
             saved.read_entries::<WORDS_V6>(&mut source, layout.words[1], alive, &nat)?;
         }
         Ok(saved)
+    }
+
+    /// Reads the tables that programs in the kernel work in; `nat` has the NAT address of each path by its number.
+    pub fn of_kernel(
+        mode: Mode,
+        flows: [&[AtomicU32]; 2],
+        nat: &[Option<u128>],
+        slots: SlotTable,
+        now: Nanos,
+    ) -> Self {
+        let layout = Layout { mode, workers: 1, words: flows.map(<[_]>::len) };
+        let mut saved = Self { layout, slots, flows: Vec::new(), damaged: 0 };
+        let nat: Vec<u8> = nat.iter().flat_map(|nat| nat.unwrap_or_default().to_ne_bytes()).collect();
+        let [v4, v6] = flows;
+        saved.add_all::<WORDS_V4>(v4, Moment::of(now), &nat);
+        saved.add_all::<WORDS_V6>(v6, Moment::of(now), &nat);
+        saved
+    }
+
+    fn add_all<const WORDS: usize>(&mut self, entries: &[AtomicU32], now: Moment, nat: &[u8]) {
+        for entry in entries.chunks_exact(WORDS) {
+            let words: [u32; WORDS] = std::array::from_fn(|i| entry[i].load(Relaxed));
+            self.add(&words, now, nat);
+        }
     }
 
     /// Reads `words` of a worker's memory, in entries of `WORDS`.

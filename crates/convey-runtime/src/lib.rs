@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use convey_afpacket::probe::{Method as ProbeMethod, Probe};
 use convey_core::{EventSink, Mode, Protocol, Snapshot, SnapshotSpec, SpecError};
-pub use convey_engine::Explanation;
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
+pub use convey_engine::{Explanation, Keep};
 use convey_proxy::{Proxy, ProxyError};
 
 pub use crate::host::state_dir;
@@ -311,13 +311,19 @@ impl Runtime {
     /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns
     /// what was taken back, and what was not and why, in words.
     pub fn close(&self) -> Vec<String> {
+        self.close_keeping(Keep::Nothing)
+    }
+
+    /// As [`Runtime::close`], but with [`Keep::Forwarding`] an engine whose programs forward in the kernel leaves them,
+    /// for the next start to go on with.
+    pub fn close_keeping(&self, keep: Keep) -> Vec<String> {
         self.lock().closed = true;
         match &self.engine {
             Engine::Proxy(proxy) => {
                 proxy.close();
                 Vec::new()
             }
-            Engine::Packet(packet) => packet.close(),
+            Engine::Packet(packet) => packet.close(keep),
         }
     }
 

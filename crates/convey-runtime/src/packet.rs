@@ -6,6 +6,7 @@
 //! for is written down before the engine goes by it.
 
 mod network;
+mod plan;
 mod probes;
 mod rules;
 mod shared_host;
@@ -239,11 +240,15 @@ impl PacketPath {
     }
 
     /// Returns what was taken back, and what was not and why, in words.
-    pub(crate) fn close(&self) -> Vec<String> {
+    pub(crate) fn close(&self, keep: Keep) -> Vec<String> {
         let (task, prober) = (lock(&self.periodic_task).take(), lock(&self.prober).take());
         drop((task, prober));
-        let mut left = self.engine.close(Keep::Nothing);
-        left.extend(self.host.close());
+        let mut left = self.engine.close(keep);
+        if keep == Keep::Forwarding && self.engine.outlives_process() {
+            left.extend(self.host.leave());
+        } else {
+            left.extend(self.host.close());
+        }
         left
     }
 }

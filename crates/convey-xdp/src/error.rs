@@ -31,6 +31,19 @@ pub enum XdpError {
         /// What the kernel said.
         reason: String,
     },
+    /// The maps of another process cannot be gone on with.
+    #[error("the tables of a killed balancer cannot be gone on with: {0}")]
+    Adopt(String),
+    /// A link or a map could not be pinned.
+    #[error("{program} cannot be made to outlive this process on {interface}: {reason}")]
+    Pin {
+        /// The program's name.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The rules cannot be expressed.
     #[error("{0}")]
     Rules(String),

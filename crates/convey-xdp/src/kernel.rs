@@ -7,24 +7,31 @@ mod attach;
 mod csum_probe;
 mod image;
 mod install;
+mod maps;
+mod record;
 mod writes;
+mod written;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use convey_bpf::tables::USE_LINES;
+
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
+use serde::{Deserialize, Serialize};
 
 use crate::XdpError;
 use crate::error::reason;
 use crate::mapped::MapMemory;
+use crate::pins::PinFolder;
 
 use attach::Link;
 pub use image::{Image, Path};
-use install::Written;
+pub use record::{TableRecord, seed_in};
+use written::Written;
 
 /// Where the programs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,14 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+        }
+    }
+
     /// Name of the program.
     pub const fn program(self) -> &'static str {
         match self {
@@ -53,7 +68,7 @@ impl Hook {
 }
 
 /// Sizes that are fixed while the programs are loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
     /// Passthrough rather than DSR.
     pub passthrough: bool,
@@ -114,9 +129,6 @@ impl Sizes {
     }
 }
 
-/// A ring with room for a long record.
-const RING_MIN: u32 = 1 << 14;
-
 /// Programs and maps in the kernel.
 #[derive(Debug)]
 pub struct Kernel {
@@ -132,6 +144,19 @@ pub struct Kernel {
     written: Written,
     /// By interface.
     links: BTreeMap<u32, Link>,
+    /// Where maps and links are pinned.
+    pins: Option<Arc<PinFolder>>,
+}
+
+/// What maps a program works with.
+#[derive(Debug, Clone)]
+pub enum Tables {
+    /// New ones, gone with this process.
+    Own,
+    /// New ones, pinned in this folder.
+    Pinned(Arc<PinFolder>),
+    /// Those in this folder, with what is in them.
+    Adopted(Arc<PinFolder>),
 }
 
 impl Kernel {
@@ -140,7 +165,7 @@ impl Kernel {
     /// # Errors
     /// [`XdpError::Load`] with the verifier's last words, or with the size that the programs cannot count to.
     pub fn load(hook: Hook, sizes: &Sizes) -> Result<Self, XdpError> {
-        Self::load_for(hook, sizes, true)
+        Self::load_for(hook, sizes, true, &Tables::Own)
     }
 
     /// As [`Kernel::load`], for frames of any address: a test run has no interface whose they could be.
@@ -148,10 +173,25 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_for_test_runs(hook: Hook, sizes: &Sizes) -> Result<Self, XdpError> {
-        Self::load_for(hook, sizes, false)
+        Self::load_for(hook, sizes, false, &Tables::Own)
     }
 
-    fn load_for(hook: Hook, sizes: &Sizes, own_frames_only: bool) -> Result<Self, XdpError> {
+    /// As [`Kernel::load`], with maps that outlive this process.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`]; [`XdpError::Map`] when those to be adopted do not suit.
+    pub fn load_with(hook: Hook, sizes: &Sizes, tables: &Tables) -> Result<Self, XdpError> {
+        Self::load_for(hook, sizes, true, tables)
+    }
+
+    fn load_for(hook: Hook, sizes: &Sizes, own_frames_only: bool, tables: &Tables) -> Result<Self, XdpError> {
+        let pins = match tables {
+            Tables::Own => None,
+            Tables::Pinned(folder) | Tables::Adopted(folder) => Some(folder.clone()),
+        };
+        if let Tables::Adopted(folder) = tables {
+            maps::check_pinned(folder, sizes).map_err(XdpError::Adopt)?;
+        }
         let refused = |e: &dyn std::error::Error| {
             // The verifier tells the whole way; what stopped it comes last.
             let all = reason(e);
@@ -159,20 +199,21 @@ impl Kernel {
             XdpError::Load { program: hook.program(), reason: all[from..].to_owned() }
         };
         sizes.check().map_err(|reason| XdpError::Load { program: hook.program(), reason })?;
-        let Sizes { sets4, sets6, frontends, servers, minimal, .. } = *sizes;
-        let backends = sizes.backends.max(1);
-        let use_lines = if minimal { USE_LINES } else { 1 };
+        let Sizes { sets4, sets6, minimal, .. } = *sizes;
         let width = sizes.nat_width.clamp(1, 65_536 - u32::from(sizes.nat_first));
-        let paths = sizes.paths.max(1);
-        let ports = Partition {
-            first: sizes.nat_first,
-            last: (u32::from(sizes.nat_first) + width - 1) as u16,
-            stride: 1,
-            remainder: 0,
-        };
         let groups = width.div_ceil(32);
-        let words = PortPool::words(ports) as u32;
-        let mut ebpf = EbpfLoader::new()
+        let words = PortPool::words(maps::partition(sizes)) as u32;
+        let mut loader = EbpfLoader::new();
+        let shapes = maps::shapes(sizes);
+        for shape in &shapes {
+            if shape.entries > 0 {
+                loader.map_max_entries(shape.name, shape.entries);
+            }
+            if let Some(folder) = &pins {
+                loader.map_pin_path(shape.name, folder.map(shape.name));
+            }
+        }
+        let mut ebpf = loader
             .btf(None)
             .override_global("passthrough", &u32::from(sizes.passthrough), true)
             .override_global("own_frames_only", &u32::from(own_frames_only), true)
@@ -184,27 +225,6 @@ impl Kernel {
             .override_global("nat_groups", &groups, true)
             .override_global("nat_words", &words, true)
             .override_global("csum_ipv6", &u32::from(csum_probe::takes_csum_ipv6()), hook == Hook::Tc)
-            .map_max_entries("flows4", sets4)
-            .map_max_entries("spills4", sets4.div_ceil(16))
-            .map_max_entries("flows6", sets6)
-            .map_max_entries("spills6", sets6.div_ceil(16))
-            .map_max_entries("nat_ports", paths.saturating_mul(words))
-            .map_max_entries("path_sources", paths)
-            .map_max_entries("paths6", paths)
-            .map_max_entries("vips6", frontends)
-            .map_max_entries("former_vips", frontends)
-            .map_max_entries("addresses", frontends.saturating_add(paths))
-            .map_max_entries("frontends", frontends)
-            .map_max_entries("frontend_gauges", frontends)
-            .map_max_entries("frontend_traffic", frontends)
-            .map_max_entries("refusals", frontends)
-            .map_max_entries("servers", servers)
-            .map_max_entries("server_gauges", servers)
-            .map_max_entries("server_traffic", servers)
-            .map_max_entries("tables", if minimal { 1 } else { backends })
-            .map_max_entries("places", if minimal { backends } else { 1 })
-            .map_max_entries("slot_uses", use_lines)
-            .map_max_entries("slow_path", sizes.ring_bytes.max(RING_MIN))
             .load(hook.object())
             .map_err(|e| refused(&e))?;
         let program = ebpf.program_mut(hook.program()).ok_or_else(|| XdpError::Load {
@@ -218,16 +238,26 @@ impl Kernel {
         loaded.map_err(|e| refused(&e))?;
         let config = memory_of(&ebpf, "config")?.words64();
         let nat_ports = memory_of(&ebpf, "nat_ports")?;
+        let written = match tables {
+            Tables::Adopted(_) => Written::read(&ebpf, sizes, &nat_ports)?,
+            Tables::Own | Tables::Pinned(_) => Written::default(),
+        };
         Ok(Self {
             ebpf,
             hook,
             config,
             nat_ports,
-            partition: ports,
+            partition: maps::partition(sizes),
             minimal,
-            written: Written::default(),
+            written,
             links: BTreeMap::new(),
+            pins,
         })
+    }
+
+    /// Of the next hops that the maps were written with; 0: of none.
+    pub fn hop_generation(&self) -> u32 {
+        self.written.hop_generation()
     }
 
     /// Tells the program the address of an interface, whose frames it takes. At tc the kernel has told already.

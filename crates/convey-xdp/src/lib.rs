@@ -23,9 +23,10 @@ pub mod mapped;
 pub mod netlink;
 pub mod nft;
 mod ours;
+pub mod pins;
 mod rules;
 
-pub use engine::KernelEngine;
+pub use engine::{KernelEngine, Pins};
 pub use error::XdpError;
 pub use filter::next_handle;
 pub use guard::{Guard, GuardDrops, GuardMethod};

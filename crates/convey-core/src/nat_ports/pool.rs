@@ -110,6 +110,12 @@ impl PortPool {
             .is_some_and(|p| p.word.owner() == RESERVED || p.word.is_free() && self.change(p, reserved))
     }
 
+    /// The ports that are kept from being handed out.
+    pub fn reserved(&self) -> impl Iterator<Item = u16> + '_ {
+        let is_reserved = |at: &usize| self.word(*at).owner() == RESERVED;
+        (0..self.len).filter(is_reserved).map(|at| self.partition.port(at))
+    }
+
     /// Lets `port` be handed out again.
     pub fn unreserve(&self, port: u16, now: Ticks) {
         self.release(port, RESERVED, now);

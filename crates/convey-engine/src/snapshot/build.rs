@@ -11,6 +11,7 @@ use convey_core::{Backend, ConnCounters, Frontend, Mode, Protocol, Server, Snaps
 use convey_packet::{Addr, TCP, UDP};
 
 use super::check::{can_listen, check, invalid};
+use super::left;
 use super::{
     Method, NatPath, PacketBackend, PacketFrontend, PacketServer, PacketSnapshot, PacketSpecError, SlotUse,
     Standing, Vip, tables,
@@ -20,6 +21,21 @@ use crate::options::{ConnectionTracking, DsrMethod, PacketOptions, Timeouts};
 use crate::slot_table::{
     Assignment, FrontendIdentity, Identity, MAX_SLOTS, Placed, ServerIdentity, SlotTable, Slots,
 };
+
+/// What another process left.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    slots: &'a SlotTable,
+    /// Its table of flows is gone on with as it lies; with the paths its flows may use.
+    kept: Option<&'a [NatPath]>,
+}
+
+impl Saved<'_> {
+    fn none() -> Self {
+        static NONE: SlotTable = SlotTable::EMPTY;
+        Self { slots: &NONE, kept: None }
+    }
+}
 
 impl PacketSnapshot {
     /// Builds the tables for `snapshot`. Give the snapshot now in service as `previous`, so that flows keep
@@ -33,7 +49,7 @@ impl PacketSnapshot {
         previous: Option<&PacketSnapshot>,
     ) -> Result<Self, PacketSpecError> {
         let now = previous.map_or(Nanos(0), |p| p.built);
-        Self::build_after(snapshot, options, previous, &SlotTable::default(), now)
+        Self::build_after(snapshot, options, previous, Saved::none(), now)
     }
 
     /// As [`PacketSnapshot::build`], at this moment of the workers' time: minimal tracking knows for how long slots
@@ -47,7 +63,7 @@ impl PacketSnapshot {
         previous: Option<&PacketSnapshot>,
         now: Nanos,
     ) -> Result<Self, PacketSpecError> {
-        Self::build_after(snapshot, options, previous, &SlotTable::default(), now)
+        Self::build_after(snapshot, options, previous, Saved::none(), now)
     }
 
     /// Builds the first tables of a process that goes on with the flows of another: what both have keeps the slot
@@ -61,19 +77,35 @@ impl PacketSnapshot {
         saved: &SlotTable,
         now: Nanos,
     ) -> Result<Self, PacketSpecError> {
-        Self::build_after(snapshot, options, None, saved, now)
+        Self::build_after(snapshot, options, None, Saved { slots: saved, kept: None }, now)
+    }
+
+    /// As [`PacketSnapshot::build_adopting`], for one that goes on with the very table of flows: what is no more in the
+    /// configuration stays in its slot as if it had just left it, `paths` being where its answers come along.
+    ///
+    /// # Errors
+    /// As [`PacketSnapshot::build`].
+    pub fn build_keeping(
+        snapshot: &Snapshot,
+        options: &PacketOptions,
+        saved: &SlotTable,
+        paths: &[NatPath],
+        now: Nanos,
+    ) -> Result<Self, PacketSpecError> {
+        Self::build_after(snapshot, options, None, Saved { slots: saved, kept: Some(paths) }, now)
     }
 
     fn build_after(
         snapshot: &Snapshot,
         options: &PacketOptions,
         previous: Option<&PacketSnapshot>,
-        saved: &SlotTable,
+        saved: Saved<'_>,
         now: Nanos,
     ) -> Result<Self, PacketSpecError> {
         check(snapshot, options, previous)?;
         let generation = previous.map_or(1, |p| p.generation + 1);
-        let before = previous.map_or(saved, |p| &p.slots);
+        let before = previous.map_or(saved.slots, |p| &p.slots);
+        let keeps = previous.is_some() || saved.kept.is_some();
         let is_held = |slot_use: Option<&SlotUse>| match (previous, slot_use) {
             (Some(p), Some(slot_use)) => !p.is_gone(slot_use),
             (Some(_), None) => false,
@@ -115,9 +147,12 @@ impl PacketSnapshot {
             }
             backends.push(packet_backend(backend, members, old_backends.get(&*backend.name).copied()));
         }
-        let server_slots = finish(assignment, previous);
+        let server_slots = finish(assignment, keeps);
         let servers = lay_out(&server_slots, servers, |slot| {
-            let mut left = old_server(slot)?.clone();
+            let mut left = match old_server(slot) {
+                Some(old) => old.clone(),
+                None => left::server(server_slots.get(slot)?, snapshot),
+            };
             left.slot_use.retire(generation);
             Some(left)
         });
@@ -171,15 +206,18 @@ impl PacketSnapshot {
             }
         }
 
-        let frontend_slots = finish(assignment, previous);
+        let frontend_slots = finish(assignment, keeps);
         let mut frontends = lay_out(&frontend_slots, frontends, |slot| {
-            let mut left = old_frontend(slot)?.clone();
+            let mut left = match old_frontend(slot) {
+                Some(old) => old.clone(),
+                None => left::frontend(frontend_slots.get(slot)?, snapshot, options),
+            };
             left.slot_use.retire(generation);
             Some(left)
         });
-        if let Some(previous) = previous {
-            nat_paths.extend(paths_of_retired(previous, &frontends, &servers));
-        }
+        let former_paths = previous.map(|p| p.nat_paths.iter()).into_iter().flatten();
+        let former_paths = former_paths.chain(saved.kept.unwrap_or_default());
+        nat_paths.extend(paths_of_retired(former_paths, &frontends, &servers));
         let mut former_vips: HashMap<Vip, Vec<u16>, _> = HashMap::default();
         for (slot, frontend) in (0..=u16::MAX).zip(&frontends) {
             if let Some(f) = frontend.as_ref().filter(|f| f.has_left()) {
@@ -195,7 +233,7 @@ impl PacketSnapshot {
                     servers: &servers,
                     timeouts: &options.timeouts,
                     previous,
-                    adopts: previous.is_none() && *saved != SlotTable::default(),
+                    adopts: previous.is_none() && *saved.slots != SlotTable::default(),
                     now,
                 }
                 .tables(&mut frontends),
@@ -228,8 +266,8 @@ impl PacketSnapshot {
 
 /// The paths of flows whose frontend or server has left: answers along them still belong to the packet path, not to
 /// the kernel, until the slot is free.
-fn paths_of_retired(
-    previous: &PacketSnapshot,
+fn paths_of_retired<'a>(
+    former: impl Iterator<Item = &'a NatPath>,
     frontends: &[Option<PacketFrontend>],
     servers: &[Option<PacketServer>],
 ) -> Vec<NatPath> {
@@ -246,12 +284,12 @@ fn paths_of_retired(
         .flat_map(|f| f.nat_sources.iter().map(|a| a.bits()))
         .collect();
     let is_left = |p: &&NatPath| left_servers.contains(&(p.server, p.port)) || left_sources.contains(&p.nat);
-    previous.nat_paths.iter().filter(is_left).copied().collect()
+    former.filter(is_left).copied().collect()
 }
 
 /// What left keeps its slot while flows name it; what a saved table has and nobody wants is free.
-fn finish<I: Identity>(assignment: Assignment<I>, previous: Option<&PacketSnapshot>) -> Slots<I> {
-    if previous.is_some() { assignment.keep_rest() } else { assignment.free_rest() }
+fn finish<I: Identity>(assignment: Assignment<I>, keeps: bool) -> Slots<I> {
+    if keeps { assignment.keep_rest() } else { assignment.free_rest() }
 }
 
 /// What was placed and what `left`, by slot.
@@ -342,7 +380,7 @@ pub(super) fn method(mode: Mode, backend: &Backend, options: &PacketOptions) -> 
     }
 }
 
-fn nat_sources(vip: Addr, options: &PacketOptions) -> Arc<[Addr]> {
+pub(super) fn nat_sources(vip: Addr, options: &PacketOptions) -> Arc<[Addr]> {
     let all: BTreeSet<&IpAddr> = options.nat_addresses.iter().collect();
     let fit: Vec<Addr> =
         all.into_iter().map(|ip| Addr::from(*ip)).filter(|a| a.is_v4() == vip.is_v4()).collect();

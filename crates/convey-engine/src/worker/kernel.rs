@@ -4,15 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use convey_core::conntrack::{FlowTable, LaterSyns, Memory, Overflow};
+use convey_core::conntrack::{Flow, FlowTable, LaterSyns, Memory, Overflow, Ticks};
 
 use super::census::Census;
 use super::held::{Gauges, Held, KernelGauges};
 use super::ports::PortPools;
 use super::{MemoryWords, Worker, WorkerParts};
 use crate::counters::WorkerCounters;
+use crate::meta::Nanos;
 use crate::path_numbers::PathNumbers;
 use crate::snapshot::PacketSnapshot;
+use crate::takeover::TakenOver;
 
 /// The words of the NAT ports of a path, by its number; empty for a number that there is no room for.
 pub type PoolWords = Arc<dyn Fn(u16) -> Memory<AtomicU64> + Send + Sync>;
@@ -74,6 +76,17 @@ impl Worker {
                 alive: Memory::own(0),
             },
         ))
+    }
+
+    /// The flows in the tables that another process has left, as what was taken over.
+    pub fn count_taken_over(&self, snapshot: &PacketSnapshot, now: Nanos) -> TakenOver {
+        let ticks = Ticks::from_nanos(now.0);
+        let all = self.flows.flows_at(0..self.flows.all_entries());
+        let is_over = |f: &Flow| ticks.since(Ticks(f.last_seen)) > snapshot.lifetimes().0[f.state as usize];
+        let kept = all.into_iter().filter(|flow| flow.is_live() && !is_over(flow)).count() as u64;
+        let mut taken_over = TakenOver::default();
+        taken_over.kept = kept;
+        taken_over
     }
 
     /// Whether programs in the kernel work in its tables: flows go on without it.

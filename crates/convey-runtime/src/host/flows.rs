@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use convey_engine::{SavedFlows, SlotTable};
+use serde::Serialize;
 
 use super::journal::{Record, StateDir};
 use super::{Found, Host, HostError, orphans, undo};
@@ -80,14 +81,8 @@ impl Host {
 
     fn forget_in(&mut self, state: &StateDir) -> Result<(), HostError> {
         for left in self.left.drain(..) {
-            let Some(mut entry) = state.journal(&left.id) else { continue };
             remove(&left.table, &left.slots)?;
-            entry.records.retain(|r| !matches!(r, Record::Flows { .. }));
-            if entry.records.is_empty() {
-                state.remove(&left.id)?;
-            } else {
-                state.write(&left.id, &entry)?;
-            }
+            state.forget(&left.id, |r| matches!(r, Record::Flows { .. }))?;
         }
         Ok(())
     }
@@ -167,20 +162,26 @@ impl Host {
     /// [`HostError::State`]; flows will not be taken over then until it succeeds again.
     pub fn write_slots(&self, slots: &SlotTable) -> Result<(), HostError> {
         let Some(path) = &self.slots else { return Ok(()) };
-        let failed = |source| HostError::State { action: "write", path: path.clone(), source };
-        let written = serde_json::to_vec(slots).map_err(io::Error::from).and_then(|text| {
-            let draft = draft(path);
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            file.write_all(&text)?;
-            std::fs::rename(&draft, path)
-        });
-        if written.is_err() {
-            // What stands there would be believed.
-            let _ = std::fs::remove_file(path);
-        }
-        written.map_err(failed)
+        write_whole(path, slots)
     }
+}
+
+/// Writes what is there old or new, whatever happens; where that fails, nothing is there.
+///
+/// # Errors
+/// [`HostError::State`].
+pub(super) fn write_whole(path: &Path, what: &impl Serialize) -> Result<(), HostError> {
+    let written = serde_json::to_vec(what).map_err(io::Error::from).and_then(|text| {
+        let draft = draft(path);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(&text)?;
+        std::fs::rename(&draft, path)
+    });
+    if written.is_err() {
+        // What stands there would be believed.
+        let _ = std::fs::remove_file(path);
+    }
+    written.map_err(|source| HostError::State { action: "write", path: path.to_owned(), source })
 }
 
 /// Takes a table of flows away, and what belongs to it.
@@ -188,10 +189,18 @@ impl Host {
 /// # Errors
 /// [`HostError::State`].
 pub(super) fn remove(table: &Path, slots: &Path) -> Result<(), HostError> {
-    for path in [table, slots, &draft(slots)] {
+    remove_files(&[table, slots, &draft(slots)])
+}
+
+/// Removes these as far as they are there.
+///
+/// # Errors
+/// [`HostError::State`].
+pub(super) fn remove_files(paths: &[&Path]) -> Result<(), HostError> {
+    for path in paths {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(HostError::State { action: "remove", path: path.to_owned(), source: error });
+                return Err(HostError::State { action: "remove", path: path.to_path_buf(), source: error });
             }
             _ => {}
         }
@@ -199,8 +208,9 @@ pub(super) fn remove(table: &Path, slots: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-fn draft(slots: &Path) -> PathBuf {
-    slots.with_extension("slots-draft")
+pub(super) fn draft(of: &Path) -> PathBuf {
+    let extension = of.extension().unwrap_or_default().to_string_lossy();
+    of.with_extension(format!("{extension}-draft"))
 }
 
 /// Where files are memory.

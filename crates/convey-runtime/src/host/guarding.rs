@@ -53,7 +53,9 @@ impl Host {
             }
         }
         self.spec.interfaces = names;
-        match undo::reclaim(state, Leave::Flows) {
+        // Guards of killed balancers stay until the engine serves.
+        let leave = if self.serves { Leave::Flows } else { Leave::GuardsAndFlows };
+        match undo::reclaim(state, leave) {
             Ok(notes) => self.notes.extend(notes),
             Err(error) => failed = failed.and(Err(error)),
         }

@@ -45,6 +45,9 @@ pub enum Record {
     EgressProgram { interface: String, index: u32, handle: u32 },
     /// The flows of a running balancer: their table, and what its slots stand for.
     Flows { table: PathBuf, slots: PathBuf },
+    /// What the kernel forwards by without its balancer: a folder of pinned programs and tables, what slots stand for, and
+    /// how the tables lie.
+    Pins { folder: PathBuf, slots: PathBuf, tables: PathBuf },
     /// An address on an interface.
     Address { interface: String, address: IpAddr, prefix: u8 },
 }
@@ -169,6 +172,11 @@ impl StateDir {
         }
     }
 
+    /// Where the journal of this id is.
+    pub fn journal_file(&self, id: &str) -> PathBuf {
+        self.file(id, "json")
+    }
+
     fn file(&self, id: &str, extension: &str) -> PathBuf {
         self.path.join(format!("{id}.{extension}"))
     }
@@ -249,6 +257,16 @@ impl StateDir {
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
         std::fs::rename(&draft, &path).map_err(failed)?;
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+
+    /// Takes records out of a journal, and the journal away with its last one.
+    ///
+    /// # Errors
+    /// [`HostError::State`].
+    pub fn forget(&self, id: &str, which: impl Fn(&Record) -> bool) -> Result<(), HostError> {
+        let Some(mut entry) = self.journal(id) else { return Ok(()) };
+        entry.records.retain(|record| !which(record));
+        if entry.records.is_empty() { self.remove(id) } else { self.write(id, &entry) }
     }
 
     /// Forgets a journal.

@@ -20,6 +20,7 @@ mod guarding;
 mod journal;
 mod namespaces;
 mod orphans;
+pub mod pins;
 mod plan;
 mod port_set;
 mod reserved_ports;
@@ -62,6 +63,12 @@ pub struct Host {
     guard: Option<Guard>,
     /// Flows that killed balancers of these frontends left.
     left: Vec<flows::SavedTable>,
+    /// What the kernel forwards by that killed balancers of these frontends left.
+    left_pins: Vec<pins::LeftPins>,
+    /// What it forwards by without us.
+    pins: Option<pins::OwnPins>,
+    /// The engine forwards.
+    serves: bool,
     /// Where is written down what the slots of our own flows stand for.
     slots: Option<PathBuf>,
     /// Their table, whose lock says that its owner lives.
@@ -106,6 +113,9 @@ impl Host {
             locks,
             guard: None,
             left: flows::SavedTable::find(&peers, &names(&spec.rules.vips)),
+            left_pins: pins::LeftPins::find(&peers, &names(&spec.rules.vips)),
+            pins: None,
+            serves: false,
             slots: None,
             table: None,
             owner: Some(state.own(&id)?),
@@ -227,9 +237,11 @@ impl Host {
 
     fn take_back(&mut self, state: &StateDir) -> Result<Vec<String>, HostError> {
         self.guard = None;
+        let unpinned = self.unpin();
         let lines = undo::undo_journal(state, &self.id, self.entry.clone());
         self.owner = None;
         self.locks.clear();
+        unpinned?;
         lines
     }
 }

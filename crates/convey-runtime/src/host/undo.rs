@@ -7,7 +7,7 @@ use convey_xdp::{dsr, guard, nft};
 
 use super::journal::{Entry, Found, Kind, Record, StateDir};
 use super::port_set::PortSet;
-use super::{HostError, flows, namespaces, orphans, sys, sysctl};
+use super::{HostError, flows, namespaces, orphans, pins, sys, sysctl};
 
 pub(crate) const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
@@ -36,7 +36,7 @@ pub(crate) enum Leave {
 impl Leave {
     fn spares(self, record: &Record) -> bool {
         match record {
-            Record::Flows { .. } => self != Self::Nothing,
+            Record::Flows { .. } | Record::Pins { .. } => self != Self::Nothing,
             record => self == Self::GuardsAndFlows && record.guards(),
         }
     }
@@ -108,6 +108,7 @@ pub(crate) fn undo_record(record: &Record, peers: &[Found]) -> Result<Outcome, H
             flows::remove(table, slots)?;
             Ok(Outcome::Nothing)
         }
+        Record::Pins { folder, slots, tables } => pins::undo_pins(record, peers, folder, [slots, tables]),
         Record::Clsact { interface, index } => undo_clsact(interface, *index, record, peers),
         Record::Address { interface, address, prefix } => {
             let Some(index) = netlink::interface_index(interface)? else { return Ok(Outcome::Nothing) };
@@ -223,8 +224,14 @@ pub(crate) fn reclaim(state: &StateDir, leave: Leave) -> Result<Vec<String>, Hos
         }
         let forget = |found: &Found| -> Result<(), HostError> {
             for record in &found.entry.records {
-                if let Record::Flows { table, slots } = record {
-                    flows::remove(table, slots)?;
+                match record {
+                    Record::Flows { table, slots } => flows::remove(table, slots)?,
+                    Record::Pins { folder, slots, tables } => {
+                        // A reboot has taken the folder, and another may have its name.
+                        let is_there = found.entry.boot == now.boot;
+                        pins::remove(is_there.then_some(folder), [slots, tables])?;
+                    }
+                    _ => {}
                 }
             }
             state.remove(&found.id)

@@ -100,6 +100,22 @@ impl SharedHost {
         }
     }
 
+    /// The engine that was to go by pinned tables does not stand.
+    pub(super) fn give_up_pins(&self) {
+        if let Some(host) = &mut lock(&self.state).host
+            && let Err(error) = host.give_up_pins()
+        {
+            host.add_note(format!("what was pinned is still there: {error}"));
+        }
+    }
+
+    /// Leaves everything to the next start; in words.
+    pub(super) fn leave(&self) -> Option<String> {
+        let host = lock(&self.state).host.take()?;
+        host.leave();
+        Some("the kernel goes on forwarding until the next start, or `convey cleanup`".to_owned())
+    }
+
     pub(super) fn close(&self) -> Vec<String> {
         let host = lock(&self.state).host.take();
         host.map_or_else(Vec::new, |host| {

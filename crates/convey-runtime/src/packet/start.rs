@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use convey_afpacket::{AfPacketEngine, monotonic};
 use convey_core::{Event, EventSink, Mode, Snapshot};
 use convey_engine::{
-    EngineError, EngineKind, EngineSetup, InterfaceSink, PacketEngine, PacketOptions, PacketSnapshot,
-    SavedFlows,
+    EngineError, EngineKind, EngineSetup, InterfaceSink, Keep, PacketEngine, PacketOptions, PacketSnapshot,
 };
 use convey_xdp::GuardRules;
 use convey_xdp::KernelEngine;
@@ -16,8 +15,9 @@ use convey_xdp::af_xdp::AfXdpEngine;
 use convey_xdp::kernel::Hook;
 
 use super::network::{local_addresses, reachability, with_local_addresses};
+use super::plan::{Asked, Plan};
 use super::shared_host::{SharedHost, host_spec};
-use super::{Installed, PacketPath, lock, probes, takeover};
+use super::{Installed, PacketPath, lock, probes};
 use crate::RuntimeError;
 use crate::host::{Host, check_privileges};
 use crate::ladder::Ladder;
@@ -31,47 +31,21 @@ impl PacketPath {
     /// [`RuntimeError`]; the host is as before.
     pub(crate) fn start(
         ladder: Ladder,
-        mut snapshot: Arc<Snapshot>,
+        snapshot: Arc<Snapshot>,
         options: PacketOptions,
         events: EventSink,
     ) -> Result<Arc<Self>, RuntimeError> {
-        let mut options = PacketOptions {
+        let options = PacketOptions {
             seed: RandomState::new().build_hasher().finish(),
             ..with_local_addresses(options)?
         };
-        if ladder.first() == EngineKind::AfXdp {
-            // One worker serves all of its sockets.
-            options.workers = 1;
-        }
-        let mut packet = PacketSnapshot::build_at(&snapshot, &options, None, monotonic())?;
+        let packet = PacketSnapshot::build_at(&snapshot, &options, None, monotonic())?;
         check_privileges(snapshot.mode)?;
         let Reachability { refused, warnings } = reachability(&packet)?;
         if let Some(error) = refused {
             return Err(error.into());
         }
-        let mut wanted = GuardRules::of(&packet);
-        let mut host = Host::install(&host_spec(wanted.clone(), Vec::new()))?;
-        let saved = takeover::read(&mut host, snapshot.mode);
-        let slots = takeover::slots(&saved);
-        if let Some(suited) = takeover::suited(&saved, &options)
-            && let Ok(with_counters) = takeover::with_counters_for(&snapshot, &suited)
-            && let Ok(built) = PacketSnapshot::build_adopting(&with_counters, &suited, &slots, monotonic())
-        {
-            host.add_note(takeover::other_workers(&options, &suited));
-            (options, packet, snapshot) = (suited, built, with_counters);
-        } else if let Ok(built) = PacketSnapshot::build_adopting(&snapshot, &options, &slots, monotonic()) {
-            packet = built;
-        }
-        if let Some(extended) = takeover::with_former(&snapshot, &options, &saved, &packet) {
-            let rules = GuardRules::of(&extended);
-            match host.set_rules(&rules) {
-                Ok(()) => (wanted, packet) = (rules, extended),
-                Err(error) => host.add_note(format!(
-                    "connections of frontends and servers that left the configuration cannot go on: {error}"
-                )),
-            }
-        }
-        let packet = Arc::new(packet);
+        let host = Host::install(&host_spec(GuardRules::of(&packet), Vec::new()))?;
         let host = Arc::new(SharedHost::new(host, events.clone()));
         let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let on_addresses = {
@@ -83,10 +57,20 @@ impl PacketPath {
             })
         };
         let prober = if snapshot.mode == Mode::Dsr { probes::start(path.clone(), &events) } else { None };
-        let setup =
-            EngineSetup { on_addresses: Some(on_addresses), ..EngineSetup::new(packet.clone(), events) };
-        let started = ladder.climb(|kind| start_engine(kind, setup.clone(), &saved, &host));
-        let (engine, refused) = match started {
+        let asked = Asked { snapshot, options, packet: Arc::new(packet) };
+        let started = ladder.climb(|kind| {
+            let plan = match kind {
+                EngineKind::Tc | EngineKind::Xdp => asked.in_kernel(&host),
+                EngineKind::AfPacket | EngineKind::AfXdp => asked.in_user_space(&host, kind),
+            };
+            let setup = EngineSetup {
+                on_addresses: Some(on_addresses.clone()),
+                ..EngineSetup::new(plan.packet.clone(), host.events.clone())
+            };
+            let engine = start_engine(kind, setup, &plan, &host)?;
+            Ok((engine, plan))
+        });
+        let ((engine, plan), refused) = match started {
             Ok(started) => started,
             Err(error) => {
                 host.close();
@@ -98,13 +82,17 @@ impl PacketPath {
             if let Some(taken_over) = engine.taken_over() {
                 host.add_note(taken_over.to_string());
             }
+            if let Err(error) = host.engine_stands() {
+                host.add_note(format!("what a killed balancer left in the kernel is still there: {error}"));
+            }
             if let Err(error) = host.forget_flows_left() {
                 host.add_note(format!("what a killed balancer left of its flows is still there: {error}"));
             }
         }
         state.started = true;
         drop(state);
-        let installed = Installed { snapshot, packet, options, rules: wanted, accepting: true };
+        let Plan { snapshot, packet, options, rules, .. } = plan;
+        let installed = Installed { snapshot, packet, options, rules, accepting: true };
         let warnings = Mutex::new(warnings);
         let installed = Mutex::new(installed);
         let this = Arc::new(Self {
@@ -150,7 +138,7 @@ impl PacketPath {
 fn start_engine(
     kind: EngineKind,
     setup: EngineSetup,
-    saved: &[SavedFlows],
+    plan: &Plan,
     host: &Arc<SharedHost>,
 ) -> Result<Box<dyn PacketEngine>, RuntimeError> {
     let prepare: InterfaceSink = {
@@ -158,20 +146,35 @@ fn start_engine(
         Arc::new(move |interfaces| host.prepare_interfaces(interfaces, kind.needs_guard()))
     };
     let setup = EngineSetup { on_interfaces: Some(prepare), ..setup };
+    let in_kernel = |hook, setup| {
+        let engine = KernelEngine::start(hook, setup, plan.pins.clone(), &plan.saved);
+        engine.map(|engine| Box::new(engine) as Box<dyn PacketEngine>)
+    };
     let started: Result<Box<dyn PacketEngine>, EngineError> = match kind {
         EngineKind::AfPacket => {
             let memory = host.memory(&setup.snapshot);
-            AfPacketEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
+            AfPacketEngine::start(setup, memory, &plan.saved).map(|engine| Box::new(engine) as _)
         }
         EngineKind::AfXdp => {
             let memory = host.memory(&setup.snapshot);
-            AfXdpEngine::start(setup, memory, saved).map(|engine| Box::new(engine) as _)
+            AfXdpEngine::start(setup, memory, &plan.saved).map(|engine| Box::new(engine) as _)
         }
-        EngineKind::Tc => KernelEngine::start(Hook::Tc, setup).map(|engine| Box::new(engine) as _),
-        EngineKind::Xdp => KernelEngine::start(Hook::Xdp, setup).map(|engine| Box::new(engine) as _),
+        EngineKind::Tc => in_kernel(Hook::Tc, setup),
+        EngineKind::Xdp => in_kernel(Hook::Xdp, setup),
     };
-    match lock(&host.state).failed.take() {
-        None => Ok(started?),
-        Some(error) => Err(error.into()),
+    let failed = lock(&host.state).failed.take();
+    match (started, failed) {
+        (Ok(engine), None) => Ok(engine),
+        (Ok(engine), Some(error)) => {
+            // What it has gone on with goes on.
+            let is_heir = plan.pins.as_ref().is_some_and(|pins| pins.adopted.is_some());
+            engine.close(if is_heir { Keep::Forwarding } else { Keep::Nothing });
+            host.give_up_pins();
+            Err(error.into())
+        }
+        (Err(error), failed) => {
+            host.give_up_pins();
+            Err(failed.map_or_else(|| error.into(), RuntimeError::from))
+        }
     }
 }

@@ -32,6 +32,15 @@ impl SlotCounts {
         Self { traffic, gauges, known: BTreeMap::new() }
     }
 
+    /// What another process has counted is its own, but for connections that are open: those are ours.
+    fn begin_after(&mut self, slot: u16) {
+        let more = self.take(slot);
+        if let Some(known) = self.known.get_mut(&slot) {
+            known.open = 0;
+            known.total = more.total.wrapping_sub(more.open.cast_unsigned());
+        }
+    }
+
     /// What was counted of a slot since the last time.
     fn take(&mut self, slot: u16) -> Collected {
         let gauge = |at: usize| self.gauges.get(usize::from(slot) * 2 + at).map_or(0, |g| g.load(Relaxed));
@@ -84,15 +93,19 @@ impl Refusals {
         Self { map, known: BTreeMap::new() }
     }
 
-    fn collect(&mut self, slot: u16, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
-        let Ok(cpus) = self.map.get(&u32::from(slot), 0) else { return };
+    /// What was refused since the last time.
+    fn take(&mut self, slot: u16) -> [u64; 5] {
         let mut now = [0; 5];
+        let Ok(cpus) = self.map.get(&u32::from(slot), 0) else { return now };
         for cpu in cpus.iter() {
             add_words(&mut now, cpu);
         }
         let before = self.known.insert(slot, now).unwrap_or_default();
-        for (at, reason) in REFUSALS.into_iter().enumerate() {
-            let more = now[at].wrapping_sub(before[at]);
+        std::array::from_fn(|at| now[at].wrapping_sub(before[at]))
+    }
+
+    fn collect(&mut self, slot: u16, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
+        for (reason, more) in REFUSALS.into_iter().zip(self.take(slot)) {
             if more > 0 {
                 frontend.reasons.add(reason, more);
                 snapshot.reasons().add(reason, more);
@@ -118,6 +131,17 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// Goes on with maps of another process.
+    pub(super) fn begin_after(&mut self, snapshot: &PacketSnapshot) {
+        for (slot, _) in snapshot.frontends() {
+            self.refusals.take(slot);
+            self.frontends.begin_after(slot);
+        }
+        for (slot, _) in snapshot.servers() {
+            self.servers.begin_after(slot);
+        }
+    }
+
     /// Adds what was counted since the last time to the counters of `snapshot`.
     pub(super) fn collect(&mut self, snapshot: &PacketSnapshot) {
         let add = |counters: &ConnCounters, more: &Collected| {

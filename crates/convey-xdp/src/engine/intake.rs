@@ -10,14 +10,15 @@ use convey_core::EventSink;
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineStats, KernelGauges, KernelMemory, NextHops, PacketSnapshot,
+    EngineError, EngineErrorKind, EngineStats, KernelGauges, KernelMemory, NatPath, NextHops, PacketSnapshot,
     PathNumbers, PoolMemory,
 };
 
 use super::counts::{Counts, Refusals, SlotCounts};
+use super::pins::{Pins, path_as_written, path_of_record};
 use super::ring::ClientHops;
 use super::slot_uses::SlotUses;
-use crate::kernel::{Kernel, Sizes};
+use crate::kernel::{Kernel, Sizes, TableRecord, Tables};
 use crate::lower;
 use crate::mapped::MapMemory;
 use crate::{XdpError, kernel::Hook};
@@ -32,6 +33,7 @@ pub(super) struct Programs {
     paths: Arc<PathNumbers>,
     client_hops: Arc<Mutex<ClientHops>>,
     events: EventSink,
+    pins: Option<Pins>,
 }
 
 struct State {
@@ -44,17 +46,33 @@ struct State {
     /// Why an interface could not be taken, as last told.
     refused: Vec<String>,
     told_slow: bool,
+    /// What another process has written is in force until the network is known.
+    waits: bool,
+    /// As written down.
+    record: Option<TableRecord>,
 }
 
 impl Programs {
-    /// Loads them with the tables of `snapshot`, on no interface yet.
+    /// Loads them with the tables of `snapshot`, on no interface yet. With tables of another process, what that one has
+    /// written is in force until [`Programs::begin`].
     pub(super) fn load(
         hook: Hook,
         snapshot: Arc<PacketSnapshot>,
         events: EventSink,
+        pins: Option<Pins>,
     ) -> Result<Arc<Self>, EngineError> {
-        let sizes = super::sizes::of(&snapshot)?;
-        let mut kernel = Kernel::load(hook, &sizes).map_err(|e| refused(hook, &e))?;
+        let adopted = pins.as_ref().and_then(|pins| pins.adopted.clone());
+        let sizes = match &adopted {
+            Some(record) => record.sizes,
+            None => super::sizes::of(&snapshot)?,
+        };
+        let tables = match &pins {
+            None => Tables::Own,
+            Some(pins) if adopted.is_some() => Tables::Adopted(pins.folder.clone()),
+            Some(pins) => Tables::Pinned(pins.folder.clone()),
+        };
+        let mut kernel = Kernel::load_with(hook, &sizes, &tables).map_err(|e| refused(hook, &e))?;
+        let known = kernel.hop_generation();
         let programs = Self {
             nat_ports: kernel.memory("nat_ports").map_err(|e| refused(hook, &e))?,
             slot_uses: SlotUses::new(&kernel.memory("slot_uses").map_err(|e| refused(hook, &e))?),
@@ -67,15 +85,42 @@ impl Programs {
                 kernel,
                 snapshot: snapshot.clone(),
                 next_hops: Arc::default(),
-                generation: 0,
+                // What was remembered of clients goes by it.
+                generation: if known == u32::MAX { 0 } else { known },
                 refused: Vec::new(),
                 told_slow: false,
+                waits: adopted.is_some(),
+                record: None,
             }),
             sizes,
             events,
+            pins,
         };
-        programs.install(snapshot)?;
+        if let Some(record) = adopted {
+            programs.paths.adopt(record.paths.iter().map(|path| path.map(path_of_record)).collect());
+            let state = &mut *lock(&programs.state);
+            state.counts.begin_after(&snapshot);
+            state.record = Some(record);
+        } else {
+            programs.install(snapshot)?;
+        }
         Ok(Arc::new(programs))
+    }
+
+    /// The network is known: the programs go by the snapshot and next hops of this process, in place of another's.
+    pub(super) fn begin(&self) -> Result<(), EngineError> {
+        let state = &mut *lock(&self.state);
+        state.kernel.detach_strays();
+        if std::mem::take(&mut state.waits) {
+            let snapshot = state.snapshot.clone();
+            self.write(state, &snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// Whether they forward without this process.
+    pub(super) fn are_pinned(&self) -> bool {
+        self.pins.is_some()
     }
 
     /// The programs go by this snapshot.
@@ -92,11 +137,22 @@ impl Programs {
         let is_held = |number| PortPool::in_memory(self.partition(), self.pool_words(number)).held() > 0;
         let paths = self.paths.assign(snapshot, self.sizes.paths as usize, is_held);
         let paths = paths.ok_or_else(|| super::sizes::too_many_paths(snapshot, &self.sizes))?;
+        self.write_down(state, &paths);
         let image =
             lower::image(snapshot, &state.next_hops, state.generation, &paths, self.sizes.sets4.max(1));
         state.kernel.install(&image).map_err(|e| {
             EngineError::new(EngineErrorKind::Failed, format!("The kernel programs' tables: {e}"), "")
         })
+    }
+
+    /// What numbers stand for is on disk before a flow names them.
+    fn write_down(&self, state: &mut State, paths: &[Option<NatPath>]) {
+        let Some(pins) = &self.pins else { return };
+        let record =
+            TableRecord::new(self.sizes, paths.iter().map(|path| path.map(path_as_written)).collect());
+        if state.record.as_ref() != Some(&record) {
+            state.record = (pins.write)(&record).then_some(record);
+        }
     }
 
     const fn partition(&self) -> Partition {
@@ -193,6 +249,9 @@ impl Intake for Programs {
         state.next_hops = next_hops.clone();
         state.generation = state.generation % (u32::MAX - 1) + 1;
         lock(&self.client_hops).generation = Some(state.generation);
+        if state.waits {
+            return;
+        }
         let snapshot = state.snapshot.clone();
         let tell = |kernel: &mut Kernel| {
             let links = kernel.interfaces().into_iter().filter_map(|i| next_hops.links().usable(i));

@@ -7,22 +7,26 @@
 mod counts;
 mod intake;
 mod partial;
+mod pins;
 mod ring;
 mod sizes;
 mod slot_uses;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use convey_afpacket::workers::{PacketSocket, Runner, UserPath};
+use convey_afpacket::monotonic;
+use convey_afpacket::workers::{PacketSocket, Runner, UserPath, lock};
 use convey_core::Protocol;
 use convey_engine::{
     EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Explanation, InterfaceSink, Keep,
-    NextHops, PacketEngine, PacketSnapshot, TakenOver, Worker,
+    NextHops, PacketEngine, PacketSnapshot, SavedFlows, TakenOver, Worker,
 };
 
 use self::intake::Programs;
+pub use self::pins::Pins;
 use self::ring::RingFrames;
 use crate::kernel::Hook;
 
@@ -34,6 +38,12 @@ pub struct KernelEngine {
     kind: EngineKind,
     path: UserPath,
     programs: Arc<Programs>,
+    /// Of killed balancers that other engines served.
+    taken_over: Option<TakenOver>,
+    /// What it began with was another's, which may go on if this one does not come to stand.
+    is_heir: bool,
+    stands: AtomicBool,
+    is_closed: Mutex<bool>,
 }
 
 impl std::fmt::Debug for KernelEngine {
@@ -43,11 +53,17 @@ impl std::fmt::Debug for KernelEngine {
 }
 
 impl KernelEngine {
-    /// Loads the program of `hook` and puts it on the interfaces of the calling thread's network namespace.
+    /// Loads the program of `hook` and puts it on the interfaces of the calling thread's network namespace. With `pins` it
+    /// outlives this process. `saved` are flows of killed balancers that another engine served.
     ///
     /// # Errors
-    /// [`EngineError`]; nothing is left.
-    pub fn start(hook: Hook, setup: EngineSetup) -> Result<Self, EngineError> {
+    /// [`EngineError`]; nothing is left but what is pinned, and what was to be gone on with goes on.
+    pub fn start(
+        hook: Hook,
+        setup: EngineSetup,
+        pins: Option<Pins>,
+        saved: &[SavedFlows],
+    ) -> Result<Self, EngineError> {
         let kind = match hook {
             Hook::Tc => EngineKind::Tc,
             Hook::Xdp => EngineKind::Xdp,
@@ -57,7 +73,8 @@ impl KernelEngine {
             let cause = format!("The worker beside the kernel program cannot start ({what}): {error}");
             EngineError::new(EngineErrorKind::Failed, cause, "")
         };
-        let programs = Programs::load(hook, snapshot.clone(), setup.events.clone())?;
+        let is_heir = pins.as_ref().is_some_and(|pins| pins.adopted.is_some());
+        let programs = Programs::load(hook, snapshot.clone(), setup.events.clone(), pins)?;
         let memory = programs.memory().map_err(|e| failed("its tables", &e))?;
         let ring = programs.ring().map_err(|e| failed("its ring", &e))?;
         let socket = PacketSocket::open(SEND_BUFFER_BYTES).map_err(|e| failed("a packet socket", &e))?;
@@ -72,11 +89,24 @@ impl KernelEngine {
         };
         let setup = EngineSetup { on_interfaces: Some(on_interfaces), ..setup };
         let path = UserPath::new(setup, 1, programs.clone())?;
-        let engine = Self { kind, path, programs };
+        let mut engine = Self {
+            kind,
+            path,
+            programs,
+            taken_over: None,
+            is_heir,
+            stands: AtomicBool::new(false),
+            is_closed: Mutex::new(false),
+        };
         let worker = Worker::in_kernel(&snapshot, memory);
-        let worker = worker.ok_or_else(|| {
+        let mut worker = worker.ok_or_else(|| {
             EngineError::new(EngineErrorKind::Failed, "The kernel program's tables have another size", "")
         })?;
+        if is_heir {
+            engine.taken_over = Some(worker.count_taken_over(&snapshot, monotonic()));
+        } else if !saved.is_empty() {
+            engine.taken_over = Some(take_over(&mut worker, saved, &snapshot));
+        }
         engine.path.follow_network().map_err(|error| match engine.programs.refused().first() {
             Some(refused) if error.kind == EngineErrorKind::NoInterface => {
                 EngineError::new(EngineErrorKind::Unsupported, refused.clone(), "")
@@ -84,9 +114,21 @@ impl KernelEngine {
             _ => error,
         })?;
         let frames = RingFrames::new(ring, socket, engine.programs.client_hops());
+        engine.programs.begin()?;
         engine.path.run(Runner::of_worker(0, frames, &engine.path, worker))?;
+        engine.stands.store(true, Relaxed);
         Ok(engine)
     }
+}
+
+fn take_over(worker: &mut Worker, saved: &[SavedFlows], snapshot: &PacketSnapshot) -> TakenOver {
+    let (mut report, now) = (TakenOver::default(), monotonic());
+    for saved in saved {
+        for heirs in saved.divide(snapshot, now, &mut report) {
+            worker.take_over(&heirs, snapshot, now, &mut report);
+        }
+    }
+    report
 }
 
 impl PacketEngine for KernelEngine {
@@ -132,10 +174,23 @@ impl PacketEngine for KernelEngine {
     }
 
     fn taken_over(&self) -> Option<TakenOver> {
-        None
+        self.taken_over
     }
 
-    fn close(&self, _keep: Keep) -> Vec<String> {
+    fn outlives_process(&self) -> bool {
+        self.programs.are_pinned()
+    }
+
+    fn close(&self, keep: Keep) -> Vec<String> {
+        let mut is_closed = lock(&self.is_closed);
+        if std::mem::replace(&mut *is_closed, true) {
+            return Vec::new();
+        }
+        if keep == Keep::Forwarding && self.outlives_process() {
+            self.path.shared().keep_flows();
+            self.path.close();
+            return Vec::new();
+        }
         // The program first: what arrives from now on is the kernel's.
         self.programs.attach(&[]);
         self.path.close();
@@ -146,6 +201,7 @@ impl PacketEngine for KernelEngine {
 
 impl Drop for KernelEngine {
     fn drop(&mut self) {
-        self.close(Keep::Nothing);
+        let has_failed = self.is_heir && !self.stands.load(Relaxed);
+        self.close(if has_failed { Keep::Forwarding } else { Keep::Nothing });
     }
 }

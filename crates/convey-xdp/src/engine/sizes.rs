@@ -1,6 +1,8 @@
 //! How large the programs' tables are made, and what does not fit any more.
 
-use convey_engine::{EngineError, EngineErrorKind, PacketSnapshot};
+use std::collections::HashSet;
+
+use convey_engine::{EngineError, EngineErrorKind, NatPath, PacketSnapshot};
 
 use crate::kernel::Sizes;
 
@@ -39,6 +41,43 @@ pub(super) fn of(snapshot: &PacketSnapshot) -> Result<Sizes, EngineError> {
     };
     check(snapshot, &sizes)?;
     Ok(sizes)
+}
+
+/// Whether tables of the sizes `is` can be gone on with for `snapshot`. There may be more room for IPv6 flows and for
+/// paths than a start would make. `numbered` are the paths that have flows, and some that may have none.
+///
+/// # Errors
+/// Why not, in words.
+pub(super) fn check_adopted(
+    snapshot: &PacketSnapshot,
+    is: &Sizes,
+    numbered: &[NatPath],
+) -> Result<(), String> {
+    let wanted = of(snapshot).map_err(|e| e.to_string())?;
+    let differs = |what: &str, is: &dyn std::fmt::Display, wanted: &dyn std::fmt::Display| {
+        Err(format!("{what} was {is} and is to be {wanted}"))
+    };
+    if is.passthrough != wanted.passthrough {
+        return Err("it ran in another mode".to_owned());
+    }
+    if is.sets4 != wanted.sets4 {
+        return differs("connection_tracker_capacity (in sets of four flows)", &is.sets4, &wanted.sets4);
+    }
+    if is.passthrough && (is.nat_first, is.nat_width) != (wanted.nat_first, wanted.nat_width) {
+        let range = |sizes: &Sizes| {
+            format!("{}-{}", sizes.nat_first, u32::from(sizes.nat_first) + sizes.nat_width.max(1) - 1)
+        };
+        return differs("the range of NAT ports", &range(is), &range(&wanted));
+    }
+    let paths: HashSet<NatPath> = snapshot.nat_paths().chain(numbered).copied().collect();
+    if paths.len() > is.paths as usize && is.passthrough {
+        return Err("it has no room for the ports of that many servers".to_owned());
+    }
+    let fixed = |s: &Sizes| (s.frontends, s.servers, s.backends, s.ring_bytes);
+    if fixed(is) != fixed(&wanted) {
+        return Err("it was of a version with other sizes".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether the tables have room for `snapshot`.

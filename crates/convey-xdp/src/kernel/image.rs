@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use convey_bpf::directory::Direction;
 use convey_bpf::tables::{Config, FORMER_MAX, Frontend, Server, former_vip, path6, plain_address, vip6};
+use serde::{Deserialize, Serialize};
 
 /// A path along which a server answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Path {
     /// The NAT address.
     pub nat: IpAddr,

@@ -21,16 +21,6 @@ use crate::inner_maps;
 /// Where the directory's seed stands in the configuration, in words of eight bytes.
 const DIRECTORY_SEED: usize = 1;
 
-/// What was written.
-#[derive(Debug, Default)]
-pub(super) struct Written {
-    contents: Contents,
-    /// Of the directory's halves; `None`: all zero.
-    halves: [Option<Directory>; 2],
-    /// Which of them is in force.
-    half: usize,
-}
-
 impl Kernel {
     /// Puts an image in force, in place of the one before: only what differs is written, in an order in which packets
     /// go by one or the other. Where it fails, what was written stays, and the next image starts from there. A NAT
@@ -196,6 +186,6 @@ fn now() -> Ticks {
     Ticks::from_nanos(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
-fn error(map: &'static str, e: &dyn std::error::Error) -> XdpError {
+pub(super) fn error(map: &'static str, e: &dyn std::error::Error) -> XdpError {
     XdpError::Map { map, reason: reason(e) }
 }
