@@ -28,7 +28,8 @@ export function runCommand(program: Command): Command {
         "SIGHUP reads the configuration again; so does saving the file. Closing the terminal is as SIGTERM.\n\n" +
         `Environment: CONVEY_CONFIG, ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
         "They win over the file; flags win over them.\n" +
-        "CONVEY_STATE_DIR names where passthrough and dsr remember what to undo, instead of /run/convey.",
+        "CONVEY_STATE_DIR names where passthrough and dsr remember what to undo, instead of /run/convey;\n" +
+        "CONVEY_BPFFS a BPF file system for what engines in the kernel forward by, instead of /sys/fs/bpf.",
     )
     .allowExcessArguments()
     .action(async (options: ConfigOptions & { dryRun?: true }) => {

@@ -117,6 +117,10 @@ function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logge
 }
 
 function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string): void {
+  if (balancer.keepsForwarding) {
+    logger.info({ signal }, `${signal}: the kernel goes on forwarding`);
+    return;
+  }
   const open = balancer.stats().current_connections;
   const deadline = balancer.config.shutdown.drain_timeout_ms;
   const wait =

@@ -226,9 +226,18 @@ function proxyRules({ frontends, backends }: View): Finding[] {
   ];
 }
 
+/** An engine that forwards in the process ends with it. */
+function keepForwarding({ root: { shutdown, engine } }: View): Finding[] {
+  if (!isTable(shutdown) || shutdown.keep_forwarding !== true) return [];
+  if (engine !== "af_packet" && engine !== "af_xdp") return [];
+  const why = `cannot be had with engine "${engine}", which forwards in the process`;
+  const expected = 'false, or engine "tc", "xdp" or "auto"';
+  return [error(["shutdown", "keep_forwarding"], "value", why, { found: "true", expected })];
+}
+
 function packetRules(view: View): Finding[] {
   const { root, frontends, backends, mode } = view;
-  const findings: Finding[] = [];
+  const findings: Finding[] = keepForwarding(view);
   for (const { name, listen, table, backend } of frontends) {
     if (!listen) continue;
     const at = ["frontends", name, "listen_addr"];

@@ -369,6 +369,13 @@ export const configSchema = z
         drain_timeout_ms: milliseconds
           .default(30_000)
           .describe("Milliseconds that open connections get to end after SIGTERM or SIGINT."),
+        keep_forwarding: z
+          .boolean()
+          .register(wording, { type: "boolean", expected: "true or false" })
+          .default(false)
+          .describe(
+            "Whether the kernel goes on forwarding, also new connections, after SIGTERM or SIGINT until the next start or convey cleanup; engines tc and xdp.",
+          ),
       })
       .prefault({})
       .describe("How the program ends."),

@@ -194,12 +194,18 @@ export class Balancer implements AsyncDisposable {
 
   /**
    * Takes no new connections, waits up to `drainMs` (default 0) for the open ones, cuts the rest and frees
-   * everything. Called again it can only shorten the wait.
+   * everything. Called again it can only shorten the wait. With `shutdown.keep_forwarding` the kernel goes on instead,
+   * where it can, and nothing is waited for or cut.
    */
   close(options: { drainMs?: number } = {}): Promise<void> {
     this.#closeDeadline = Math.min(this.#closeDeadline, performance.now() + (options.drainMs ?? 0));
     this.#closing ??= this.#shutDown();
     return this.#closing;
+  }
+
+  /** Whether the kernel goes on forwarding after `close()`. @internal */
+  get keepsForwarding(): boolean {
+    return this.#service.keepsForwarding;
   }
 
   /** Ends the data plane at once, while the process exits: nothing else can be waited for then. @internal */
@@ -228,6 +234,10 @@ export class Balancer implements AsyncDisposable {
     try {
       servers.close();
       this.#reloader.close();
+      if (this.#service.keepsForwarding) {
+        await this.#watcher?.close();
+        return;
+      }
       this.#service.stopAccepting();
       await this.#watcher?.close();
       let settled = false;

@@ -83,6 +83,18 @@ export class Service {
     );
     const { packet } = config.mode === "proxy" ? {} : this.dataplane.stats();
     if (packet) parts.reporter.write(narratePacketPath(packet));
+    if (config.shutdown.keep_forwarding && !this.dataplane.outlivesProcess()) {
+      const engine = packet ? `engine ${packet.engine} as it is set up here` : "proxy mode";
+      parts.reporter.engine(
+        "warning",
+        `shutdown.keep_forwarding has no effect: ${engine} ends with the process`,
+      );
+    }
+  }
+
+  /** Whether forwarding is to go on when this ends: then nobody is refused and nothing is waited for. */
+  get keepsForwarding(): boolean {
+    return this.#config.shutdown.keep_forwarding && this.dataplane.outlivesProcess();
   }
 
   /** The configuration in service. */
@@ -262,7 +274,7 @@ export class Service {
   async close(stopped: () => void): Promise<void> {
     const socketClosed = this.#socket?.close();
     this.#health.close();
-    for (const line of this.dataplane.close()) this.#reporter.info({}, `host: ${line}`);
+    for (const line of this.dataplane.close(this.keepsForwarding)) this.#reporter.info({}, `host: ${line}`);
     stopped();
     await Promise.all([socketClosed, this.#admin.close()]);
     // One that is still being applied finds out that it is too late, and may bring a server back.
@@ -272,7 +284,7 @@ export class Service {
   /** While the process exits. */
   abandon(): void {
     this.#socket?.abandon();
-    this.dataplane.close();
+    this.dataplane.close(this.keepsForwarding);
   }
 
   #onNativeEvent(event: NativeEvent): void {

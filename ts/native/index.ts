@@ -103,8 +103,13 @@ export interface Dataplane {
   settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
-  /** Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. */
-  close(): string[];
+  /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
+  outlivesProcess(): boolean;
+  /**
+   * Cuts what is still open, joins every thread, and returns what was taken back from the host. Idempotent. With
+   * `keepForwarding` an engine that outlives the process leaves everything for the next start instead.
+   */
+  close(keepForwarding: boolean): string[];
 }
 
 /** What the addon offers. */
@@ -173,7 +178,8 @@ function wrap(native: NativeDataplane): Dataplane {
     stopAccepting: () => unwrap(() => native.stopAccepting()),
     settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
-    close: () => unwrap(() => native.close()),
+    outlivesProcess: () => unwrap(() => native.outlivesProcess()),
+    close: (keepForwarding) => unwrap(() => native.close(keepForwarding)),
   };
 }
 

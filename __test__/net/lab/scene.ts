@@ -28,6 +28,10 @@ export interface Settings {
   ports?: string;
   /** Frontends that are left out, with their backends. */
   without?: readonly string[];
+  /** Another than the one the tests are for. */
+  engine?: string;
+  /** `shutdown.keep_forwarding`. */
+  keepForwarding?: boolean;
   /** Lines before the first table. */
   top?: readonly string[];
 }
@@ -42,7 +46,7 @@ export function configuration(lab: PacketLab, settings: Settings): string {
   ] as const;
   const lines = [
     `mode = "${settings.method === "passthrough" ? "passthrough" : "dsr"}"`,
-    `engine = "${engine()}"`,
+    `engine = "${settings.engine ?? engine()}"`,
     ...(settings.top ?? []),
     "[passthrough]",
     `workers = ${settings.workers ?? 2}`,
@@ -54,6 +58,7 @@ export function configuration(lab: PacketLab, settings: Settings): string {
     ...(settings.tracking === undefined ? [] : [`connection_tracking = "${settings.tracking}"`]),
     "[shutdown]",
     "drain_timeout_ms = 5000",
+    ...(settings.keepForwarding ? ["keep_forwarding = true"] : []),
     "[stats]",
     "port = 0",
   ];

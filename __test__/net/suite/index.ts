@@ -3,11 +3,13 @@
  * have files of their own, so that they run side by side.
  */
 import { describe } from "vitest";
+import { inKernel } from "../engines.ts";
 import { type Method, stage } from "../lab/scene.ts";
 import { frames } from "./frames.ts";
 import { limits } from "./limits.ts";
 import { minimal } from "./minimal.ts";
 import { modes } from "./modes.ts";
+import { outliving } from "./outliving.ts";
 import { restarts } from "./restarts.ts";
 
 /** Registers all cases of a method, with clients and servers on one interface of the balancer. */
@@ -15,6 +17,7 @@ export function suite(method: Method): void {
   describe(`${method}, one-arm`, () => {
     const stands = stage(method, "one-arm", ["tcpdump", "cargo"]);
     restarts(stands);
+    if (inKernel()) outliving(stands);
     // Both methods of DSR are one program in this.
     if (method !== "l2") limits(stands);
     frames(stands);

@@ -199,6 +199,20 @@ test("keys of the packet modes are no warning in proxy mode, since flags change 
   );
 });
 
+test("shutdown.keep_forwarding is refused with an engine that forwards in the process, and where it is no boolean", async () => {
+  const keep = (engine: string, value = "true") =>
+    errorsOf(
+      `mode = "dsr"\nengine = "${engine}"\n${LEAST_PACKETS.replace("8081", "3000")}[shutdown]\nkeep_forwarding = ${value}\n`,
+    );
+  expect(await keep("auto")).toEqual([]);
+  const [refused] = await keep("af_packet");
+  expect(refused).toMatch(
+    /error: shutdown\.keep_forwarding: cannot be had with engine "af_packet", which forwards in the process \(found true, expected false, or engine "tc", "xdp" or "auto"\)$/,
+  );
+  const [wrong] = await keep("auto", "1");
+  expect(wrong).toMatch(/shutdown\.keep_forwarding: has the wrong type \(found 1, expected true or false\)$/);
+});
+
 test("a loopback listener is refused in the packet modes, which see only what comes over a network", async () => {
   const [line] = await linesOf(`mode = "passthrough"\n${LEAST_PACKETS.replace("192.0.2.1", "127.0.0.9")}`);
   expect(line).toBe(

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use convey_core::{Event, EventSink};
-use convey_runtime::{Runtime, ServerUpdate};
+use convey_runtime::{Keep, Runtime, ServerUpdate};
 use napi::bindgen_prelude::{AsyncTask, Function};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
 use napi::{Env, Task};
@@ -184,10 +184,17 @@ impl Dataplane {
         Ok(AsyncTask::new(ExplainTask { runtime: self.runtime.clone(), question }))
     }
 
-    /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns what
-    /// was taken back, and what was not and why, in words.
+    /// Whether forwarding goes on without the process: when it is killed, and with `close(true)`.
     #[napi(catch_unwind)]
-    pub fn close(&self) -> Vec<String> {
-        self.runtime.close()
+    pub fn outlives_process(&self) -> bool {
+        self.runtime.outlives_process()
+    }
+
+    /// Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns what
+    /// was taken back, and what was not and why, in words. With `keep_forwarding` an engine that outlives the process
+    /// leaves everything for the next start instead.
+    #[napi(catch_unwind)]
+    pub fn close(&self, keep_forwarding: bool) -> Vec<String> {
+        self.runtime.close_keeping(if keep_forwarding { Keep::Forwarding } else { Keep::Nothing })
     }
 }

@@ -314,6 +314,14 @@ impl Runtime {
         self.close_keeping(Keep::Nothing)
     }
 
+    /// Whether forwarding goes on when the process is killed, and with [`Keep::Forwarding`].
+    pub fn outlives_process(&self) -> bool {
+        match &self.engine {
+            Engine::Proxy(_) => false,
+            Engine::Packet(packet) => packet.outlives_process(),
+        }
+    }
+
     /// As [`Runtime::close`], but with [`Keep::Forwarding`] an engine whose programs forward in the kernel leaves them,
     /// for the next start to go on with.
     pub fn close_keeping(&self, keep: Keep) -> Vec<String> {

@@ -239,6 +239,10 @@ impl PacketPath {
         Ok(())
     }
 
+    pub(crate) fn outlives_process(&self) -> bool {
+        self.engine.outlives_process()
+    }
+
     /// Returns what was taken back, and what was not and why, in words.
     pub(crate) fn close(&self, keep: Keep) -> Vec<String> {
         let (task, prober) = (lock(&self.periodic_task).take(), lock(&self.prober).take());

@@ -4,21 +4,23 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use convey_bpf::tables::{Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing};
 use convey_testkit::PacketBuilder;
-use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
+use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes, Tables, seed_in};
+use convey_xdp::pins::{self, PinFolder};
 
 const NEXT: u32 = u32::MAX;
 const REDIRECT: u32 = 7;
 const HOP: Hop =
     Hop { ifindex: 1, mtu: 1500, on_link: true, destination: [2, 0, 0, 0, 2, 1], source: [2, 0, 0, 0, 2, 2] };
 
-fn kernel() -> Kernel {
-    let sizes = Sizes {
+fn sizes() -> Sizes {
+    Sizes {
         passthrough: true,
         minimal: false,
         sets4: 1 << 15,
@@ -30,8 +32,11 @@ fn kernel() -> Kernel {
         servers: 64,
         backends: 4,
         ring_bytes: 1 << 16,
-    };
-    Kernel::load_for_test_runs(Hook::Tc, &sizes).unwrap()
+    }
+}
+
+fn kernel() -> Kernel {
+    Kernel::load_for_test_runs(Hook::Tc, &sizes()).unwrap()
 }
 
 /// Servers `servers` of an IPv4 and of an IPv6 backend, and frontends on these addresses.
@@ -154,18 +159,91 @@ fn an_image_that_does_not_fit_is_refused_and_what_worked_goes_on() {
     assert_eq!(runs(&kernel, &syn(2, "192.0.2.11:80")).0, REDIRECT);
 }
 
+/// A BPF file system of the test's own, until dropped.
+struct BpfFs(std::path::PathBuf);
+
+impl BpfFs {
+    fn mount(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("convey-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        common::run("mount", &["-t", "bpf", "bpf", folder.to_str().unwrap()]);
+        Self(folder)
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        common::run("umount", &[self.0.to_str().unwrap()]);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads a kernel program"]
+fn pinned_tables_are_gone_on_with_by_another_process_which_leaves_nothing_of_what_it_does_not_know() {
+    let bpffs = BpfFs::mount("adopt");
+    let folder = bpffs.0.join("convey/here_balancer_1_0");
+    let vips = ["192.0.2.10:80", "[2001:db8::10]:80", "192.0.2.11:80", "[2001:db8::11]:80"];
+    let hop_generation = 41;
+    {
+        let pins = Arc::new(PinFolder::create(&folder).unwrap());
+        let mut first = Kernel::load_with(Hook::Tc, &sizes(), &Tables::Pinned(pins)).unwrap();
+        let mut first_image = image(&vips, &[0, 1]);
+        first_image.config.hop_generation = hop_generation;
+        first.install(&first_image).unwrap();
+        for (i, vip) in (1..).zip(&vips) {
+            assert_eq!(runs(&first, &syn(i, vip)).0, REDIRECT, "{vip}");
+        }
+    }
+    let pins = Arc::new(PinFolder::hold(&folder).unwrap());
+    assert!(PinFolder::hold(&folder).is_err(), "it is held");
+    assert_eq!(seed_in(&pins).unwrap(), 7);
+    let other = Sizes { sets4: 1 << 14, ..sizes() };
+    let refused =
+        Kernel::load_with(Hook::Tc, &other, &Tables::Adopted(pins.clone())).unwrap_err().to_string();
+    assert!(refused.contains("flows4") && refused.contains("32768"), "{refused}");
+
+    let mut second = Kernel::load_with(Hook::Tc, &sizes(), &Tables::Adopted(pins.clone())).unwrap();
+    assert_eq!(second.hop_generation(), hop_generation);
+    // As the first has written it, until there is another image.
+    for (i, vip) in (20..).zip(&vips) {
+        assert_eq!(runs(&second, &syn(i, vip)).0, REDIRECT, "{vip}");
+    }
+    second.install(&image(&["", "", "192.0.2.11:80", "[2001:db8::11]:80"], &[1])).unwrap();
+    for vip in &vips[..2] {
+        assert_eq!(runs(&second, &syn(40, vip)).0, NEXT, "{vip}");
+    }
+    for vip in &vips[2..] {
+        let (verdict, sent) = runs(&second, &syn(50, vip));
+        assert_eq!(verdict, REDIRECT, "{vip}");
+        assert_eq!(if vip.starts_with('[') { sent[53] } else { sent[33] }, 2, "{vip}");
+    }
+    let paths: HashMap<_, [u8; 36], u32> = second.ebpf.map("paths6").unwrap().try_into().unwrap();
+    assert_eq!(paths.keys().count(), 1);
+    drop(second);
+    pins::remove_held(&pins).unwrap();
+    assert!(!bpffs.0.join("convey").exists());
+}
+
+#[test]
+#[ignore = "needs root: makes a folder of a BPF file system"]
+fn a_folder_of_pins_is_made_in_a_bpf_file_system_alone_and_not_in_somebody_elses() {
+    let error = PinFolder::create(&std::env::temp_dir().join("convey/x")).unwrap_err().to_string();
+    assert!(error.contains("is no BPF file system") && error.contains("CONVEY_BPFFS"), "{error}");
+    let bpffs = BpfFs::mount("owner");
+    let parent = bpffs.0.join("convey");
+    std::fs::create_dir(&parent).unwrap();
+    std::os::unix::fs::chown(&parent, Some(65_534), None).unwrap();
+    let error = PinFolder::create(&parent.join("x")).unwrap_err().to_string();
+    assert!(error.contains("another user's"), "{error}");
+}
+
 /// The program by a handle of its own: maps are written through the other.
 fn another_handle(kernel: &mut Kernel) -> SchedClassifier {
-    let folder = std::env::temp_dir().join(format!("convey-bpf-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.to_str().unwrap();
-    common::run("mount", &["-t", "bpf", "bpf", path]);
+    let bpffs = BpfFs::mount("bpf");
     let program: &mut SchedClassifier = kernel.ebpf.program_mut("convey_tc").unwrap().try_into().unwrap();
-    program.pin(folder.join("program")).unwrap();
-    let again = SchedClassifier::from_pin(folder.join("program"));
-    common::run("umount", &[path]);
-    std::fs::remove_dir(&folder).unwrap();
-    again.unwrap()
+    program.pin(bpffs.0.join("program")).unwrap();
+    SchedClassifier::from_pin(bpffs.0.join("program")).unwrap()
 }
 
 #[test]

@@ -55,11 +55,14 @@ export declare class Dataplane {
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
    */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>
+  /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
+  outlivesProcess(): boolean
   /**
    * Cuts what is still open, joins every thread, takes back what was done to the host. Idempotent. Returns what
-   * was taken back, and what was not and why, in words.
+   * was taken back, and what was not and why, in words. With `keep_forwarding` an engine that outlives the process
+   * leaves everything for the next start instead.
    */
-  close(): Array<string>
+  close(keepForwarding: boolean): Array<string>
 }
 
 /** The connections of one server, also after it has left the configuration. */

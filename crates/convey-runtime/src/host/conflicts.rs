@@ -44,12 +44,17 @@ pub(super) fn claims(spec: &HostSpec) -> Vec<NatClaim> {
     spec.rules.nat.iter().map(claim).collect()
 }
 
+/// Whether they have a port in common.
+pub(super) fn overlap(a: &NatClaim, b: &NatClaim) -> bool {
+    a.protocol == b.protocol && a.address == b.address && a.from <= b.to && b.from <= a.to
+}
+
 /// Two balancers that translate from one port would take each other's replies.
 pub(super) fn check_nat(spec: &HostSpec, peers: &[Found]) -> Result<(), HostError> {
     let ours = claims(spec);
     for peer in peers.iter().filter(|p| p.in_use) {
         for (a, b) in ours.iter().flat_map(|a| peer.entry.nat.iter().map(move |b| (a, b))) {
-            if a.protocol == b.protocol && a.address == b.address && a.from <= b.to && b.from <= a.to {
+            if overlap(a, b) {
                 return Err(HostError::NatPortsTaken {
                     ports: format!("{}-{}", a.from, a.to),
                     address: a.address,

@@ -113,7 +113,7 @@ impl Host {
             locks,
             guard: None,
             left: flows::SavedTable::find(&peers, &names(&spec.rules.vips)),
-            left_pins: pins::LeftPins::find(&peers, &names(&spec.rules.vips)),
+            left_pins: pins::LeftPins::find(&peers, &names(&spec.rules.vips), &claims(spec)),
             pins: None,
             serves: false,
             slots: None,

@@ -12,8 +12,9 @@ use convey_engine::SlotTable;
 use convey_xdp::kernel::{TableRecord, seed_in};
 use convey_xdp::pins::{self, DEFAULT_BPFFS, PinFolder};
 
+use super::conflicts::overlap;
 use super::flows::{draft, open_own, remove_files, write_whole};
-use super::journal::{Record, StateDir};
+use super::journal::{NatClaim, Record, StateDir};
 use super::undo::{self, Leave, Outcome};
 use super::{Found, Host, HostError, sys};
 
@@ -60,9 +61,12 @@ pub(super) struct OwnPins {
 }
 
 impl LeftPins {
-    /// Those of killed balancers that had one of these frontends.
-    pub(super) fn find(journals: &[Found], frontends: &[String]) -> Vec<Self> {
-        let ours = |f: &&Found| !f.in_use && f.entry.frontends.iter().any(|name| frontends.contains(name));
+    /// Those of killed balancers that had one of these frontends, or NAT ports that are ours now: two must not forward by
+    /// one port.
+    pub(super) fn find(journals: &[Found], frontends: &[String], nat: &[NatClaim]) -> Vec<Self> {
+        let has_port_of = |f: &Found| nat.iter().any(|a| f.entry.nat.iter().any(|b| overlap(a, b)));
+        let has_frontend = |f: &Found| f.entry.frontends.iter().any(|name| frontends.contains(name));
+        let ours = |f: &&Found| !f.in_use && (has_frontend(f) || has_port_of(f));
         let mut found: Vec<Self> = Vec::new();
         for journal in journals.iter().filter(ours) {
             for record in journal.entry.records.iter().filter(|r| matches!(r, Record::Pins { .. })) {

@@ -1,0 +1,199 @@
+/** Engines in the kernel: what goes on while no process lives, and what another start makes of it. */
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { aroundAll, describe, expect, test } from "vitest";
+import type { Product } from "../../support/convey.ts";
+import { CONVEY } from "../../support/peers.ts";
+import { finish } from "../../support/processes.ts";
+import { Busy, current, leftBehind } from "../lab/busy.ts";
+import { hostState } from "../lab/host-state.ts";
+import { type PacketLab, SERVERS } from "../lab/lab.ts";
+import { end, kernelCounter, type Scene, type Stage } from "../lab/scene.ts";
+import { Talker } from "../lab/talk.ts";
+import { names } from "../lab/traffic.ts";
+
+const ENDS = ["client", ...SERVERS] as const;
+
+/** Registers the cases. Each starts balancers of its own and leaves the lab as it was. */
+export function outliving({ method, scene: standing }: Stage): void {
+  describe("without a process", () => {
+    const nat = method === "passthrough";
+    let scene: Scene;
+    let lab: PacketLab;
+    let before: string;
+
+    aroundAll(async (runTests) => {
+      const stands = standing();
+      if (stands === undefined) return runTests();
+      scene = stands;
+      lab = scene.lab;
+      // A tail loss probe is sent after milliseconds: a busy machine is slower than that.
+      for (const place of ENDS) await lab.sh(place, "sysctl -qw net.ipv4.tcp_early_retrans=0");
+      before = await hostState(lab, "balancer");
+      await runTests();
+    }, 60_000);
+
+    const kill = async ({ process }: Product) => {
+      process.child.kill("SIGKILL");
+      await process.exited;
+    };
+
+    /** Nothing of these balancers is left, and the kernel answers for itself. */
+    const expectClean = async (balancers: readonly Product[]) => {
+      expect(await hostState(lab, "balancer")).toBe(before);
+      expect(await leftBehind(scene, balancers)).toEqual([]);
+      const refused = await finish(
+        lab.at("client", "curl", "-sS", "--max-time", "3", `http://${lab.vip()}/`),
+      );
+      expect(refused.code, "curl's code for a refused connection").toBe(7);
+    };
+
+    const retransmitted = async () => {
+      const counts = ENDS.map((place) => kernelCounter(lab, place, "Tcp", "RetransSegs"));
+      return (await Promise.all(counts)).reduce((a, b) => a + b);
+    };
+
+    test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      const balancers: Product[] = [];
+      let again: number;
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        // Next hops towards the client are known then.
+        await names(lab, lab.vip(), 10);
+        await flows.open(20);
+        again = await retransmitted();
+        await kill(killed);
+      }
+      await flows.rounds(20);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      await using product = await scene.balance();
+      balancers.push(product);
+      await product.process.waitFor(/took over \d+ flows of a killed balancer"/);
+      await flows.rounds(20);
+      expect((await retransmitted()) - again, "segments sent again").toBe(0);
+      expect(await current(product)).toBe(20);
+      expect(await flows.lost()).toBe(0);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await end(product);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("with shutdown.keep_forwarding SIGTERM waits for nobody, everything goes on, and the next start goes on with it", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      const balancers: Product[] = [];
+      {
+        await using kept = await scene.balance({ keepForwarding: true });
+        balancers.push(kept);
+        await flows.open(20);
+        kept.process.child.kill("SIGTERM");
+        expect(await kept.process.exited).toEqual({ code: 0, signal: null });
+        expect(kept.process.stderr).toMatch(/SIGTERM: the kernel goes on forwarding/);
+      }
+      await flows.rounds(20);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      await using product = await scene.balance();
+      balancers.push(product);
+      await product.process.waitFor(/took over \d+ flows of a killed balancer"/);
+      expect(await flows.lost()).toBe(0);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await end(product);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("`convey cleanup` after a kill ends the forwarding and restores the host, bit for bit", async () => {
+      const balancers: Product[] = [];
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        // The process is asked for the next hop towards a client that is new.
+        await names(lab, lab.vip(), 10);
+        await kill(killed);
+      }
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      const cleaned = await finish([...scene.prefix(), process.execPath, CONVEY, "cleanup"]);
+      expect(cleaned.stdout + cleaned.stderr).toMatch(/removed the programs and tables of/);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("tables of another layout are left alone, said so, and gone once the new ones stand; those of another size give their flows away", async () => {
+      const balancers: Product[] = [];
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        await kill(killed);
+        const folder = join(scene.services.folder, "state");
+        const [file = ""] = (await readdir(folder)).filter((name) => name.endsWith(".tables"));
+        const tables = JSON.parse(await readFile(join(folder, file), "utf8"));
+        await writeFile(join(folder, file), JSON.stringify({ ...tables, layout: 999 }));
+      }
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      {
+        await using fresh = await scene.balance();
+        balancers.push(fresh);
+        await fresh.process.waitFor(/are not taken over: its tables have layout 999/);
+        expect(await current(fresh)).toBe(0);
+        await flows.open(20);
+        expect(await leftBehind(scene, balancers)).toHaveLength(5);
+        await kill(fresh);
+      }
+      await using larger = await scene.balance({ capacity: 131_072 });
+      balancers.push(larger);
+      await larger.process.waitFor(/not gone on with: connection_tracker_capacity/);
+      await larger.process.waitFor(/took over \d+ flows of a killed balancer"/);
+      expect(await current(larger)).toBe(20);
+      expect(await flows.lost()).toBe(0);
+      expect(await leftBehind(scene, balancers)).toHaveLength(5);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await end(larger);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("pins whose journal is gone are gone with the next start, which forwards for itself", async () => {
+      const balancers: Product[] = [];
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        await kill(killed);
+      }
+      await rm(join(scene.services.folder, "state"), { recursive: true });
+      await using product = await scene.balance();
+      balancers.push(product);
+      await product.process.waitFor(/removed the programs and tables of \S+: no journal names it/);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      await end(product);
+      // What the journal knew of the host is lost with it.
+      await lab.sh("balancer", `sysctl -qw net.ipv4.ip_local_reserved_ports=`);
+      await expectClean(balancers);
+    }, 60_000);
+
+    // How flows are carried is the same for both methods of DSR.
+    if (method === "l2") return;
+    test("flows go from the kernel to af_packet and back over two kills, and none is lost", async () => {
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      const balancers: Product[] = [];
+      for (const engine of [undefined, "af_packet", undefined]) {
+        await using killed = await scene.balance(engine === undefined ? {} : { engine });
+        balancers.push(killed);
+        if (balancers.length === 1) await flows.open(20);
+        expect(await current(killed)).toBe(20);
+        await flows.rounds(5);
+        await kill(killed);
+        await sleep(200);
+      }
+      await using last = await scene.balance();
+      balancers.push(last);
+      expect(await current(last)).toBe(20);
+      expect(await flows.lost()).toBe(0);
+      expect((await talker.ask({ do: nat ? "close" : "reset" })).ok).toBe(20);
+      await end(last);
+      await expectClean(balancers);
+    }, 60_000);
+  });
+}
