@@ -18,7 +18,6 @@ const ENDS = ["client", ...SERVERS] as const;
 /** Registers the cases. Each starts balancers of its own and leaves the lab as it was. */
 export function outliving({ method, scene: standing }: Stage): void {
   describe("without a process", () => {
-    const nat = method === "passthrough";
     let scene: Scene;
     let lab: PacketLab;
     let before: string;
@@ -191,7 +190,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       balancers.push(last);
       expect(await current(last)).toBe(20);
       expect(await flows.lost()).toBe(0);
-      expect((await talker.ask({ do: nat ? "close" : "reset" })).ok).toBe(20);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(last);
       await expectClean(balancers);
     }, 60_000);
