@@ -1,5 +1,5 @@
 /** Engines in the kernel: what goes on while no process lives, and what another start makes of it. */
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { aroundAll, describe, expect, test } from "vitest";
@@ -168,6 +168,49 @@ export function outliving({ method, scene: standing }: Stage): void {
       await end(product);
       // What the journal knew of the host is lost with it.
       await lab.sh("balancer", `sysctl -qw net.ipv4.ip_local_reserved_ports=`);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("a start in the other mode makes tables of its own, says so, and the others are gone", async () => {
+      const balancers: Product[] = [];
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        await kill(killed);
+      }
+      const other = method === "passthrough" ? "rewrite" : "passthrough";
+      await using product = await scene.balance({ method: other });
+      balancers.push(product);
+      await product.process.waitFor(/not gone on with: it ran in another mode/);
+      expect(await leftBehind(scene, balancers)).toHaveLength(5);
+      await end(product);
+      await expectClean(balancers);
+    }, 60_000);
+
+    test("what a process was killed over while it made it, took it over or took it away is no obstacle", async () => {
+      const state = join(scene.services.folder, "state");
+      const pins = join(scene.services.folder, "bpf", "convey");
+      const one = async (folder: string, end: string) =>
+        join(folder, (await readdir(folder)).find((name) => name.endsWith(end)) ?? "");
+      const halves: [() => Promise<void>, RegExp][] = [
+        [async () => rm(await one(state, ".tables")), /are not taken over: No such file/],
+        [async () => rm(join(await one(pins, ""), "flows4")), /are not taken over: its map flows4/],
+        [
+          async () => copyFile(await one(state, ".json"), join(state, "balancer_0_0.json")),
+          /took over \d+ flows of a killed balancer"/,
+        ],
+      ];
+      const balancers: Product[] = [await scene.balance()];
+      for (const [halve, said] of halves) {
+        for (const before of balancers.slice(-1)) await kill(before);
+        await halve();
+        const next = await scene.balance();
+        balancers.push(next);
+        await next.process.waitFor(said);
+        expect(await leftBehind(scene, balancers), String(said)).toHaveLength(5);
+        expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      }
+      for (const last of balancers.slice(-1)) await end(last);
       await expectClean(balancers);
     }, 60_000);
 

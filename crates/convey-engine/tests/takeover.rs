@@ -211,6 +211,38 @@ fn slots_that_cannot_be_adopted_are_translated() {
 }
 
 #[test]
+fn with_tables_that_are_gone_on_with_what_left_keeps_its_slot_its_address_and_its_paths() {
+    let lab = passthrough((40000, 40099), 3);
+    let saved = lab.snapshot.slot_table().clone();
+    let paths: Vec<_> = lab.snapshot.nat_paths().copied().collect();
+    let mut spec = lab.config.spec().clone();
+    spec.frontends[0].listen = "192.0.2.77:81".parse().unwrap();
+    let servers = &mut spec.backends[0].servers;
+    let left = servers.remove(0);
+    let new =
+        convey_core::ServerSpec { name: "new".into(), addr: "10.0.0.99:80".parse().unwrap(), ..left.clone() };
+    servers.insert(0, new);
+    let config = convey_core::Snapshot::first(spec, 1).unwrap();
+    let now = PacketSnapshot::build_keeping(&config, &lab.options, &saved, &paths).unwrap();
+    for (slot, identity) in saved.servers.iter() {
+        assert_eq!(now.slot_table().servers.get(slot), Some(identity));
+        let server = now.server(slot).unwrap();
+        assert_eq!(server.has_left(), identity.name == left.name, "{}", identity.name);
+    }
+    let added = now.servers().find(|(_, server)| &*server.name == "new").unwrap().0;
+    assert_eq!(saved.servers.get(added), None);
+    let (slot, former) = saved.frontends.iter().next().unwrap();
+    assert!(now.frontend(slot).unwrap().has_left());
+    assert!(now.vips().any(|(_, ip, port)| (ip, port) == (former.address, former.port)));
+    assert!(paths.iter().all(|path| now.nat_paths().any(|p| p == path)), "answers to flows are known");
+    assert!(!now.has_ended_slots(), "nobody has looked for flows yet");
+    // A reload keeps them, too.
+    let next = PacketSnapshot::build(&config, &lab.options, Some(&now)).unwrap();
+    assert_eq!(next.slot_table(), now.slot_table());
+    assert!(paths.iter().all(|path| next.nat_paths().any(|p| p == path)));
+}
+
+#[test]
 fn after_a_restart_a_new_server_gets_no_slot_that_a_saved_flow_names() {
     let mut lab = passthrough((40000, 40099), 3);
     (0..30).for_each(|n| drop(connect(&mut lab, &client(n), 1000)));

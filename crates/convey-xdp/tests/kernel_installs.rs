@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aya::maps::{HashMap, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use convey_bpf::tables::{Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing};
 use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes, Tables, seed_in};
@@ -223,6 +223,62 @@ fn pinned_tables_are_gone_on_with_by_another_process_which_leaves_nothing_of_wha
     drop(second);
     pins::remove_held(&pins).unwrap();
     assert!(!bpffs.0.join("convey").exists());
+}
+
+fn attached(interface: &str) -> Vec<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
+    programs.iter().map(|program| program.id()).collect()
+}
+
+#[test]
+#[ignore = "needs root: loads a kernel program"]
+fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_interface_was() {
+    let bpffs = BpfFs::mount("links");
+    let folder = bpffs.0.join("convey/here_balancer_1_0");
+    let ns = common::Netns::new("pins");
+    let make = "link add veth7 index 77 type veth peer name peer7 index 78";
+    ns.ip(make);
+    let name = ns.name.clone();
+    let ip = move |words: &str| {
+        let mut args = vec!["-n", name.as_str()];
+        args.extend(words.split_whitespace());
+        common::run("ip", &args);
+    };
+    let pins = Arc::new(PinFolder::create(&folder).unwrap());
+    let held = pins.clone();
+    ns.enter(move || {
+        let load = |tables| Kernel::load_with(Hook::Tc, &sizes(), &tables).unwrap();
+        let id = |kernel: &Kernel| {
+            let program: &SchedClassifier = kernel.ebpf.program("convey_tc").unwrap().try_into().unwrap();
+            program.info().unwrap().id()
+        };
+        let mut first = load(Tables::Pinned(pins.clone()));
+        for ifindex in [77, 78] {
+            first.attach(ifindex).unwrap();
+        }
+        let was = id(&first);
+        drop(first);
+        assert_eq!((attached("veth7"), attached("peer7")), (vec![was], vec![was]), "nobody lives");
+
+        let mut second = load(Tables::Adopted(pins.clone()));
+        second.attach(77).unwrap();
+        assert_eq!(attached("veth7"), [id(&second)]);
+        assert_eq!(attached("peer7"), [was]);
+        second.detach_strays();
+        assert!(attached("peer7").is_empty());
+        drop(second);
+
+        ip("link del veth7");
+        ip(make);
+        assert!(attached("veth7").is_empty());
+        let mut third = load(Tables::Adopted(pins.clone()));
+        third.attach(77).unwrap();
+        assert_eq!(attached("veth7"), [id(&third)]);
+        third.detach(77);
+        assert!(attached("veth7").is_empty());
+        assert!(pins.links().is_empty());
+    });
+    pins::remove_held(&held).unwrap();
 }
 
 #[test]

@@ -87,6 +87,7 @@ impl LeftPins {
         tables.check_layout().map_err(io::Error::other)?;
         let slots = serde_json::from_reader(BufReader::new(open_own(slots)?))?;
         let folder = Arc::new(PinFolder::hold(folder)?);
+        tables.check_pinned(&folder).map_err(io::Error::other)?;
         let seed = seed_in(&folder).map_err(io::Error::other)?;
         Ok(PinsToAdopt { left: self.clone(), folder, slots, tables, seed })
     }

@@ -4,7 +4,7 @@ use aya::maps::{Array, MapData};
 use convey_bpf::tables::{Config, LAYOUT};
 use serde::{Deserialize, Serialize};
 
-use super::{Path, Sizes};
+use super::{Path, Sizes, maps};
 use crate::XdpError;
 use crate::error::reason;
 use crate::pins::PinFolder;
@@ -35,6 +35,14 @@ impl TableRecord {
             return Ok(());
         }
         Err(format!("its tables have layout {}, this version of Convey has {LAYOUT}", self.layout))
+    }
+
+    /// Whether all that it tells of is in the folder: whoever took it away may have been killed.
+    ///
+    /// # Errors
+    /// What is not, in words.
+    pub fn check_pinned(&self, folder: &PinFolder) -> Result<(), String> {
+        maps::check_pinned(folder, &self.sizes)
     }
 }
 
