@@ -223,7 +223,7 @@ fn with_tables_that_are_gone_on_with_what_left_keeps_its_slot_its_address_and_it
         convey_core::ServerSpec { name: "new".into(), addr: "10.0.0.99:80".parse().unwrap(), ..left.clone() };
     servers.insert(0, new);
     let config = convey_core::Snapshot::first(spec, 1).unwrap();
-    let now = PacketSnapshot::build_keeping(&config, &lab.options, &saved, &paths).unwrap();
+    let now = PacketSnapshot::build_keeping(&config, &lab.options, &saved, &paths, Nanos(0)).unwrap();
     for (slot, identity) in saved.servers.iter() {
         assert_eq!(now.slot_table().servers.get(slot), Some(identity));
         let server = now.server(slot).unwrap();
