@@ -32,7 +32,7 @@ for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
   });
 }
 
-test("what a killed balancer leaves in shared memory goes with its lab", async (context) => {
+test("what a killed balancer leaves, in shared memory or pinned, goes with its lab", async (context) => {
   needs(context, { root: true, tools: ["ip", "sysctl", "curl"] });
   let left: () => string[];
   {
@@ -40,7 +40,8 @@ test("what a killed balancer leaves in shared memory goes with its lab", async (
     const { process } = await segment.run(sampleFile("passthrough"));
     left = () => readdirSync("/dev/shm").filter((name) => name.includes(`_balancer_${process.pid}_`));
     await process.stop("SIGKILL");
-    expect(left()).toHaveLength(1);
+    // Engines in the kernel keep flows in maps that are pinned: suite/outliving.ts looks after those.
+    if (!/^(tc|xdp)$/.test(engine())) expect(left()).toHaveLength(1);
   }
   expect(left()).toEqual([]);
 });

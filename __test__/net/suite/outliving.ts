@@ -3,7 +3,7 @@ import { copyFile, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { aroundAll, describe, expect, test } from "vitest";
-import type { Product } from "../../support/convey.ts";
+import { type Product, runConvey } from "../../support/convey.ts";
 import { CONVEY } from "../../support/peers.ts";
 import { finish } from "../../support/processes.ts";
 import { Busy, current, leftBehind } from "../lab/busy.ts";
@@ -169,6 +169,19 @@ export function outliving({ method, scene: standing }: Stage): void {
       // What the journal knew of the host is lost with it.
       await lab.sh("balancer", `sysctl -qw net.ipv4.ip_local_reserved_ports=`);
       await expectClean(balancers);
+    }, 60_000);
+
+    test("without a BPF file system it works, says that it would not outlive its process, and does not", async () => {
+      const file = await scene.file(scene.configuration({ keepForwarding: true }));
+      await using product = await runConvey(file, [...scene.prefix(), "env", "CONVEY_BPFFS=/proc"]);
+      await product.process.waitFor(
+        /would not outlive this process if it were killed: .*is no BPF file system/,
+      );
+      await product.process.waitFor(/keep_forwarding has no effect: engine \w+ as it is set up here/);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      product.process.child.kill("SIGTERM");
+      await product.process.exited;
+      await expectClean([product]);
     }, 60_000);
 
     test("a start in the other mode makes tables of its own, says so, and the others are gone", async () => {

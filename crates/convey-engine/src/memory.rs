@@ -26,7 +26,7 @@ pub const NAT_BYTES: usize = MAX_POOLS * size_of::<u128>();
 
 /// Also tells a machine of another byte order.
 const MAGIC: u64 = u64::from_ne_bytes(*b"conveyfl");
-/// Grows with every change of the layout, or of what a field of an entry means.
+/// Grows with every change of the layout, or of what a field of an entry means; so does `LAYOUT` of convey-bpf.
 const VERSION: u32 = 3;
 /// Words of flows in a file, at most: of 2^28 flows.
 const MAX_WORDS: usize = 1 << 33;

@@ -107,6 +107,7 @@ fn host_error_kind(error: &HostError) -> ErrorKind {
         | HostError::Contradiction(_) => ErrorKind::Config,
         HostError::Sysctl { source, .. }
         | HostError::State { source, .. }
+        | HostError::Pins { source, .. }
         | HostError::Offload { source, .. }
         | HostError::Routes(source)
         | HostError::Socket { source, .. } => by_cause(source),

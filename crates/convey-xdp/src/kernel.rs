@@ -13,6 +13,7 @@ mod writes;
 mod written;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -146,6 +147,8 @@ pub struct Kernel {
     links: BTreeMap<u32, Link>,
     /// Where maps and links are pinned.
     pins: Option<Arc<PinFolder>>,
+    /// Folders of killed processes, whose links may be in the way.
+    former: Vec<PathBuf>,
 }
 
 /// What maps a program works with.
@@ -252,6 +255,7 @@ impl Kernel {
             written,
             links: BTreeMap::new(),
             pins,
+            former: Vec::new(),
         })
     }
 

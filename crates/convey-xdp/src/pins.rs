@@ -93,7 +93,12 @@ impl PinFolder {
 
     /// Where the link of an interface is pinned.
     pub fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.path.join(format!("link_{}_{ifindex}", hook.name()))
+        self.path.join(Self::link_name(hook, ifindex))
+    }
+
+    /// The name of a link in any folder.
+    pub fn link_name(hook: Hook, ifindex: u32) -> String {
+        format!("link_{}_{ifindex}", hook.name())
     }
 
     /// Every link in it, other hooks' included: its hook's name, its interface, where it is.

@@ -282,6 +282,34 @@ fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_inte
 }
 
 #[test]
+#[ignore = "needs root: loads a kernel program"]
+fn an_xdp_program_that_was_left_makes_way_for_one_with_other_tables_and_nobody_elses_does() {
+    let bpffs = BpfFs::mount("xdp");
+    let ns = common::Netns::new("xdp");
+    ns.ip("link add veth7 index 77 type veth peer name peer7");
+    let folder = |n| bpffs.0.join(format!("convey/here_balancer_{n}_0"));
+    let [old, new] = [1, 2].map(|n| Arc::new(PinFolder::create(&folder(n)).unwrap()));
+    let held = [old.clone(), new.clone()];
+    ns.enter(move || {
+        let load = |folder: &Arc<PinFolder>| {
+            Kernel::load_with(Hook::Xdp, &sizes(), &Tables::Pinned(folder.clone())).unwrap()
+        };
+        load(&old).attach(77).unwrap();
+        let mut stranger = load(&new);
+        assert!(stranger.attach(77).is_err(), "one is there");
+        stranger.replaces(vec![old.path().to_owned()]);
+        stranger.attach(77).unwrap();
+        assert_eq!(new.links().len(), 1);
+        stranger.detach(77);
+        // It is in the other folder still.
+        assert!(stranger.attach(77).is_ok());
+    });
+    for folder in held {
+        pins::remove_held(&folder).unwrap();
+    }
+}
+
+#[test]
 #[ignore = "needs root: makes a folder of a BPF file system"]
 fn a_folder_of_pins_is_made_in_a_bpf_file_system_alone_and_not_in_somebody_elses() {
     let error = PinFolder::create(&std::env::temp_dir().join("convey/x")).unwrap_err().to_string();

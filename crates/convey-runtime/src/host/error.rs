@@ -74,6 +74,14 @@ pub enum HostError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A folder for what the kernel forwards by without us.
+    #[error("cannot make {path}: {source}")]
+    Pins {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// Others could forge what we undo.
     #[error(
         "{path} belongs to or can be written by someone else, so what it says cannot be trusted; chown it, or chmod 700 it"

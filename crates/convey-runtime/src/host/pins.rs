@@ -109,6 +109,15 @@ impl Host {
         found
     }
 
+    /// The folders that killed balancers of these frontends left.
+    pub fn left_folders(&self) -> Vec<PathBuf> {
+        let folder = |left: &LeftPins| match &left.record {
+            Record::Pins { folder, .. } => Some(folder.clone()),
+            _ => None,
+        };
+        self.left_pins.iter().filter_map(folder).collect()
+    }
+
     /// Goes on with a folder. In the journal it stays another's until [`Host::engine_stands`].
     ///
     /// # Errors
@@ -159,16 +168,12 @@ impl Host {
                     self.entry.records.pop();
                     state.write(&self.id, &self.entry)?;
                     if error.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(HostError::State { action: "make", path: folder, source: error });
+                        return Err(HostError::Pins { path: folder, source: error });
                     }
                 }
             }
         }
-        Err(HostError::State {
-            action: "make a folder in",
-            path: parent,
-            source: io::ErrorKind::AlreadyExists.into(),
-        })
+        Err(HostError::Pins { path: parent, source: io::ErrorKind::AlreadyExists.into() })
     }
 
     /// The folder in use.

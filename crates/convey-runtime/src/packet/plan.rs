@@ -73,7 +73,8 @@ impl Asked {
                                 .to_owned(),
                         );
                     }
-                    let pins = Pins { folder, adopted: Some(record), write: writer(shared, host) };
+                    let write = writer(shared, host);
+                    let pins = Pins { folder, adopted: Some(record), former: host.left_folders(), write };
                     return Plan { options, ..self.plan(Some(packet), Vec::new(), Some(pins)) };
                 }
                 Err(why) => {
@@ -90,7 +91,8 @@ impl Asked {
         match host.make_pins(plan.packet.slot_table()) {
             Ok(()) => {
                 let write = writer(shared, host);
-                plan.pins = host.pins().map(|folder| Pins { folder, adopted: None, write });
+                let former = host.left_folders();
+                plan.pins = host.pins().map(|folder| Pins { folder, adopted: None, former, write });
             }
             Err(error) => {
                 let _ = host.give_up_pins();

@@ -72,6 +72,7 @@ impl Programs {
             Some(pins) => Tables::Pinned(pins.folder.clone()),
         };
         let mut kernel = Kernel::load_with(hook, &sizes, &tables).map_err(|e| refused(hook, &e))?;
+        kernel.replaces(pins.as_ref().map(|pins| pins.former.clone()).unwrap_or_default());
         let known = kernel.hop_generation();
         let programs = Self {
             nat_ports: kernel.memory("nat_ports").map_err(|e| refused(hook, &e))?,

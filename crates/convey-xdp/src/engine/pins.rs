@@ -1,6 +1,7 @@
 //! What lets programs and their tables outlive the process, and what another process left of its own.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
@@ -23,6 +24,8 @@ pub struct Pins {
     pub folder: Arc<PinFolder>,
     /// What was written down of the tables in it, where they are to be gone on with.
     pub adopted: Option<TableRecord>,
+    /// Other folders of killed balancers, whose links make way.
+    pub former: Vec<PathBuf>,
     /// Writes down what tables and their numbers stand for, before anybody goes by them. Tells whether it is written.
     pub write: Arc<dyn Fn(&TableRecord) -> bool + Send + Sync>,
 }

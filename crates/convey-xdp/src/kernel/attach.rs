@@ -11,6 +11,7 @@ use super::{Hook, Kernel};
 use crate::XdpError;
 use crate::error::reason;
 use crate::netlink::interface_name;
+use crate::pins::PinFolder;
 
 /// What holds the program on an interface. Dropped, it lets go, unless it is pinned.
 #[derive(Debug)]
@@ -44,7 +45,10 @@ impl Kernel {
             // The interface it was on is gone, and another has its number.
             std::fs::remove_file(at).map_err(|e| refused(e.to_string()))?;
         }
-        let link = self.attach_anew(&interface).map_err(|e| refused(reason(&e)))?;
+        let link = match self.take_former(ifindex) {
+            Some(link) => link,
+            None => self.attach_anew(&interface).map_err(|e| refused(reason(&e)))?,
+        };
         let link = match pin {
             None => link,
             Some(at) => pinned(link, at).map_err(|reason| XdpError::Pin {
@@ -55,6 +59,21 @@ impl Kernel {
         };
         self.links.insert(ifindex, link);
         Ok(())
+    }
+
+    /// Where an interface has room for one program alone, that of a killed process in one of these folders makes way.
+    pub fn replaces(&mut self, former: Vec<PathBuf>) {
+        self.former = former;
+    }
+
+    fn take_former(&mut self, ifindex: u32) -> Option<Link> {
+        if self.hook != Hook::Xdp || self.pins.is_none() {
+            return None;
+        }
+        let name = PinFolder::link_name(self.hook, ifindex);
+        let paths: Vec<PathBuf> = self.former.iter().map(|folder| folder.join(&name)).collect();
+        let link = paths.iter().find_map(|at| PinnedLink::from_pin(at).ok())?;
+        self.replace(link.into()).ok()?.try_into().ok().map(Link::Xdp)
     }
 
     fn attach_anew(&mut self, interface: &str) -> Result<Link, ProgramError> {
