@@ -409,7 +409,7 @@ impl Worker {
         });
         let claim = claim.ok_or(DropReason::FlowTableFull)?;
         if let Some(paths) = &new.nat {
-            let Some((pool, port)) = self.take_port(paths, claim.id(), snapshot) else {
+            let Some((pool, port)) = self.take_port(paths, (claim.id(), &found.place), snapshot) else {
                 self.flows.abandon(claim);
                 return Err(DropReason::PortsExhausted);
             };
@@ -511,7 +511,7 @@ impl Worker {
     fn take_port(
         &mut self,
         paths: &(impl Iterator<Item = NatPath> + Clone),
-        holder: FlowId,
+        holder: (FlowId, &Place),
         snapshot: &PacketSnapshot,
     ) -> Option<(u16, u16)> {
         for path in paths.clone() {
@@ -523,9 +523,10 @@ impl Worker {
         let (flows, now) = (&self.flows, self.ticks());
         let victims = paths.clone().filter_map(|path| {
             let pool = self.held.ports.pool(&path)?;
-            self.held.ports.victim(pool, |id| flows.idle(id, now)).map(|v| (v, pool))
+            self.held.ports.victim(pool, holder.1, |id| flows.idle(id, now)).map(|v| (v, pool))
         });
-        let (victim, pool) = victims.max_by_key(|(victim, _)| *victim)?;
+        let (victim, pool) =
+            victims.reduce(|best, next| if next.0.is_readier_than(&best.0) { next } else { best })?;
         self.note(Note::PortTakenOver);
         self.end_flow(PortPools::flow_of(&victim), snapshot);
         Some((pool, self.held.ports.take_over(pool, &victim, holder, snapshot)?))

@@ -105,6 +105,14 @@ pub struct Place {
     is_v4: bool,
 }
 
+impl Place {
+    /// A number that decides where the search for the flow's NAT port begins, hard to foresee as the hash is seeded;
+    /// the same that programs in the kernel take.
+    pub const fn random(&self) -> u32 {
+        self.hash.wrapping_mul(0x9e37_79b9) as u32
+    }
+}
+
 /// An entry that was taken for a flow: [`FlowTable::publish`] or [`FlowTable::abandon`] it.
 #[derive(Debug)]
 #[must_use]

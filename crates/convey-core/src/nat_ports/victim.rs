@@ -17,7 +17,7 @@ pub(super) const UNCONFIRMED_IDLE: u32 = Ticks::span(Duration::from_secs(1));
 pub(super) const NOT_YET: u32 = Ticks::span(Duration::from_secs(2));
 
 /// A port that may be taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Victim {
     /// How readily: the greater the more.
     pub rank: u8,
@@ -27,6 +27,14 @@ pub struct Victim {
     pub owner: u32,
     /// Its number.
     pub port: u16,
+}
+
+impl Victim {
+    /// Whether it gives way before the other. Of two of whom neither does, programs in the kernel take the one they
+    /// met first, and so does who looks here.
+    pub fn is_readier_than(&self, other: &Self) -> bool {
+        (self.rank, self.idle) > (other.rank, other.idle)
+    }
 }
 
 impl PortPool {
@@ -47,13 +55,16 @@ impl PortPool {
                 // worth to look for the flow, which lies far away.
                 if let Some(at_most) = judge(word.age(now) + 1) {
                     looks += 1;
-                    if best.is_none_or(|best| at_most > best) {
+                    if best.is_none_or(|best| at_most.is_readier_than(&best)) {
                         let Some(idle) =
                             idle(word.owner()).or((word.age(now) >= NOT_YET).then_some(u32::MAX))
                         else {
                             continue;
                         };
-                        best = best.max(judge(idle));
+                        let judged = judge(idle);
+                        if judged.is_some_and(|v| best.is_none_or(|best| v.is_readier_than(&best))) {
+                            best = judged;
+                        }
                         self.was_used(Place { at, word }, now, idle);
                     }
                 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-use convey_core::conntrack::{FlowId, Memory, Ticks};
+use convey_core::conntrack::{FlowId, Memory, Place, Ticks};
 use convey_core::nat_ports::{Partition, PortPool, PortUse, Taken, Victim};
 use convey_core::selection::flow_hash;
 use convey_packet::Addr;
@@ -133,9 +133,14 @@ impl PortPools {
         Some(pool)
     }
 
-    /// Takes a free port on which no frontend listens, for the flow `id`.
-    pub(super) fn take(&mut self, pool: u16, id: FlowId, snapshot: &PacketSnapshot) -> Option<u16> {
-        let random = self.random();
+    /// Takes a free port on which no frontend listens, for the flow `id` that lies at `place`.
+    pub(super) fn take(
+        &mut self,
+        pool: u16,
+        (id, place): (FlowId, &Place),
+        snapshot: &PacketSnapshot,
+    ) -> Option<u16> {
+        let random = self.random(place);
         let (path, ports) = self.get(pool)?;
         let taken = ports.take(owner_of(id), random, self.now, |port| is_usable(path, port, snapshot));
         let Taken { port, looks } = taken?;
@@ -148,14 +153,14 @@ impl PortPools {
         &mut self,
         pool: u16,
         victim: &Victim,
-        id: FlowId,
+        (id, place): (FlowId, &Place),
         snapshot: &PacketSnapshot,
     ) -> Option<u16> {
         let (path, ports) = self.get(pool)?;
         if is_usable(path, victim.port, snapshot) && ports.take_over(victim, owner_of(id), self.now) {
             return Some(victim.port);
         }
-        self.take(pool, id, snapshot)
+        self.take(pool, (id, place), snapshot)
     }
 
     /// Takes exactly this port, unless it is held, another worker's, or a frontend listens on it. Gives the pool.
@@ -186,8 +191,13 @@ impl PortPools {
     }
 
     /// See [`PortPool::victim`].
-    pub(super) fn victim(&mut self, pool: u16, idle: impl Fn(FlowId) -> Option<u32>) -> Option<Victim> {
-        let random = self.random();
+    pub(super) fn victim(
+        &mut self,
+        pool: u16,
+        place: &Place,
+        idle: impl Fn(FlowId) -> Option<u32>,
+    ) -> Option<Victim> {
+        let random = self.random(place);
         let idle = |owner| idle(flow_by(owner));
         self.get(pool)?.1.victim(random, self.now, idle)
     }
@@ -241,7 +251,12 @@ impl PortPools {
         self.pools.get(usize::from(pool))?.as_ref()
     }
 
-    fn random(&mut self) -> u32 {
+    /// Where a search begins. Programs in the kernel go by the flow alone, and so does the worker beside them: whichever
+    /// of the two begins a flow, it gets the same port.
+    fn random(&mut self, place: &Place) -> u32 {
+        if self.kernel.is_some() {
+            return place.random();
+        }
         self.searches += 1;
         flow_hash(self.seed, [self.searches]) as u32
     }
