@@ -179,6 +179,8 @@ static __always_inline __u32 fill(const bool v6, struct newcomer *new, const str
 	SEEN(e) = seen_of(&flow, new->now);
 	/* Publishes it: an exchange orders what comes before. */
 	__sync_lock_test_and_set((__u32 *)e, control_of(&flow, control >> SEQ_SHIFT));
+	if (passthrough)
+		forget_later_syn(new->index | (v6 ? FLOW_V6 : 0));
 	if (half_open(flow.state))
 		half_open_changed(1);
 	count(NOTE_FLOW_BEGUN);

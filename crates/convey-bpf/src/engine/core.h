@@ -259,8 +259,6 @@ static __always_inline void settle_change(const bool v6, void *e, __u32 index, s
 	}
 }
 
-#define LATER_SYN_OF(id) ((id) % LATER_SYNS)
-
 /* Takes a packet that may change the flow's state into account. */
 static __always_inline __u32 advance_state(const bool v6, __u32 index, const int me, const struct packet *p, __u32 now)
 {
@@ -292,6 +290,8 @@ static __always_inline __u32 advance_state(const bool v6, __u32 index, const int
 		if (known)
 			*known = (__u64)(id + 1) << 32 | p->seq;
 	}
+	if (change & CHANGE_RESTARTED)
+		forget_later_syn(id);
 	if (change & CHANGE_OUT_OF_WINDOW)
 		count(NOTE_OUT_OF_WINDOW);
 	store_numbers(v6, e, &w);

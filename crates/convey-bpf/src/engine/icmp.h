@@ -38,6 +38,9 @@ static __always_inline bool read_quoted(const bool v6, context_t *context, const
 		q->src = ip.src;
 		q->dst = ip.dst;
 		q->protocol = ip.next;
+		/* User space walks the chain. */
+		if (is_extension(ip.next))
+			return true;
 		l4 = l3 + sizeof(ip);
 	} else {
 		struct ipv4 ip;
@@ -80,7 +83,12 @@ static __always_inline __u32 decide_icmp(const bool v6, context_t *context, stru
 	if (v6 ? type < 1 || type > 4 : type != 3 && type != 11 && type != 12)
 		return VERDICT(PASS, PASS_ICMP_OTHER);
 	if (p->first_fragment || p->later_fragment || !read_quoted(v6, context, p, q) ||
-	    !same_address(v6, &q->src, &p->dst) || !is_ours(v6, q, c))
+	    !same_address(v6, &q->src, &p->dst))
+		return VERDICT(PASS, PASS_ICMP_UNRELATED);
+	/* It may be about anybody's packet, and the kernel makes nothing of what is about ours. */
+	if (v6 && is_extension(q->protocol))
+		return VERDICT(bpf_map_lookup_elem(&addresses, &q->src) ? COPY : PASS, PASS_ICMP_UNRELATED);
+	if (!is_ours(v6, q, c))
 		return VERDICT(PASS, PASS_ICMP_UNRELATED);
 	return VERDICT(UP, PASS_ICMP_UNRELATED);
 }

@@ -115,8 +115,10 @@ APART __u64 port_victim(__u32 pool, __u32 random, __u32 now)
 	struct port_search s = begin_search(pool, random, now, c->one - 1);
 	bpf_loop(nat_groups, victim_in_group, &s, 0);
 	if (s.best == NO_PORT) {
-		s.group = __sync_fetch_and_add(hand, PORT_LOOKS) % nat_width;
-		bpf_loop(PORT_LOOKS < nat_width ? PORT_LOOKS : nat_width, look_at_expired, &s, 0);
+		__u32 looks = PORT_LOOKS < nat_width ? PORT_LOOKS : nat_width;
+
+		s.group = __sync_fetch_and_add(hand, looks) % nat_width;
+		bpf_loop(looks, look_at_expired, &s, 0);
 	}
 	return s.best == NO_PORT ? 0 : (__u64)s.best_rank << 32 | s.best;
 }

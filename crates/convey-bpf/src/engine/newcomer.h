@@ -66,6 +66,18 @@ static __always_inline void spill(const bool v6, __u32 set, __s32 by)
 		__sync_fetch_and_add(spilled, by);
 }
 
+#define LATER_SYN_OF(id) ((id) % LATER_SYNS)
+
+/* Another flow lies there now, or the SYN was answered. */
+static __always_inline void forget_later_syn(__u32 id)
+{
+	__u32 at = LATER_SYN_OF(id);
+	__u64 *known = bpf_map_lookup_elem(&later_syns, &at);
+
+	if (known && (__u32)(*known >> 32) == id + 1)
+		*known = 0;
+}
+
 /* Gives back what a flow that has been claimed from its place held. `control`: as it was before. */
 static __always_inline __u32 settle(const bool v6, __u32 index, __u32 control, __u32 now)
 {

@@ -212,7 +212,7 @@ static __always_inline __u32 take_syn(struct flow *w, const int me, const struct
 		if (!is_own_syn(w, p))
 			return CHANGE_LATER_SYN | CHANGE_OUT_OF_WINDOW;
 		if (w->state == STATE_SYN_SENT && is_after(end_seq(p), w->next[0]))
-			w->next[0] = end_seq(p);
+			w->next[0] = w->acked[0] = end_seq(p);
 		return 0;
 	}
 	if (me == FROM_SERVER && p->flags & TCP_ACK) {
@@ -332,8 +332,11 @@ static __always_inline __u32 advance_tcp(struct flow *w, const int me, const str
 
 static __always_inline __u32 advance_udp(struct flow *w, const int me)
 {
-	if (w->next[0] != ~0U)
+	/* Datagrams are counted there, and none of them is in flight. */
+	if (w->next[0] != ~0U) {
 		w->next[0] += 1;
+		w->acked[0] += 1;
+	}
 	if (w->state == STATE_UDP_NEW && me == FROM_SERVER) {
 		w->state = STATE_UDP_REPLIED;
 	} else if ((w->state == STATE_UDP_REPLIED || (w->state == STATE_UDP_NEW && !passthrough)) &&
