@@ -4,63 +4,24 @@
 mod lab;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 
-use aya::programs::SchedClassifier;
 use convey_bpf::tables::Method;
 use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
 use convey_xdp::kernel::Hook;
+use lab::test_run::{TestRun, program};
 use lab::{Lab, at, ends, frontend, image, path, server, sizes};
 
-/// `union bpf_attr` of BPF_PROG_TEST_RUN.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    program: u32,
-    verdict: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    context_size_in: u32,
-    context_size_out: u32,
-    context_in: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    padding: u32,
-}
-
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
-const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 const REDIRECT: u32 = 7;
 
 /// The frame that leaves; EBADMSG where the sum does not fit it any more.
 fn forwards(lab: &Lab, packet: &PacketBuilder) -> io::Result<Vec<u8>> {
-    let program: &SchedClassifier = lab.kernel.ebpf.program("convey_tc").unwrap().try_into().unwrap();
     let (frame, mut sent) = (packet.build(), vec![0; 256]);
-    let mut run = TestRun {
-        program: program.fd().unwrap().as_fd().as_raw_fd().unsigned_abs(),
-        data_size_in: frame.len() as u32,
-        data_size_out: sent.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        data_out: sent.as_mut_ptr() as u64,
-        repeat: 1,
-        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
-        ..TestRun::default()
-    };
-    // SAFETY: the kernel reads and writes the two buffers, which are as long as told, and `run`, during the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    assert_eq!(run.verdict, REDIRECT);
-    sent.truncate(run.data_size_out as usize);
+    let program = program(&lab.kernel);
+    let run = TestRun { program, frame: &frame, context: &[], checksum_complete: true, repeat: 1 };
+    let (verdict, len) = run.run(&mut sent)?;
+    assert_eq!(verdict, REDIRECT);
+    sent.truncate(len);
     Ok(sent)
 }
 

@@ -12,6 +12,7 @@ use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
 
 pub mod tables;
+pub mod test_run;
 
 pub const HOP: Hop =
     Hop { ifindex: 1, mtu: 1500, on_link: true, destination: [2, 0, 0, 0, 2, 1], source: [2, 0, 0, 0, 2, 2] };
