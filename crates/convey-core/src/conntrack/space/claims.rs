@@ -102,23 +102,18 @@ impl<const WORDS: usize> Space<WORDS> {
         half_open.max().map(|(_, at, control)| (at, control))
     }
 
-    /// The first entry of the chain that is free, or else, in the same set, whose flow's time is over.
+    /// The first entry of the chain that is free or whose flow's time is over: programs in the kernel take the same.
     fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<Spot> {
         (0..Self::CHAIN).find_map(|i| {
             let first = self.set_of(hash, i);
             let set = self.set(first);
-            let mut over = None;
-            for way in 0..Self::WAYS {
+            (0..Self::WAYS).find_map(|way| {
                 let entry = Self::way(set, way);
                 let control = entry.control().load(Acquire);
-                let spot = Spot { at: first * Self::WAYS + way, control };
-                match entry::state(control) {
-                    Some(FlowState::Free) => return Some(spot),
-                    Some(state) if clock.is_over(state, entry.last_seen()) => over = Some(spot),
-                    _ => {}
-                }
-            }
-            over
+                let state = entry::state(control)?;
+                let is_vacant = state == FlowState::Free || clock.is_over(state, entry.last_seen());
+                is_vacant.then_some(Spot { at: first * Self::WAYS + way, control })
+            })
         })
     }
 
