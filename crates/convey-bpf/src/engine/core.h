@@ -284,14 +284,13 @@ static __always_inline __u32 advance_state(const bool v6, __u32 index, const int
 	} else {
 		change = advance_udp(&w, me);
 	}
-	if (change & CHANGE_LATER_SYN) {
+	/* One that began the flow anew was known. */
+	if (change & (CHANGE_LATER_SYN | CHANGE_RESTARTED)) {
 		__u64 *known = bpf_map_lookup_elem(&later_syns, &at);
 
 		if (known)
-			*known = (__u64)(id + 1) << 32 | p->seq;
+			*known = change & CHANGE_RESTARTED ? 0 : (__u64)(id + 1) << 32 | p->seq;
 	}
-	if (change & CHANGE_RESTARTED)
-		forget_later_syn(id);
 	if (change & CHANGE_OUT_OF_WINDOW)
 		count(NOTE_OUT_OF_WINDOW);
 	store_numbers(v6, e, &w);
