@@ -113,6 +113,7 @@ impl Pair {
         let paths = if passthrough { 32 } else { 1 };
         let sizes = Sizes {
             passthrough,
+            minimal: snapshot.is_minimal(),
             sets4: setup.sets,
             sets6: setup.sets,
             nat_first: first,

@@ -69,6 +69,11 @@ impl Traffic {
         if self.random.one_in(24) {
             self.mutate(&mut frame);
         }
+        // What is for another host's address goes no further than the front.
+        match frame.get_mut(..6) {
+            Some(to) if to[0] & 1 == 0 => to.fill(0),
+            _ => {}
+        }
         frame
     }
 
