@@ -528,7 +528,14 @@ impl Worker {
         let (victim, pool) =
             victims.reduce(|best, next| if next.0.is_readier_than(&best.0) { next } else { best })?;
         self.note(Note::PortTakenOver);
-        self.end_flow(PortPools::flow_of(&victim), snapshot);
+        let id = PortPools::flow_of(&victim);
+        self.end_flow(id, snapshot);
+        // Others may have used it at this moment: it lives, and keeps its port.
+        let names =
+            |flow: &Flow| flow.has(flags::HAS_PORT) && (flow.pool, flow.nat_port) == (pool, victim.port);
+        if self.flows.get(id).is_some_and(|flow| names(&flow)) {
+            return None;
+        }
         Some((pool, self.held.ports.take_over(pool, &victim, holder, snapshot)?))
     }
 }

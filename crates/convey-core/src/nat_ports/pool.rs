@@ -93,7 +93,7 @@ impl PortPool {
     pub fn take_over(&self, victim: &Victim, owner: u32, now: Ticks) -> bool {
         let taken = Word::new(owner, PortUse::Unconfirmed, now);
         self.find(victim.port)
-            .is_some_and(|p| (p.word.is_free() || p.word.owner() == victim.owner) && self.change(p, taken))
+            .is_some_and(|p| (p.word.is_free() || p.word == victim.word) && self.change(p, taken))
     }
 
     /// Who holds `port`.

@@ -27,6 +27,8 @@ pub struct Victim {
     pub owner: u32,
     /// Its number.
     pub port: u16,
+    /// As it was met.
+    pub(super) word: Word,
 }
 
 impl Victim {
@@ -49,7 +51,7 @@ impl PortPool {
                 let word = self.word(at);
                 let judge = |idle: u32| {
                     let (rank, idle) = readiness(word, now, idle)?;
-                    Some(Victim { rank, idle, owner: word.owner(), port: self.partition.port(at) })
+                    Some(Victim { rank, idle, owner: word.owner(), port: self.partition.port(at), word })
                 };
                 // A flow is not idle for longer than its word is old: only where that would make it the best it is
                 // worth to look for the flow, which lies far away.
@@ -62,10 +64,12 @@ impl PortPool {
                             continue;
                         };
                         let judged = judge(idle);
-                        if judged.is_some_and(|v| best.is_none_or(|best| v.is_readier_than(&best))) {
-                            best = judged;
+                        let word = self.was_used(Place { at, word }, now, idle);
+                        if let Some(judged) = judged
+                            && best.is_none_or(|best| judged.is_readier_than(&best))
+                        {
+                            best = Some(Victim { word, ..judged });
                         }
-                        self.was_used(Place { at, word }, now, idle);
                     }
                 }
                 words += 1;
@@ -78,11 +82,11 @@ impl PortPool {
     }
 
     /// Notes when the flow was used last, so that the next search need not look for it before it may be idle.
-    fn was_used(&self, place: Place, now: Ticks, idle: u32) {
-        let used = Ticks(now.0.wrapping_sub(idle));
-        if place.word.port_use() != PortUse::Closed && idle < place.word.age(now) {
-            self.change(place, place.word.changed_at(used));
-        }
+    /// Gives its word.
+    fn was_used(&self, place: Place, now: Ticks, idle: u32) -> Word {
+        let used = place.word.changed_at(Ticks(now.0.wrapping_sub(idle)));
+        let is_news = place.word.port_use() != PortUse::Closed && idle < place.word.age(now);
+        if is_news && self.change(place, used) { used } else { place.word }
     }
 
     /// One whose flow is none, or over, of the next few.
@@ -103,6 +107,7 @@ impl PortPool {
                 idle: u32::MAX,
                 owner: word.owner(),
                 port,
+                word,
             })
         })
     }
