@@ -88,7 +88,8 @@ static __always_inline __u32 claim(const bool v6, struct newcomer *new)
 {
 	const __u32 sets = v6 ? sets6 : sets4;
 	const struct config *c = the_config();
-	__u32 set = first_set(new->key.hash, sets);
+	const __u32 first = first_set(new->key.hash, sets);
+	__u32 set = first;
 
 	if (!c)
 		return REASON(DROP_FLOW_TABLE_FULL);
@@ -97,6 +98,11 @@ static __always_inline __u32 claim(const bool v6, struct newcomer *new)
 
 		if (n)
 			set = further_set(new->key.hash, sets, n);
+		/* Met twice, it was full the first time, which is what counts. */
+		if (n && set == first) {
+			spill(v6, set, 1);
+			continue;
+		}
 		s = set_at(v6, set);
 		if (!s)
 			break;
@@ -271,7 +277,7 @@ static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new,
 /* Ends the flow whose port may be taken over most readily, of all paths. Whether there was one. */
 static __always_inline bool end_port_victim(const bool v6, struct newcomer *new, struct packet *p)
 {
-	__u64 best = 0, *word;
+	__u64 best = 0, *word, old;
 	__u32 pool = 0, id;
 
 	for (__u32 nth = 0; nth < NAT_SOURCES; nth++) {
@@ -289,13 +295,16 @@ static __always_inline bool end_port_victim(const bool v6, struct newcomer *new,
 	word = best ? port_word(pool, (__u32)best) : 0;
 	if (!word)
 		return false;
-	id = word_owner(*(volatile __u64 *)word) - 1;
+	old = *(volatile __u64 *)word;
+	id = word_owner(old) - 1;
 	if (id & FLOW_V6)
 		end_flow6(id & ~FLOW_V6, new->now);
 	else
 		end_flow4(id, new->now);
-	/* It may have been held for no flow. */
-	release_port(NAT(nat_first + (__u32)best, pool), id, new->now);
+	/* It may have been held for no flow. One that lives after all keeps its port: another CPU has used it. */
+	if (word_owner(old) && *(volatile __u64 *)word == old && word_age(old, new->now) >= PORT_NOT_YET &&
+	    idle_ticks(id, new->now) == NO_FLOW_THERE)
+		change_word(pool, (__u32)best, old, make_word(0, CLASS_FREE, new->now));
 	new->path = pool;
 	count(NOTE_PORT_TAKEN_OVER);
 	return true;

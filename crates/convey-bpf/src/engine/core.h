@@ -231,25 +231,34 @@ static __always_inline __u32 class_after(__u32 change)
 	return CLASS_FREE;
 }
 
-/* What a change of a flow's state means to gauges and ports. */
-static __always_inline void settle_change(const bool v6, void *e, __u32 index, struct flow *w, __u32 change,
+/* Whether the flow is one of those that are open, after this change. */
+static __always_inline void count_change(struct flow *w, __u32 change)
+{
+	if (change & (CHANGE_RESTARTED | CHANGE_CLOSED))
+		w->flags &= ~FLAG_COUNTED;
+	else if (!minimal && change & (CHANGE_ESTABLISHED | CHANGE_REVIVED))
+		w->flags |= FLAG_COUNTED;
+}
+
+/* Writes the flow's control word, and what its change means to gauges and ports. Where another CPU has taken the flow
+ * further, that one counts what comes of it. */
+static __always_inline void settle_change(const bool v6, void *e, __u32 index, const struct flow *w, __u32 change,
 					  const struct packet *p, __u32 now)
 {
-	__u16 *slots = FIELD(e, v6, __u16, frontend);
+	/* Afterwards the entry may be another flow's. */
+	__u32 slots = *FIELD(e, v6, __u32, frontend), nat = *FIELD(e, v6, __u32, nat_port);
+	__u32 control = control_of(w, w->control >> SEQ_SHIFT);
+	__u8 counted = (w->control >> FLAGS_SHIFT ^ w->flags) & FLAG_COUNTED;
 
-	if (change & (CHANGE_RESTARTED | CHANGE_CLOSED) && w->flags & FLAG_COUNTED) {
-		w->flags &= ~FLAG_COUNTED;
-		gauge_closed(slots[0], slots[1]);
-	}
-	if (!minimal && change & (CHANGE_ESTABLISHED | CHANGE_REVIVED) && !(change & CHANGE_CLOSED) &&
-	    !(w->flags & FLAG_COUNTED)) {
-		w->flags |= FLAG_COUNTED;
-		gauge_opened(slots[0], slots[1], change & CHANGE_REVIVED);
-	}
+	if (control != w->control && __sync_val_compare_and_swap((__u32 *)e, w->control, control) != w->control)
+		return;
+	if (counted && w->flags & FLAG_COUNTED)
+		gauge_opened(slots & 0xffff, slots >> 16, change & CHANGE_REVIVED);
+	else if (counted)
+		gauge_closed(slots & 0xffff, slots >> 16);
 	if (half_open(w->control & STATE_MASK) != half_open(w->state))
 		half_open_changed(half_open(w->state) ? 1 : -1);
 	if (passthrough) {
-		__u32 nat = *FIELD(e, v6, __u32, nat_port);
 		__u32 class = class_after(change);
 
 		if (p->protocol == IPPROTO_UDP)
@@ -296,11 +305,12 @@ static __always_inline __u32 advance_state(const bool v6, __u32 index, const int
 	store_numbers(v6, e, &w);
 	if (change & CHANGE_COUNTS)
 		SEEN(e) = seen_of(&w, now);
+	count_change(&w, change);
+	control = control_of(&w, w.control >> SEQ_SHIFT);
 	if (change & ~(CHANGE_COUNTS | CHANGE_OUT_OF_WINDOW | CHANGE_LATER_SYN) || w.state != (w.control & STATE_MASK) ||
 	    (p->protocol == IPPROTO_UDP && w.next[0] == BRIEF))
 		settle_change(v6, e, index, &w, change, p, now);
-	control = control_of(&w, w.control >> SEQ_SHIFT);
-	if (control != w.control)
+	else if (control != w.control)
 		__sync_val_compare_and_swap((__u32 *)e, w.control, control);
 	return 0;
 }

@@ -106,6 +106,8 @@ static __always_inline void port_class(__u32 nat, __u32 id, __u32 class, __u32 n
 		change_word(NAT_POOL(nat), NAT_AT(nat), old, make_word(id + 1, class, now));
 }
 
+#define RELEASE_ATTEMPTS 8
+
 static __always_inline void release_port(__u32 nat, __u32 id, __u32 now)
 {
 	__u64 *word = port_word(NAT_POOL(nat), NAT_AT(nat));
@@ -116,10 +118,14 @@ static __always_inline void release_port(__u32 nat, __u32 id, __u32 now)
 		return;
 	turn = *(volatile __u64 *)turns + 1;
 	*(volatile __u64 *)turns = turn;
-	old = *(volatile __u64 *)word;
-	if (word_owner(old) == id + 1)
-		change_word(NAT_POOL(nat), NAT_AT(nat), old,
-			    make_word(0, CLASS_FREE, now) | (turn & ((1U << TURN_BITS) - 1)) << TURN_SHIFT);
+	/* Others may note meanwhile what it is held for and when it was used. */
+	for (int i = 0; i < RELEASE_ATTEMPTS; i++) {
+		old = *(volatile __u64 *)word;
+		if (word_owner(old) != id + 1 ||
+		    change_word(NAT_POOL(nat), NAT_AT(nat), old,
+				make_word(0, CLASS_FREE, now) | (turn & ((1U << TURN_BITS) - 1)) << TURN_SHIFT))
+			return;
+	}
 }
 
 #define NO_PORT (~0U)

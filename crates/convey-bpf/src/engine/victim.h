@@ -58,6 +58,9 @@ static __always_inline long victim_step(const bool v6, __u32 step, struct victim
 	if (s->crowded && s->best && !way)
 		return 1;
 	set = place ? further_set(hash, sets, place) : first_set(hash, sets);
+	/* Met twice, it counts as met first. */
+	if (place && place < CHAIN(v6) && set == first_set(hash, sets))
+		return 0;
 	e = entry_at(v6, set * WAYS(v6) + way);
 	if (!e || !c)
 		return 0;
