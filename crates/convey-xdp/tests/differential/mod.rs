@@ -7,6 +7,7 @@
 #![allow(dead_code)] // The example and the test use parts.
 
 mod pair;
+pub mod race;
 mod random;
 mod tables;
 #[path = "../lab/test_run.rs"]

@@ -22,7 +22,7 @@ use super::test_run::{self, TestRun};
 
 /// Ticks come round again after this time: the whole table is swept, and no flow is older.
 const ROUND: u64 = 1 << 48;
-const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 1;
 /// Bytes of headroom that are filled with 0xff.
 const HEADROOM: usize = 32;
 /// Of the notes that programs count, the first; what comes before are verdicts.
@@ -428,7 +428,7 @@ impl std::fmt::Debug for Outcome {
     }
 }
 
-fn know(kernel: &mut Kernel, setup: &Setup) {
+pub fn know(kernel: &mut Kernel, setup: &Setup) {
     let mut map: PerCpuArray<_, [u8; CLIENT_HOP_BYTES]> =
         kernel.ebpf.map_mut("client_hops").unwrap().try_into().unwrap();
     let cpus = map.get(&0, 0).unwrap().len();
@@ -439,7 +439,7 @@ fn know(kernel: &mut Kernel, setup: &Setup) {
 }
 
 /// The clock of the programs, in nanoseconds.
-fn now() -> u64 {
+pub fn now() -> u64 {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use convey_core::conntrack::{Flow, FlowState, FlowTable, Lifetimes, Memory, Overflow, flags};
+use convey_core::conntrack::{Flow, FlowState, FlowTable, Lifetimes, Memory, Overflow, Ticks, flags};
 use convey_core::nat_ports::{Partition, PortPool};
 use convey_engine::{KernelGauges, KernelMemory, PathNumbers, PoolMemory};
 use convey_xdp::kernel::Kernel;
@@ -228,7 +228,7 @@ impl Tables {
                 "flow {:x}:{} port {} of {}",
                 flow.client, flow.client_port, flow.port, flow.frontend
             );
-            if let Some(id) = table.lookup(&flow.key(), convey_core::conntrack::Ticks(flow.last_seen)) {
+            if let Some(id) = table.lookup(&flow.key(), Ticks(flow.last_seen)) {
                 owners.insert(id.bits() + 1, key.clone());
             }
             if all.insert(key.clone(), Held::Flow(Flow { claim: 0, ..flow })).is_some() {
@@ -307,9 +307,19 @@ impl Tables {
                 if !ports.insert((flow.pool, flow.nat_port)) {
                     let _ = write!(wrong, "port {} of path {} is shared; ", flow.nat_port, flow.pool);
                 }
-                if self.pool(usize::from(flow.pool)).owner(flow.nat_port).is_none() {
-                    let _ = write!(wrong, "port {} of path {} is free; ", flow.nat_port, flow.pool);
+                let id = table.lookup(&flow.key(), Ticks(flow.last_seen)).map(|id| id.bits() + 1);
+                let owner = self.pool(usize::from(flow.pool)).owner(flow.nat_port);
+                if owner != id {
+                    let (port, pool) = (flow.nat_port, flow.pool);
+                    let _ = write!(wrong, "port {port} of path {pool} is {owner:?}'s and not {id:?}'s; ");
                 }
+            }
+        }
+        for (map, entry) in self.flows.iter().zip([8, 16]) {
+            let words = map.words32();
+            let claimed = words.chunks(entry).filter(|entry| entry[0].load(Relaxed) & 15 == 15).count();
+            if claimed > 0 {
+                let _ = write!(wrong, "{claimed} entries are nobody's; ");
             }
         }
         let words = self.shared.words64();

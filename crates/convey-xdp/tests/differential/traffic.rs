@@ -370,7 +370,7 @@ fn repair(frame: &mut [u8]) {
 }
 
 /// Source and destination of a TCP or UDP frame.
-fn ends(frame: &[u8]) -> Option<(String, String)> {
+pub fn ends(frame: &[u8]) -> Option<(String, String)> {
     let v4 = frame.get(12..14)? == [8, 0];
     let l4 = if v4 { 14 + usize::from(frame.get(14)? & 15) * 4 } else { 54 };
     let ip = |at: usize| -> Option<std::net::IpAddr> {
