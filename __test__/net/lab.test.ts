@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { succeed } from "../support/processes.ts";
 import { needs } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
+import { engine } from "./engines.ts";
 import { type Arms, PacketLab, SERVERS } from "./lab/lab.ts";
 import { Segment } from "./lab/segment.ts";
 import { pings } from "./lab/traffic.ts";
