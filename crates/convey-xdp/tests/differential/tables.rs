@@ -411,7 +411,7 @@ fn aligned(memory: &[AtomicU32]) -> Memory<AtomicU32> {
 
 fn near(a: u32, b: u32) -> bool {
     let apart = a.wrapping_sub(b) & TICKS;
-    apart <= TOLERANCE || apart >= TICKS - TOLERANCE + 1
+    apart <= TOLERANCE || apart > TICKS - TOLERANCE
 }
 
 fn entries_alike(a: &[AtomicU32], b: &[AtomicU32]) -> bool {
