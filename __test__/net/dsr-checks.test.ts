@@ -10,10 +10,11 @@ import { type Exit, finish, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { engine } from "./engines.ts";
 import { type Family, PacketLab, SERVERS } from "./lab/lab.ts";
+import { XDP_TOOLS } from "./lab/other-end.ts";
 import { kernelCounter } from "./lab/scene.ts";
 import { HTTP, Services, TOOLS } from "./lab/servers.ts";
 
-const missing = lacking({ root: true, tools: TOOLS });
+const missing = lacking({ root: true, tools: [...TOOLS, ...XDP_TOOLS] });
 const FAMILIES: readonly Family[] = ["v4", "v6"];
 type Server = (typeof SERVERS)[number];
 

@@ -15,6 +15,11 @@ export function takesFramesAway(): boolean {
   return engine() !== "af_packet";
 }
 
+/** Whether a program in the kernel forwards, so that there is no guard. */
+export function isInKernel(): boolean {
+  return ["tc", "xdp"].includes(engine());
+}
+
 /** Whether its frames come by XDP, which sees no checksum state and, on a veth, needs a program at the other end. */
 export function isXdp(): boolean {
   return ["xdp", "af_xdp"].includes(engine());

@@ -5,9 +5,10 @@ import { CONVEY } from "../support/peers.ts";
 import { start, succeed, until } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
+import { XDP_TOOLS } from "./lab/other-end.ts";
 import { CLIENT, Segment, VIPS } from "./lab/segment.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat"] });
+const missing = lacking({ root: true, tools: ["ip", "ss", "sysctl", "curl", "socat", ...XDP_TOOLS] });
 const [VIP] = VIPS;
 
 describe("convey explain in passthrough mode", () => {

@@ -6,12 +6,13 @@ import { needs } from "../support/requirements.ts";
 import { sampleFile } from "../support/samples.ts";
 import { engine } from "./engines.ts";
 import { type Arms, PacketLab, SERVERS } from "./lab/lab.ts";
+import { XDP_TOOLS } from "./lab/other-end.ts";
 import { Segment } from "./lab/segment.ts";
 import { pings } from "./lab/traffic.ts";
 
 for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
   test(`a ${arms} lab carries packets between client, balancer and servers, and leaves nothing behind`, async (context) => {
-    needs(context, { root: true, tools: ["ip", "sysctl", "socat"] });
+    needs(context, { root: true, tools: ["ip", "sysctl", "socat", ...XDP_TOOLS] });
     let namespace: string;
     {
       await using lab = await PacketLab.create({ arms });
@@ -34,7 +35,7 @@ for (const arms of ["one-arm", "two-arm"] as const satisfies readonly Arms[]) {
 }
 
 test("what a killed balancer leaves, in shared memory or pinned, goes with its lab", async (context) => {
-  needs(context, { root: true, tools: ["ip", "sysctl", "curl"] });
+  needs(context, { root: true, tools: ["ip", "sysctl", "curl", ...XDP_TOOLS] });
   let left: () => string[];
   {
     await using segment = await Segment.create();

@@ -4,6 +4,7 @@ import type { Product } from "../support/convey.ts";
 import { CONVEY } from "../support/peers.ts";
 import { finish, succeed, until } from "../support/processes.ts";
 import type { PacketLab } from "./lab/lab.ts";
+import { otherEnd } from "./lab/other-end.ts";
 import { type Scene, stage } from "./lab/scene.ts";
 import { HTTP } from "./lab/servers.ts";
 
@@ -46,6 +47,7 @@ class Third implements AsyncDisposable {
       `ip -n ${balancer} link set third up`,
       `ip -n ${name} address add 10.79.0.2/24 dev third`,
       `ip -n ${name} link set third up`,
+      ...otherEnd(name, "third"),
       `ip -n ${name} route add default via 10.79.0.1`,
     ];
     await succeed(["sh", "-ec", lines.join("\n")]);

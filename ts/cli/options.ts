@@ -34,7 +34,10 @@ export function addConfigOptions(command: Command): Command {
     .option("-p, --passthrough", "the same as --mode=passthrough")
     .option("-d, --dsr", "the same as --mode=dsr")
     .addOption(
-      new Option("--engine <engine>", "what moves packets in passthrough and dsr").choices([...ENGINES]),
+      new Option(
+        "--engine <engine>",
+        "what moves packets in passthrough and dsr: kernel programs (tc, xdp), or user space",
+      ).choices([...ENGINES]),
     )
     .option("--stats-port <port>", "port of the HTTP server for /stats and /healthz", (value) =>
       integer(value, 65535),

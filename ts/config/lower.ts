@@ -8,8 +8,9 @@ import type {
   NativeMode,
   NativePacketOptions,
   NativeProtocol,
+  NativeXdpMode,
 } from "../native/addon/index.js";
-import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol } from "./schema.ts";
+import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol, XdpMode } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
 export interface ServerState {
@@ -64,7 +65,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   } satisfies NativeConfig;
 }
 
-function lowerPacketOptions({ engine, interfaces, passthrough, dsr }: Config): NativePacketOptions {
+function lowerPacketOptions({ engine, interfaces, passthrough, dsr, xdp }: Config): NativePacketOptions {
   const [firstPort = 0, lastPort = 0] = passthrough.port_range.split("-").map(Number);
   const { timeouts } = passthrough;
   return {
@@ -75,6 +76,7 @@ function lowerPacketOptions({ engine, interfaces, passthrough, dsr }: Config): N
     natAddresses: passthrough.nat_addresses,
     interfaces,
     connectionTracking: dsr.connection_tracking,
+    xdpMode: xdp.mode,
     timeouts: {
       synMs: timeouts.syn_ms,
       establishedMs: timeouts.established_ms,
@@ -94,3 +96,4 @@ true satisfies Same<Protocol, NativeProtocol>;
 true satisfies Same<Engine, NativeEngine>;
 true satisfies Same<DsrMethod, NativeDsrMethod>;
 true satisfies Same<ConnectionTracking, NativeConnectionTracking>;
+true satisfies Same<XdpMode, NativeXdpMode>;

@@ -152,10 +152,13 @@ export const modeSchema = z
   );
 export const engineSchema = z
   .enum(ENGINES)
-  .describe("What moves packets in passthrough and dsr mode; auto chooses by driver and privilege.");
+  .describe(
+    "What moves packets in passthrough and dsr mode: tc and xdp are kernel programs, af_xdp and af_packet work in user space; auto chooses by link, driver and privilege.",
+  );
 export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
 export const connectionTrackingSchema = z.enum(["full", "minimal"]);
+export const xdpModeSchema = z.enum(["native", "generic"]);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
@@ -351,6 +354,16 @@ export const configSchema = z
       })
       .prefault({})
       .describe("Settings of dsr mode alone."),
+    xdp: z
+      .strictObject({
+        mode: xdpModeSchema
+          .default("native")
+          .describe(
+            "Where XDP programs run: native in the network driver; generic in the kernel behind it, on every interface but slower than engine tc, for trials.",
+          ),
+      })
+      .prefault({})
+      .describe('Settings of the engines "xdp" and "af_xdp".'),
     limits: z
       .strictObject({
         max_connections: count
@@ -421,6 +434,7 @@ export type Engine = z.output<typeof engineSchema>;
 export type Protocol = z.output<typeof protocolSchema>;
 export type DsrMethod = z.output<typeof dsrMethodSchema>;
 export type ConnectionTracking = z.output<typeof connectionTrackingSchema>;
+export type XdpMode = z.output<typeof xdpModeSchema>;
 export type LogLevel = z.output<typeof logLevelSchema>;
 export type FrontendConfig = z.output<typeof frontendSchema>;
 export type BackendConfig = z.output<typeof backendSchema>;

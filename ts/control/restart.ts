@@ -12,6 +12,7 @@ export function needsRestart(running: Config, next: Config): Problem[] {
           ["passthrough.workers", (c) => c.passthrough.workers],
           ["passthrough.connection_tracker_capacity", (c) => c.passthrough.connection_tracker_capacity],
           ["passthrough.port_range", (c) => c.passthrough.port_range],
+          ["xdp.mode", (c) => c.xdp.mode],
           ["dsr.connection_tracking", (c) => c.dsr.connection_tracking],
           ["passthrough.nat_addresses", (c) => c.passthrough.nat_addresses.join(", ")],
         ];

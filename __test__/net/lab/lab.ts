@@ -4,12 +4,8 @@
  * switch of their own behind the balancer, which the router reaches too, so that direct server return has its
  * way back. Needs root.
  */
-import { fileURLToPath } from "node:url";
 import { Lab } from "../../support/lab.ts";
-import { isXdp } from "../engines.ts";
-
-/** An XDP program that leaves every frame to the kernel. */
-const PASS = fileURLToPath(new URL("../../../crates/convey-bpf/objects/pass.o", import.meta.url));
+import { otherEnd } from "./other-end.ts";
 
 export type Place = "client" | "router" | "balancer" | "server1" | "server2" | "server3";
 export type Arms = "one-arm" | "two-arm";
@@ -161,7 +157,7 @@ export class PacketLab extends Lab<Place | "switch"> {
         lines.push(
           `ip -n ${middle} link add ${port} type veth peer name ${name} netns ${namespace}`,
           `ip -n ${middle} link set ${port} master ${segment} up`,
-          ...(place === "balancer" && isXdp() ? otherEnd(middle, port) : []),
+          ...(place === "balancer" ? otherEnd(middle, port) : []),
           `ip -n ${namespace} address add ${PREFIX[segment]}${host}/24 dev ${name}`,
           `ip -n ${namespace} address add ${PREFIX6[segment]}${host}/64 dev ${name} nodad`,
           `ip -n ${namespace} link set ${name} up`,
@@ -202,15 +198,4 @@ export class PacketLab extends Lab<Place | "switch"> {
     );
     return lines;
   }
-}
-
-/**
- * What an XDP engine wants of the other end of its veth: checksums that are filled in, and a program there, without which
- * frames sent by XDP are dropped in silence.
- */
-function otherEnd(namespace: string, device: string): string[] {
-  return [
-    `ip netns exec ${namespace} ethtool -K ${device} tx off >/dev/null`,
-    `ip -n ${namespace} link set dev ${device} xdp obj ${PASS} sec xdp`,
-  ];
 }

@@ -10,6 +10,7 @@ import { engine } from "../engines.ts";
 import { answerAsVip, holdVip } from "./dsr.ts";
 import { type Arms, FAMILIES, type LabOptions, PacketLab, SERVERS } from "./lab.ts";
 import { cleanUp, mountPins, noting } from "./left.ts";
+import { XDP_TOOLS } from "./other-end.ts";
 import { HTTP, Services, SINK, TOOLS } from "./servers.ts";
 import { TALK, TalkServers } from "./talk.ts";
 
@@ -166,7 +167,7 @@ export interface Stage {
 
 /** Gives all tests of a block one scene: it stands before the first of them, and is gone after the last. */
 export function stage(method: Method, arms: Arms, more: readonly string[] = []): Stage {
-  const missing = lacking({ root: true, tools: [...TOOLS, ...more] });
+  const missing = lacking({ root: true, tools: [...TOOLS, ...XDP_TOOLS, ...more] });
   let scene: Scene | undefined;
   aroundAll(async (runTests) => {
     if (missing !== undefined) return runTests();

@@ -11,6 +11,7 @@ import { Lab } from "../../support/lab.ts";
 import { type Running, start, succeed } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
 import { cleanUp, mountPins, noting } from "./left.ts";
+import { otherEnd, XDP_TOOLS } from "./other-end.ts";
 
 export const CLIENT = "10.0.0.2";
 /** The balancer's addresses, for each of which a wildcard stands. */
@@ -93,6 +94,7 @@ export class Segment extends Lab<Place | "switch"> {
         return [
           `ip -n ${middle} link add port${i} type veth peer name eth0 netns ${name}`,
           `ip -n ${middle} link set port${i} master segment up`,
+          ...(place === "balancer" ? otherEnd(middle, `port${i}`) : []),
           ...addresses(place).map((address) => `ip -n ${name} address add ${address}/24 dev eth0`),
           `ip -n ${name} link set eth0 up`,
         ];
@@ -110,7 +112,7 @@ export class Segment extends Lab<Place | "switch"> {
 
 /** Gives each test of a block a segment of its own. Where the machine lacks something they are skipped. */
 export function onSegment(tools: readonly string[], use: (segment: Segment) => void): void {
-  const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl", ...tools] });
+  const missing = lacking({ root: true, tools: ["ip", "sysctl", "curl", ...XDP_TOOLS, ...tools] });
   beforeEach((context) => {
     if (missing !== undefined) context.skip(missing);
   });

@@ -67,7 +67,7 @@ struct Listening {
 impl Shared {
     /// For `workers` workers whose frames come from `intake`.
     pub(crate) fn new(setup: EngineSetup, workers: usize, intake: Arc<dyn Intake>, scope: Scope) -> Self {
-        let EngineSetup { snapshot, events, on_interfaces, on_addresses } = setup;
+        let EngineSetup { snapshot, events, on_interfaces, on_addresses, on_filter: _, tcx: _ } = setup;
         let seed = snapshot.options().seed;
         Self {
             snapshot: ArcSwap::new(snapshot),

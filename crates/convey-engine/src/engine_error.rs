@@ -38,13 +38,15 @@ pub struct EngineError {
     pub cause: String,
     /// What to try; empty where nobody knows.
     pub remedy: String,
+    /// What fits no line, such as all that the kernel's verifier said of a program.
+    pub log: Option<String>,
     source: Option<io::Error>,
 }
 
 impl EngineError {
     /// An error that no system call is behind.
     pub fn new(kind: EngineErrorKind, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, cause: cause.into(), remedy: remedy.into(), source: None }
+        Self { kind, cause: cause.into(), remedy: remedy.into(), log: None, source: None }
     }
 
     /// The error with what the system answered.

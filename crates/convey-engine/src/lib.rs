@@ -59,8 +59,10 @@ pub use links::{Link, Links, MacAddr, Objects, Vrf};
 pub use memory::{Layout, Untaken, WorkerMemory};
 pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Missing, Neighbours, NextHop, NextHops, Topology};
-pub use options::{ConnectionTracking, DsrMethod, PacketOptions, PortRange, Refusal, Timeouts};
-pub use packet_engine::{AddressSink, EngineKind, EngineSetup, InterfaceSink, Keep, PacketEngine};
+pub use options::{ConnectionTracking, DsrMethod, PacketOptions, PortRange, Refusal, Timeouts, XdpMode};
+pub use packet_engine::{
+    AddressSink, EngineKind, EngineSetup, FilterSink, InterfaceSink, Keep, PacketEngine,
+};
 pub use path_numbers::PathNumbers;
 pub use process::{REPLY_HEADROOM, process};
 pub use routes::{Hop, Path, Place, Reject, Route, RouteTable, Routes, Rule};

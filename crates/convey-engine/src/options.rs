@@ -24,6 +24,16 @@ pub enum ConnectionTracking {
     Minimal,
 }
 
+/// How XDP programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XdpMode {
+    /// By the driver, before a packet is anything but bytes.
+    #[default]
+    Native,
+    /// By the kernel, behind the driver: slower than tc, on every interface.
+    Generic,
+}
+
 /// What a client gets that cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Refusal {
@@ -106,6 +116,8 @@ pub struct PacketOptions {
     pub dsr: DsrMethod,
     /// DSR method by backend name.
     pub backend_dsr: HashMap<String, DsrMethod>,
+    /// How XDP programs are attached; fixed while running.
+    pub xdp_mode: XdpMode,
     /// Which flows are kept (DSR); fixed while running.
     pub connection_tracking: ConnectionTracking,
     /// What a client gets that cannot be served.
@@ -129,6 +141,7 @@ impl Default for PacketOptions {
             interfaces: Vec::new(),
             dsr: DsrMethod::default(),
             backend_dsr: HashMap::new(),
+            xdp_mode: XdpMode::default(),
             connection_tracking: ConnectionTracking::default(),
             refusal: Refusal::default(),
             timeouts: Timeouts::default(),

@@ -72,6 +72,10 @@ pub type InterfaceSink = Arc<dyn Fn(&[u32]) -> Vec<u32> + Send + Sync>;
 /// engine's; it must not close the engine.
 pub type AddressSink = Arc<dyn Fn(&[IpAddr]) + Send + Sync>;
 
+/// Prepares an interface, by its index, for a clsact filter that outlives this process, and notes it down to be taken back.
+/// Gives the filter's handle, or why there can be none.
+pub type FilterSink = Arc<dyn Fn(u32) -> Result<u32, String> + Send + Sync>;
+
 /// What an engine is started with, whichever it is.
 #[derive(Clone)]
 pub struct EngineSetup {
@@ -83,12 +87,16 @@ pub struct EngineSetup {
     pub on_interfaces: Option<InterfaceSink>,
     /// Who wants to know the host's addresses.
     pub on_addresses: Option<AddressSink>,
+    /// Who notes filters down that are left when this process is killed; `None`: there are to be none.
+    pub on_filter: Option<FilterSink>,
+    /// Whether the kernel may have TCX (Linux 6.6); without, programs for tc hang on clsact filters.
+    pub tcx: bool,
 }
 
 impl EngineSetup {
     /// A setup in which nobody prepares interfaces or follows addresses.
     pub fn new(snapshot: Arc<PacketSnapshot>, events: EventSink) -> Self {
-        Self { snapshot, events, on_interfaces: None, on_addresses: None }
+        Self { snapshot, events, on_interfaces: None, on_addresses: None, on_filter: None, tcx: true }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
 /// The request wants an acknowledgement.
 pub const ACK: u16 = 4;
@@ -67,16 +67,63 @@ pub fn dump_once(kind: u16, body: &[u8], each: impl FnMut(u16, &[u8])) -> io::Re
     exchange(kind, DUMP, body, each)
 }
 
+/// A request to a family of generic netlink, with its attributes; hands the attributes of each answer to `each`.
+///
+/// # Errors
+/// What the kernel answers; ENOENT when it has no such family.
+pub fn generic(family: &str, command: u8, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    const CONTROL: u16 = 0x10;
+    const GET_FAMILY: u8 = 3;
+    const FAMILY_ID: u16 = 1;
+    const FAMILY_NAME: u16 = 2;
+    /// Command, version and two bytes of nothing come first.
+    const HEAD_BYTES: usize = 4;
+    let socket = open_by(Some(netlink::GENERIC), 0)?;
+    let with_head = |command: u8, body: &[u8]| [&[command, 1, 0, 0], body].concat();
+    let mut name = Vec::new();
+    attribute(&mut name, FAMILY_NAME, &[family.as_bytes(), &[0]].concat());
+    let mut id = None;
+    exchange_by(&socket, CONTROL, ACK, &with_head(GET_FAMILY, &name), |_, answer| {
+        let all = attributes(answer.get(HEAD_BYTES..).unwrap_or_default());
+        let found = all.into_iter().find(|(kind, _)| *kind == FAMILY_ID);
+        id = found.and_then(|(_, value)| value.first_chunk().copied()).map(u16::from_ne_bytes);
+    })?;
+    let id = id.ok_or_else(|| io::Error::from(rustix::io::Errno::NOENT))?;
+    let socket = open_by(Some(netlink::GENERIC), 0)?;
+    exchange_by(&socket, id, ACK, &with_head(command, body), |_, answer| {
+        each(answer.get(HEAD_BYTES..).unwrap_or_default());
+    })
+    .map(drop)
+}
+
+/// Adds an attribute to a message.
+pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
 /// Tells whether the answer is of one moment.
-fn exchange(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+fn exchange(kind: u16, flags: u16, body: &[u8], each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    exchange_by(&open(0)?, kind, flags, body, each)
+}
+
+fn exchange_by(
+    socket: &OwnedFd,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+    mut each: impl FnMut(u16, &[u8]),
+) -> io::Result<bool> {
     const SEQUENCE: u32 = 1;
-    let socket = open(0)?;
-    rustix::net::send(&socket, &encode(kind, flags, SEQUENCE, body), SendFlags::empty())?;
+    rustix::net::send(socket, &encode(kind, flags, SEQUENCE, body), SendFlags::empty())?;
     let one_answer = flags & (ACK | DUMP) == 0;
     let (mut end, mut whole) = (None, true);
     let mut buffer = vec![0; BUFFER_BYTES];
     while end.is_none() {
-        let received = receive(&socket, &mut buffer)?;
+        let received = receive(socket, &mut buffer)?;
         each_message(&buffer[..received], |(kind, sequence, body), flags| {
             if sequence != SEQUENCE || end.is_some() {
                 return;
@@ -100,9 +147,13 @@ fn exchange(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])
 
 /// A socket that receives the news of these multicast groups, as bits.
 pub(crate) fn open(groups: u32) -> io::Result<OwnedFd> {
-    let family = AddressFamily::NETLINK;
     // NETLINK_ROUTE is protocol 0.
-    let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    open_by(None, groups)
+}
+
+fn open_by(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {
+    let family = AddressFamily::NETLINK;
+    let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
     Ok(socket)
 }

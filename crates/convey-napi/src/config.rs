@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
-use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts};
+use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, RuntimeSpec};
 use napi_derive::napi;
 
@@ -49,6 +49,13 @@ pub enum NativeConnectionTracking {
     Minimal,
 }
 
+/// How XDP programs are attached.
+#[napi(string_enum = "lowercase")]
+pub enum NativeXdpMode {
+    Native,
+    Generic,
+}
+
 /// Settings of the packet modes.
 #[napi(object)]
 pub struct NativePacketOptions {
@@ -65,6 +72,8 @@ pub struct NativePacketOptions {
     pub interfaces: Vec<String>,
     /// Fixed for the life of a data plane: a reload ignores it.
     pub connection_tracking: NativeConnectionTracking,
+    /// Fixed for the life of a data plane, too.
+    pub xdp_mode: NativeXdpMode,
     pub timeouts: NativeFlowTimeouts,
 }
 
@@ -160,6 +169,7 @@ impl NativeConfig {
             nat_addresses: self.packet.nat_addresses()?,
             interfaces: self.packet.interfaces.clone(),
             connection_tracking: (&self.packet.connection_tracking).into(),
+            xdp_mode: (&self.packet.xdp_mode).into(),
             timeouts: (&self.packet.timeouts).into(),
             backend_dsr: self.backends.iter().map(|b| (b.name.clone(), (&b.dsr_method).into())).collect(),
             ..PacketOptions::default()
@@ -262,6 +272,15 @@ impl From<&NativeConnectionTracking> for ConnectionTracking {
         match tracking {
             NativeConnectionTracking::Full => Self::Full,
             NativeConnectionTracking::Minimal => Self::Minimal,
+        }
+    }
+}
+
+impl From<&NativeXdpMode> for XdpMode {
+    fn from(mode: &NativeXdpMode) -> Self {
+        match mode {
+            NativeXdpMode::Native => Self::Native,
+            NativeXdpMode::Generic => Self::Generic,
         }
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! An engine decides itself whether it suits this host, and refuses with an [`EngineError`] before it has changed
 //! anything; the order here and what is done with a refusal are data, tested without an engine.
+//!
+//! "auto" takes XDP where every interface is a network card whose driver has it. Everywhere else tc is as good or better:
+//! on veth, virtio and bridges packets come as super-frames with open checksums, which XDP takes apart or cannot read.
+//! AF_XDP is taken on request alone: it pays only where policy in user space is wanted. AF_PACKET comes last, and needs
+//! no kernel program.
+
+mod suits_xdp;
 
 use convey_engine::{EngineError, EngineErrorKind, EngineKind};
 
 use crate::RuntimeError;
-
-/// The order in which "auto" tries engines. AF_XDP is taken on request alone: it pays only where policy in user space is
-/// wanted.
-const AUTO: [EngineKind; 2] = [EngineKind::Tc, EngineKind::AfPacket];
+pub(crate) use suits_xdp::LinkFacts;
 
 /// Which packet engine a configuration asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,13 +42,20 @@ pub(crate) struct Ladder {
 }
 
 impl Ladder {
-    /// The ladder for this choice. Has a candidate at least.
-    pub(crate) fn new(choice: EngineChoice) -> Self {
-        let candidates = match choice {
-            EngineChoice::Auto => AUTO.to_vec(),
-            EngineChoice::Only(kind) => vec![kind],
-        };
-        Self { candidates, refused: Vec::new() }
+    /// The ladder for this choice and these links. Has a candidate at least.
+    pub(crate) fn new(choice: EngineChoice, links: &[LinkFacts]) -> Self {
+        use EngineKind::{AfPacket, Tc, Xdp};
+        match choice {
+            EngineChoice::Only(kind) => Self { candidates: vec![kind], refused: Vec::new() },
+            EngineChoice::Auto => match suits_xdp::check(links) {
+                Ok(()) => Self { candidates: vec![Xdp, Tc, AfPacket], refused: Vec::new() },
+                Err(cause) => {
+                    let error = EngineError::new(EngineErrorKind::Unsupported, cause, "");
+                    let refused = vec![RefusedEngine { engine: Xdp, error }];
+                    Self { candidates: vec![Tc, AfPacket], refused }
+                }
+            },
+        }
     }
 
     /// The candidate that is tried first.
@@ -89,7 +100,7 @@ fn none_left(mut refused: Vec<RefusedEngine>) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EngineKind::{AfPacket, Tc};
+    use EngineKind::{AfPacket, Tc, Xdp};
 
     fn refusal(cause: &str) -> RuntimeError {
         EngineError::new(EngineErrorKind::Unsupported, cause, "do this").into()
@@ -98,20 +109,35 @@ mod tests {
     #[test]
     fn auto_tries_the_next_engine_when_one_refuses_and_remembers_why() {
         let mut tried = Vec::new();
-        let climbed = Ladder::new(EngineChoice::Auto).climb(|kind| {
+        let climbed = Ladder::new(EngineChoice::Auto, &[LinkFacts::card("eth0")]).climb(|kind| {
             tried.push(kind);
-            if kind == Tc { Err(refusal("no BPF here")) } else { Ok(kind) }
+            if kind == AfPacket { Ok(kind) } else { Err(refusal("no BPF here")) }
         });
         let (started, refused) = climbed.unwrap();
-        assert_eq!((started, tried), (AfPacket, vec![Tc, AfPacket]));
+        assert_eq!((started, tried), (AfPacket, vec![Xdp, Tc, AfPacket]));
         let refused: Vec<_> = refused.iter().map(|r| (r.engine, r.error.to_string())).collect();
-        assert_eq!(refused, [(Tc, "no BPF here; do this".to_owned())]);
+        let why = "no BPF here; do this".to_owned();
+        assert_eq!(refused, [(Xdp, why.clone()), (Tc, why)]);
+    }
+
+    #[test]
+    fn auto_does_not_try_xdp_where_it_does_not_suit_and_says_why_in_a_line() {
+        let mut tried = Vec::new();
+        let climbed =
+            Ladder::new(EngineChoice::Auto, &[LinkFacts::virtual_link("eth0", "veth")]).climb(|kind| {
+                tried.push(kind);
+                Ok(kind)
+            });
+        let (started, refused) = climbed.unwrap();
+        assert_eq!((started, tried), (Tc, vec![Tc]));
+        let refused: Vec<_> = refused.iter().map(|r| (r.engine, r.error.to_string())).collect();
+        assert_eq!(refused, [(Xdp, "eth0 is a veth, on which tc is faster".to_owned())]);
     }
 
     #[test]
     fn an_engine_that_was_asked_for_by_name_is_the_only_one_tried() {
         let mut tried = Vec::new();
-        let climbed = Ladder::new(EngineChoice::Only(Tc)).climb(|kind| {
+        let climbed = Ladder::new(EngineChoice::Only(Tc), &[]).climb(|kind| {
             tried.push(kind);
             Err::<(), _>(refusal("no BPF here"))
         });
@@ -121,19 +147,20 @@ mod tests {
 
     #[test]
     fn when_every_engine_refuses_the_error_tells_all_causes() {
-        let ladder = Ladder::new(EngineChoice::Auto);
+        let ladder = Ladder::new(EngineChoice::Auto, &[LinkFacts::card("eth0")]);
         let error = ladder.climb(|kind| Err::<(), _>(refusal(&format!("{kind} cannot")))).unwrap_err();
-        assert_eq!(error.to_string(), "af_packet cannot; engine tc was refused before: tc cannot; do this");
+        let before = "engine tc was refused before: tc cannot; engine xdp was refused before: xdp cannot";
+        assert_eq!(error.to_string(), format!("af_packet cannot; {before}; do this"));
     }
 
     #[test]
     fn an_error_that_is_not_the_engines_own_ends_the_search() {
         let mut tried = Vec::new();
-        let climbed = Ladder::new(EngineChoice::Auto).climb(|kind| {
+        let climbed = Ladder::new(EngineChoice::Auto, &[LinkFacts::card("eth0")]).climb(|kind| {
             tried.push(kind);
             Err::<(), _>(RuntimeError::Closed)
         });
-        assert_eq!(tried, [Tc]);
+        assert_eq!(tried, [Xdp]);
         assert!(matches!(climbed.unwrap_err(), RuntimeError::Closed));
     }
 }

@@ -23,7 +23,6 @@ use convey_proxy::{Proxy, ProxyError};
 
 pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
-use crate::ladder::Ladder;
 pub use crate::ladder::{EngineChoice, RefusedEngine};
 use crate::packet::PacketPath;
 pub use crate::packet::{PacketStats, ProbeOutcome, ProbeReport};
@@ -177,8 +176,7 @@ impl Runtime {
                 Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
             }
             Mode::Passthrough | Mode::Dsr => {
-                let ladder = Ladder::new(spec.engine);
-                let path = PacketPath::start(ladder, snapshot, spec.packet, events)?;
+                let path = PacketPath::start(spec.engine, snapshot, spec.packet, events)?;
                 snapshot = path.snapshot();
                 Engine::Packet(path)
             }
@@ -363,7 +361,7 @@ pub fn dry_run(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
     if snapshot.mode == Mode::Proxy {
         return Ok(vec!["# proxy mode changes nothing on the host".to_owned()]);
     }
-    packet::dry_run(&Ladder::new(spec.engine), &snapshot, spec.packet)
+    packet::dry_run(spec.engine, &snapshot, spec.packet)
 }
 
 /// What this host would say to a start with `spec`, beside what is wrong with the configuration itself: why it would be

@@ -308,6 +308,30 @@ fn the_next_start_reclaims_what_a_killed_balancer_left() {
     assert_eq!(host.enter(state_of_the_host), before);
 }
 
+#[test]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
+fn a_program_at_clsact_goes_with_its_balancer_and_where_that_was_killed_with_cleanup_or_the_next_start() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    let start = || Prepared::with(&host, &folder.0, "10.9.0.2:80", 40000, 50000, &["filter"]);
+    let filters = || host.exec("tc filter show dev veth0 ingress");
+    let programs = || filters().lines().filter(|line| line.contains("convey_tc")).count();
+    let ended = start();
+    assert_eq!(programs(), 1);
+    ended.end();
+    assert_eq!(host.enter(state_of_the_host), before);
+
+    start().kill();
+    assert_eq!(programs(), 1, "it forwards on");
+    let next = start();
+    assert_eq!(programs(), 1, "that of the next one alone");
+    next.kill();
+    let path = folder.0.clone();
+    let told = host.enter(move || cleanup(&path).unwrap());
+    assert!(told.iter().any(|line| line.starts_with("removed the engine's program from veth0")), "{told:?}");
+    assert_eq!(host.enter(state_of_the_host), before);
+}
+
 /// Connects again and again until told to stop; returns how often the kernel refused, and how often it was tried.
 fn knock(from: &Netns, to: &str, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<(usize, usize)> {
     let (to, stop) = (to.parse::<std::net::SocketAddr>().unwrap(), stop.clone());

@@ -38,7 +38,7 @@ pub fn next_handle(interface: u32) -> Result<u32, XdpError> {
 /// [`XdpError`]; nothing is attached then.
 pub fn attach(interface: u32, handle: u32, rewrite: &DsrRewrite) -> Result<(), XdpError> {
     let link_header_bytes = netlink::link_header_bytes(interface)?;
-    let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
+    let refused = |e: &(dyn std::error::Error + 'static)| XdpError::load(PROGRAM, e);
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .override_global("link_header_bytes", &link_header_bytes, true)
@@ -62,7 +62,7 @@ pub fn attach(interface: u32, handle: u32, rewrite: &DsrRewrite) -> Result<(), X
 
     let program: &mut SchedClassifier = ebpf
         .program_mut(PROGRAM)
-        .ok_or_else(|| XdpError::Load { program: PROGRAM, reason: "the object has no such program".into() })?
+        .ok_or_else(|| XdpError::object(PROGRAM, "the object has no such program"))?
         .try_into()
         .map_err(|e: aya::programs::ProgramError| refused(&e))?;
     program.load().map_err(|e| refused(&e))?;

@@ -48,7 +48,12 @@ pub(crate) fn attach(
     let link = program
         .attach_with_options(&interface, at, options)
         .and_then(|link| program.take_link(link))
-        .map_err(|e| XdpError::Attach { program: name, interface, reason: reason(&e) })?;
+        .map_err(|e| XdpError::Attach {
+            program: name,
+            interface,
+            reason: reason(&e),
+            source: Some(Box::new(e)),
+        })?;
     // Dropping it would detach the program; the kernel holds program and maps by the filter from here on.
     std::mem::forget(link);
     Ok(())

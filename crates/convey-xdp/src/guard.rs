@@ -196,7 +196,7 @@ fn install_nft(id: &str, interfaces: &[u32], rules: &GuardRules) -> Result<Works
 impl Program {
     fn install(interfaces: &[u32], rules: &GuardRules) -> Result<Self, XdpError> {
         let entries = Entries::of(rules)?;
-        let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
+        let refused = |e: &(dyn std::error::Error + 'static)| XdpError::load(PROGRAM, e);
         // No CO-RE: reading the kernel's types would only cost time.
         // As many addresses as a configuration can have; memory is taken for those that are there.
         let mut ebpf = EbpfLoader::new()
@@ -223,7 +223,12 @@ impl Program {
                 // In front of other programs: what they do with a frame must not depend on ours.
                 TcAttachOptions::TcxOrder(LinkOrder::first()),
             )
-            .map_err(|e| XdpError::Attach { program: PROGRAM, interface, reason: reason(&e) })?;
+            .map_err(|e| XdpError::Attach {
+                program: PROGRAM,
+                interface,
+                reason: reason(&e),
+                source: Some(Box::new(e)),
+            })?;
         self.links.insert(index, link);
         Ok(())
     }
@@ -264,9 +269,8 @@ impl Program {
 }
 
 fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, XdpError> {
-    let program = ebpf.program_mut(PROGRAM).ok_or_else(|| XdpError::Load {
-        program: PROGRAM,
-        reason: "the object has no such program".into(),
-    })?;
-    program.try_into().map_err(|e| XdpError::Load { program: PROGRAM, reason: reason(&e) })
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(|| XdpError::object(PROGRAM, "the object has no such program"))?;
+    program.try_into().map_err(|e| XdpError::load(PROGRAM, &e))
 }

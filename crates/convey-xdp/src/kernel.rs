@@ -25,11 +25,11 @@ use convey_core::nat_ports::{Partition, PortPool};
 use serde::{Deserialize, Serialize};
 
 use crate::XdpError;
-use crate::error::reason;
 use crate::mapped::MapMemory;
 use crate::pins::PinFolder;
 
 use attach::Link;
+pub use attach::{lacks_tcx, remove_filter};
 pub use image::{Image, Path};
 pub use record::{TableRecord, seed_in};
 use written::Written;
@@ -195,13 +195,8 @@ impl Kernel {
         if let Tables::Adopted(folder) = tables {
             maps::check_pinned(folder, sizes).map_err(XdpError::Adopt)?;
         }
-        let refused = |e: &dyn std::error::Error| {
-            // The verifier tells the whole way; what stopped it comes last.
-            let all = reason(e);
-            let from = all.char_indices().rev().nth(600).map_or(0, |(at, _)| at);
-            XdpError::Load { program: hook.program(), reason: all[from..].to_owned() }
-        };
-        sizes.check().map_err(|reason| XdpError::Load { program: hook.program(), reason })?;
+        let refused = |e: &(dyn std::error::Error + 'static)| XdpError::load(hook.program(), e);
+        sizes.check().map_err(|reason| XdpError::object(hook.program(), reason))?;
         let Sizes { sets4, sets6, minimal, .. } = *sizes;
         let width = sizes.nat_width.clamp(1, 65_536 - u32::from(sizes.nat_first));
         let groups = width.div_ceil(32);
@@ -230,10 +225,9 @@ impl Kernel {
             .override_global("csum_ipv6", &u32::from(csum_probe::takes_csum_ipv6()), hook == Hook::Tc)
             .load(hook.object())
             .map_err(|e| refused(&e))?;
-        let program = ebpf.program_mut(hook.program()).ok_or_else(|| XdpError::Load {
-            program: hook.program(),
-            reason: "the object has no such program".into(),
-        })?;
+        let program = ebpf
+            .program_mut(hook.program())
+            .ok_or_else(|| XdpError::object(hook.program(), "the object has no such program"))?;
         let loaded = match hook {
             Hook::Tc => <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load),
             Hook::Xdp => <&mut Xdp>::try_from(program).and_then(Xdp::load),

@@ -17,6 +17,7 @@ mod error;
 mod filter;
 pub mod guard;
 mod inner_maps;
+pub mod interface;
 pub mod kernel;
 pub mod lower;
 pub mod mapped;

@@ -1,5 +1,6 @@
 //! From a snapshot to what the maps hold of it, as plain data.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use convey_bpf::tables::{self, Config, Frontend, Hop, STATES, Server};
@@ -11,17 +12,34 @@ use crate::kernel::{Image, Path};
 /// Next hops towards clients are not to be remembered by address alone: sources or arrivals matter.
 const NOT_REMEMBERED: u32 = u32::MAX;
 
-/// What the maps hold of `snapshot` while packets are sent by `next_hops`; `generation` is theirs. `paths` are numbered
+/// The ways out of this host.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways<'a> {
+    /// As the kernel has them.
+    pub next_hops: &'a NextHops,
+    /// Interfaces by which the program cannot send.
+    pub mute: &'a BTreeSet<u32>,
+}
+
+impl<'a> Ways<'a> {
+    /// Every interface will do.
+    pub const fn new(next_hops: &'a NextHops) -> Self {
+        static NONE: BTreeSet<u32> = BTreeSet::new();
+        Self { next_hops, mute: &NONE }
+    }
+}
+
+/// What the maps hold of `snapshot` while packets are sent by `ways`; `generation` is theirs. `paths` are numbered
 /// already.
 pub fn image(
     snapshot: &PacketSnapshot,
-    next_hops: &NextHops,
+    ways: &Ways<'_>,
     generation: u32,
     paths: &[Option<NatPath>],
     half_open_max: u32,
 ) -> Image {
     let mut image = Image {
-        config: config(snapshot, next_hops, generation, half_open_max),
+        config: config(snapshot, ways.next_hops, generation, half_open_max),
         paths: paths.iter().map(|path| path.map(path_of)).collect(),
         ..Image::default()
     };
@@ -53,7 +71,7 @@ pub fn image(
                 Standing::Removed => tables::Standing::Removed,
             },
             max_connections: server.max_connections,
-            hop: hop_to(address.ip(), next_hops),
+            hop: hop_to(address.ip(), ways),
         };
         put(&mut image.servers, slot, of_map);
     }
@@ -65,11 +83,14 @@ pub fn image(
 }
 
 /// The next hop towards `to` from anywhere; not known or not that simple: all zeros, so that the packet is handed up.
-pub fn hop_to(to: IpAddr, next_hops: &NextHops) -> Hop {
-    if !next_hops.is_by_destination() {
+fn hop_to(to: IpAddr, ways: &Ways<'_>) -> Hop {
+    if !ways.next_hops.is_by_destination() {
         return Hop::default();
     }
-    next_hops.lookup(&Way::to(to)).map_or_else(|_| Hop::default(), |hop| hop_of(&hop))
+    match ways.next_hops.lookup(&Way::to(to)) {
+        Ok(hop) if !ways.mute.contains(&hop.ifindex) => hop_of(&hop),
+        _ => Hop::default(),
+    }
 }
 
 /// The same for the maps.

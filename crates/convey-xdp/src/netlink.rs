@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use convey_links::client::{self, ACK, CREATE, DUMP, EXCLUSIVE, attributes};
+use convey_links::client::{self, ACK, CREATE, DUMP, EXCLUSIVE, attribute, attributes};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::XdpError;
@@ -304,14 +304,6 @@ fn tc_body(interface: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
         body.extend(word.to_ne_bytes());
     }
     body
-}
-
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    body.extend(length.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 fn find<'a>(attributes: &[(u16, &'a [u8])], kind: u16) -> Option<&'a [u8]> {

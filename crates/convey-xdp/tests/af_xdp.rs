@@ -14,7 +14,7 @@ use convey_core::{
     BackendSpec, Event, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec,
 };
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineSetup, Keep, PacketEngine, PacketOptions, PacketSnapshot,
+    EngineError, EngineErrorKind, EngineSetup, Keep, PacketEngine, PacketOptions, PacketSnapshot, XdpMode,
 };
 use convey_testkit::PacketBuilder;
 use convey_xdp::af_xdp::AfXdpEngine;
@@ -31,6 +31,10 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A frontend for TCP and UDP on 10.0.0.1:53, whose server is down unless its address is told.
 fn snapshot(interfaces: &[&str], server: Option<&str>) -> Arc<PacketSnapshot> {
+    snapshot_in(interfaces, server, XdpMode::Native)
+}
+
+fn snapshot_in(interfaces: &[&str], server: Option<&str>, xdp_mode: XdpMode) -> Arc<PacketSnapshot> {
     let server = ServerSpec {
         name: "s".into(),
         addr: server.unwrap_or("10.1.0.7:53").parse().unwrap(),
@@ -61,7 +65,7 @@ fn snapshot(interfaces: &[&str], server: Option<&str>) -> Arc<PacketSnapshot> {
         backends: vec![backend],
     };
     let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
-    let options = PacketOptions { capacity: 4096, interfaces, ..PacketOptions::default() };
+    let options = PacketOptions { capacity: 4096, interfaces, xdp_mode, ..PacketOptions::default() };
     Arc::new(PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap())
 }
 
@@ -161,6 +165,35 @@ fn what_is_too_long_or_lacks_native_xdp_is_refused_with_the_remedy() {
     host.ip("link set front mtu 9000");
     let error = host.enter(|| start(&["front"]).unwrap_err());
     assert!(error.to_string().contains("front: its MTU is 9000, AF_XDP takes 3758 at most"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root, ip: makes network namespaces"]
+fn generic_mode_takes_an_interface_without_native_xdp() {
+    let (host, peer) = one_link("");
+    host.ip("link add bridge type bridge");
+    host.ip("link set front master bridge");
+    host.ip("addr del 10.0.0.1/24 dev front");
+    host.ip("addr add 10.0.0.1/24 dev bridge");
+    host.ip("link set bridge up");
+    let engine = host.enter(|| {
+        let (setup, _) = setup(&["bridge"]);
+        let setup = EngineSetup {
+            snapshot: snapshot_in(&["bridge"], Some("10.1.0.7:53"), XdpMode::Generic),
+            ..setup
+        };
+        AfXdpEngine::start(setup, Vec::new(), &[]).unwrap()
+    });
+    assert!(host.exec("ip link show bridge").contains("xdpgeneric"));
+    until("a question is taken", || {
+        peer.enter(|| {
+            let socket = std::net::UdpSocket::bind("10.0.0.2:0").unwrap();
+            socket.send_to(b"question", "10.0.0.1:53").unwrap();
+        });
+        let stats = engine.stats();
+        // There is no way to its server.
+        count(&stats.dropped, "no_next_hop") + count(&stats.dropped, "route_rejected") > 0
+    });
 }
 
 #[test]

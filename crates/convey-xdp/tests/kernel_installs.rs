@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use convey_bpf::tables::{Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing};
+use convey_engine::XdpMode;
 use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes, Tables, seed_in};
 use convey_xdp::pins::{self, PinFolder};
@@ -254,14 +255,14 @@ fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_inte
         };
         let mut first = load(Tables::Pinned(pins.clone()));
         for ifindex in [77, 78] {
-            first.attach(ifindex).unwrap();
+            first.attach(ifindex, XdpMode::Native).unwrap();
         }
         let was = id(&first);
         drop(first);
         assert_eq!((attached("veth7"), attached("peer7")), (vec![was], vec![was]), "nobody lives");
 
         let mut second = load(Tables::Adopted(pins.clone()));
-        second.attach(77).unwrap();
+        second.attach(77, XdpMode::Native).unwrap();
         assert_eq!(attached("veth7"), [id(&second)]);
         assert_eq!(attached("peer7"), [was]);
         second.detach_strays();
@@ -272,7 +273,7 @@ fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_inte
         ip(make);
         assert!(attached("veth7").is_empty());
         let mut third = load(Tables::Adopted(pins.clone()));
-        third.attach(77).unwrap();
+        third.attach(77, XdpMode::Native).unwrap();
         assert_eq!(attached("veth7"), [id(&third)]);
         third.detach(77);
         assert!(attached("veth7").is_empty());
@@ -294,15 +295,15 @@ fn an_xdp_program_that_was_left_makes_way_for_one_with_other_tables_and_nobody_e
         let load = |folder: &Arc<PinFolder>| {
             Kernel::load_with(Hook::Xdp, &sizes(), &Tables::Pinned(folder.clone())).unwrap()
         };
-        load(&old).attach(77).unwrap();
+        load(&old).attach(77, XdpMode::Native).unwrap();
         let mut stranger = load(&new);
-        assert!(stranger.attach(77).is_err(), "one is there");
+        assert!(stranger.attach(77, XdpMode::Native).is_err(), "one is there");
         stranger.replaces(vec![old.path().to_owned()]);
-        stranger.attach(77).unwrap();
+        stranger.attach(77, XdpMode::Native).unwrap();
         assert_eq!(new.links().len(), 1);
         stranger.detach(77);
         // It is in the other folder still.
-        assert!(stranger.attach(77).is_ok());
+        assert!(stranger.attach(77, XdpMode::Native).is_ok());
     });
     for folder in held {
         pins::remove_held(&folder).unwrap();

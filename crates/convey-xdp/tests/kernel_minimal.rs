@@ -15,7 +15,7 @@ use convey_engine::{
 use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, FIN, RST};
 use convey_xdp::kernel::{Hook, Kernel, Sizes};
-use convey_xdp::lower;
+use convey_xdp::lower::{self, Ways};
 
 const VIP: &str = "192.0.2.10:80";
 const CLIENTS: u32 = 60;
@@ -107,7 +107,7 @@ impl Lab {
     }
 
     fn install(&mut self) {
-        let image = lower::image(&self.snapshot, &self.hops, 1, &[], 256);
+        let image = lower::image(&self.snapshot, &Ways::new(&self.hops), 1, &[], 256);
         self.kernel.install(&image).unwrap();
     }
 

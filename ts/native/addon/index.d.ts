@@ -336,6 +336,8 @@ export interface NativePacketOptions {
   interfaces: Array<string>
   /** Fixed for the life of a data plane: a reload ignores it. */
   connectionTracking: NativeConnectionTracking
+  /** Fixed for the life of a data plane, too. */
+  xdpMode: NativeXdpMode
   timeouts: NativeFlowTimeouts
 }
 
@@ -506,3 +508,6 @@ export type NativeStep =
   | { kind: 'share'; name: string; addr: string; weight: number; total: number }
   | { kind: 'no_server'; backend: string }
   | { kind: 'own_connection' }
+
+/** How XDP programs are attached. */
+export type NativeXdpMode = 'native' | 'generic'

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { dropPrivileges }
@@ -792,4 +792,5 @@ export { NativeEventKind }
 export { NativeMode }
 export { NativeProbeOutcome }
 export { NativeProtocol }
+export { NativeXdpMode }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -607,6 +607,8 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 		return first_fragment(p, v6, true);
 	if (p->broken)
 		return VERDICT(DROP, p->broken - 1);
+	if (has_open_sum(v6, &f, p))
+		return VERDICT(UP, NOTE_HANDED_UP);
 	if (slot)
 		return from_client(v6, p, slot - 1, c, work, hop);
 	return from_server(v6, context, ingress, p, path - 1, c, &work->plan, hop);

@@ -27,6 +27,22 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx, __u32 gso_size)
 	return f;
 }
 
+#include "parse.h"
+
+/* Whether the sender, on this machine, has left the checksum to a network card that there is none of: the field holds the
+ * sum of the pseudo-header. XDP is not told. User space knows how to send such a packet; of whole ones, one in 65,536
+ * looks the same, and user space tells them apart. */
+static __always_inline bool has_open_sum(const bool v6, const struct frame *f, const struct packet *p)
+{
+	__u64 sum = (__u64)p->src.word[3] + p->dst.word[3] + bpf_htons(p->end - p->l4) + bpf_htons(p->protocol);
+	__u16 check;
+
+	if (v6)
+		for (int i = 0; i < 3; i++)
+			sum += (__u64)p->src.word[i] + p->dst.word[i];
+	return frame_load(f, p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6), &check) && check == fold(sum);
+}
+
 #include "core.h"
 #include "hand_up.h"
 

@@ -145,6 +145,30 @@ impl Host {
         Ok(kept?)
     }
 
+    /// Gives an interface, by its index, a clsact qdisc, and notes down that the engine's program will be a filter there.
+    /// Returns the filter's handle.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn prepare_filter(&mut self, index: u32) -> Result<u32, HostError> {
+        let state = StateDir::open(&self.spec.state_dir)?;
+        let result = self.prepare_filter_in(&state, index);
+        state.close();
+        result
+    }
+
+    fn prepare_filter_in(&mut self, state: &StateDir, index: u32) -> Result<u32, HostError> {
+        let peers = state.peers(&self.id)?;
+        let interface = netlink::interface_name(index)?;
+        self.apply(state, &peers, &Step::Clsact { interface: interface.clone() })?;
+        let handle = convey_xdp::next_handle(index, Hook::Ingress)?;
+        // One of an interface that was taken before is done with.
+        self.entry.records.retain(|r| !matches!(r, Record::EngineProgram { index: i, .. } if *i == index));
+        self.entry.records.push(Record::EngineProgram { interface, index, handle });
+        state.write(&self.id, &self.entry)?;
+        Ok(handle)
+    }
+
     /// Takes the guard from interfaces that are not handled any more, or are gone.
     fn leave_guard_behind(
         &mut self,

@@ -18,6 +18,9 @@ use super::{HostError, sys};
 /// Where journals are kept unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/run/convey";
 
+/// What the kernel's verifier said of a program it refused, in that folder.
+pub const VERIFIER_LOG: &str = "verifier.log";
+
 /// Where what to undo is remembered: [`DEFAULT_STATE_DIR`] unless `CONVEY_STATE_DIR` says otherwise.
 pub fn state_dir() -> PathBuf {
     std::env::var_os("CONVEY_STATE_DIR")
@@ -41,6 +44,8 @@ pub enum Record {
     Clsact { interface: String, index: u32 },
     /// The guard's program at clsact ingress, which keeps the kernel silent until the next start.
     GuardProgram { interface: String, index: u32, handle: u32 },
+    /// The program of engine "tc" at clsact ingress, where there is no TCX.
+    EngineProgram { interface: String, index: u32, handle: u32 },
     /// The egress program of a server.
     EgressProgram { interface: String, index: u32, handle: u32 },
     /// The flows of a running balancer: their table, and what its slots stand for.

@@ -46,7 +46,7 @@ pub use capabilities::{
     kept_capabilities,
 };
 pub use error::HostError;
-pub use journal::{DEFAULT_STATE_DIR, state_dir};
+pub use journal::{DEFAULT_STATE_DIR, VERIFIER_LOG, state_dir};
 pub use plan::{HostSpec, dry_run};
 pub use port_set::PortSet;
 pub use step::Step;

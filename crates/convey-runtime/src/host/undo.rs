@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use convey_xdp::netlink::{self, Hook, InterfaceAddress};
-use convey_xdp::{dsr, guard, nft};
+use convey_xdp::{dsr, guard, kernel, nft};
 
-use super::journal::{Entry, Found, Kind, Record, StateDir};
+use super::journal::{Entry, Found, Kind, Record, StateDir, VERIFIER_LOG};
 use super::port_set::PortSet;
 use super::{HostError, flows, namespaces, orphans, pins, sys, sysctl};
 
@@ -99,6 +99,13 @@ pub(crate) fn undo_record(record: &Record, peers: &[Found]) -> Result<Outcome, H
         } else {
             Outcome::Nothing
         }),
+        Record::EngineProgram { interface, index, handle } => {
+            Ok(if kernel::remove_filter(*index, *handle)? {
+                Outcome::Undone(format!("removed the engine's program from {interface}"))
+            } else {
+                Outcome::Nothing
+            })
+        }
         Record::EgressProgram { interface, index, handle } => Ok(if dsr::detach(*index, *handle)? {
             Outcome::Undone(format!("removed the egress program from {interface}"))
         } else {
@@ -209,6 +216,8 @@ pub fn cleanup(state_dir: &Path) -> Result<Vec<String>, HostError> {
     }
     let state = StateDir::open(state_dir)?;
     let lines = reclaim(&state, Leave::Nothing);
+    // That of a program which the kernel refused.
+    let _ = std::fs::remove_file(state_dir.join(VERIFIER_LOG));
     state.close();
     lines
 }

@@ -69,6 +69,14 @@ impl SharedHost {
         ready
     }
 
+    /// Prepares an interface for a filter of the engine's that outlives this process; its handle, or why not.
+    pub(super) fn prepare_filter(&self, ifindex: u32) -> Result<u32, String> {
+        match &mut lock(&self.state).host {
+            Some(host) => host.prepare_filter(ifindex).map_err(|error| error.to_string()),
+            None => Err("the balancer is closed".to_owned()),
+        }
+    }
+
     /// Memory for the flows of this balancer that outlives it.
     pub(super) fn memory(&self, packet: &PacketSnapshot) -> Vec<WorkerMemory> {
         lock(&self.state).host.as_mut().map_or_else(Vec::new, |host| takeover::memory(host, packet))

@@ -1,36 +1,41 @@
 //! The start of a packet mode: privileges, the host, what killed balancers left, the engine, and who follows changes.
 
+use std::fs::OpenOptions;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use convey_afpacket::{AfPacketEngine, monotonic};
 use convey_core::{Event, EventSink, Mode, Snapshot};
 use convey_engine::{
-    EngineError, EngineKind, EngineSetup, InterfaceSink, Keep, PacketEngine, PacketOptions, PacketSnapshot,
+    EngineError, EngineKind, EngineSetup, FilterSink, InterfaceSink, Keep, PacketEngine, PacketOptions,
+    PacketSnapshot,
 };
 use convey_xdp::GuardRules;
 use convey_xdp::KernelEngine;
 use convey_xdp::af_xdp::AfXdpEngine;
 use convey_xdp::kernel::Hook;
 
-use super::network::{local_addresses, reachability, with_local_addresses};
+use super::network::{local_addresses, look, reachability, with_local_addresses};
 use super::plan::{Asked, Plan};
 use super::shared_host::{SharedHost, host_spec};
 use super::{Installed, PacketPath, lock, probes};
 use crate::RuntimeError;
-use crate::host::{Host, check_privileges};
-use crate::ladder::Ladder;
+use crate::host::{Host, VERIFIER_LOG, check_privileges, state_dir};
+use crate::ladder::{EngineChoice, Ladder, LinkFacts};
 use crate::periodic_task::PeriodicTask;
 use crate::reachability::Reachability;
 
 impl PacketPath {
-    /// Starts the first engine of `ladder` that lets itself be started.
+    /// Starts the first engine of the ladder that lets itself be started.
     ///
     /// # Errors
     /// [`RuntimeError`]; the host is as before.
     pub(crate) fn start(
-        ladder: Ladder,
+        choice: EngineChoice,
         snapshot: Arc<Snapshot>,
         options: PacketOptions,
         events: EventSink,
@@ -45,6 +50,7 @@ impl PacketPath {
         if let Some(error) = refused {
             return Err(error.into());
         }
+        let links = LinkFacts::of(&look(&packet)?.interfaces);
         let host = Host::install(&host_spec(GuardRules::of(&packet), Vec::new()))?;
         let host = Arc::new(SharedHost::new(host, events.clone()));
         let path: Arc<OnceLock<Weak<Self>>> = Arc::default();
@@ -58,7 +64,7 @@ impl PacketPath {
         };
         let prober = if snapshot.mode == Mode::Dsr { probes::start(path.clone(), &events) } else { None };
         let asked = Asked { snapshot, options, packet: Arc::new(packet) };
-        let started = ladder.climb(|kind| {
+        let started = Ladder::new(choice, &links).climb(|kind| {
             let plan = match kind {
                 EngineKind::Tc | EngineKind::Xdp => asked.in_kernel(&host),
                 EngineKind::AfPacket | EngineKind::AfXdp => asked.in_user_space(&host, kind),
@@ -145,7 +151,11 @@ fn start_engine(
         let host = host.clone();
         Arc::new(move |interfaces| host.prepare_interfaces(interfaces, kind.needs_guard()))
     };
-    let setup = EngineSetup { on_interfaces: Some(prepare), ..setup };
+    let on_filter: FilterSink = {
+        let host = host.clone();
+        Arc::new(move |ifindex| host.prepare_filter(ifindex))
+    };
+    let setup = EngineSetup { on_interfaces: Some(prepare), on_filter: Some(on_filter), ..setup };
     let in_kernel = |hook, setup| {
         let engine = KernelEngine::start(hook, setup, plan.pins.clone(), &plan.saved);
         engine.map(|engine| Box::new(engine) as Box<dyn PacketEngine>)
@@ -174,7 +184,44 @@ fn start_engine(
         }
         (Err(error), failed) => {
             host.give_up_pins();
-            Err(failed.map_or_else(|| error.into(), RuntimeError::from))
+            Err(failed.map_or_else(|| keep_log(error, &state_dir()).into(), RuntimeError::from))
         }
+    }
+}
+
+/// What fits no line goes to a file, which the error then names.
+fn keep_log(mut error: EngineError, folder: &Path) -> EngineError {
+    let Some(log) = &error.log else { return error };
+    let path = folder.join(VERIFIER_LOG);
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let kept = match open().and_then(|mut file| file.write_all(log.as_bytes())) {
+        Ok(()) => format!("all that the verifier said is in {}", path.display()),
+        Err(failed) => {
+            format!("all that the verifier said could not be written to {}: {failed}", path.display())
+        }
+    };
+    error.cause = format!("{} ({kept})", error.cause);
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use convey_engine::EngineErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_verifiers_log_is_kept_in_the_state_folder_and_the_error_says_where() {
+        let folder = std::env::temp_dir().join(format!("convey-log-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let plain = EngineError::new(EngineErrorKind::Unsupported, "refused", "do this");
+        assert_eq!(keep_log(plain, &folder).to_string(), "refused; do this");
+        let mut with_log = EngineError::new(EngineErrorKind::Unsupported, "refused", "do this");
+        with_log.log = Some("0: r0 = 0\n1: exit".to_owned());
+        let path = folder.join("verifier.log");
+        let told = keep_log(with_log, &folder).to_string();
+        assert_eq!(told, format!("refused (all that the verifier said is in {}); do this", path.display()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "0: r0 = 0\n1: exit");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -10,12 +10,12 @@ use super::network::{look, names, reachability, with_local_addresses};
 use super::shared_host::host_spec;
 use crate::RuntimeError;
 use crate::host;
-use crate::ladder::Ladder;
+use crate::ladder::{EngineChoice, Ladder, LinkFacts};
 use crate::reachability::Reachability;
 
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
 pub(crate) fn dry_run(
-    ladder: &Ladder,
+    choice: EngineChoice,
     snapshot: &Snapshot,
     options: PacketOptions,
 ) -> Result<Vec<String>, RuntimeError> {
@@ -29,6 +29,7 @@ pub(crate) fn dry_run(
     if let Some(error) = refused {
         return Err(error.into());
     }
+    let ladder = Ladder::new(choice, &LinkFacts::of(&found.interfaces));
     let mut vips: Vec<String> =
         packet.vips().map(|(_, address, port)| SocketAddr::new(address, port).to_string()).collect();
     vips.sort();

@@ -49,8 +49,7 @@ impl AfXdpEngine {
     ) -> Result<Self, EngineError> {
         let snapshot = setup.snapshot.clone();
         let rules = GuardRules::of(&snapshot);
-        let are_named = !snapshot.options().interfaces.is_empty();
-        let ports = Arc::new(Ports::new(&rules, are_named, setup.events.clone())?);
+        let ports = Arc::new(Ports::new(&rules, snapshot.options(), setup.events.clone())?);
         let give_back = GiveBack::load().map_err(|error| no_way_back(&error))?;
         let packet_socket = PacketSocket::open(SEND_BUFFER_BYTES).map_err(|source| {
             EngineError::new(

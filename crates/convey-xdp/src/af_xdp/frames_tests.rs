@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::time::Instant;
 
 use convey_core::Protocol;
+use convey_engine::PacketOptions;
 use convey_testkit::PacketBuilder;
 use rustix::io::Errno;
 
@@ -43,7 +44,7 @@ fn frames(ifindex: u32) -> (Arc<Ports>, Frames) {
         vips: vec![Endpoint { protocol: Protocol::Udp, addr: VIP.parse().unwrap() }],
         ..GuardRules::default()
     };
-    let ports = Arc::new(Ports::new(&rules, true, Arc::new(|_| ())).unwrap());
+    let ports = Arc::new(Ports::new(&rules, &PacketOptions::default(), Arc::new(|_| ())).unwrap());
     assert_eq!(ports.sink(None)(&[ifindex]), [ifindex]);
     assert!(ports.started().is_none());
     let socket = PacketSocket::open(1 << 20).unwrap();

@@ -9,7 +9,6 @@ use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::XdpError;
-use crate::error::reason;
 
 const PROGRAM: &str = "convey_pass";
 
@@ -30,14 +29,11 @@ impl GiveBack {
     /// # Errors
     /// [`XdpError::Load`].
     pub fn load() -> Result<Self, XdpError> {
-        let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
+        let refused = |e: &(dyn std::error::Error + 'static)| XdpError::load(PROGRAM, e);
         let mut ebpf = EbpfLoader::new().btf(None).load(convey_bpf::pass()).map_err(|e| refused(&e))?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
-            .ok_or_else(|| XdpError::Load {
-                program: PROGRAM,
-                reason: "the object has no such program".into(),
-            })?
+            .ok_or_else(|| XdpError::object(PROGRAM, "the object has no such program"))?
             .try_into()
             .map_err(|e: aya::programs::ProgramError| refused(&e))?;
         program.load().map_err(|e| refused(&e))?;

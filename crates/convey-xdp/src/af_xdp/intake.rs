@@ -2,7 +2,7 @@
 //!
 //! Whoever follows the network opens and closes here; the worker, which uses the sockets, is told by a [`Handover`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -11,16 +11,15 @@ use std::time::Duration;
 
 use convey_afpacket::workers::{Intake, Scope, lock};
 use convey_core::{Event, EventSink};
-use convey_engine::{EngineError, EngineErrorKind, InterfaceSink, NextHops};
+use convey_engine::{EngineError, EngineErrorKind, InterfaceSink, NextHops, PacketOptions, XdpMode};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::link::{Facts, facts};
 use super::program::Program;
 use super::refusal;
 use super::socket::{MAX_MTU, Xsk};
-use crate::netlink::interface_name;
+use crate::interface::{self, Facts, Refused};
 use crate::{GuardRules, XdpError};
 
 /// How long closing waits for the worker to let go of sockets: it looks after every batch.
@@ -120,19 +119,14 @@ pub struct Ports {
     state: Mutex<State>,
     handover: Arc<Handover>,
     events: EventSink,
-    /// Interfaces are named in the configuration: each must do.
-    are_named: bool,
+    mode: XdpMode,
 }
 
 #[derive(Debug)]
 struct State {
     program: Program,
     ports: BTreeMap<u32, Port>,
-    /// Why not, by interface, as it was told.
-    refused: HashMap<u32, String>,
-    /// The first refusal that keeps the engine from starting.
-    failed: Option<EngineError>,
-    started: bool,
+    refused: Refused,
     closed: bool,
     /// Frames lost, as told; of interfaces that are gone.
     told_drops: u64,
@@ -159,21 +153,19 @@ impl Ports {
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn new(rules: &GuardRules, are_named: bool, events: EventSink) -> Result<Self, EngineError> {
+    pub fn new(rules: &GuardRules, options: &PacketOptions, events: EventSink) -> Result<Self, EngineError> {
         let program = Program::load(rules).map_err(|error| refusal::program(&error))?;
         let handover = Handover::new().map_err(EngineError::links)?;
         let state = State {
             program,
             ports: BTreeMap::new(),
-            refused: HashMap::new(),
-            failed: None,
-            started: false,
+            refused: Refused::new(!options.interfaces.is_empty(), events.clone()),
             closed: false,
             told_drops: 0,
             former_drops: 0,
             told_checksums: false,
         };
-        Ok(Self { state: Mutex::new(state), handover: Arc::new(handover), events, are_named })
+        Ok(Self { state: Mutex::new(state), handover: Arc::new(handover), events, mode: options.xdp_mode })
     }
 
     /// The way of sockets to the worker.
@@ -193,8 +185,8 @@ impl Ports {
     /// From now on an interface that cannot be listened on is a warning. Tells why the engine cannot start, if so.
     pub fn started(&self) -> Option<EngineError> {
         let mut state = lock(&self.state);
-        state.started = true;
-        state.failed.take()
+        let interfaces = state.ports.len();
+        state.refused.started(interfaces)
     }
 
     /// What `rules` name is handed over, too.
@@ -248,40 +240,21 @@ impl Ports {
             }
             match self.open(&mut state.program, ifindex) {
                 Ok(port) => {
-                    state.refused.remove(&ifindex);
+                    state.refused.remove(ifindex);
                     state.ports.insert(ifindex, port);
                 }
-                Err(error) => self.refuse(state, ifindex, error),
+                Err(error) => state.refused.add(ifindex, error),
             }
         }
         state.ports.keys().copied().collect()
     }
 
-    fn refuse(&self, state: &mut State, ifindex: u32, error: EngineError) {
-        // Every Ethernet link that is up is listened on unless some are named: bridges and the like cannot be meant.
-        let may_lack = !self.are_named && error.errno() == Some(Errno::OPNOTSUPP.raw_os_error());
-        if !state.started && !may_lack {
-            state.failed.get_or_insert(error);
-            return;
-        }
-        let message = format!("{error}; packets that arrive there are not forwarded");
-        // It is tried again every second; once is enough to say.
-        if state.refused.get(&ifindex) != Some(&message) {
-            (self.events)(Event::Warning { message: message.clone() });
-            state.refused.retain(|&ifindex, _| interface_name(ifindex).is_ok());
-            state.refused.insert(ifindex, message);
-        }
-    }
-
     fn open(&self, program: &mut Program, ifindex: u32) -> Result<Port, EngineError> {
-        let facts = facts(ifindex).map_err(|source| refusal::unknown(ifindex, source))?;
-        if facts.xdp_program.is_some() {
-            return Err(refusal::foreign_program(&facts));
-        }
+        let facts = interface::admit(ifindex, false)?;
         if facts.mtu > MAX_MTU {
             return Err(refusal::mtu(&facts));
         }
-        program.attach(ifindex).map_err(|error| refusal::attach(&facts, &error))?;
+        program.attach(ifindex, self.mode).map_err(|error| interface::refusal::attach(&facts, &error))?;
         let opened = self.sockets(&facts, ifindex).and_then(|sockets| {
             let fds: Vec<Arc<OwnedFd>> = sockets.iter().map(|socket| socket.fd().clone()).collect();
             program.connect(ifindex, facts.mac, &fds).map_err(|error| refusal::program(&error))?;
@@ -351,11 +324,8 @@ impl Intake for Ports {
                 .filter(|port| port.has_open_checksums)
                 .map(|port| port.name.as_str())
                 .collect();
-            let message = format!(
-                "Packets come by {} with checksums that their sender left open; the balancer completes them, which costs \
-                 time; at the sender's end of the cable: ethtool -K <device> tx off",
-                names.join(" or ")
-            );
+            let message =
+                interface::refusal::open_checksums(&names, "the balancer completes them, which costs time");
             (self.events)(Event::Warning { message });
         }
         new

@@ -14,7 +14,6 @@ mod engine;
 mod frames;
 mod give_back;
 mod intake;
-mod link;
 mod memory;
 mod program;
 mod refusal;

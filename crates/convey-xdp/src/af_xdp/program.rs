@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, XskMap};
-use aya::programs::xdp::{XdpLinkId, XdpMode};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use convey_engine::XdpMode;
 
 use crate::error::reason;
+use crate::interface::flags;
 use crate::ours::{MOST_ADDRESSES, Ours, map_error, missing};
 use crate::rules::Entries;
 use crate::{GuardRules, XdpError};
@@ -36,7 +38,7 @@ impl Program {
     /// # Errors
     /// [`XdpError`].
     pub fn load(rules: &GuardRules) -> Result<Self, XdpError> {
-        let refused = |e: &dyn std::error::Error| XdpError::Load { program: PROGRAM, reason: reason(e) };
+        let refused = |e: &(dyn std::error::Error + 'static)| XdpError::load(PROGRAM, e);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .map_max_entries("vips", MOST_ADDRESSES)
@@ -83,14 +85,14 @@ impl Program {
         Ok(())
     }
 
-    /// Attaches it in native mode by a link that goes with this process. It passes everything until
+    /// Attaches it by a link that goes with this process. It passes everything until
     /// [`Program::connect`].
     ///
     /// # Errors
     /// What aya says; the errno is among its causes.
-    pub fn attach(&mut self, ifindex: u32) -> Result<(), ProgramError> {
+    pub fn attach(&mut self, ifindex: u32, mode: XdpMode) -> Result<(), ProgramError> {
         let program: &mut Xdp = self.ebpf.program_mut(PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        let link = program.attach_to_if_index(ifindex, XdpMode::Driver)?;
+        let link = program.attach_to_if_index(ifindex, flags(mode))?;
         self.links.insert(ifindex, link);
         Ok(())
     }
@@ -178,7 +180,7 @@ impl Program {
 }
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
-    let refused = |reason| XdpError::Load { program: PROGRAM, reason };
+    let refused = |reason: String| XdpError::object(PROGRAM, reason);
     let program =
         ebpf.program_mut(PROGRAM).ok_or_else(|| refused("the object has no such program".into()))?;
     program.try_into().map_err(|e| refused(reason(&e)))

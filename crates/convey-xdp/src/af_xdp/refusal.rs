@@ -1,29 +1,13 @@
-//! Why an interface cannot be listened on: errno, cause and remedy.
+//! Why AF_XDP cannot be had: errno, cause and remedy.
 
-use std::error::Error;
 use std::io;
 
 use convey_engine::{EngineError, EngineErrorKind};
 use rustix::io::Errno;
 
-use super::link::Facts;
 use super::socket::MAX_MTU;
-
-const OTHERS: &str = "use engine = \"af_packet\", or name other interfaces with \"interfaces\"";
-
-/// Somebody else's program is there already.
-pub fn foreign_program(facts: &Facts) -> EngineError {
-    let Facts { name, xdp_program, .. } = facts;
-    EngineError::new(
-        EngineErrorKind::Unsupported,
-        format!(
-            "Cannot attach an XDP program to {name}: it has another one already (id {}; EBUSY), which is not replaced",
-            xdp_program.unwrap_or_default()
-        ),
-        format!("end what attached it (or: ip link set dev {name} xdp off), or use engine = \"af_packet\""),
-    )
-    .caused_by(Errno::BUSY.into())
-}
+use crate::interface::Facts;
+use crate::interface::refusal::{OTHERS, kind, with};
 
 /// A frame would not fit the memory shared with the kernel.
 pub fn mtu(facts: &Facts) -> EngineError {
@@ -33,34 +17,6 @@ pub fn mtu(facts: &Facts) -> EngineError {
         format!("Cannot take frames from {name}: its MTU is {mtu}, AF_XDP takes {MAX_MTU} at most"),
         format!("lower it (ip link set dev {name} mtu {MAX_MTU}), or use engine = \"af_packet\""),
     )
-}
-
-/// The kernel or the driver does not take the program. `error` hides the errno somewhere among its causes.
-pub fn attach(facts: &Facts, error: &(dyn Error + 'static)) -> EngineError {
-    let name = &facts.name;
-    let errno = errno(error);
-    let remedy = match errno {
-        Some(Errno::OPNOTSUPP) => OTHERS.to_owned(),
-        Some(Errno::BUSY | Errno::EXIST) => return foreign_program(facts),
-        Some(Errno::RANGE | Errno::INVAL | Errno::MSGSIZE) => {
-            format!("an MTU above 3500 bytes or super-frames (LRO) are not for native XDP; {OTHERS}")
-        }
-        Some(Errno::PERM | Errno::ACCESS) => {
-            "run as root or grant CAP_BPF and CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN \
-             CAP_BPF)"
-                .to_owned()
-        }
-        _ => OTHERS.to_owned(),
-    };
-    let cause = match errno {
-        Some(Errno::OPNOTSUPP) => {
-            format!("Cannot attach an XDP program to {name}: its driver has no native XDP (EOPNOTSUPP)")
-        }
-        _ => {
-            format!("Cannot attach an XDP program to {name} in native mode: {}", crate::error::reason(error))
-        }
-    };
-    with(kind(errno), cause, remedy, errno)
 }
 
 /// A program was refused, or a map.
@@ -89,39 +45,4 @@ pub fn socket(facts: &Facts, queue: u32, source: io::Error) -> EngineError {
     };
     let cause = format!("Cannot open an AF_XDP socket on {}, queue {queue}: {source}", facts.name);
     with(kind(errno), cause, remedy.to_owned(), errno)
-}
-
-/// The interface could not be asked about.
-pub fn unknown(ifindex: u32, source: io::Error) -> EngineError {
-    let cause = format!("Cannot learn about the interface with index {ifindex}: {source}");
-    EngineError::new(EngineErrorKind::Failed, cause, "it may have been removed").caused_by(source)
-}
-
-fn with(kind: EngineErrorKind, cause: String, remedy: String, errno: Option<Errno>) -> EngineError {
-    let error = EngineError::new(kind, cause, remedy);
-    match errno {
-        Some(errno) => error.caused_by(errno.into()),
-        None => error,
-    }
-}
-
-fn kind(errno: Option<Errno>) -> EngineErrorKind {
-    match errno {
-        Some(Errno::PERM | Errno::ACCESS) => EngineErrorKind::Permission,
-        Some(Errno::OPNOTSUPP | Errno::RANGE | Errno::INVAL | Errno::MSGSIZE | Errno::AFNOSUPPORT) => {
-            EngineErrorKind::Unsupported
-        }
-        _ => EngineErrorKind::Failed,
-    }
-}
-
-fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error) {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }

@@ -1,5 +1,6 @@
 //! The programs in the kernel as what feeds an engine: their maps, their interfaces, their counters.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -10,17 +11,19 @@ use convey_core::EventSink;
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineStats, KernelGauges, KernelMemory, NatPath, NextHops, PacketSnapshot,
-    PathNumbers, PoolMemory,
+    EngineError, EngineErrorKind, EngineSetup, EngineStats, FilterSink, KernelGauges, KernelMemory, NatPath,
+    NextHops, PacketSnapshot, PathNumbers, PoolMemory, XdpMode,
 };
 
 use super::counts::{Counts, Refusals, SlotCounts};
 use super::pins::{Pins, path_as_written, path_of_record};
-use super::ring::ClientHops;
+use super::ring::{ClientHops, OpenChecksums};
 use super::slot_uses::SlotUses;
-use crate::kernel::{Kernel, Sizes, TableRecord, Tables};
-use crate::lower;
+use crate::interface::{self, Refused, can_send, refusal};
+use crate::kernel::{Kernel, Sizes, TableRecord, Tables, lacks_tcx};
+use crate::lower::{self, Ways};
 use crate::mapped::MapMemory;
+use crate::netlink::interface_name;
 use crate::{XdpError, kernel::Hook};
 
 /// The programs at work.
@@ -32,6 +35,10 @@ pub(super) struct Programs {
     slot_uses: SlotUses,
     paths: Arc<PathNumbers>,
     client_hops: Arc<Mutex<ClientHops>>,
+    open_checksums: Arc<OpenChecksums>,
+    mode: XdpMode,
+    on_filter: Option<FilterSink>,
+    tcx: bool,
     events: EventSink,
     pins: Option<Pins>,
 }
@@ -43,9 +50,12 @@ struct State {
     next_hops: Arc<NextHops>,
     /// Of the next hops: grows with each change.
     generation: u32,
-    /// Why an interface could not be taken, as last told.
-    refused: Vec<String>,
+    /// Why interfaces cannot be taken.
+    refused: Refused,
+    /// Those by which XDP cannot send.
+    mute: BTreeSet<u32>,
     told_slow: bool,
+    told_checksums: bool,
     /// What another process has written is in force until the network is known.
     waits: bool,
     /// As written down.
@@ -57,10 +67,10 @@ impl Programs {
     /// written is in force until [`Programs::begin`].
     pub(super) fn load(
         hook: Hook,
-        snapshot: Arc<PacketSnapshot>,
-        events: EventSink,
+        setup: &EngineSetup,
         pins: Option<Pins>,
     ) -> Result<Arc<Self>, EngineError> {
+        let (snapshot, events) = (setup.snapshot.clone(), setup.events.clone());
         let adopted = pins.as_ref().and_then(|pins| pins.adopted.clone());
         let sizes = match &adopted {
             Some(record) => record.sizes,
@@ -81,14 +91,20 @@ impl Programs {
             client_hops: Arc::new(Mutex::new(ClientHops::new(
                 take(&mut kernel, "client_hops").map_err(|e| refused(hook, &e))?,
             ))),
+            open_checksums: Arc::default(),
+            mode: snapshot.options().xdp_mode,
+            on_filter: setup.on_filter.clone(),
+            tcx: setup.tcx,
             state: Mutex::new(State {
+                refused: Refused::new(!snapshot.options().interfaces.is_empty(), events.clone()),
                 counts: counts(&mut kernel).map_err(|e| refused(hook, &e))?,
                 kernel,
                 snapshot: snapshot.clone(),
                 next_hops: Arc::default(),
                 // What was remembered of clients goes by it.
                 generation: if known == u32::MAX { 0 } else { known },
-                refused: Vec::new(),
+                mute: BTreeSet::new(),
+                told_checksums: false,
                 told_slow: false,
                 waits: adopted.is_some(),
                 record: None,
@@ -139,8 +155,8 @@ impl Programs {
         let paths = self.paths.assign(snapshot, self.sizes.paths as usize, is_held);
         let paths = paths.ok_or_else(|| super::sizes::too_many_paths(snapshot, &self.sizes))?;
         self.write_down(state, &paths);
-        let image =
-            lower::image(snapshot, &state.next_hops, state.generation, &paths, self.sizes.sets4.max(1));
+        let ways = Ways { next_hops: &state.next_hops, mute: &state.mute };
+        let image = lower::image(snapshot, &ways, state.generation, &paths, self.sizes.sets4.max(1));
         state.kernel.install(&image).map_err(|e| {
             EngineError::new(EngineErrorKind::Failed, format!("The kernel programs' tables: {e}"), "")
         })
@@ -154,6 +170,27 @@ impl Programs {
         if state.record.as_ref() != Some(&record) {
             state.record = (pins.write)(&record).then_some(record);
         }
+    }
+
+    /// Looks by which interfaces XDP cannot send: what leaves there takes the way through user space.
+    fn find_mute(&self, state: &mut State) {
+        if state.kernel.hook == Hook::Tc || self.mode == XdpMode::Generic {
+            return;
+        }
+        let held = state.kernel.interfaces();
+        let links = state.next_hops.links().all_usable().map(|link| link.ifindex);
+        // What comes by the only one goes back by it, which needs no redirection.
+        let is_only = |ifindex| held == [ifindex];
+        let mute = links.filter(|&ifindex| !is_only(ifindex) && !can_send(ifindex)).collect();
+        for &ifindex in BTreeSet::difference(&mute, &state.mute) {
+            let Ok(name) = interface_name(ifindex) else { continue };
+            let message = format!(
+                "XDP cannot send by {name}: what leaves there takes the way through user space, which is slow; {}",
+                "at the other end of a veth \"ethtool -K <device> gro on\" helps"
+            );
+            (self.events)(Event::Warning { message });
+        }
+        state.mute = mute;
     }
 
     const fn partition(&self) -> Partition {
@@ -206,36 +243,56 @@ impl Programs {
     /// Takes the packets of these interfaces, and of no others any more; returns those where the program is.
     pub(super) fn attach(&self, interfaces: &[u32]) -> Vec<u32> {
         let state = &mut *lock(&self.state);
-        let mut refused = Vec::new();
-        for ifindex in interfaces {
-            if let Err(error) = state.kernel.attach(*ifindex) {
-                refused.push(error.to_string());
+        let held = state.kernel.interfaces();
+        for &ifindex in interfaces.iter().filter(|ifindex| !held.contains(ifindex)) {
+            let attached = match state.kernel.hook {
+                Hook::Tc => {
+                    self.attach_tc(&mut state.kernel, ifindex).map_err(|error| refused(Hook::Tc, &error))
+                }
+                Hook::Xdp => attach_xdp(&mut state.kernel, ifindex, self.mode),
+            };
+            match attached {
+                Ok(()) => state.refused.remove(ifindex),
+                Err(error) => state.refused.add(ifindex, error),
             }
         }
-        for gone in state.kernel.interfaces().into_iter().filter(|i| !interfaces.contains(i)) {
+        for gone in held.into_iter().filter(|i| !interfaces.contains(i)) {
             state.kernel.detach(gone);
         }
-        for message in refused.iter().filter(|message| !state.refused.contains(message)) {
-            let message = format!("{message}; packets that arrive there are not forwarded");
-            (self.events)(Event::Warning { message });
-        }
-        state.refused = refused;
         state.kernel.interfaces()
     }
 
-    /// Why interfaces could not be taken.
-    pub(super) fn refused(&self) -> Vec<String> {
-        lock(&self.state).refused.clone()
+    /// From now on an interface that cannot be taken is a warning. Tells why the engine cannot start, if so.
+    pub(super) fn started(&self) -> Option<EngineError> {
+        let state = &mut *lock(&self.state);
+        let interfaces = state.kernel.interfaces().len();
+        state.refused.started(interfaces)
+    }
+
+    pub(super) fn open_checksums(&self) -> Arc<OpenChecksums> {
+        self.open_checksums.clone()
     }
 
     pub(super) fn collect(&self) {
         let state = &mut *lock(&self.state);
         state.counts.collect(&state.snapshot);
         self.slot_uses.collect(&state.snapshot);
+        if state.kernel.hook == Hook::Xdp && !state.told_checksums && self.open_checksums.count() > 0 {
+            state.told_checksums = true;
+            let names = self.open_checksums.interfaces();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let message =
+                refusal::open_checksums(&names, "they take the way through user space, which is slow");
+            (self.events)(Event::Warning { message });
+        }
     }
 
     pub(super) fn add_to(&self, stats: &mut EngineStats) {
-        lock(&self.state).counts.add_to(stats);
+        let state = lock(&self.state);
+        state.counts.add_to(stats);
+        if state.kernel.hook == Hook::Xdp {
+            stats.noted.push(("open_checksum", self.open_checksums.count()));
+        }
     }
 }
 
@@ -248,8 +305,13 @@ impl Intake for Programs {
     fn next_hops(&self, next_hops: &Arc<NextHops>) {
         let state = &mut *lock(&self.state);
         state.next_hops = next_hops.clone();
+        self.find_mute(state);
         state.generation = state.generation % (u32::MAX - 1) + 1;
-        lock(&self.client_hops).generation = Some(state.generation);
+        {
+            let mut client_hops = lock(&self.client_hops);
+            client_hops.generation = Some(state.generation);
+            client_hops.mute.clone_from(&state.mute);
+        }
         if state.waits {
             return;
         }
@@ -272,6 +334,47 @@ impl Intake for Programs {
             (self.events)(Event::Warning { message });
         }
     }
+}
+
+/// By a filter at clsact, which `on_filter` prepares.
+fn attach_filter(kernel: &mut Kernel, ifindex: u32, on_filter: &FilterSink) -> Result<(), XdpError> {
+    let handle = on_filter(ifindex).map_err(|reason| XdpError::Attach {
+        program: Hook::Tc.program(),
+        interface: interface_name(ifindex).unwrap_or_else(|_| ifindex.to_string()),
+        reason: format!("there is no TCX (before Linux 6.6), and no clsact qdisc: {reason}"),
+        source: None,
+    })?;
+    kernel.attach_filter(ifindex, handle)
+}
+
+impl Programs {
+    /// Puts the program on an interface: by a link at TCX, by a filter where the kernel has no TCX.
+    fn attach_tc(&self, kernel: &mut Kernel, ifindex: u32) -> Result<(), XdpError> {
+        match &self.on_filter {
+            Some(on_filter) if !self.tcx => attach_filter(kernel, ifindex, on_filter),
+            on_filter => match (kernel.attach(ifindex, XdpMode::Native), on_filter) {
+                (Err(error), Some(on_filter)) if lacks_tcx(&error) => {
+                    attach_filter(kernel, ifindex, on_filter)
+                }
+                (attached, _) => attached,
+            },
+        }
+    }
+}
+
+/// Puts the program on an interface, if it is fit for it.
+fn attach_xdp(kernel: &mut Kernel, ifindex: u32, mode: XdpMode) -> Result<(), EngineError> {
+    let facts = interface::admit(ifindex, kernel.has_pin(ifindex))?;
+    kernel.attach(ifindex, mode).map_err(|error| match error {
+        XdpError::Attach { source: Some(source), .. } => refusal::attach(&facts, &source),
+        other => refused(Hook::Xdp, &other),
+    })?;
+    // Of a veth the answer is the other end's; cards that could not send are asked when the way is looked for.
+    if mode == XdpMode::Native && facts.kind == "veth" && !can_send(ifindex) {
+        kernel.detach(ifindex);
+        return Err(refusal::cannot_send(&facts));
+    }
+    Ok(())
 }
 
 fn counts(kernel: &mut Kernel) -> Result<Counts, XdpError> {
@@ -302,9 +405,23 @@ pub(super) fn refused(hook: Hook, error: &XdpError) -> EngineError {
         Hook::Tc => "tc",
         Hook::Xdp => "xdp",
     };
-    EngineError::new(
-        EngineErrorKind::Unsupported,
+    let errno = match error {
+        XdpError::Load { errno, .. } => errno.map(rustix::io::Errno::from_raw_os_error),
+        XdpError::Attach { source: Some(source), .. } => refusal::errno(source),
+        _ => None,
+    };
+    let kind = match refusal::kind(errno) {
+        EngineErrorKind::Permission => EngineErrorKind::Permission,
+        _ => EngineErrorKind::Unsupported,
+    };
+    let mut refused = refusal::with(
+        kind,
         format!("The program of engine \"{what}\" cannot be used: {error}"),
-        "run as root or grant CAP_BPF and CAP_NET_ADMIN, or use engine \"af_packet\"",
-    )
+        "run as root or grant CAP_BPF and CAP_NET_ADMIN, or use engine \"af_packet\"".to_owned(),
+        errno,
+    );
+    if let XdpError::Load { log, .. } = error {
+        refused.log.clone_from(log);
+    }
+    refused
 }

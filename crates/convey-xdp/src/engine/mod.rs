@@ -74,7 +74,7 @@ impl KernelEngine {
             EngineError::new(EngineErrorKind::Failed, cause, "")
         };
         let is_heir = pins.as_ref().is_some_and(|pins| pins.adopted.is_some());
-        let programs = Programs::load(hook, snapshot.clone(), setup.events.clone(), pins)?;
+        let programs = Programs::load(hook, &setup, pins)?;
         let memory = programs.memory().map_err(|e| failed("its tables", &e))?;
         let ring = programs.ring().map_err(|e| failed("its ring", &e))?;
         let socket = PacketSocket::open(SEND_BUFFER_BYTES).map_err(|e| failed("a packet socket", &e))?;
@@ -107,13 +107,14 @@ impl KernelEngine {
         } else if !saved.is_empty() {
             engine.taken_over = Some(take_over(&mut worker, saved, &snapshot));
         }
-        engine.path.follow_network().map_err(|error| match engine.programs.refused().first() {
-            Some(refused) if error.kind == EngineErrorKind::NoInterface => {
-                EngineError::new(EngineErrorKind::Unsupported, refused.clone(), "")
-            }
-            _ => error,
-        })?;
-        let frames = RingFrames::new(ring, socket, engine.programs.client_hops());
+        let followed = engine.path.follow_network();
+        // Why an interface was refused says more than that there is none.
+        if let Some(refused) = engine.programs.started() {
+            return Err(refused);
+        }
+        followed?;
+        let frames =
+            RingFrames::new(ring, socket, engine.programs.client_hops(), engine.programs.open_checksums());
         engine.programs.begin()?;
         engine.path.run(Runner::of_worker(0, frames, &engine.path, worker))?;
         engine.stands.store(true, Relaxed);

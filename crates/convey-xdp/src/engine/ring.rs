@@ -1,13 +1,15 @@
 //! Frames that the programs hand up, and where a worker's frames leave: the seam of the worker beside them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
-use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, lock};
+use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, VnetHeader, lock};
 use convey_bpf::tables::{CLIENT_HOP_BYTES, client_hop};
 use convey_engine::{Loss, NextHops, Path, REPLY_HEADROOM};
 use convey_packet::{Addr, Ip};
@@ -15,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::partial;
 use crate::lower::hop_of;
+use crate::netlink::interface_name;
 
 /// Bytes of `struct handed_up` before the frame.
 const HEAD_BYTES: usize = 16;
@@ -31,17 +34,45 @@ pub(super) struct ClientHops {
     cpus: usize,
     /// That of the tables in force; `None`: nothing is to be remembered.
     pub(super) generation: Option<u32>,
+    /// Interfaces by which the program cannot send.
+    pub(super) mute: BTreeSet<u32>,
+}
+
+/// Packets that came with open checksums.
+#[derive(Debug, Default)]
+pub(super) struct OpenChecksums {
+    count: AtomicU64,
+    interfaces: Mutex<BTreeSet<u32>>,
+}
+
+impl OpenChecksums {
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// By which they came.
+    pub(super) fn interfaces(&self) -> Vec<String> {
+        lock(&self.interfaces).iter().filter_map(|ifindex| interface_name(*ifindex).ok()).collect()
+    }
+
+    fn add(&self, ifindex: u32) {
+        self.count.fetch_add(1, Relaxed);
+        lock(&self.interfaces).insert(ifindex);
+    }
 }
 
 impl ClientHops {
     pub(super) fn new(map: PerCpuArray<MapData, [u8; CLIENT_HOP_BYTES]>) -> Self {
         let cpus = map.get(&0, 0).map_or(1, |values| values.len());
-        Self { map, cpus, generation: None }
+        Self { map, cpus, generation: None, mute: BTreeSet::new() }
     }
 
     fn remember(&mut self, client: IpAddr, next_hops: &NextHops) {
         let Some(generation) = self.generation.filter(|_| next_hops.is_by_destination()) else { return };
         let Ok(hop) = next_hops.lookup(&Path::to(client)) else { return };
+        if self.mute.contains(&hop.ifindex) {
+            return;
+        }
         let (at, value) = client_hop(client, hop_of(&hop), generation);
         if let Ok(values) = PerCpuValues::try_from(vec![value; self.cpus]) {
             // Otherwise the next packet is handed up as well.
@@ -66,6 +97,7 @@ pub(super) struct RingFrames {
     frames: Vec<Frame>,
     count: usize,
     client_hops: Arc<Mutex<ClientHops>>,
+    open_checksums: Arc<OpenChecksums>,
     no_next_hop: u32,
 }
 
@@ -74,6 +106,7 @@ impl RingFrames {
         ring: RingBuf<MapData>,
         socket: PacketSocket,
         client_hops: Arc<Mutex<ClientHops>>,
+        open_checksums: Arc<OpenChecksums>,
     ) -> Self {
         let no_next_hop = convey_bpf::tables::REASONS.iter().position(|name| *name == NO_NEXT_HOP);
         Self {
@@ -82,6 +115,7 @@ impl RingFrames {
             frames: (0..BATCH).map(|_| Frame::new()).collect(),
             count: 0,
             client_hops,
+            open_checksums,
             no_next_hop: no_next_hop.map_or(u32::MAX, |at| at as u32),
         }
     }
@@ -94,6 +128,9 @@ impl RingFrames {
                 && frame.read(&record, self.no_next_hop)
             {
                 self.count += 1;
+                if frame.buffer[..VNET_HEADER_BYTES] != VnetHeader::plain() {
+                    self.open_checksums.add(frame.ifindex);
+                }
             }
         }
         self.count

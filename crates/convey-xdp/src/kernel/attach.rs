@@ -5,17 +5,22 @@ use std::path::PathBuf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp};
+use convey_engine::XdpMode;
 
 use super::{Hook, Kernel};
 use crate::XdpError;
 use crate::error::reason;
-use crate::netlink::interface_name;
+use crate::filter;
+use crate::interface::{flags, refusal};
+use crate::netlink::{self, interface_name};
 use crate::pins::PinFolder;
 
 /// What holds the program on an interface. Dropped, it lets go, unless it is pinned.
 #[derive(Debug)]
 pub(super) enum Link {
+    /// At clsact, by this handle: the filter stays when the process is killed.
+    Filter(u32),
     Tc(#[allow(dead_code, reason = "held")] SchedClassifierLink),
     Xdp(#[allow(dead_code, reason = "held")] XdpLink),
     Pinned(#[allow(dead_code, reason = "held")] FdLink, PathBuf),
@@ -27,13 +32,14 @@ impl Kernel {
     ///
     /// # Errors
     /// [`XdpError::Attach`]; another XDP program on the interface stays.
-    pub fn attach(&mut self, ifindex: u32) -> Result<(), XdpError> {
+    pub fn attach(&mut self, ifindex: u32, mode: XdpMode) -> Result<(), XdpError> {
         if self.links.contains_key(&ifindex) {
             return Ok(());
         }
         let interface = interface_name(ifindex)?;
         let name = self.hook.program();
-        let refused = |reason| XdpError::Attach { program: name, interface: interface.clone(), reason };
+        let refused =
+            |reason, source| XdpError::Attach { program: name, interface: interface.clone(), reason, source };
         let pin = self.pins.as_ref().map(|folder| folder.link(self.hook, ifindex));
         if let Some(at) = &pin
             && let Ok(left) = PinnedLink::from_pin(at)
@@ -43,11 +49,13 @@ impl Kernel {
                 return Ok(());
             }
             // The interface it was on is gone, and another has its number.
-            std::fs::remove_file(at).map_err(|e| refused(e.to_string()))?;
+            std::fs::remove_file(at).map_err(|e| refused(e.to_string(), None))?;
         }
         let link = match self.take_former(ifindex) {
             Some(link) => link,
-            None => self.attach_anew(&interface).map_err(|e| refused(reason(&e)))?,
+            None => self
+                .attach_anew(&interface, ifindex, mode)
+                .map_err(|e| refused(reason(&e), Some(Box::new(e))))?,
         };
         let link = match pin {
             None => link,
@@ -76,7 +84,7 @@ impl Kernel {
         self.replace(link.into()).ok()?.try_into().ok().map(Link::Xdp)
     }
 
-    fn attach_anew(&mut self, interface: &str) -> Result<Link, ProgramError> {
+    fn attach_anew(&mut self, interface: &str, ifindex: u32, mode: XdpMode) -> Result<Link, ProgramError> {
         let missing = || ProgramError::NotLoaded;
         let program = self.ebpf.program_mut(self.hook.program()).ok_or_else(missing)?;
         Ok(match self.hook {
@@ -89,7 +97,7 @@ impl Kernel {
             }
             Hook::Xdp => {
                 let program = <&mut Xdp>::try_from(program)?;
-                let id = program.attach(interface, XdpMode::Driver)?;
+                let id = program.attach_to_if_index(ifindex, flags(mode))?;
                 Link::Xdp(program.take_link(id)?)
             }
         })
@@ -112,11 +120,41 @@ impl Kernel {
         })
     }
 
+    /// Whether a link that another process of ours has left may be on this interface.
+    pub fn has_pin(&self, ifindex: u32) -> bool {
+        self.pins.as_ref().is_some_and(|folder| folder.link(self.hook, ifindex).exists())
+    }
+
+    /// Has the program take the packets that arrive on this interface, which has a clsact qdisc: by a filter with this
+    /// handle, for kernels without TCX (before Linux 6.6). It stays when this process is killed, until
+    /// [`remove_filter`].
+    ///
+    /// # Errors
+    /// [`XdpError::Attach`].
+    pub fn attach_filter(&mut self, ifindex: u32, handle: u32) -> Result<(), XdpError> {
+        if self.links.contains_key(&ifindex) {
+            return Ok(());
+        }
+        let name = Hook::Tc.program();
+        let program =
+            self.ebpf.program_mut(name).ok_or_else(|| XdpError::object(name, "the object lacks it"))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|e| XdpError::load(name, &e))?;
+        filter::attach(program, name, ifindex, netlink::Hook::Ingress, handle)?;
+        self.links.insert(ifindex, Link::Filter(handle));
+        Ok(())
+    }
+
     /// Leaves an interface.
     pub fn detach(&mut self, ifindex: u32) {
-        if let Some(Link::Pinned(_, at)) = self.links.remove(&ifindex) {
-            // Whoever takes the folder away tries again.
-            let _ = std::fs::remove_file(at);
+        match self.links.remove(&ifindex) {
+            Some(Link::Filter(handle)) => {
+                let _ = remove_filter(ifindex, handle);
+            }
+            Some(Link::Pinned(_, at)) => {
+                // Whoever takes the folder away tries again.
+                let _ = std::fs::remove_file(at);
+            }
+            _ => (),
         }
     }
 
@@ -142,7 +180,54 @@ fn pinned(link: Link, at: PathBuf) -> Result<Link, String> {
         Link::Tc(link) => link.try_into().map_err(|e| reason(&e))?,
         Link::Xdp(link) => link.try_into().map_err(|e| reason(&e))?,
         Link::Pinned(link, _) => link,
+        Link::Filter(_) => return Err("a filter is no link".into()),
     };
     let link = link.pin(&at).map_err(|e| reason(&e))?;
     Ok(Link::Pinned(link.into(), at))
+}
+
+impl Drop for Kernel {
+    /// A filter does not go by itself.
+    fn drop(&mut self) {
+        for (&ifindex, link) in &self.links {
+            if let Link::Filter(handle) = link {
+                let _ = remove_filter(ifindex, *handle);
+            }
+        }
+    }
+}
+
+/// Takes away what [`Kernel::attach_filter`] left on an interface. Returns whether it was there.
+///
+/// # Errors
+/// [`XdpError::Netlink`].
+pub fn remove_filter(ifindex: u32, handle: u32) -> Result<bool, XdpError> {
+    filter::detach(ifindex, netlink::Hook::Ingress, handle, Hook::Tc.program())
+}
+
+/// Whether a kernel that answers so to a link at TCX has none.
+pub fn lacks_tcx(error: &XdpError) -> bool {
+    use rustix::io::Errno;
+    let XdpError::Attach { source: Some(source), .. } = error else { return false };
+    matches!(refusal::errno(source), Some(Errno::INVAL | Errno::OPNOTSUPP))
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::programs::ProgramError;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_tcx_is_told_from_one_that_refuses_this_program() {
+        let answer = |errno| XdpError::Attach {
+            program: "convey_tc",
+            interface: "eth0".into(),
+            reason: String::new(),
+            source: Some(Box::new(ProgramError::IOError(std::io::Error::from_raw_os_error(errno)))),
+        };
+        // EINVAL, EOPNOTSUPP; EPERM, EBUSY, ENODEV.
+        let lacks = [22, 95, 1, 16, 19].map(|errno| lacks_tcx(&answer(errno)));
+        assert_eq!(lacks, [true, true, false, false, false]);
+    }
 }

@@ -1,4 +1,4 @@
-//! What must be known of an interface before it is listened on.
+//! An interface as the kernel describes it.
 
 use std::io;
 
@@ -11,6 +11,8 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_XDP: u16 = 43;
+const IFLA_PARENT_DEV_NAME: u16 = 56;
+const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
@@ -30,12 +32,26 @@ pub struct Facts {
     pub kind: String,
     /// The XDP program that is attached, by its id; 0 where the id is not told.
     pub xdp_program: Option<u32>,
+    /// What the hardware hangs on ("pci", "virtio"), and its name there; empty for virtual devices.
+    bus: String,
+    device: String,
 }
 
 impl Facts {
     /// Whether senders on this machine may leave checksums open on the way here.
     pub fn has_open_checksums(&self) -> bool {
         matches!(self.kind.as_str(), "veth" | "tun")
+    }
+
+    /// The driver of hardware ("virtio_net", "ice"); `None` where there is none, or it cannot be told.
+    pub fn driver(&self) -> Option<String> {
+        if self.bus.is_empty() || self.device.is_empty() {
+            return None;
+        }
+        // Unlike /sys/class/net this is the same in every network namespace.
+        let link = std::fs::read_link(format!("/sys/bus/{}/devices/{}/driver", self.bus, self.device)).ok();
+        let name = link.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
+        name.or_else(|| (self.bus == "virtio").then(|| "virtio_net".to_owned()))
     }
 }
 
@@ -62,6 +78,8 @@ fn parse(bytes: &[u8]) -> Facts {
             IFLA_ADDRESS => facts.mac = value.try_into().unwrap_or_default(),
             IFLA_IFNAME => facts.name = text(value),
             IFLA_MTU => facts.mtu = number(value),
+            IFLA_PARENT_DEV_NAME => facts.device = text(value),
+            IFLA_PARENT_DEV_BUS_NAME => facts.bus = text(value),
             IFLA_LINKINFO => {
                 let kind = attributes(value).into_iter().find(|(k, _)| k & !NESTED == IFLA_INFO_KIND);
                 facts.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
