@@ -9,7 +9,7 @@ strip=${LLVM_STRIP:-llvm-strip-16}
 mkdir -p "$out"
 # Debian keeps <asm/types.h> in a folder that -target bpf does not look into.
 asm=/usr/include/$(uname -m)-linux-gnu
-for source in guard af_xdp pass dsr_egress engine/tc engine/xdp engine/csum_probe bench/wrapper bench/reference; do
+for source in guard af_xdp pass dsr_egress engine/tc engine/xdp engine/csum_probe bench/wrapper bench/reference bench/generator; do
     object=$out/$(basename "$source").o
     "$clang" -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -isystem "$asm" \
         -ffile-prefix-map="$PWD"=. -fdebug-compilation-dir=. \

@@ -25,6 +25,7 @@ static XDP: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/xdp.o"));
 static CSUM_PROBE: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/csum_probe.o"));
 static WRAPPER: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/wrapper.o"));
 static REFERENCE: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/reference.o"));
+static GENERATOR: &Aligned<[u8]> = &Aligned(*include_bytes!("../objects/generator.o"));
 
 /// `engine/tc.c`: program `convey_tc`; maps of `engine/tables.h`.
 pub fn tc() -> &'static [u8] {
@@ -49,6 +50,11 @@ pub fn wrapper() -> &'static [u8] {
 /// `bench/reference.c`: programs `empty`, `chain` and `lru`.
 pub fn reference() -> &'static [u8] {
     &REFERENCE.0
+}
+
+/// `bench/generator.c`: program `generate`; map `flood`.
+pub fn generator() -> &'static [u8] {
+    &GENERATOR.0
 }
 
 /// `guard.c`: program `convey_guard`; maps `vips`, `servers`, `nat`, `drops`.
