@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 export const CONVEY = resolve(import.meta.dirname, conveyFrom(import.meta.dirname));
 
 function conveyFrom(folder: string): string {
-  // The bench runs compiled from target/, tests from __test__/: both find the checkout's dist above them.
+  // The checkout's dist is above whoever asks.
   let at = folder;
   while (!existsSync(join(at, "Cargo.lock"))) at = resolve(at, "..");
   return join(at, "dist/cli/main.js");

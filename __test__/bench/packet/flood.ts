@@ -3,10 +3,10 @@
  * queue, and what is counted then is how a receiver overflows, which for kernel forwarding is less than half of what
  * it forwards when it is not drowned.
  */
-import { example } from "../../net/lab/examples.ts";
 import { type Running, succeed } from "../../support/processes.ts";
 import { goOn } from "../interruption.ts";
 import { STOLEN, unstolen } from "../steal.ts";
+import { benchExample } from "./examples.ts";
 import { net, type WireLab } from "./lab.ts";
 import type { PacketOptions } from "./options.ts";
 import { BALANCER_CORE, type Forwarder, OTHER_CORE } from "./peers.ts";
@@ -153,8 +153,8 @@ async function inject(
   rate: number,
 ): Promise<string[]> {
   return [
-    ...["taskset", "-c", String(OTHER_CORE), await example("inject", "release"), "front"],
-    ...["--flood", String(seconds), "--flows", String(flows), "--segments", String(run)],
+    ...["taskset", "-c", String(OTHER_CORE), await benchExample("convey-xdp", "generate"), "front"],
+    ...["--seconds", String(seconds), "--flows", String(flows), "--run", String(run)],
     ...["--rate", rate.toFixed(0), "--from", net.client],
     ...["--to", `${await lab.mac("balancer", "front")}/${peer.floodTo}:${net.udpPort}`],
   ];

@@ -5,8 +5,9 @@
  * has: what arrives is counted by the interface and dropped by a rule at its ingress, before anything of the kernel
  * that could fill up. A third wire lets servers answer clients past the balancer, as DSR wants it.
  */
+import { otherEnd } from "../../net/lab/other-end.ts";
 import { Lab } from "../../support/lab.ts";
-import { succeed, until } from "../../support/processes.ts";
+import { finish, succeed, until } from "../../support/processes.ts";
 import { goOn, guard } from "../interruption.ts";
 
 export type Place = "client" | "balancer" | "server";
@@ -35,6 +36,7 @@ export const net = {
 export class WireLab extends Lab<Place> {
   readonly #macs = new Map<string, string>();
   readonly #guard = guard(this.namespaces());
+  readonly #polled = new Set<string>();
 
   static async create(): Promise<WireLab> {
     goOn();
@@ -60,9 +62,43 @@ export class WireLab extends Lab<Place> {
     await this.sh("server", set("back"));
   }
 
+  /**
+   * Frames of the generator are taken by a polling thread of the balancer's wire, on this core, as a network card's
+   * are: with GRO on a veth polls, and takes frames that were sent by XDP. So does the client's end, for what comes back.
+   */
+  async takeFloods(core: number): Promise<void> {
+    for (const place of ["client", "balancer"] as const)
+      await this.sh(place, "ethtool -K front gro on >/dev/null");
+    await this.poll("front", core);
+  }
+
   /** Floods end at the client's interface, after it has counted them. */
-  async dropFloods(): Promise<void> {
-    await this.sh("client", ingress("sink", `ip daddr ${net.sink} drop`));
+  async dropFloods(to: string = net.sink): Promise<void> {
+    await this.sh("client", ingress("sink", `ip daddr ${to} drop`));
+  }
+
+  /** What XDP in the balancer wants of the other ends of its wires; checksums in software stay so. */
+  async prepareXdp(): Promise<void> {
+    const ends = [
+      ["client", "front"],
+      ["server", "back"],
+    ] as const;
+    const lines = ends.flatMap(([place, device]) => otherEnd(this.namespace(place), device));
+    await succeed(["sh", "-ec", lines.join("\n")]);
+  }
+
+  /** A thread on this core polls a wire of the balancer, where it is polled at all: see {@link takeFloods}. */
+  async poll(device: "front" | "back", core: number): Promise<void> {
+    const threads = async () =>
+      new Set((await finish(["pgrep", `^napi/${device}-`])).stdout.split("\n").filter(Boolean));
+    const others = this.#polled.has(device) ? new Set<string>() : await threads();
+    this.#polled.add(device);
+    await this.sh("balancer", `echo 1 > /sys/class/net/${device}/threaded`);
+    for (const thread of await threads()) {
+      if (others.has(thread)) continue;
+      // As soft interrupts do, it comes before whoever else runs there: its queue is full after 256 packets.
+      await succeed(["sh", "-ec", `taskset -pc ${core} ${thread} >/dev/null; chrt --fifo -p 10 ${thread}`]);
+    }
   }
 
   /** Waits for a packet as it has to arrive; looked at apart from measurements, as looking costs. */
@@ -81,6 +117,22 @@ export class WireLab extends Lab<Place> {
 
   /** DSR's way back: the server answers past the balancer, in the name of the VIP. */
   async answerAround(): Promise<void> {
+    await this.#wireAround();
+    await this.sh("server", `ip route add ${net.client}/32 via ${net.aroundClient} dev around`);
+    const rule = `oifname "around" ip saddr ${net.server} ip saddr set ${net.vip}`;
+    await this.sh(
+      "server",
+      `nft 'table inet dsr { chain out { type filter hook postrouting priority 0; ${rule}; }; }'`,
+    );
+  }
+
+  /** Client and server talk past the balancer, both ways. */
+  async connectAround(): Promise<void> {
+    await this.#wireAround();
+    await this.sh("client", `ip route add ${net.server}/32 via ${net.aroundServer} dev around`);
+  }
+
+  async #wireAround(): Promise<void> {
     const [client, server] = [this.namespace("client"), this.namespace("server")];
     const lines = [
       `ip -n ${client} link add around type veth peer name around netns ${server}`,
@@ -88,14 +140,8 @@ export class WireLab extends Lab<Place> {
       `ip -n ${server} address add ${net.aroundServer}/24 dev around`,
       `ip -n ${client} link set around up`,
       `ip -n ${server} link set around up`,
-      `ip -n ${server} route add ${net.client}/32 via ${net.aroundClient} dev around`,
     ];
     await succeed(["sh", "-ec", lines.join("\n")]);
-    const rule = `oifname "around" ip saddr ${net.server} ip saddr set ${net.vip}`;
-    await this.sh(
-      "server",
-      `nft 'table inet dsr { chain out { type filter hook postrouting priority 0; ${rule}; }; }'`,
-    );
   }
 
   /** Which core the kernel's own forwarding runs on; by default the one that sent the packet. */

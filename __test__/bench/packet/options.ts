@@ -1,13 +1,22 @@
 /** What `npm run bench -- --mode packet` can be told. */
 import { parseArgs } from "node:util";
-import { type Forwarder, forwarders, type Work } from "./peers.ts";
+import { type Forwarder, forwarders, USUAL_PEERS, type Work } from "./peers.ts";
 
-export type PacketWork = Work | "tables";
+/** What is measured once, not in rounds; each prints a section of its own. */
+export type Once = "tables" | "programs" | "scale" | "reload" | "synflood";
 
-const WORKS: readonly PacketWork[] = ["small", "scattered", "connect", "bulk", "tables"];
+export type PacketWork = Work | Once;
 
-/** What is done unless asked otherwise: the flow table's own bench takes minutes and needs no network. */
-const USUAL: readonly PacketWork[] = ["small", "scattered", "connect", "bulk"];
+/** What every peer does in every round. */
+export const IN_ROUNDS: readonly PacketWork[] = ["small", "scattered", "connect", "bulk"];
+
+const WORKS: readonly PacketWork[] = [
+  ...IN_ROUNDS,
+  ...(["reload", "synflood", "programs", "scale", "tables"] as const),
+];
+
+/** What is done unless asked otherwise: the rest takes minutes, or is of interest for few engines. */
+const USUAL: readonly PacketWork[] = ["scattered", "connect", "bulk", "reload", "synflood"];
 
 export interface PacketOptions {
   works: readonly PacketWork[];
@@ -29,16 +38,18 @@ export interface PacketOptions {
 
 export const HELP = `npm run bench -- --mode packet [options]
   --quick           2 rounds of short runs: shows that it works, decides nothing, not to be quoted
-  --only a,b        of ${WORKS.join(", ")} (all but tables)
+  --only a,b        of ${WORKS.join(", ")}
+                    (${USUAL.join(", ")})
   --peers a,b       of ${forwarders(undefined)
     .map(({ name }) => name)
-    .join(", ")} and those of CONVEY_BENCH_PEERS
+    .join(", ")}
+                    and those of CONVEY_BENCH_PEERS (${USUAL_PEERS.join(", ")}, and those)
   --rounds n        each visits every peer twice, there and back (5)
   --seconds n       a run (1)
   --flows n         of a flood of small packets (64)
   --loss n          per cent of a flood that may be lost (0.5)
   --out file        the figures as JSON (target/bench/packet.json; the table goes beside it as .md)
-  CONVEY_BENCH_PEERS="name=command,…" adds another build of convey, in passthrough and, as name-dsr, in DSR;
+  CONVEY_BENCH_PEERS="name=command,…" adds another build of convey, with every engine: name-tc, name-tc-dsr, …;
                     {config} is replaced by the path of a configuration file`;
 
 /** Parses the arguments; undefined when help was asked for. */
@@ -60,11 +71,16 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
   });
   if (values.help) return undefined;
   const known = forwarders(process.env.CONVEY_BENCH_PEERS);
-  const names = list(
-    "peers",
-    values.peers,
-    known.map(({ name }) => name),
-  );
+  const own = new Set(forwarders(undefined).map(({ name }) => name));
+  const usual = known.filter(({ name }) => USUAL_PEERS.includes(name) || !own.has(name));
+  const names =
+    values.peers === undefined
+      ? usual.map(({ name }) => name)
+      : list(
+          "peers",
+          values.peers,
+          known.map(({ name }) => name),
+        );
   return {
     works: values.only === undefined ? USUAL : list("only", values.only, WORKS),
     peers: known.filter(({ name }) => names.includes(name)),

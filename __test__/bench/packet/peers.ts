@@ -17,6 +17,8 @@ export interface Forwarder {
   floodTo: string;
   /** Where clients of TCP connect. */
   connectTo: string;
+  /** Who forwards: a process that reads from sockets, the kernel, or a program at XDP. */
+  runs: "process" | "kernel" | "xdp";
   /** Sets it up, and returns its process where it has one. */
   begin(lab: WireLab): Promise<Running | undefined>;
 }
@@ -27,39 +29,76 @@ export const BALANCER_CORE = 1;
 /** Everybody else: generator, client and server. */
 export const OTHER_CORE = 0;
 
+/** Why XDP is not measured with offloads on. */
+export const NO_OFFLOADS = "frames reach XDP without what their device is to do: offloads are off";
+
 const THROUGH = { floodTo: net.vip, connectTo: net.vip };
 const UDP_ONLY = "it forwards UDP alone";
 const PAST = "answers do not pass through it";
+const NO_BALANCER = "there is no balancer";
 
-const OURS = { name: "convey", command: `'${process.execPath}' '${CONVEY}' run -c {config}` };
+/** Every engine is a peer of its own. */
+const ENGINES = { tc: "kernel", xdp: "xdp", af_xdp: "xdp", af_packet: "process" } as const;
 
-/** The built-in forwarders and, twice, every build of convey that the reader added. */
+export type Engine = keyof typeof ENGINES;
+
+/** Whether the peer of this name is an engine of the build that is measured. */
+export function isEngine(peer: string): boolean {
+  return Object.keys(ENGINES).includes(peer.replace(/-dsr$/, ""));
+}
+
+const OURS = { name: "", command: `'${process.execPath}' '${CONVEY}' run -c {config}` };
+
+/** Peers that are measured unless others are asked for; builds that the reader added are, too. */
+export const USUAL_PEERS: readonly string[] = [
+  ...["tc", "tc-dsr", "xdp", "af_xdp", "af_packet", "nft-dnat", "direct", "routing"],
+];
+
+/** By engine, in passthrough and as `<engine>-dsr`; the same of every build that the reader added, `<name>-<engine>`. */
 export function forwarders(added: string | undefined): Forwarder[] {
   return [
     ...builds(OURS),
-    {
-      name: "convey-af_xdp",
-      ...THROUGH,
-      without: {},
-      begin: (lab) => convey(lab, OURS, "passthrough", "af_xdp"),
-    },
     ...parseAdded(added ?? "").flatMap(builds),
-    { name: "one-call", ...THROUGH, without: { connect: UDP_ONLY, bulk: UDP_ONLY }, begin: oneCall },
-    { name: "nft-dnat", ...THROUGH, without: {}, begin: nftDnat },
-    { name: "routing", floodTo: net.sink, connectTo: net.server, without: {}, begin: routing },
+    {
+      name: "one-call",
+      ...THROUGH,
+      runs: "process",
+      without: { connect: UDP_ONLY, bulk: UDP_ONLY },
+      begin: oneCall,
+    },
+    { name: "nft-dnat", ...THROUGH, runs: "kernel", without: {}, begin: nftDnat },
+    {
+      name: "direct",
+      floodTo: net.sink,
+      connectTo: net.server,
+      runs: "kernel",
+      without: { small: NO_BALANCER, scattered: NO_BALANCER },
+      begin: async (lab) => void (await lab.connectAround()),
+    },
+    {
+      name: "routing",
+      floodTo: net.sink,
+      connectTo: net.server,
+      runs: "kernel",
+      without: {},
+      begin: async () => undefined,
+    },
   ];
 }
 
 function builds(build: Added): Forwarder[] {
-  return [
-    { name: build.name, ...THROUGH, without: {}, begin: (lab) => convey(lab, build, "passthrough") },
-    { name: `${build.name}-dsr`, ...THROUGH, without: { bulk: PAST }, begin: (lab) => dsr(lab, build) },
-  ];
-}
-
-async function dsr(lab: WireLab, build: Added): Promise<Running> {
-  await lab.answerAround();
-  return convey(lab, build, "dsr");
+  return Object.entries(ENGINES).flatMap(([engine, runs]) => {
+    const name = build.name === "" ? engine : `${build.name}-${engine}`;
+    const begin = (mode: "passthrough" | "dsr") => async (lab: WireLab) => {
+      if (runs === "xdp") await lab.prepareXdp();
+      if (mode === "dsr") await lab.answerAround();
+      return convey(lab, build, mode, engine as Engine);
+    };
+    return [
+      { name, ...THROUGH, runs, without: {}, begin: begin("passthrough") },
+      { name: `${name}-dsr`, ...THROUGH, runs, without: { bulk: PAST }, begin: begin("dsr") },
+    ];
+  });
 }
 
 function pinned(lab: WireLab, ...command: string[]): string[] {
@@ -70,7 +109,7 @@ async function convey(
   lab: WireLab,
   build: Added,
   mode: "passthrough" | "dsr",
-  engine = "af_packet",
+  engine: Engine,
 ): Promise<Running> {
   const frontend = (name: string, protocol: string, port: number, server: string) => [
     `[frontends.${name}]`,
@@ -138,11 +177,6 @@ async function nftDnat(lab: WireLab): Promise<undefined> {
          ct status dnat snat to ${net.vip}; }
      }'`,
   );
-  await lab.kernelForwardsOn(BALANCER_CORE);
-}
-
-async function routing(lab: WireLab): Promise<undefined> {
-  await lab.kernelForwardsOn(BALANCER_CORE);
 }
 
 async function ready(running: Running, pattern: RegExp): Promise<void> {

@@ -11,10 +11,12 @@ import { BALANCER_CORE, type Forwarder, OTHER_CORE, type Work } from "./peers.ts
 /** Names of figures; the unit is part of the name. */
 export type PacketFigure =
   | `${Flood}_${"kpps" | "core_ns_per_packet" | "core_used" | "generator_kpps"}`
-  | "connect_connections_per_s"
-  | "connect_core_us_per_connection"
-  | `${"bulk" | "bulk_offloads_off"}_${"gbit_per_s" | "core_s_per_gb"}`
-  | `${"connect" | "bulk" | "bulk_offloads_off"}_core_used`;
+  | `${Named<"connect">}_${"connections_per_s" | "core_us_per_connection"}`
+  | `${Named<"bulk">}_${"gbit_per_s" | "core_s_per_gb"}`
+  | `${Named<"connect" | "bulk">}_core_used`;
+
+/** With segmentation and checksums by the "hardware", or in software. */
+type Named<W extends string> = W | `${W}_offloads_off`;
 
 export interface PacketVisit {
   peer: string;
@@ -44,6 +46,7 @@ export async function visit(peer: Forwarder, options: PacketOptions, guesses: Gu
   const floods = FLOODS.filter(wanted);
   if (floods.length > 0) {
     await lab.offloads("off");
+    await lab.takeFloods(BALANCER_CORE);
     await proveRewrite(lab, peer, forwarder.running);
     await lab.dropFloods();
     for (const kind of floods) {
@@ -52,15 +55,15 @@ export async function visit(peer: Forwarder, options: PacketOptions, guesses: Gu
     }
   }
   const connections = new Connections(lab, peer, forwarder.running, options, result);
-  if (wanted("connect")) {
-    await lab.offloads("on");
-    await connections.fresh();
-  }
-  if (wanted("bulk")) {
-    for (const state of ["on", "off"] as const) {
-      await lab.offloads(state);
-      await connections.bulk(state === "on" ? "bulk" : "bulk_offloads_off");
-    }
+  if (peer.runs === "kernel") await lab.kernelForwardsOn(BALANCER_CORE);
+  for (const state of peer.runs === "xdp" ? (["off"] as const) : (["on", "off"] as const)) {
+    if (!wanted("connect") && !wanted("bulk")) break;
+    await lab.offloads(state);
+    // What has a program at XDP is polled.
+    if (peer.runs === "xdp")
+      for (const wire of ["front", "back"] as const) await lab.poll(wire, BALANCER_CORE);
+    if (wanted("connect")) await connections.fresh(state === "on" ? "connect" : "connect_offloads_off");
+    if (wanted("bulk")) await connections.bulk(state === "on" ? "bulk" : "bulk_offloads_off");
   }
   return result;
 }
@@ -101,17 +104,17 @@ class Connections {
   }
 
   /** A connection a request, 64 at a time. */
-  async fresh(): Promise<void> {
-    const run = await this.#load("connect", ["requests", "--fresh", "--connections", "64"]);
+  async fresh(name: Named<"connect">): Promise<void> {
+    const run = await this.#load(name, ["requests", "--fresh", "--connections", "64"]);
     if (run === undefined || run.requests === 0) return;
     const { figures } = this.#result;
-    figures.connect_connections_per_s = run.requests / run.window_s;
-    figures.connect_core_us_per_connection = (run.core_s / run.requests) * 1e6;
-    figures.connect_core_used = run.core_s / run.window_s;
+    figures[`${name}_connections_per_s`] = run.requests / run.window_s;
+    figures[`${name}_core_us_per_connection`] = (run.core_s / run.requests) * 1e6;
+    figures[`${name}_core_used`] = run.core_s / run.window_s;
   }
 
   /** Four connections, download. */
-  async bulk(name: "bulk" | "bulk_offloads_off"): Promise<void> {
+  async bulk(name: Named<"bulk">): Promise<void> {
     const run = await this.#load(name, ["bulk", "--connections", "4"]);
     if (run === undefined || run.bytes === 0) return;
     const { figures } = this.#result;

@@ -11,8 +11,8 @@ export const XDP_TOOLS: readonly string[] = isXdp() ? ["ethtool"] : [];
  * Shell lines for the other end of a balancer's veth: checksums that are filled in, and a program, without which frames
  * sent by XDP are dropped in silence. None for engines that do not need them.
  */
-export function otherEnd(namespace: string, device: string): string[] {
-  if (!isXdp()) return [];
+export function otherEnd(namespace: string, device: string, isWanted = isXdp()): string[] {
+  if (!isWanted) return [];
   return [
     `ip netns exec ${namespace} ethtool -K ${device} tx off >/dev/null`,
     `ip -n ${namespace} link set dev ${device} xdp obj ${PASS} sec xdp`,

@@ -83,7 +83,7 @@ pub fn image(
 }
 
 /// The next hop towards `to` from anywhere; not known or not that simple: all zeros, so that the packet is handed up.
-fn hop_to(to: IpAddr, ways: &Ways<'_>) -> Hop {
+pub fn hop_to(to: IpAddr, ways: &Ways<'_>) -> Hop {
     if !ways.next_hops.is_by_destination() {
         return Hop::default();
     }

@@ -13,11 +13,11 @@ const PATTERN_BYTES: usize = 88;
 #[derive(Debug, Clone, Copy)]
 pub enum Order {
     /// Any of them.
-    Random = 0,
-    /// From the first on.
-    Ordered = 1,
+    Random,
+    /// From this one on.
+    Ordered(u32),
     /// Answers, in the order they were given.
-    Reply = 2,
+    Reply,
 }
 
 /// The wrapper, and the packet it makes.
@@ -55,7 +55,12 @@ impl Wrapper {
         let sum: u32 = words.map(|(_, word)| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum();
         let mut value = [0; PATTERN_BYTES];
         value[..8].copy_from_slice(&0x1234_5678_9abc_def1_u64.to_ne_bytes());
-        for (i, word) in [order as u32, flows, 0, sum].into_iter().enumerate() {
+        let (kind, first) = match order {
+            Order::Random => (0, 0),
+            Order::Ordered(first) => (1, first),
+            Order::Reply => (2, 0),
+        };
+        for (i, word) in [kind, flows, first, sum].into_iter().enumerate() {
             value[8 + 4 * i..12 + 4 * i].copy_from_slice(&word.to_ne_bytes());
         }
         value[24..24 + 54].copy_from_slice(&frame[..54]);
