@@ -74,7 +74,7 @@ describe("the table of the proxy bench", () => {
 });
 
 describe("the table of the packet bench", () => {
-  const round: PacketRound = ["convey", "convey-dsr", "one-call", "nft-dnat", "routing"].map((peer) => ({
+  const round: PacketRound = ["tc", "tc-dsr", "one-call", "nft-dnat", "routing"].map((peer) => ({
     peer,
     figures: { small_kpps: 100 } satisfies Partial<Record<PacketFigure, number>>,
     missing: [],
@@ -83,12 +83,42 @@ describe("the table of the packet bench", () => {
   }));
 
   test("has no dash without a reason", () => {
-    const parsed = parsePacketOptions(["--mode", "packet"]);
-    const withBulk = round.map((v) => (v.peer === "convey" ? { ...v, figures: { bulk_gbit_per_s: 1 } } : v));
+    const parsed = parsePacketOptions(["--mode", "packet", "--peers", round.map(({ peer }) => peer).join()]);
+    const withBulk = round.map((v) => (v.peer === "tc" ? { ...v, figures: { bulk_gbit_per_s: 1 } } : v));
     const text = packetMarkdown([withBulk], parsed as NonNullable<typeof parsed>, []);
     expect(text).toMatch(/\| bulk gbit\/s \| 1\.00 \| n\/a \| n\/a \| missing \| missing \|/);
     expect(text).toContain("n/a: one-call has no bulk: it forwards UDP alone");
     expect(text).not.toContain("| – |");
+  });
+
+  test("says why XDP has no figures with offloads on, and has those without", () => {
+    const parsed = parsePacketOptions(["--mode", "packet", "--peers", "tc,xdp"]);
+    const figures = { bulk_gbit_per_s: 1, bulk_offloads_off_gbit_per_s: 2 };
+    const seen: PacketRound = [
+      { peer: "tc", figures, missing: [], atCeiling: [], failures: 0 },
+      { peer: "xdp", figures: {}, missing: [], atCeiling: [], failures: 0 },
+    ];
+    const text = packetMarkdown([seen], parsed as NonNullable<typeof parsed>, []);
+    expect(text).toMatch(/\| bulk gbit\/s \| 1\.00 \| n\/a \|/);
+    expect(text).toMatch(/\| bulk offloads off gbit\/s \| 2\.00 \| missing \|/);
+    expect(text).toContain("n/a with offloads on: xdp: frames reach XDP without");
+  });
+
+  test("tells targets first, and each engine's rates beside nft DNAT's", () => {
+    const parsed = parsePacketOptions(["--mode", "packet", "--peers", "tc,tc-dsr,nft-dnat"]);
+    const seen = (["tc", "tc-dsr", "nft-dnat"] as const).map((peer, i) => ({
+      peer,
+      figures: { connect_offloads_off_connections_per_s: 3 - i, scattered_kpps: 3 - i },
+      missing: [],
+      atCeiling: [],
+      failures: 0,
+    }));
+    const text = packetMarkdown([[...seen, ...seen]], parsed as NonNullable<typeof parsed>, []);
+    const target = text.indexOf("| tc ÷ nft-dnat | scattered kpps | 3.000");
+    const beside = text.indexOf("| tc-dsr ÷ nft-dnat | connect offloads off connections/s | 2.000");
+    expect(text.slice(target).split("\n")[0]).toContain("≥ 1.30: too few rounds");
+    expect(target).toBeGreaterThan(0);
+    expect(beside).toBeGreaterThan(target);
   });
 
   test("says when the generator was the limit", () => {
