@@ -153,7 +153,8 @@ async function inject(
   rate: number,
 ): Promise<string[]> {
   return [
-    ...["taskset", "-c", String(OTHER_CORE), await benchExample("convey-xdp", "generate"), "front"],
+    ...["nice", "-n", "-20", "taskset", "-c", String(OTHER_CORE)],
+    ...[await benchExample("convey-xdp", "generate"), "front"],
     ...["--seconds", String(seconds), "--flows", String(flows), "--run", String(run)],
     ...["--rate", rate.toFixed(0), "--from", net.client],
     ...["--to", `${await lab.mac("balancer", "front")}/${peer.floodTo}:${net.udpPort}`],

@@ -37,7 +37,7 @@ export interface PacketOptions {
 }
 
 export const HELP = `npm run bench -- --mode packet [options]
-  --quick           2 rounds of short runs: shows that it works, decides nothing, not to be quoted
+  --quick           1 round of short runs: shows that it works, decides nothing, not to be quoted
   --only a,b        of ${WORKS.join(", ")}
                     (${USUAL.join(", ")})
   --peers a,b       of ${forwarders(undefined)
@@ -85,8 +85,8 @@ export function parsePacketOptions(argv: string[]): PacketOptions | undefined {
     works: values.only === undefined ? USUAL : list("only", values.only, WORKS),
     peers: known.filter(({ name }) => names.includes(name)),
     quick: values.quick,
-    rounds: number("rounds", values.rounds, values.quick ? 2 : 5),
-    seconds: number("seconds", values.seconds, values.quick ? 0.6 : 1),
+    rounds: number("rounds", values.rounds, values.quick ? 1 : 5),
+    seconds: number("seconds", values.seconds, values.quick ? 0.5 : 1),
     warmupSeconds: 0.3,
     probeSeconds: values.quick ? 0.2 : 0.3,
     flows: number("flows", values.flows, 64),
