@@ -153,7 +153,8 @@ async function inject(
   rate: number,
 ): Promise<string[]> {
   return [
-    ...["nice", "-n", "-20", "taskset", "-c", String(OTHER_CORE)],
+    // A priority of its own: a generator that has to wait for neighbours sends in bursts.
+    ...["chrt", "--fifo", "5", "taskset", "-c", String(OTHER_CORE)],
     ...[await benchExample("convey-xdp", "generate"), "front"],
     ...["--seconds", String(seconds), "--flows", String(flows), "--run", String(run)],
     ...["--rate", rate.toFixed(0), "--from", net.client],
