@@ -83,7 +83,7 @@ export class WireLab extends Lab<Place> {
       ["client", "front"],
       ["server", "back"],
     ] as const;
-    const lines = ends.flatMap(([place, device]) => otherEnd(this.namespace(place), device));
+    const lines = ends.flatMap(([place, device]) => otherEnd(this.namespace(place), device, true));
     await succeed(["sh", "-ec", lines.join("\n")]);
   }
 

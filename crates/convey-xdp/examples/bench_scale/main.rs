@@ -81,6 +81,7 @@ fn address(i: u32) -> SocketAddr {
 fn sizes(flows: u32, servers: u32, method: Method) -> Sizes {
     let passthrough = method == Method::Nat;
     Sizes {
+        minimal: false,
         passthrough,
         // Twice as many entries as flows, as the engine has it.
         sets4: (flows / 2).next_multiple_of(16),
@@ -147,7 +148,7 @@ fn up(i: u32) -> (u32, SocketAddr, Standing) {
 fn scale(flows: u32, method: Method) -> Outcome<()> {
     // Half of the NAT ports are in use then.
     let servers = (flows.div_ceil(NAT_WIDTH / 2)).max(16);
-    let mut kernel = Kernel::load(Hook::Xdp, &sizes(flows, servers, method))?;
+    let mut kernel = Kernel::load_for_test_runs(Hook::Xdp, &sizes(flows, servers, method))?;
     kernel.install(&image((0..servers).map(up), method))?;
     let tell = |what: &str, value: f64, unit: &str| {
         println!("{:12} {flows:>10} flows  {what:28} {value:>12.1} {unit}", name(method));
@@ -227,7 +228,7 @@ fn answer_to(flow: Flow) -> [u8; 8] {
 
 /// What a reload of the whole backend costs in the maps.
 fn change(method: Method) -> Outcome<()> {
-    let mut kernel = Kernel::load(Hook::Xdp, &sizes(1 << 16, 2 * SERVERS_CHANGED, method))?;
+    let mut kernel = Kernel::load_for_test_runs(Hook::Xdp, &sizes(1 << 16, 2 * SERVERS_CHANGED, method))?;
     let all = image((0..SERVERS_CHANGED).map(up), method);
     let moved = image(
         (0..SERVERS_CHANGED).map(|i| (SERVERS_CHANGED + i, address(SERVERS_CHANGED + i), Standing::Up)),

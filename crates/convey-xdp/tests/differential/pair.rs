@@ -124,8 +124,8 @@ impl Pair {
             backends: 4,
             ring_bytes: 1 << 18,
         };
-        let mut kernel = Kernel::load(setup.hook, &sizes).unwrap();
-        let shadow = Kernel::load(setup.hook, &sizes).unwrap();
+        let mut kernel = Kernel::load_for_test_runs(setup.hook, &sizes).unwrap();
+        let shadow = Kernel::load_for_test_runs(setup.hook, &sizes).unwrap();
         let numbers = Arc::<PathNumbers>::default();
         let side = |kernel: &Kernel| {
             let tables = Tables::new(kernel, partition, paths as usize, passthrough, options.seed);
@@ -187,7 +187,8 @@ impl Pair {
         let is_held = |number| self.c.tables.is_held(number) || self.rust.tables.is_held(number);
         let limit = if snapshot.is_passthrough() { 32 } else { 1 };
         let paths = self.paths.assign(snapshot, limit, is_held).expect("room for the paths");
-        let image: Image = lower::image(snapshot, &Ways::new(&self.setup.next_hops), GENERATION, &paths, self.setup.sets);
+        let image: Image =
+            lower::image(snapshot, &Ways::new(&self.setup.next_hops), GENERATION, &paths, self.setup.sets);
         self.kernel.install(&image).unwrap();
         // Reserved ports.
         self.rust.tables.copy_from(&self.c.tables);
@@ -433,7 +434,8 @@ pub fn know(kernel: &mut Kernel, setup: &Setup) {
         kernel.ebpf.map_mut("client_hops").unwrap().try_into().unwrap();
     let cpus = map.get(&0, 0).unwrap().len();
     for client in &setup.clients {
-        let (at, value) = client_hop(*client, lower::hop_to(*client, &Ways::new(&setup.next_hops)), GENERATION);
+        let (at, value) =
+            client_hop(*client, lower::hop_to(*client, &Ways::new(&setup.next_hops)), GENERATION);
         map.set(at, PerCpuValues::try_from(vec![value; cpus]).unwrap(), 0).unwrap();
     }
 }

@@ -114,7 +114,7 @@ fn race(setup: Setup, runs: u64, seed: u64) -> Result<Report, String> {
         backends: 4,
         ring_bytes: 1 << 20,
     };
-    let mut kernel = Kernel::load(setup.hook, &sizes).unwrap();
+    let mut kernel = Kernel::load_for_test_runs(setup.hook, &sizes).unwrap();
     know(&mut kernel, &setup);
     let numbers = Arc::<PathNumbers>::default();
     let assigned = numbers.assign(&snapshot, paths as usize, |_| false).unwrap();
