@@ -6,7 +6,7 @@ mod differential;
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn kernel_programs_do_with_random_frames_what_the_portable_engine_does() {
-    let (report, differences) = differential::run(20_000, 7, 1);
+    let (report, differences) = differential::run(6_000, 7, 1);
     println!("{report:#?}");
     assert!(differences.is_empty(), "{}", differences.concat());
     assert!(report.forwarded_by_program > report.frames / 4, "hardly anything was forwarded");
