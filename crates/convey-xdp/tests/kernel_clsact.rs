@@ -58,7 +58,7 @@ fn a_filter_decides_leaves_to_others_what_is_not_ours_and_ends_when_it_is_told_t
     host.enter(move || {
         assert!(remove_filter(index, handle).unwrap());
         assert!(!remove_filter(index, handle).unwrap(), "once");
-        drop(Kernel::load_for_test_runs(Hook::Tc, &sizes(true)).unwrap());
+        drop(Kernel::load(Hook::Tc, &sizes(true)).unwrap());
     });
     assert!(!filters().contains("convey_tc"));
 }

@@ -118,7 +118,15 @@ fn race(setup: Setup, runs: u64, seed: u64) -> Result<Report, String> {
     know(&mut kernel, &setup);
     let numbers = Arc::<PathNumbers>::default();
     let assigned = numbers.assign(&snapshot, paths as usize, |_| false).unwrap();
-    kernel.install(&lower::image(&snapshot, &setup.next_hops, GENERATION, &assigned, setup.sets)).unwrap();
+    kernel
+        .install(&lower::image(
+            &snapshot,
+            &lower::Ways::new(&setup.next_hops),
+            GENERATION,
+            &assigned,
+            setup.sets,
+        ))
+        .unwrap();
     let partition = Partition { first, last, stride: 1, remainder: 0 };
     let tables = Tables::new(&kernel, partition, paths as usize, passthrough, options.seed);
     let mut worker = Worker::in_kernel(&snapshot, tables.memory(numbers)).unwrap();
