@@ -122,7 +122,9 @@ impl Kernel {
 
     /// Whether a link that another process of ours has left may be on this interface.
     pub fn has_pin(&self, ifindex: u32) -> bool {
-        self.pins.as_ref().is_some_and(|folder| folder.link(self.hook, ifindex).exists())
+        let name = PinFolder::link_name(self.hook, ifindex);
+        let of_former = self.former.iter().any(|folder| folder.join(&name).exists());
+        of_former || self.pins.as_ref().is_some_and(|folder| folder.link(self.hook, ifindex).exists())
     }
 
     /// Has the program take the packets that arrive on this interface, which has a clsact qdisc: by a filter with this
