@@ -242,6 +242,9 @@ fn empty_flows(ebpf: &mut Ebpf) -> Outcome<()> {
     for set in 0..spills.len() {
         spills.set(set, [0; 64], 0)?;
     }
+    // Open flows, and half-open ones.
+    let mut shared: Array<_, [u8; 24]> = ebpf.map_mut("shared").ok_or("no map")?.try_into()?;
+    shared.set(0, [0; 24], 0)?;
     let mut ports: Array<_, u64> = ebpf.map_mut("nat_ports").ok_or("no map")?.try_into()?;
     for at in 0..ports.len() {
         ports.set(at, 0, 0)?;
