@@ -530,7 +530,7 @@ fn what_dry_run_prints_can_be_typed() {
     let path = folder.0.clone();
     let (lines, untouched) = host.enter(move || {
         let before = state_of_the_host();
-        let lines = dry_run(&spec(&path, "10.9.0.2:80", 40000..=50000)).unwrap();
+        let lines = dry_run(&spec(&path, "10.9.0.2:80", 40000..=50000), true).unwrap();
         (lines, state_of_the_host() == before && !path.exists())
     });
     assert!(untouched, "a dry run changes nothing");

@@ -48,13 +48,14 @@ impl HostSpec {
     }
 }
 
-/// Every step in a form one could type; nothing is changed.
+/// Every step in a form one could type, that of the guard only if there is to be one; nothing is changed.
 ///
 /// # Errors
 /// [`HostError`] when the present state cannot be read.
-pub fn dry_run(spec: &HostSpec) -> Result<Vec<String>, HostError> {
+pub fn dry_run(spec: &HostSpec, is_guarded: bool) -> Result<Vec<String>, HostError> {
     let mut lines = Vec::new();
-    for step in spec.plan("dry_run") {
+    let is_wanted = |step: &Step| is_guarded || !matches!(step, Step::Guard { .. });
+    for step in spec.plan("dry_run").into_iter().filter(is_wanted) {
         lines.extend(step.describe()?);
     }
     Ok(lines)

@@ -40,12 +40,22 @@ pub(crate) fn dry_run(
         vips.join(", "),
         interfaces.join(", ")
     )];
-    if ladder.first() == EngineKind::AfXdp {
-        lines.push("# by an XDP program there and AF_XDP sockets, which go with the process".to_owned());
-    }
+    lines.extend(match ladder.first() {
+        EngineKind::AfPacket => None,
+        EngineKind::AfXdp => {
+            Some("# by an XDP program there and AF_XDP sockets, which go with the process".to_owned())
+        }
+        EngineKind::Tc => Some(by_program("at TCX ingress (clsact before Linux 6.6)")),
+        EngineKind::Xdp => Some(by_program("at XDP")),
+    });
     lines.extend(found.warnings.iter().chain(&warnings).map(|warning| format!("# warning: {warning}")));
-    lines.extend(host::dry_run(&host_spec(GuardRules::of(&packet), interfaces))?);
+    let spec = host_spec(GuardRules::of(&packet), interfaces);
+    lines.extend(host::dry_run(&spec, ladder.first().needs_guard())?);
     Ok(lines)
+}
+
+fn by_program(place: &str) -> String {
+    format!("# by a program {place} there, pinned with its tables in a BPF file system for the next start")
 }
 
 /// What would become of the first packet of a flow if a balancer started now, every server as configured.
