@@ -128,7 +128,7 @@ fn frames_are_handed_up_whole_whichever_record_they_need() {
 }
 
 #[test]
-#[ignore = "needs root: makes network namespaces"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn frames_longer_than_a_record_are_cut_and_tell_so() {
     let (client, balancer) = (Netns::new("client"), Netns::new("balancer"));
     cable(&client, &balancer);

@@ -232,7 +232,7 @@ fn attached(interface: &str) -> Vec<u32> {
 }
 
 #[test]
-#[ignore = "needs root: loads a kernel program"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_interface_was() {
     let bpffs = BpfFs::mount("links");
     let folder = bpffs.0.join("convey/here_balancer_1_0");
@@ -283,7 +283,7 @@ fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_inte
 }
 
 #[test]
-#[ignore = "needs root: loads a kernel program"]
+#[ignore = "needs root, ip: makes network namespaces"]
 fn an_xdp_program_that_was_left_makes_way_for_one_with_other_tables_and_nobody_elses_does() {
     let bpffs = BpfFs::mount("xdp");
     let ns = common::Netns::new("xdp");

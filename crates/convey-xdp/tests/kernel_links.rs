@@ -195,7 +195,7 @@ fn a_veth_whose_other_end_takes_nothing_from_xdp_is_refused_and_one_with_gro_or_
 }
 
 #[test]
-#[ignore = "needs root, ip: makes network namespaces"]
+#[ignore = "needs root, ip, ethtool: makes network namespaces"]
 fn packets_are_redirected_from_one_interface_to_another() {
     let arms = Arms::new();
     for device in ["front", "back"] {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use aya::programs::ProgramError;
 use convey_engine::{EngineError, EngineErrorKind};
 use rustix::io::Errno;
 
@@ -149,7 +150,12 @@ const fn code(errno: Option<Errno>) -> &'static str {
 pub fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error) {
+        // Some of aya's errors stand for the one in them, and name its causes as theirs.
+        let io = match error.downcast_ref::<ProgramError>() {
+            Some(ProgramError::IOError(io)) => Some(io),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        if let Some(found) = io.and_then(Errno::from_io_error) {
             return Some(found);
         }
         cause = error.source();
