@@ -366,7 +366,7 @@ impl Programs {
 fn attach_xdp(kernel: &mut Kernel, ifindex: u32, mode: XdpMode) -> Result<(), EngineError> {
     let facts = interface::admit(ifindex, kernel.has_pin(ifindex))?;
     kernel.attach(ifindex, mode).map_err(|error| match error {
-        XdpError::Attach { source: Some(source), .. } => refusal::attach(&facts, &source),
+        XdpError::Attach { source: Some(source), .. } => refusal::attach(&facts, &*source),
         other => refused(Hook::Xdp, &other),
     })?;
     // Of a veth the answer is the other end's; cards that could not send are asked when the way is looked for.
@@ -407,7 +407,7 @@ pub(super) fn refused(hook: Hook, error: &XdpError) -> EngineError {
     };
     let errno = match error {
         XdpError::Load { errno, .. } => errno.map(rustix::io::Errno::from_raw_os_error),
-        XdpError::Attach { source: Some(source), .. } => refusal::errno(source),
+        XdpError::Attach { source: Some(source), .. } => refusal::errno(&**source),
         _ => None,
     };
     let kind = match refusal::kind(errno) {

@@ -211,7 +211,7 @@ pub fn remove_filter(ifindex: u32, handle: u32) -> Result<bool, XdpError> {
 pub fn lacks_tcx(error: &XdpError) -> bool {
     use rustix::io::Errno;
     let XdpError::Attach { source: Some(source), .. } = error else { return false };
-    matches!(refusal::errno(source), Some(Errno::INVAL | Errno::OPNOTSUPP))
+    matches!(refusal::errno(&**source), Some(Errno::INVAL | Errno::OPNOTSUPP))
 }
 
 #[cfg(test)]
