@@ -340,6 +340,17 @@ pub const CLIENT_HOPS: u32 = 4096;
 /// Bytes of `struct client_hop`.
 pub const CLIENT_HOP_BYTES: usize = 40;
 
+/// Whose next hop a value of `client_hops` is, and of which generation.
+pub fn client_of_hop(value: &[u8; CLIENT_HOP_BYTES]) -> (IpAddr, u32) {
+    let address: [u8; 16] = value.first_chunk().copied().unwrap_or_default();
+    let client = match address {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, v4 @ ..] => IpAddr::from(v4),
+        v6 => IpAddr::from(v6),
+    };
+    let generation = value.last_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    (client, generation)
+}
+
 /// Bytes of `struct link`.
 pub const LINK_BYTES: usize = 12;
 

@@ -113,7 +113,8 @@ static __always_inline __u32 client_hop(const bool v6, context_t *context, __u32
 	if (!known)
 		return REASON(DROP_NO_NEXT_HOP);
 	*hop = &known->hop;
-	if (c->hop_generation != NOT_REMEMBERED && known->generation == c->hop_generation &&
+	/* User space renews what is remembered before it puts the next generation in force. */
+	if (c->hop_generation != NOT_REMEMBERED && known->generation - c->hop_generation <= 1 &&
 	    same_address(v6, &known->address, client) && (v6 || !known->address.word[0]))
 		return 0;
 	struct ends ends = { .from = *from, .to = *client };

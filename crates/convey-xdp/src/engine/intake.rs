@@ -306,11 +306,15 @@ impl Intake for Programs {
         let state = &mut *lock(&self.state);
         state.next_hops = next_hops.clone();
         self.find_mute(state);
-        state.generation = state.generation % (u32::MAX - 1) + 1;
+        let former = state.generation;
+        state.generation = former % (u32::MAX - 1) + 1;
         {
             let mut client_hops = lock(&self.client_hops);
             client_hops.generation = Some(state.generation);
             client_hops.mute.clone_from(&state.mute);
+            if former != 0 {
+                client_hops.renew(next_hops, former);
+            }
         }
         if state.waits {
             return;

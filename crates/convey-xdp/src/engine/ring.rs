@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
 use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, VnetHeader, lock};
-use convey_bpf::tables::{CLIENT_HOP_BYTES, client_hop};
+use convey_bpf::tables::{CLIENT_HOP_BYTES, CLIENT_HOPS, client_hop, client_of_hop};
 use convey_engine::{Loss, NextHops, Path, REPLY_HEADROOM};
 use convey_packet::{Addr, Ip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -65,6 +65,18 @@ impl ClientHops {
     pub(super) fn new(map: PerCpuArray<MapData, [u8; CLIENT_HOP_BYTES]>) -> Self {
         let cpus = map.get(&0, 0).map_or(1, |values| values.len());
         Self { map, cpus, generation: None, mute: BTreeSet::new() }
+    }
+
+    /// What is remembered of another generation is looked up anew: after a change of one neighbour the packets to all
+    /// clients would be handed up otherwise, where long ones are lost.
+    pub(super) fn renew(&mut self, next_hops: &NextHops, former: u32) {
+        for at in 0..CLIENT_HOPS {
+            let Ok(values) = self.map.get(&at, 0) else { return };
+            let known = values.iter().map(client_of_hop).find(|(_, generation)| *generation == former);
+            if let Some((client, _)) = known {
+                self.remember(client, next_hops);
+            }
+        }
     }
 
     fn remember(&mut self, client: IpAddr, next_hops: &NextHops) {
