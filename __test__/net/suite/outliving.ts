@@ -55,8 +55,8 @@ export function outliving({ method, scene: standing }: Stage): void {
       return (await Promise.all(counts)).reduce((a, b) => a + b);
     };
 
-    // A gap costs a retransmission every time; a machine that is busy with other suites now and then, where XDP works in a
-    // thread of its own.
+    // On XDP two segments were sent again in two of seven runs, and the cause is not known yet. A gap would cost some
+    // each time, so that more than one run tells.
     test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", {
       retry: isXdp() ? 2 : 0,
       timeout: 60_000,
