@@ -7,7 +7,6 @@ import { aroundAll, describe, expect, test } from "vitest";
 import { type Product, runConvey } from "../../support/convey.ts";
 import { CONVEY } from "../../support/peers.ts";
 import { finish } from "../../support/processes.ts";
-import { isXdp } from "../engines.ts";
 import { Busy, current, leftBehind } from "../lab/busy.ts";
 import { hostState } from "../lab/host-state.ts";
 import { type PacketLab, SERVERS } from "../lab/lab.ts";
@@ -55,10 +54,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       return (await Promise.all(counts)).reduce((a, b) => a + b);
     };
 
-    // On XDP two segments were sent again in two of seven runs, and the cause is not known yet. A gap would cost some
-    // each time, so that more than one run tells.
     test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", {
-      retry: isXdp() ? 2 : 0,
       timeout: 60_000,
     }, async () => {
       await using talker = await Talker.start(lab, lab.vip());
