@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { core, tables, typeOf } from "./shape.ts";
 
-/** Markers in the README between which the table stands. */
+/** Markers in samples/README.md between which the table stands. */
 export const TABLE_BEGIN = "<!-- config:begin -->";
 export const TABLE_END = "<!-- config:end -->";
 

@@ -2,7 +2,7 @@
  * The configuration as people write it (TOML or an object of the same shape), and the one place where
  * defaults are applied. Durations carry their unit in the name; keys without one are seconds, as in 0.3.5.
  *
- * The descriptions are the reference: `convey schema`, the editor's pop-ups and the README's table are made
+ * The descriptions are the reference: `convey schema`, the editor's pop-ups and the table of samples/README.md are made
  * from them. What a value must be is told by `wording` where the schema's own type does not say it.
  */
 import { isIP } from "node:net";
