@@ -7,6 +7,7 @@ import { checkConfig } from "../config/check.ts";
 import { loadConfigFile } from "../config/load.ts";
 import type { Config, ConfigInput } from "../config/schema.ts";
 import { adminSettings } from "../http/access.ts";
+import { adminSource } from "../http/source.ts";
 import { ConveyError, type DataplaneModule, loadDataplane } from "../native/index.ts";
 import { untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
@@ -48,12 +49,10 @@ export class Balancer implements AsyncDisposable {
         this.#reporter.write(narrateWarnings(warnings));
       },
     );
-    const admin = {
-      stats: () => this.stats(),
+    const admin = adminSource(this, {
+      fromFile: source !== undefined,
       readiness: () => this.#service.readiness(this.#closing !== undefined),
-      explain: (...question: [string, string, string]) => this.explain(...question),
-      ...(source === undefined ? {} : { reload: () => this.reload() }),
-    };
+    });
     this.#service = new Service(config, { start, reporter: this.#reporter, admin, keepAlive });
   }
 

@@ -7,9 +7,9 @@ import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/ad
 import { lower } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import { type AdminSettings, adminSettings } from "../http/access.ts";
-import type { AdminSource } from "../http/app.ts";
 import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
 import { AdminSocket } from "../http/socket.ts";
+import type { AdminSource } from "../http/source.ts";
 import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";

@@ -2,6 +2,7 @@
 import type { HttpBindings } from "@hono/node-server";
 import type { MiddlewareHandler } from "hono";
 import { isAuthorized } from "./access.ts";
+import { fail } from "./failure.ts";
 import { type Access, isOwnHost } from "./policy.ts";
 
 export type Env = { Bindings: HttpBindings };
@@ -11,10 +12,6 @@ const PROBES = new Set(["/healthz", "/readyz"]);
 
 /** What is shown of a foreign `Host`. */
 const MAX_SHOWN = 100;
-
-export function fail(status: number, error: string, headers: Record<string, string> = {}): Response {
-  return Response.json({ error }, { status, headers });
-}
 
 export function guard(access: Access): MiddlewareHandler<Env> {
   return async (c, next) => {
@@ -32,7 +29,9 @@ export function guard(access: Access): MiddlewareHandler<Env> {
       const reads = c.req.method === "GET" || c.req.method === "HEAD";
       const wanted = access.read === "token" || (!reads && access.write === "token");
       if (wanted && !(access.token !== undefined && isAuthorized(headers.authorization, access.token))) {
-        return fail(401, "a bearer token is needed", { "www-authenticate": 'Bearer realm="convey"' });
+        return fail(401, "a bearer token is needed", {
+          headers: { "www-authenticate": 'Bearer realm="convey"' },
+        });
       }
     }
     await next();
@@ -40,4 +39,21 @@ export function guard(access: Access): MiddlewareHandler<Env> {
     c.res.headers.set("x-content-type-options", "nosniff");
     return undefined;
   };
+}
+
+/** Refuses changes where the listener takes none, and those that another site's page asks for. */
+export function mayChange(access: Access): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    if (access.write === "off") return fail(403, "this server has no token, so it takes no changes");
+    const { origin, host } = c.env.incoming.headers;
+    // Other sites' pages cannot reach a listener that is open to changes.
+    if (access.write === "token" && origin !== undefined && !isOwnOrigin(origin, host)) {
+      return fail(403, "the Origin of this request is another site");
+    }
+    return await next();
+  };
+}
+
+function isOwnOrigin(origin: string, host: string | undefined): boolean {
+  return URL.canParse(origin) && new URL(origin).host === host;
 }

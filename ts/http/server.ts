@@ -6,10 +6,11 @@ import type { Hono } from "hono";
 import { hostPort } from "../config/address.ts";
 import { ConveyError } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
-import { type AdminSource, createAdminApp } from "./app.ts";
+import { createAdminApp } from "./app.ts";
 import { boundConnections } from "./connections.ts";
 import type { Env } from "./guard.ts";
 import { accessOf } from "./policy.ts";
+import type { AdminSource } from "./source.ts";
 
 /** An open HTTP server. */
 export type AdminServer = {

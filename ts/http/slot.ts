@@ -3,8 +3,8 @@ import { isDeepStrictEqual } from "node:util";
 import { hostPort, type SocketAddress } from "../config/address.ts";
 import { ConveyError, type ConveyErrorCode } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
-import type { AdminSource } from "./app.ts";
 import { type AdminServer, openAdmin } from "./server.ts";
+import type { AdminSource } from "./source.ts";
 
 /** A frontend of the data plane and where it listens. */
 export type FrontendListener = SocketAddress & { name: string };

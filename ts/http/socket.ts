@@ -8,10 +8,11 @@ import type { Server } from "node:http";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
 import { isMainThread } from "node:worker_threads";
-import { type AdminSource, createAdminApp } from "./app.ts";
+import { createAdminApp } from "./app.ts";
 import { SOCKET_ACCESS } from "./policy.ts";
 import { closeServer, httpServer } from "./server.ts";
 import { distrust, MAX_SOCKET_PATH, SOCKET_NAME, socketFolders, socketName } from "./socket-path.ts";
+import type { AdminSource } from "./source.ts";
 
 /** Attempts in one folder: another process may take the folder or a stale socket away in between. */
 const ATTEMPTS = 3;

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { ask } from "../../../ts/cli/client.ts";
-import type { AdminSource } from "../../../ts/http/app.ts";
 import { AdminSocket } from "../../../ts/http/socket.ts";
 import { distrust, socketFolders, socketName } from "../../../ts/http/socket-path.ts";
+import type { AdminSource } from "../../../ts/http/source.ts";
 
 let directory: string;
 const open: { close: () => Promise<void> }[] = [];
@@ -21,17 +21,12 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-const unused = (): never => {
-  throw new Error("not asked");
-};
-
 /** A balancer of which only the answers to POST /api/v1/reload matter. */
-const source = (name: string): AdminSource => ({
-  stats: unused,
-  readiness: () => ({ ready: true, reason: "", frontends: {} }),
-  explain: unused,
-  reload: async () => ({ result: name }),
-});
+const source = (name: string): AdminSource =>
+  ({
+    readiness: () => ({ ready: true, reason: "", frontends: {} }),
+    reload: async () => ({ result: name }),
+  }) as unknown as AdminSource;
 
 async function opened(name: string, folders = [join(directory, "convey")]): Promise<AdminSocket> {
   const result = await AdminSocket.open("/etc/convey/web.toml", source(name), folders);

@@ -1,0 +1,36 @@
+/** `GET /api/v1/explain`: what would become of a packet, by the code that forwards. */
+import { z } from "@hono/zod-openapi";
+import { fail, refused } from "../failure.ts";
+import { json, route } from "../route.ts";
+import { explanationSchema } from "../schemas/explanation.ts";
+
+export const explain = route(
+  {
+    method: "get",
+    path: "/api/v1/explain",
+    operationId: "explain",
+    summary: "What would become of the next packet of a flow, step by step. Changes nothing.",
+    request: {
+      query: z.object({
+        protocol: z.string().openapi({ description: "tcp or udp", example: "tcp" }),
+        source: z.string().openapi({ description: "ip:port, IPv6 in brackets", example: "192.0.2.7:40000" }),
+        destination: z.string().openapi({ description: "ip:port", example: "198.51.100.1:80" }),
+      }),
+    },
+    responses: { 200: json("The way of the packet.", explanationSchema) },
+  },
+  ({ source }) =>
+    async (c) => {
+      const { protocol, source: from, destination } = c.req.valid("query");
+      try {
+        return c.json(await source.explain(protocol, from, destination), 200);
+      } catch (error) {
+        throw refused(error, (code) => (code === "CONFIG_INVALID" ? 400 : 503));
+      }
+    },
+  () =>
+    fail(
+      400,
+      "protocol, source and destination are needed, as in ?protocol=tcp&source=ip:port&destination=ip:port",
+    ),
+);
