@@ -40,10 +40,21 @@ export async function adminSettings(
   return { host: stats.bind, port: stats.port, token, hosts: stats.hosts };
 }
 
-/** Whether an `Authorization` header carries the token; takes the same time whatever differs. */
+/**
+ * Whether an `Authorization` header carries the token: as a bearer token or, as browsers ask for it, as the password
+ * of anybody. Takes the same time whatever differs.
+ */
 export function isAuthorized(header: string | undefined, token: string): boolean {
-  const given = /^Bearer +([^\s]+) *$/i.exec(header ?? "")?.[1] ?? "";
+  const [, scheme, credentials = ""] = /^(Bearer|Basic) +([^\s]+) *$/i.exec(header ?? "") ?? [];
+  const given = scheme?.toLowerCase() === "basic" ? passwordOf(credentials) : credentials;
   return timingSafeEqual(digest(given), digest(token));
+}
+
+/** What follows the user's name in the credentials of Basic (RFC 7617). */
+function passwordOf(credentials: string): string {
+  const text = Buffer.from(credentials, "base64").toString("utf8");
+  const colon = text.indexOf(":");
+  return colon < 0 ? "" : text.slice(colon + 1);
 }
 
 const digest = (text: string): Buffer => createHash("sha256").update(text).digest();

@@ -1,4 +1,5 @@
 /** Applies a listener's policy to every request, and sets the headers every answer has. */
+import type { IncomingMessage } from "node:http";
 import type { HttpBindings } from "@hono/node-server";
 import type { MiddlewareHandler } from "hono";
 import { isAuthorized } from "./access.ts";
@@ -15,30 +16,44 @@ const MAX_SHOWN = 100;
 
 export function guard(access: Access): MiddlewareHandler<Env> {
   return async (c, next) => {
-    if (!PROBES.has(c.req.path)) {
-      const { headers, socket } = c.env.incoming;
-      const { host } = headers;
-      // HTTP/1.0 may leave it out; a browser never does.
-      if (host !== undefined && !isOwnHost(host, access.hosts, socket.localAddress)) {
-        const shown = JSON.stringify(host.slice(0, MAX_SHOWN));
-        return fail(
-          421,
-          `the Host ${shown} is no address of this server; stats.hosts lists further names it has`,
-        );
-      }
-      const reads = c.req.method === "GET" || c.req.method === "HEAD";
-      const wanted = access.read === "token" || (!reads && access.write === "token");
-      if (wanted && !(access.token !== undefined && isAuthorized(headers.authorization, access.token))) {
-        return fail(401, "a bearer token is needed", {
-          headers: { "www-authenticate": 'Bearer realm="convey"' },
-        });
-      }
-    }
-    await next();
+    const refusal = PROBES.has(c.req.path) ? undefined : refusalOf(c.env.incoming, access);
+    if (refusal === undefined) await next();
+    else c.res = refusal;
     c.res.headers.set("cache-control", "no-store");
     c.res.headers.set("x-content-type-options", "nosniff");
-    return undefined;
   };
+}
+
+/** Why a request is not answered, before it is known what it asks for. */
+function refusalOf({ headers, socket, method, httpVersionMinor }: IncomingMessage, access: Access) {
+  const { host } = headers;
+  // HTTP/1.0 may leave it out; a browser never does.
+  if (host === undefined && httpVersionMinor > 0) {
+    return fail(400, "a request of HTTP/1.1 needs a Host", { headers: { connection: "close" } });
+  }
+  if (host !== undefined && !isOwnHost(host, access.hosts, socket.localAddress)) {
+    const shown = JSON.stringify(host.slice(0, MAX_SHOWN));
+    return fail(
+      421,
+      `the Host ${shown} is no address of this server; stats.hosts lists further names it has`,
+    );
+  }
+  const reads = method === "GET" || method === "HEAD";
+  const wanted = access.read === "token" || (!reads && access.write === "token");
+  if (!wanted || (access.token !== undefined && isAuthorized(headers.authorization, access.token))) {
+    return undefined;
+  }
+  const refusal = fail(401, "a bearer token is needed");
+  refusal.headers.append("www-authenticate", 'Bearer realm="convey"');
+  // A browser then asks its user: for a page, not for what a page's script fetches, which has a form of its own.
+  const { "sec-fetch-mode": mode } = headers;
+  if (mode === undefined || mode === "navigate") {
+    refusal.headers.append(
+      "www-authenticate",
+      'Basic realm="convey: the token is the password", charset="UTF-8"',
+    );
+  }
+  return refusal;
 }
 
 /** Refuses changes where the listener takes none, and those that another site's page asks for. */

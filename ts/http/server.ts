@@ -1,5 +1,5 @@
 /** The HTTP server: opening, limits on what a client may cost, closing. */
-import { createServer, type Server } from "node:http";
+import { createServer, type Server, STATUS_CODES } from "node:http";
 import type { AddressInfo } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import type { Hono } from "hono";
@@ -8,6 +8,7 @@ import { ConveyError } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import { createAdminApp } from "./app.ts";
 import { boundConnections } from "./connections.ts";
+import { failureBody } from "./failure.ts";
 import type { Env } from "./guard.ts";
 import { accessOf } from "./policy.ts";
 import type { AdminSource } from "./source.ts";
@@ -59,13 +60,37 @@ export function httpServer(app: Hono<Env>): Server {
       requestTimeout: REQUEST_TIMEOUT_MS,
       keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
       connectionsCheckingInterval: 1000,
+      // The guard refuses requests that lack it, with a body that says so, and lets probes in.
+      requireHostHeader: false,
     },
     listener,
   );
   boundConnections(server, MAX_CONNECTIONS);
+  refuseUnparsable(server);
   server.setTimeout(IDLE_TIMEOUT_MS);
   server.on("connection", (socket) => socket.unref());
   return server;
+}
+
+/** What Node's parser refuses never reaches a route; its answers say what is wrong in the same shape. */
+function refuseUnparsable(server: Server): void {
+  server.on("clientError", ({ code }: NodeJS.ErrnoException, socket) => {
+    if (!socket.writable) return void socket.destroy();
+    const [status, text] =
+      code === "HPE_HEADER_OVERFLOW"
+        ? ([431, "the headers are too large"] as const)
+        : code === "ERR_HTTP_REQUEST_TIMEOUT"
+          ? ([408, "the request took too long"] as const)
+          : ([400, "this is no HTTP request"] as const);
+    const body = JSON.stringify(failureBody(status, text));
+    const head = [
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      "Content-Type: application/json",
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      "Connection: close",
+    ];
+    socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
+  });
 }
 
 function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
