@@ -42,17 +42,31 @@ export type {
   FatalEvent,
   ReloadEvent,
   ServerEvent,
+  ServersEvent,
+  WeightEvent,
 } from "./control/events.ts";
 export type { Explanation, Step } from "./control/explain.ts";
 export type { Logger } from "./control/logger.ts";
-export type { BalancerOptions, ConfigFileSource, DrainResult, ListenAddress } from "./control/options.ts";
-export type { ReloadResult } from "./control/reload.ts";
+export type {
+  BalancerOptions,
+  ChangeResult,
+  ConfigFileSource,
+  DrainOptions,
+  DrainResult,
+  ListenAddress,
+  NewServer,
+  NewServers,
+  ReloadResult,
+  RemoveResult,
+} from "./control/options.ts";
+export { describePlan, type Plan, type PlanSource, type SlotChange, type Touched } from "./control/plan.ts";
 export type {
   BackendStats,
   CheckStats,
   CounterStats,
   FrontendStats,
   GuardStats,
+  LastReload,
   PacketStats,
   Reasons,
   ServerStats,

@@ -49,7 +49,7 @@ const MAX_DEPTH = 8;
  * Tables and arrays as they are, anything else that is an object (a date, a Map, a class instance) as a
  * symbol: zod would take such an object for an empty table, while it takes a symbol for nothing.
  */
-function plainCopy(value: unknown, depth: number): unknown {
+export function plainCopy(value: unknown, depth: number): unknown {
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) return Symbol("a date or time");
   if (Array.isArray(value)) return depth < MAX_DEPTH ? value.map((item) => plainCopy(item, depth + 1)) : [];

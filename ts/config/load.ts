@@ -63,17 +63,17 @@ export async function loadConfigFile(
     : { ...result, problems: [...result.problems, warning] };
 }
 
-/** Loads a text; `file` is the name for messages. */
+/** Loads a text; `file` is the name for messages. With `host` it is judged for this host, as a start would. */
 export async function loadConfigText(
   text: string,
-  options: { file?: string; overrides?: Overrides } = {},
+  options: { file?: string; overrides?: Overrides; host?: boolean } = {},
 ): Promise<LoadResult> {
   return judgeText(
     text,
     { bytes: Buffer.from(text), regular: false },
     options.file,
     options.overrides ?? [],
-    false,
+    options.host ?? false,
   );
 }
 

@@ -9,16 +9,31 @@ import type { Config, ConfigInput } from "../config/schema.ts";
 import { adminSettings } from "../http/access.ts";
 import { adminSource } from "../http/source.ts";
 import { ConveyError, type DataplaneModule, loadDataplane } from "../native/index.ts";
+import { Configuration } from "./configuration.ts";
 import { untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
 import type { Explanation } from "./explain.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
-import type { BalancerOptions, ConfigFileSource, DrainResult, ListenAddress } from "./options.ts";
-import { invalidConfig, Reloader, type ReloadResult } from "./reload.ts";
+import type {
+  BalancerOptions,
+  ChangeResult,
+  ConfigFileSource,
+  DrainOptions,
+  DrainResult,
+  ListenAddress,
+  NewServer,
+  NewServers,
+  ReloadResult,
+  RemoveResult,
+} from "./options.ts";
+import { loadPlanned, makePlan, type Plan, type PlanSource } from "./plan.ts";
+import { invalidConfig, Reloader } from "./reload.ts";
+import { RuntimeServers } from "./runtime-servers.ts";
 import { Service } from "./service.ts";
 import type { Stats } from "./stats.ts";
+import { Turns } from "./turns.ts";
 import { ConfigWatcher } from "./watch.ts";
 
 /** Made by `createBalancer()`. */
@@ -26,6 +41,9 @@ export class Balancer implements AsyncDisposable {
   readonly #source: ConfigFileSource | undefined;
   readonly #events = new EventHub();
   readonly #reporter: Reporter;
+  readonly #turns = new Turns();
+  readonly #configuration: Configuration;
+  readonly #runtime: RuntimeServers;
   readonly #reloader: Reloader;
   readonly #service: Service;
   #watcher: ConfigWatcher | undefined;
@@ -41,11 +59,23 @@ export class Balancer implements AsyncDisposable {
   ) {
     this.#source = source;
     this.#reporter = new Reporter(this.#events, logger);
+    const turns = this.#turns;
+    this.#configuration = new Configuration(
+      config,
+      (next, earlier) => this.#service.apply(next, () => this.#assertOpen(), earlier),
+      () => this.#service.servers.records,
+    );
+    this.#runtime = new RuntimeServers(this.#configuration, turns, (changes) => {
+      const config_version = this.#service.version;
+      this.#reporter.emit({ type: "servers", changes, config_version, at: new Date() });
+    });
     this.#reloader = new Reloader(
-      (next) => this.#service.apply(next, () => this.#assertOpen()),
-      ({ at, result, source, message }, changes, warnings) => {
+      this.#configuration,
+      turns,
+      source !== undefined,
+      ({ file_differs: _, ...status }, changes, warnings) => {
         const config_version = this.#service.version;
-        this.#reporter.emit({ type: "reload", result, source, message, changes, config_version, at });
+        this.#reporter.emit({ type: "reload", ...status, changes, config_version });
         this.#reporter.write(narrateWarnings(warnings));
       },
     );
@@ -115,7 +145,12 @@ export class Balancer implements AsyncDisposable {
 
   /** Everything `/stats` tells, read now. Works after `close()` too. */
   stats(): Stats {
-    return this.#service.stats(this.#closing !== undefined, this.#reloader.last);
+    const { overlay } = this.#configuration;
+    return this.#service.stats(
+      this.#closing !== undefined,
+      this.#reloader.last,
+      (key) => overlay.get(key)?.now !== undefined,
+    );
   }
 
   /**
@@ -145,26 +180,61 @@ export class Balancer implements AsyncDisposable {
   /**
    * Reads the configuration file again. Calls while one is waiting share its outcome.
    *
+   * With `confirmMs` (1 to 86,400,000) it is a trial: unless `confirmReload()` is called within so many milliseconds,
+   * the configuration in service before is put in service again. It resolves when the new one is in service, with
+   * `confirm_by`. Reloads and updates in between belong to the trial: it is the last confirmed configuration that comes
+   * back, and a reload with `confirmMs` sets the time anew. Servers changed at run time meanwhile stay so. The file
+   * stays as it is, `last_reload.file_differs` in the stats says so, and it is read again when it changes or a reload is
+   * asked for. `close()` ends the trial without going back; the next start takes the file as it is.
+   *
    * @throws ConveyError as `update()` does; `NOT_FOUND` when the configuration came from no file.
    */
-  async reload(): Promise<ReloadResult> {
+  async reload({ confirmMs }: { confirmMs?: number } = {}): Promise<ReloadResult> {
     this.#assertOpen();
     const source = this.#source;
     if (source === undefined) throw new ConveyError("NOT_FOUND", "the configuration came from no file");
-    return await this.#reloader.fromFile(() => loadConfigFile(source.configFile, source.overrides));
+    return await this.#reloader.fromFile(
+      () => loadConfigFile(source.configFile, source.overrides),
+      confirmMs,
+    );
+  }
+
+  /**
+   * What was reloaded with `confirmMs` stays in service.
+   *
+   * @throws ConveyError `NOT_FOUND` when nothing waits for it, `CLOSED`.
+   */
+  async confirmReload(): Promise<ReloadResult> {
+    this.#assertOpen();
+    return this.#reloader.confirm();
+  }
+
+  /**
+   * What a reload with this configuration would change, judged and compared with what serves now; nothing is changed.
+   * Takes a configuration object, `{ configFile }` or the text of one, `{ toml }`. What is wrong with it is in the
+   * answer, too.
+   *
+   * @throws ConveyError `CLOSED`.
+   */
+  async plan(source: PlanSource): Promise<Plan> {
+    this.#assertOpen();
+    const loaded = await loadPlanned(source, this.#source?.overrides);
+    this.#assertOpen();
+    return makePlan(loaded, this.#configuration, this.#service);
   }
 
   /**
    * Gives `backend/server` no new connections and resolves when its open ones have ended or `deadlineMs`
    * (default: `shutdown.drain_timeout_ms`) has passed. It stays drained until `enable()`, through health
    * changes and through reloads that keep its address. When a reload removes it, its connections are waited
-   * for all the same.
+   * for all the same. Begins after a random part of `jitterMs`; `drain` events tell how it goes.
    *
-   * @throws ConveyError `NOT_FOUND`, `CLOSED`.
+   * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
-  async drain(server: string, options: { deadlineMs?: number } = {}): Promise<DrainResult> {
+  async drain(server: string, options: DrainOptions = {}): Promise<DrainResult> {
     const deadlineMs = options.deadlineMs ?? this.config.shutdown.drain_timeout_ms;
-    return await this.#service.servers.drain(server, deadlineMs);
+    const { state, ...left } = await this.#service.servers.drain(server, deadlineMs, options.jitterMs);
+    return { drained: state === "drained", ...left };
   }
 
   /**
@@ -184,6 +254,55 @@ export class Balancer implements AsyncDisposable {
    */
   setWeight(server: string, weight: number | null): void {
     this.#service.servers.setWeight(server, weight);
+  }
+
+  /**
+   * Adds a server to a backend; resolves when it is in service. By the rules of the configuration.
+   *
+   * Servers changed at run time stay so over reloads and updates: one that was added until it is removed, its backend
+   * goes, or the configuration names a server of that name; one that was removed or set to other settings until the
+   * configuration's own entry for it changes. The file is never written, and the next start knows nothing of them.
+   *
+   * @throws ConveyError and changes nothing: `NOT_FOUND` for the backend, `CONFIG_INVALID` (also where a server of that
+   * name is there), `CLOSED`.
+   */
+  async addServer(backend: string, server: NewServer): Promise<ChangeResult> {
+    this.#assertOpen();
+    return await this.#runtime.add(backend, server);
+  }
+
+  /**
+   * Removes `backend/server`; for how long, see `addServer()`. With `deadlineMs` it is drained first, and stays when it
+   * is enabled meanwhile. Its open connections go on, as with a reload that removes it.
+   *
+   * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
+   */
+  async removeServer(server: string, { deadlineMs }: { deadlineMs?: number } = {}): Promise<RemoveResult> {
+    this.#assertOpen();
+    // Neither has a slash in its name.
+    const [backend = "", name = ""] = split(server);
+    if (deadlineMs === undefined) return await this.#runtime.remove(backend, name);
+    const { state, ...left } = await this.#service.servers.drain(server, deadlineMs);
+    const drain: DrainResult = { drained: state === "drained", ...left };
+    this.#assertOpen();
+    const gone = !this.#service.servers.records.has(server);
+    if (state === "cancelled" || gone) {
+      const message = gone ? `${server} is gone already` : `the drain was called off; ${server} stays`;
+      return { result: "unchanged", message, changes: [], warnings: [], drain };
+    }
+    return { ...(await this.#runtime.remove(backend, name)), drain };
+  }
+
+  /**
+   * Makes `servers` the servers of a backend, as discovered elsewhere: what is missing is removed, what is new added, what
+   * differs set, and the rest untouched; resolves when that is in service. For how long, see `addServer()`: a server
+   * that the configuration names later is added all the same.
+   *
+   * @throws ConveyError and changes nothing: `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
+   */
+  async setServers(backend: string, servers: NewServers): Promise<ChangeResult> {
+    this.#assertOpen();
+    return await this.#runtime.set(backend, servers);
   }
 
   /** Events from this call on, for as many readers as call it; ends with `close()`. */
@@ -246,7 +365,7 @@ export class Balancer implements AsyncDisposable {
       });
       await untilQuiet(
         () => Math.max(settled ? 0 : 1, dataplane.openConnections() ?? 1),
-        this.#reloader.idle(),
+        this.#turns.idle(),
         () => this.#closeDeadline,
       );
     } finally {
@@ -263,3 +382,8 @@ export class Balancer implements AsyncDisposable {
 
 const isFileSource = (source: ConfigInput | ConfigFileSource): source is ConfigFileSource =>
   typeof source === "object" && source !== null && "configFile" in source;
+
+const split = (server: string): string[] => {
+  const slash = server.indexOf("/");
+  return slash < 0 ? [server] : [server.slice(0, slash), server.slice(slash + 1)];
+};

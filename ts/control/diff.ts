@@ -1,7 +1,8 @@
 /** What lies between two configurations, and how a reload tells it. */
 import { isDeepStrictEqual } from "node:util";
 import { serverKey } from "../config/lower.ts";
-import type { Config } from "../config/schema.ts";
+import { formatPath, inert } from "../config/problem.ts";
+import type { Config, ServerConfig } from "../config/schema.ts";
 
 /** One difference. `name` of a server is `backend/server`; `path` is the key path in the configuration. */
 export type Change =
@@ -18,23 +19,38 @@ type Table = Readonly<Record<string, unknown>>;
 export function diffConfig(before: Config, after: Config): Change[] {
   const { frontends: oldFrontends, backends: oldBackends, ...oldRest } = before;
   const { frontends, backends, ...rest } = after;
+  const [oldServers, servers] = [serversOf(before), serversOf(after)];
   return [
     ...members("frontend", oldFrontends, frontends),
     ...members("backend", oldBackends, backends),
-    ...members("server", serversOf(before), serversOf(after)),
+    ...members("server", oldServers, servers),
     ...common(oldFrontends, frontends).flatMap((name) =>
-      settings(`frontends.${name}`, oldFrontends[name], frontends[name]),
+      settings(formatPath(["frontends", name]), oldFrontends[name], frontends[name]),
     ),
     ...common(oldBackends, backends).flatMap((name) => {
       const [{ servers: _, ...old }, { servers: __, ...now }] = [
         oldBackends[name] as Config["backends"][string],
         backends[name] as Config["backends"][string],
       ];
-      return settings(`backends.${name}`, old, now);
+      return settings(formatPath(["backends", name]), old, now);
     }),
-    ...changedServers(before, after),
+    ...changedServers(oldServers, servers),
     ...settings("", oldRest, rest),
   ];
+}
+
+/** The differences between the servers of one backend. */
+export function diffServers(
+  backend: string,
+  before: ReadonlyMap<string, ServerConfig>,
+  after: ReadonlyMap<string, ServerConfig>,
+): Change[] {
+  const named = (servers: ReadonlyMap<string, ServerConfig>): Record<string, Server> =>
+    Object.fromEntries(
+      [...servers].map(([name, it]) => [serverKey(backend, name), { backend, name, settings: it }]),
+    );
+  const [old, now] = [named(before), named(after)];
+  return [...members("server", old, now), ...changedServers(old, now)];
 }
 
 /** "+1 server app/three, weight app/one 2→3"; "" for no changes. */
@@ -53,7 +69,13 @@ export function describeChanges(changes: readonly Change[]): string {
   const changed = changes.flatMap((c) => (c.kind === "changed" ? [told(c)] : []));
   clauses.push(...changed.slice(0, SETTINGS));
   if (changed.length > SETTINGS) clauses.push(`and ${changed.length - SETTINGS} more changes`);
-  return clauses.join(", ");
+  return inert(clauses.join(", "));
+}
+
+/** One change as a line: "+ server app/three", "weight app/one 2→3". */
+export function describeChange(change: Change): string {
+  if (change.kind === "changed") return inert(told(change));
+  return inert(`${change.kind === "added" ? "+" : "−"} ${change.what} ${change.name}`);
 }
 
 function told({ path, server, from, to }: Extract<Change, { kind: "changed" }>): string {
@@ -95,11 +117,10 @@ function serversOf({ backends }: Config): Record<string, Server> {
   );
 }
 
-function changedServers(before: Config, after: Config): Change[] {
-  const [old, now] = [serversOf(before), serversOf(after)];
+function changedServers(old: Record<string, Server>, now: Record<string, Server>): Change[] {
   return common(old, now).flatMap((key) => {
     const { backend, name, settings: to } = now[key] as Server;
-    return settings(`backends.${backend}.servers.${name}`, old[key]?.settings, to).map((c) =>
+    return settings(formatPath(["backends", backend, "servers", name]), old[key]?.settings, to).map((c) =>
       c.kind === "changed" ? { ...c, server: key } : c,
     );
   });

@@ -19,28 +19,58 @@ export type ServerEvent = {
   at: Date;
 };
 
-/** A new configuration was offered. */
+/** A new configuration was offered, or one that is only tried was confirmed or rolled back. */
 export type ReloadEvent = {
   type: "reload";
-  /** `rejected`: it was invalid or could not be put in service, and the old one serves on. */
-  result: "applied" | "unchanged" | "rejected";
+  /**
+   * `rejected`: it was invalid or could not be put in service, and the old one serves on. `confirmed`: what is in
+   * service stays. `rolled_back`: nobody confirmed in time, and what was in service before is again.
+   */
+  result: "applied" | "unchanged" | "rejected" | "confirmed" | "rolled_back";
   /** Where it came from. */
   source: "file" | "update";
   /** Why it was rejected, or what was applied, for people. */
   message: string;
-  /** What was applied. */
+  /** What was applied, by a roll back too. */
+  changes: Change[];
+  /** Of the configuration in service now; counts from 1. */
+  config_version: number;
+  /** When it is rolled back unless it is confirmed before; absent when nothing waits for that. */
+  confirm_by?: Date;
+  at: Date;
+};
+
+/** Servers were added, removed or set to other settings at run time. */
+export type ServersEvent = {
+  type: "servers";
   changes: Change[];
   /** Of the configuration in service now; counts from 1. */
   config_version: number;
   at: Date;
 };
 
-/** Someone began or ended draining a server, or its last connection ended. */
+/** The weight of a server was set at run time. */
+export type WeightEvent = {
+  type: "weight";
+  backend: string;
+  server: string;
+  /** The weight in force. */
+  weight: number;
+  /** Whether it is that of the configuration again. */
+  configured: boolean;
+  at: Date;
+};
+
+/**
+ * A server is drained. `scheduled`: after a while, see `jitterMs`; `started`: it takes no new connections; `progress`:
+ * connections have ended, at most once a second; `drained`, `deadline`: the end; `cancelled`: it was enabled or
+ * replaced, or the balancer closed; `enabled`: it takes new connections again.
+ */
 export type DrainEvent = {
   type: "drain";
   backend: string;
   server: string;
-  state: "started" | "drained" | "deadline" | "cancelled";
+  state: "scheduled" | "started" | "progress" | "drained" | "deadline" | "cancelled" | "enabled";
   /** Connections still open; absent where they are not counted. */
   connections?: number;
   at: Date;
@@ -65,7 +95,15 @@ export type FatalEvent = { type: "fatal"; message: string; at: Date };
 export type DroppedEvent = { type: "dropped"; count: number; at: Date };
 
 /** Everything `events()` may yield. */
-export type BalancerEvent = ServerEvent | ReloadEvent | DrainEvent | EngineEvent | FatalEvent | DroppedEvent;
+export type BalancerEvent =
+  | ServerEvent
+  | ServersEvent
+  | WeightEvent
+  | ReloadEvent
+  | DrainEvent
+  | EngineEvent
+  | FatalEvent
+  | DroppedEvent;
 
 /** Events that wait for one reader. */
 const QUEUE_LIMIT = 1024;

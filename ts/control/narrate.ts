@@ -5,7 +5,8 @@
 import { formatProblem } from "../config/diagnostics.ts";
 import type { Problem } from "../config/problem.ts";
 import type { NativePacketStats } from "../native/index.ts";
-import type { BalancerEvent, EventHub } from "./events.ts";
+import { describeChanges } from "./diff.ts";
+import type { BalancerEvent, EventHub, ReloadEvent } from "./events.ts";
 import type { Logger } from "./logger.ts";
 
 /** One line of the log. */
@@ -26,18 +27,28 @@ export function narrate(event: BalancerEvent): Line[] {
       };
       return [{ level: "warn", fields, message }, ...(left === 0 ? [none] : [])];
     }
-    case "reload": {
-      const { result, source, message, config_version } = event;
-      if (result !== "rejected") {
-        return [{ level: "info", fields: { source, config_version }, message: `reload: ${message}` }];
-      }
-      const kept = `reload rejected, the old configuration serves on: ${message}`;
-      return [{ level: "error", fields: { source }, message: kept }];
+    case "servers": {
+      const { config_version, changes } = event;
+      return [
+        { level: "info", fields: { config_version }, message: `at run time: ${describeChanges(changes)}` },
+      ];
     }
+    case "weight": {
+      const { backend, server, weight, configured } = event;
+      const again = configured ? " again, as configured" : "";
+      const message = `weight of ${backend}/${server} is ${weight}${again}`;
+      return [{ level: "info", fields: { backend, server, weight }, message }];
+    }
+    case "reload":
+      return [narrateReload(event)];
     case "drain": {
       const { backend, server, connections, state } = event;
       const fields = { backend, server, connections };
-      return [{ level: "info", fields, message: `drain of ${backend}/${server}: ${state}` }];
+      if (state === "enabled")
+        return [{ level: "info", fields, message: `server ${backend}/${server} enabled` }];
+      const open =
+        state === "progress" && connections !== undefined ? `, ${connections} connections left` : "";
+      return [{ level: "info", fields, message: `drain of ${backend}/${server}: ${state}${open}` }];
     }
     case "engine": {
       const { kind, frontend, worker, message } = event;
@@ -48,6 +59,23 @@ export function narrate(event: BalancerEvent): Line[] {
       return [{ level: "error", fields: {}, message: event.message }];
     case "dropped":
       return [{ level: "warn", fields: { count: event.count }, message: `${event.count} events were lost` }];
+  }
+}
+
+function narrateReload({ result, source, message, config_version, confirm_by }: ReloadEvent): Line {
+  const fields = { source, config_version, confirm_by: confirm_by?.toISOString() };
+  switch (result) {
+    case "applied":
+    case "unchanged":
+      return { level: confirm_by === undefined ? "info" : "warn", fields, message: `reload: ${message}` };
+    case "confirmed":
+      return { level: "info", fields, message: `reload confirmed: ${message}` };
+    case "rolled_back":
+      return { level: "warn", fields, message: `reload rolled back: ${message}` };
+    case "rejected": {
+      const kept = `reload rejected, the old configuration serves on: ${message}`;
+      return { level: "error", fields: { source }, message: kept };
+    }
   }
 }
 

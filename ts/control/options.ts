@@ -1,6 +1,10 @@
 /** What `createBalancer()` is given, and the small shapes it gives back. */
+import type { z } from "zod";
 import type { LoadResult } from "../config/load.ts";
 import type { Overrides } from "../config/overrides.ts";
+import type { Problem } from "../config/problem.ts";
+import type { serverSchema } from "../config/schema.ts";
+import type { Change } from "./diff.ts";
 import type { Logger } from "./logger.ts";
 
 /** A file to run from, instead of a configuration object. */
@@ -35,6 +39,47 @@ export type BalancerOptions = {
 
 /** Where something listens. */
 export type ListenAddress = { host: string; port: number };
+
+/** A server that is to come: its name, and what the configuration says of a server. */
+export type NewServer = z.input<typeof serverSchema> & { name: string };
+
+/** All servers of a backend, as a list or as the table of the configuration. */
+export type NewServers = readonly NewServer[] | Readonly<Record<string, z.input<typeof serverSchema>>>;
+
+/** What a change of the configuration or of servers did; JSON as it is. */
+export type ChangeResult = {
+  result: "applied" | "unchanged";
+  /** What changed, for people. */
+  message: string;
+  /** What changed. */
+  changes: Change[];
+  /** What deserves a look: of the configuration, and settings that only the next start takes up. */
+  warnings: Problem[];
+};
+
+/** What a reload did. */
+export type ReloadResult = ChangeResult & {
+  /** When it rolls back unless `confirmReload()` is called before (ISO 8601); absent when nothing waits for that. */
+  confirm_by?: string;
+};
+
+/** How `drain()` goes about it. */
+export type DrainOptions = {
+  /** How long the open connections get, in milliseconds from when the drain takes effect. */
+  deadlineMs?: number;
+  /**
+   * Up to so many milliseconds, a random time, pass before the drain takes effect. For several balancers in front of
+   * the same servers that are told to drain at the same moment: their connections move to the other servers one
+   * balancer after another, not all at once. 0 unless given.
+   */
+  jitterMs?: number;
+};
+
+/** How `removeServer()` ended. */
+export type RemoveResult = ChangeResult & {
+  /** Where it was drained before: how that ended. */
+  drain?: DrainResult;
+};
 
 /** How a drain ended. */
 export type DrainResult = {

@@ -2,7 +2,7 @@
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 
-/** One warning for each changed setting that the running data plane will not take up. */
+/** One warning for each setting in which `next` is not what the data plane runs with: `running`, as it was started. */
 export function needsRestart(running: Config, next: Config): Problem[] {
   const fixed: [string, (config: Config) => unknown][] =
     running.mode === "proxy"
@@ -25,4 +25,10 @@ export function needsRestart(running: Config, next: Config): Problem[] {
       found: String(read(next)),
       expected: `${String(read(running))} until then`,
     }));
+}
+
+/** Why a reload would refuse `next` for its mode; undefined when it would not. */
+export function otherMode(running: Config, next: Config): string | undefined {
+  if (next.mode === running.mode) return undefined;
+  return `mode: cannot change from ${running.mode} to ${next.mode} while running; restart to change the mode`;
 }

@@ -7,11 +7,17 @@ import type { Config } from "../config/schema.ts";
 import { ConveyError, type Dataplane } from "../native/index.ts";
 import type { DrainEvent } from "./events.ts";
 import type { Reporter } from "./narrate.ts";
-import type { DrainResult } from "./options.ts";
-import { carryOver, type ServerRecord, type ServerRecords, toUpdate } from "./states.ts";
+import { carryOver, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
 
 /** How often the connections of a draining server are counted. */
 const POLL_MS = 50;
+/** How often progress is told at most. */
+const PROGRESS_MS = 1000;
+/** A day, as in the configuration. */
+const LONGEST_MS = 86_400_000;
+
+/** How a drain ended; connections are absent where nobody counts them. */
+export type DrainEnd = { state: "drained" | "deadline" | "cancelled"; connections?: number };
 
 /** See the module's head. */
 export class ServerTable {
@@ -20,6 +26,8 @@ export class ServerTable {
   #records: ServerRecords;
   /** Health changes of this turn of the loop, with their causes. */
   readonly #transitions = new Map<string, string>();
+  /** Drains that have not begun yet. */
+  readonly #scheduled = new Set<{ key: string; cancel: AbortController }>();
   #closed = false;
 
   constructor(records: ServerRecords, dataplane: Dataplane, reporter: Reporter) {
@@ -32,9 +40,9 @@ export class ServerTable {
     return this.#records;
   }
 
-  /** The records as they would be under `config`; nothing changes. */
-  under(config: Config): ServerRecords {
-    return carryOver(config, this.#records);
+  /** The records as they would be under `config`; nothing changes. Servers that come back are as in `earlier`. */
+  under(config: Config, earlier?: ServerRecords): ServerRecords {
+    return carryOver(config, this.#records, earlier);
   }
 
   /** Goes by `records` from now on, which the data plane has. */
@@ -45,32 +53,52 @@ export class ServerTable {
   /** Ends every drain; no call is answered any more. */
   close(): void {
     this.#closed = true;
+    for (const { cancel } of this.#scheduled) cancel.abort();
   }
 
   /** See `Balancer.drain()`. */
-  async drain(name: string, deadlineMs: number): Promise<DrainResult> {
+  async drain(name: string, deadlineMs: number, jitterMs = 0): Promise<DrainEnd> {
+    for (const [what, value] of Object.entries({ deadlineMs, jitterMs })) {
+      if (Number.isFinite(value) && value >= 0 && value <= LONGEST_MS) continue;
+      throw new ConveyError("CONFIG_INVALID", `${what}: ${value} is no number from 0 to ${LONGEST_MS}`);
+    }
     const record = this.#record(name);
+    const isCounted = this.#dataplane.openConnections() !== null;
     // Where nobody counts connections, some may be open until the deadline.
     const gauge = this.#dataplane.serverGauge(record.backend, record.server);
-    const isCounted = this.#dataplane.openConnections() !== null;
     const open = (): number | undefined => (isCounted ? (gauge?.open() ?? 0) : undefined);
-    const deadline = performance.now() + deadlineMs;
-    record.draining = true;
-    this.#push(record);
-    const end = (state: DrainEvent["state"]): DrainResult => {
-      const connections = open();
+    const tell = (state: DrainEvent["state"], connections = open()) =>
       this.#tellDrain(record, state, connections);
-      return { drained: state === "drained", ...counted(connections) };
+    const end = (state: DrainEnd["state"]): DrainEnd => {
+      const connections = open();
+      tell(state, connections);
+      return { state, ...counted(connections) };
     };
-    this.#tellDrain(record, "started", open());
+    if (jitterMs > 0) {
+      tell("scheduled");
+      if (!(await this.#wait(record.key, Math.random() * jitterMs))) return end("cancelled");
+    }
+    const now = this.#records.get(record.key);
+    if (now !== undefined && now.addr === record.addr) {
+      now.draining = true;
+      this.#push(now);
+    }
+    const deadline = performance.now() + deadlineMs;
+    let told = { connections: open(), at: performance.now() };
+    tell("started", told.connections);
     for (;;) {
       const now = this.#records.get(record.key);
       // One that a reload removed is drained all the more: its connections are counted on.
       const wanted = now === undefined || (now.draining && now.addr === record.addr);
       if (!wanted || this.#closed) return end("cancelled");
-      if (open() === 0) return end("drained");
+      const connections = open();
+      if (connections === 0) return end("drained");
       const left = deadline - performance.now();
       if (left <= 0) return end("deadline");
+      if (connections !== told.connections && performance.now() - told.at >= PROGRESS_MS) {
+        told = { connections, at: performance.now() };
+        tell("progress", connections);
+      }
       await sleep(Math.min(POLL_MS, left));
     }
   }
@@ -78,9 +106,10 @@ export class ServerTable {
   /** See `Balancer.enable()`. */
   enable(name: string): void {
     const record = this.#record(name);
+    for (const scheduled of this.#scheduled) if (scheduled.key === record.key) scheduled.cancel.abort();
     record.draining = false;
     this.#push(record);
-    this.#reporter.info({ backend: record.backend, server: record.server }, "server enabled");
+    this.#tellDrain(record, "enabled", undefined);
   }
 
   /** See `Balancer.setWeight()`. */
@@ -91,7 +120,30 @@ export class ServerTable {
     }
     record.weightOverride = weight ?? undefined;
     this.#push(record);
-    this.#reporter.info({ backend: record.backend, server: record.server, weight }, "weight set");
+    const { backend, server } = record;
+    const configured = weight === null;
+    this.#reporter.emit({
+      type: "weight",
+      backend,
+      server,
+      weight: weightOf(record),
+      configured,
+      at: new Date(),
+    });
+  }
+
+  /** Resolves with whether the time has passed without the drain being called off. */
+  async #wait(key: string, ms: number): Promise<boolean> {
+    const scheduled = { key, cancel: new AbortController() };
+    this.#scheduled.add(scheduled);
+    try {
+      await sleep(ms, undefined, { signal: scheduled.cancel.signal });
+      return true;
+    } catch {
+      return false;
+    } finally {
+      this.#scheduled.delete(scheduled);
+    }
   }
 
   /** A health check changed its mind. All changes of one turn of the loop reach the data plane in one call. */
@@ -146,7 +198,7 @@ export class ServerTable {
     if (this.#closed) throw new ConveyError("CLOSED", "this balancer was closed");
     const record = this.#records.get(name);
     if (record !== undefined) return record;
-    throw new ConveyError("NOT_FOUND", `no server is named "${name}"; servers are named backend/server`);
+    throw noServer(name);
   }
 
   #push(record: ServerRecord): void {
@@ -158,6 +210,9 @@ export class ServerTable {
     this.#reporter.emit({ type: "drain", backend, server, state, ...counted(connections), at: new Date() });
   }
 }
+
+export const noServer = (name: string): ConveyError =>
+  new ConveyError("NOT_FOUND", `no server is named "${name}"; servers are named backend/server`);
 
 const counted = (connections: number | undefined): { connections?: number } =>
   connections === undefined ? {} : { connections };

@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
 import { lower } from "../config/lower.ts";
+import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 import { type AdminSettings, adminSettings } from "../http/access.ts";
 import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
@@ -18,11 +19,12 @@ import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
+import type { SlotChange } from "./plan.ts";
 import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
-import { needsRestart } from "./restart.ts";
+import { needsRestart, otherMode } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
-import { carryOver, checkTargets, toStates } from "./states.ts";
+import { carryOver, checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
 import { buildStats, type Stats } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
@@ -42,6 +44,7 @@ export class Service {
   readonly #startedAt = performance.now();
   /** Asked for once after each change: programs ask frontend by frontend. */
   #addresses: ReadonlyMap<string, SocketAddress> | undefined;
+  readonly #started: Config;
   #config: Config;
   #version = 1;
   /** When the latest configuration was put in service, or could not be. */
@@ -57,6 +60,7 @@ export class Service {
       keepAlive: boolean;
     },
   ) {
+    this.#started = config;
     this.#config = config;
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
@@ -150,7 +154,8 @@ export class Service {
     this.dataplane.stopAccepting();
   }
 
-  stats(draining: boolean, lastReload: ReloadStatus | undefined): Stats {
+  /** `isRuntime` tells of a server whether it was added or set at run time. */
+  stats(draining: boolean, lastReload: ReloadStatus | undefined, isRuntime: (key: string) => boolean): Stats {
     const { mode, frontends } = this.#config;
     return buildStats(this.dataplane.stats(), {
       mode,
@@ -161,6 +166,7 @@ export class Service {
       routes: new Map(Object.entries(frontends).map(([name, f]) => [name, f.backend])),
       lastCheck: (key) => this.#health.lastCheck(key),
       lastReload,
+      isRuntime,
     });
   }
 
@@ -196,38 +202,55 @@ export class Service {
     );
   }
 
+  /** Connections of everything, counted now. */
+  counted(): Pick<Stats, "frontends" | "backends"> {
+    return this.stats(false, undefined, () => false);
+  }
+
+  /** What would move in the tables of backends that stay. */
+  slotChanges(_next: Config): SlotChange[] {
+    return [];
+  }
+
+  /** Settings of `next` that only the next start would take up. */
+  needsRestart(next: Config): Problem[] {
+    return needsRestart(this.#started, next);
+  }
+
+  /** Whether frontends of `next` may listen on other addresses than before though nothing was changed. */
+  mayMove(next: Config): boolean {
+    return next.mode !== "proxy" && hasWildcard(next);
+  }
+
   /**
-   * Puts `next` in service. `assertOpen` throws when that is no longer wanted.
+   * Puts `next` in service. `assertOpen` throws when that is no longer wanted. Servers that come back are as in
+   * `earlier`.
    *
    * @throws ConveyError and leaves the old configuration in service.
    */
-  apply(next: Config, assertOpen: () => void): Promise<Applied> {
-    const applied = this.#apply(next, assertOpen);
+  apply(next: Config, assertOpen: () => void, earlier?: ServerRecords): Promise<Applied> {
+    const applied = this.#apply(next, assertOpen, earlier);
     this.#applied = applied.catch(() => undefined);
     return applied;
   }
 
-  async #apply(next: Config, assertOpen: () => void): Promise<Applied> {
+  async #apply(next: Config, assertOpen: () => void, earlier?: ServerRecords): Promise<Applied> {
     assertOpen();
     const before = this.#config;
-    if (next.mode !== before.mode) {
-      throw new ConveyError(
-        "CONFIG_INVALID",
-        `mode: cannot change from ${before.mode} to ${next.mode} while running; restart to change the mode`,
-        { field: "mode" },
-      );
-    }
+    const refused = otherMode(before, next);
+    if (refused !== undefined) throw new ConveyError("CONFIG_INVALID", refused, { field: "mode" });
     const settings = next.stats && (await adminSettings(next.stats, process.env));
     // A wildcard may stand for other addresses than before.
-    const changes = !isDeepStrictEqual(next, before) || (next.mode !== "proxy" && hasWildcard(next));
+    const changes = !isDeepStrictEqual(next, before) || this.mayMove(next);
     if (this.#admin.serves(settings) && !changes) return { result: "unchanged", changes: [], warnings: [] };
     const neighbours = { before: this.#listeners(), after: configuredListeners(next) };
     const move = await this.#admin.move(settings, neighbours);
     let installed = false;
+    const records = copyRecords(this.servers.records);
     try {
       assertOpen();
       refuseOwnAddress(this.#admin.address, neighbours.after);
-      this.#install(next);
+      this.#install(next, earlier);
       installed = true;
       await this.dataplane.settle();
       await move.finish(this.#listeners());
@@ -235,7 +258,7 @@ export class Service {
       // The data plane first: it may hold the address that the old HTTP server goes back to.
       return await undo(error, async () => {
         if (installed) {
-          this.#install(before);
+          this.#install(before, records);
           await this.dataplane.settle();
         }
         await move.rollBack();
@@ -243,12 +266,12 @@ export class Service {
     }
     move.commit();
     this.#version += 1;
-    return { result: "applied", changes: diffConfig(before, next), warnings: needsRestart(before, next) };
+    return { result: "applied", changes: diffConfig(before, next), warnings: this.needsRestart(next) };
   }
 
   /** Without a pause: health results and operators may change records in between. */
-  #install(next: Config): void {
-    const records = this.servers.under(next);
+  #install(next: Config, earlier?: ServerRecords): void {
+    const records = this.servers.under(next, earlier);
     this.dataplane.install(lower(next, toStates(records)));
     this.#addresses = undefined;
     this.servers.replace(records);

@@ -28,28 +28,43 @@ export type ServerRecord = {
 /** Records by `serverKey()`. */
 export type ServerRecords = ReadonlyMap<string, ServerRecord>;
 
-/** Records for `config`; `previous` stays as it was. */
-export function carryOver(config: Config, previous: ServerRecords): ServerRecords {
+/**
+ * Records for `config`; `previous` stays as it was. A server or weight that `previous` does not have any more comes
+ * back as it was in `earlier`.
+ */
+export function carryOver(
+  config: Config,
+  previous: ServerRecords,
+  earlier: ServerRecords = new Map(),
+): ServerRecords {
   const records = new Map<string, ServerRecord>();
   for (const [backend, { servers }] of Object.entries(config.backends)) {
     for (const [server, { addr, weight }] of Object.entries(servers)) {
       const key = serverKey(backend, server);
-      const old = previous.get(key);
-      const same = old !== undefined && old.addr === addr;
+      const [old, older] = [previous, earlier].map((those) => {
+        const record = those.get(key);
+        return record?.addr === addr ? record : undefined;
+      });
+      const weighed = [old, older].find((record) => record?.configuredWeight === weight);
+      const same = old ?? older;
       records.set(key, {
         key,
         backend,
         server,
         addr,
         configuredWeight: weight,
-        weightOverride: same && old.configuredWeight === weight ? old.weightOverride : undefined,
-        draining: same && old.draining,
-        up: same ? old.up : true,
+        weightOverride: weighed?.weightOverride,
+        draining: same?.draining ?? false,
+        up: same?.up ?? true,
       });
     }
   }
   return records;
 }
+
+/** Copies, which stay as they are. */
+export const copyRecords = (records: ServerRecords): ServerRecords =>
+  new Map([...records].map(([key, record]) => [key, { ...record }]));
 
 /** The weight in force. */
 export const weightOf = (record: ServerRecord): number => record.weightOverride ?? record.configuredWeight;

@@ -40,6 +40,8 @@ export type ServerStats = CounterStats & {
   /** The weight in force, which may have been set at run time. */
   weight: number;
   draining: boolean;
+  /** "runtime": added, or set to other settings than the configuration's, at run time; its weight alone does not count. */
+  origin: "file" | "runtime";
   /** null before the first check has finished. */
   last_check: CheckStats | null;
   reasons: Reasons;
@@ -110,6 +112,18 @@ export type PacketStats = {
   };
 };
 
+/** How the latest reload ended; see `ReloadEvent`. */
+export type LastReload = {
+  at: string;
+  result: ReloadStatus["result"];
+  source: ReloadStatus["source"];
+  message: string;
+  /** When it is rolled back unless it is confirmed before; absent when nothing waits for that. */
+  confirm_by?: string;
+  /** The file says something else than what is in service: it was refused, rolled back, or a program's update came after it. */
+  file_differs?: true;
+};
+
 /** The body of `GET /stats`. */
 export type Stats = Partial<PacketStats> &
   ConnectionStats & {
@@ -126,12 +140,7 @@ export type Stats = Partial<PacketStats> &
     draining: boolean;
     reasons: Reasons;
     /** null until a reload was tried. */
-    last_reload: {
-      at: string;
-      result: "applied" | "unchanged" | "rejected";
-      source: "file" | "update";
-      message: string;
-    } | null;
+    last_reload: LastReload | null;
     /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
     return_path_visible?: false;
   };
@@ -147,6 +156,7 @@ export type StatsContext = {
   routes: ReadonlyMap<string, string>;
   lastCheck: (key: string) => LastCheck | undefined;
   lastReload: ReloadStatus | undefined;
+  isRuntime: (key: string) => boolean;
 };
 
 export function buildStats(native: NativeStats, context: StatsContext): Stats {
@@ -164,7 +174,9 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
           server_details: Object.fromEntries(
             backend.servers.map((server) => {
               const key = serverKey(backend.name, server.name);
-              return [server.name, serverStats(server, context.records.get(key), context.lastCheck(key))];
+              const origin = context.isRuntime(key) ? "runtime" : "file";
+              const record = context.records.get(key);
+              return [server.name, serverStats(server, record, context.lastCheck(key), origin)];
             }),
           ),
         },
@@ -187,10 +199,15 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
     config_version: context.configVersion,
     draining: context.draining,
     reasons: reasons(native.reasons),
-    last_reload: lastReload === undefined ? null : { ...lastReload, at: lastReload.at.toISOString() },
+    last_reload: lastReload === undefined ? null : toLastReload(lastReload),
     ...(native.packet === undefined ? {} : packetStats(native.packet)),
     ...(context.mode === "dsr" ? { return_path_visible: false as const } : {}),
   };
+}
+
+function toLastReload({ at, confirm_by, ...rest }: ReloadStatus): LastReload {
+  const by = confirm_by === undefined ? {} : { confirm_by: confirm_by.toISOString() };
+  return { at: at.toISOString(), ...rest, ...by };
 }
 
 function packetStats(native: NativePacketStats): PacketStats {
@@ -226,6 +243,7 @@ function serverStats(
   server: NativeServerStats,
   record: ServerRecord | undefined,
   check: LastCheck | undefined,
+  origin: ServerStats["origin"],
 ): ServerStats {
   return {
     ...counters(server.counters),
@@ -233,6 +251,7 @@ function serverStats(
     up: record?.up ?? server.up,
     weight: record === undefined ? server.weight : weightOf(record),
     draining: record?.draining ?? server.draining,
+    origin,
     last_check:
       check === undefined
         ? null

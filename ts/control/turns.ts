@@ -5,9 +5,10 @@ export class Turns {
   readonly #limit: number;
   #tail: Promise<unknown> = Promise.resolve();
   #taken = 0;
+  #asked = 0;
 
   /** `limit`: calls under way and waiting together. */
-  constructor(limit: number) {
+  constructor(limit: number = Number.POSITIVE_INFINITY) {
     this.#limit = limit;
   }
 
@@ -23,6 +24,7 @@ export class Turns {
       );
     }
     this.#taken += 1;
+    this.#asked += 1;
     const turn = this.#tail.then(it);
     this.#tail = turn
       .catch(() => undefined)
@@ -30,5 +32,15 @@ export class Turns {
         this.#taken -= 1;
       });
     return turn;
+  }
+
+  /** How often a turn was asked for so far. */
+  get asked(): number {
+    return this.#asked;
+  }
+
+  /** Resolves when every call asked for so far has ended, well or not. */
+  async idle(): Promise<void> {
+    await this.#tail;
   }
 }

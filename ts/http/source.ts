@@ -3,9 +3,8 @@ import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
 import type { BalancerEvent } from "../control/events.ts";
 import type { Explanation } from "../control/explain.ts";
-import type { DrainResult } from "../control/options.ts";
+import type { DrainResult, ReloadResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
-import type { ReloadResult } from "../control/reload.ts";
 import type { Stats } from "../control/stats.ts";
 
 /** Methods reject or throw a ConveyError, as those of `Balancer` do. */

@@ -52,7 +52,11 @@ describe("drain", () => {
     lb.enable("pool/b");
     expect(await answers(lb, 6)).toEqual({ a: 3, b: 3 });
     for (const client of clients) client.close();
-    expect(seen.filter((e) => e.type === "drain").map((e) => e.state)).toEqual(["started", "drained"]);
+    expect(seen.filter((e) => e.type === "drain").map((e) => e.state)).toEqual([
+      "started",
+      "drained",
+      "enabled",
+    ]);
   });
 
   test("at its deadline drain resolves with what is still open, and cuts nothing", async () => {

@@ -42,7 +42,12 @@ test("the same configuration is a no-op and says so", async () => {
   await using a = await echoServer("a");
   const config = poolConfig({ a: { addr: a.addr } });
   await using lb = await createBalancer(config);
-  expect(await lb.update(structuredClone(config))).toEqual({ result: "unchanged", warnings: [] });
+  expect(await lb.update(structuredClone(config))).toEqual({
+    result: "unchanged",
+    message: "nothing has changed",
+    changes: [],
+    warnings: [],
+  });
   expect(lb.stats()).toMatchObject({ config_version: 1, last_reload: { result: "unchanged" } });
 });
 

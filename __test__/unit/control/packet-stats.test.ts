@@ -48,6 +48,7 @@ const context = (mode: StatsContext["mode"]): StatsContext => ({
   routes: new Map(),
   lastCheck: () => undefined,
   lastReload: undefined,
+  isRuntime: () => false,
 });
 
 describe("/stats in the packet modes", () => {

@@ -1,0 +1,139 @@
+/** What a reload would change, before it does: the same judgement and the same comparison, without doing it. */
+import { checkConfig } from "../config/check.ts";
+import { formatProblem } from "../config/diagnostics.ts";
+import { type LoadResult, loadConfigFile, loadConfigText } from "../config/load.ts";
+import type { Overrides } from "../config/overrides.ts";
+import type { Problem } from "../config/problem.ts";
+import type { Config, ConfigInput } from "../config/schema.ts";
+import type { Configuration } from "./configuration.ts";
+import { type Change, describeChange, diffConfig } from "./diff.ts";
+import { otherMode } from "./restart.ts";
+import type { Service } from "./service.ts";
+import type { Stats } from "./stats.ts";
+
+/** A configuration to plan with: an object, a file, or a text with a name for messages. */
+export type PlanSource = ConfigInput | { configFile: string } | { toml: string; file?: string };
+
+/** What a reload would change; JSON as it is. */
+export type Plan = {
+  /** Whether a reload would get as far as putting it in service: what only the attempt shows is not known, such as taken addresses. */
+  ok: boolean;
+  /** What is wrong with it, errors first; empty changes where there are errors. */
+  problems: Problem[];
+  changes: Change[];
+  /** Settings among the changes that only the next start would take up. */
+  restart_needed: Problem[];
+  /** Backends of which slots of the Maglev table would name another server; in the packet modes alone. */
+  slots: SlotChange[];
+  /** Frontends that would go or listen elsewhere. Their connections go on. */
+  frontends: Touched[];
+  /** Servers that would go or have another address. Their connections go on. */
+  servers: Touched[];
+};
+
+/** Of so many slots of a backend's table so many would name another server than now: that share of new flows moves. */
+export type SlotChange = { backend: string; moved: number; slots: number };
+
+/** What would no longer take new connections, and its connections now; absent where they are not counted. */
+export type Touched = {
+  name: string;
+  address: string;
+  change: "removed" | "moved";
+  current_connections?: number;
+};
+
+type Loaded = { ok: true; config: Config; warnings: Problem[] } | { ok: false; problems: Problem[] };
+
+/** Reads what is planned with, by the way of a reload: the overrides win over files and texts. */
+export async function loadPlanned(
+  source: PlanSource,
+  overrides: Overrides = [],
+): Promise<Loaded | LoadResult> {
+  if (typeof source === "object" && source !== null) {
+    if ("configFile" in source) return await loadConfigFile(source.configFile, overrides);
+    if ("toml" in source) {
+      const { toml, file } = source;
+      return await loadConfigText(toml, { overrides, host: true, ...(file === undefined ? {} : { file }) });
+    }
+  }
+  return checkConfig(source);
+}
+
+/** The plan for a configuration that was loaded. */
+export function makePlan(loaded: Loaded | LoadResult, configuration: Configuration, service: Service): Plan {
+  const nothing = { changes: [], restart_needed: [], slots: [], frontends: [], servers: [] };
+  if (!loaded.ok) return { ok: false, problems: loaded.problems, ...nothing };
+  const { config: next, problems: atRunTime } = configuration.under(loaded.config);
+  const now = service.config;
+  const mode = otherMode(now, next);
+  const problems = [...atRunTime, ...loaded.warnings];
+  if (mode !== undefined)
+    problems.unshift({ severity: "error", path: "mode", message: mode.replace(/^mode: /, "") });
+  problems.sort((a, b) => Number(a.severity === "warning") - Number(b.severity === "warning"));
+  if (problems.some(({ severity }) => severity === "error")) return { ok: false, problems, ...nothing };
+  const stats = service.counted();
+  return {
+    ok: true,
+    problems,
+    changes: diffConfig(now, next),
+    restart_needed: service.needsRestart(next),
+    slots: service.slotChanges(next),
+    frontends: touchedFrontends(now, next, stats),
+    servers: touchedServers(now, next, stats),
+  };
+}
+
+function touchedFrontends(now: Config, next: Config, stats: Pick<Stats, "frontends">): Touched[] {
+  return Object.entries(now.frontends).flatMap(([name, { listen_addr, protocol }]) => {
+    const later = own(next.frontends, name);
+    const same = later?.listen_addr === listen_addr && later.protocol === protocol;
+    if (same) return [];
+    const change = later === undefined ? ("removed" as const) : ("moved" as const);
+    return [{ name, address: listen_addr, change, ...connections(own(stats.frontends, name)) }];
+  });
+}
+
+function touchedServers(now: Config, next: Config, stats: Pick<Stats, "backends">): Touched[] {
+  return Object.entries(now.backends).flatMap(([backend, { servers }]) =>
+    Object.entries(servers).flatMap(([server, { addr }]) => {
+      const later = own(own(next.backends, backend)?.servers ?? {}, server);
+      if (later?.addr === addr) return [];
+      const change = later === undefined ? ("removed" as const) : ("moved" as const);
+      const counted = own(own(stats.backends, backend)?.server_details ?? {}, server);
+      return [{ name: `${backend}/${server}`, address: addr, change, ...connections(counted) }];
+    }),
+  );
+}
+
+const own = <T>(table: Readonly<Record<string, T>>, name: string): T | undefined =>
+  Object.hasOwn(table, name) ? table[name] : undefined;
+
+const connections = (it: { current_connections?: number } | undefined): { current_connections?: number } =>
+  it?.current_connections === undefined ? {} : { current_connections: it.current_connections };
+
+/** The plan in lines for people, without colours. */
+export function describePlan(plan: Plan): string[] {
+  const problems = plan.problems.map(formatProblem);
+  if (!plan.ok) return [...problems, "a reload would refuse this configuration"];
+  if (plan.changes.length === 0) return [...problems, "nothing would change"];
+  return [
+    ...problems,
+    ...plan.changes.map(describeChange),
+    ...plan.restart_needed.map(({ path }) => `${path} takes effect at the next start`),
+    ...plan.slots.map(
+      ({ backend, moved, slots }) =>
+        `backend ${backend}: ${moved} of ${slots} slots (${((100 * moved) / slots).toFixed(1)} %) get another server`,
+    ),
+    ...plan.frontends.map((it) => touchedLine("frontend", it)),
+    ...plan.servers.map((it) => touchedLine("server", it)),
+  ];
+}
+
+function touchedLine(what: string, { name, address, change, current_connections: open }: Touched): string {
+  const how = change === "removed" ? "goes" : "gets another address";
+  const count =
+    open === undefined
+      ? "connections are not counted"
+      : `${open} open ${open === 1 ? "connection" : "connections"}`;
+  return `${what} ${name} (${address}) ${how}: ${count}${open === 0 ? "" : "; they go on"}`;
+}
