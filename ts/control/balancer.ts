@@ -220,7 +220,7 @@ export class Balancer implements AsyncDisposable {
     this.#assertOpen();
     const loaded = await loadPlanned(source, this.#source?.overrides);
     this.#assertOpen();
-    return makePlan(loaded, this.#configuration, this.#service);
+    return await makePlan(loaded, this.#configuration, this.#service);
   }
 
   /**

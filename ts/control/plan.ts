@@ -1,14 +1,17 @@
 /** What a reload would change, before it does: the same judgement and the same comparison, without doing it. */
+import { isDeepStrictEqual } from "node:util";
 import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
 import { type LoadResult, loadConfigFile, loadConfigText } from "../config/load.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config, ConfigInput } from "../config/schema.ts";
+import { loadDataplane, type NativeMember } from "../native/index.ts";
 import type { Configuration } from "./configuration.ts";
 import { type Change, describeChange, diffConfig } from "./diff.ts";
 import { otherMode } from "./restart.ts";
 import type { Service } from "./service.ts";
+import { type ServerRecords, weightOf } from "./states.ts";
 import type { Stats } from "./stats.ts";
 
 /** A configuration to plan with: an object, a file, or a text with a name for messages. */
@@ -60,7 +63,11 @@ export async function loadPlanned(
 }
 
 /** The plan for a configuration that was loaded. */
-export function makePlan(loaded: Loaded | LoadResult, configuration: Configuration, service: Service): Plan {
+export async function makePlan(
+  loaded: Loaded | LoadResult,
+  configuration: Configuration,
+  service: Service,
+): Promise<Plan> {
   const nothing = { changes: [], restart_needed: [], slots: [], frontends: [], servers: [] };
   if (!loaded.ok) return { ok: false, problems: loaded.problems, ...nothing };
   const { config: next, problems: atRunTime } = configuration.under(loaded.config);
@@ -77,10 +84,37 @@ export function makePlan(loaded: Loaded | LoadResult, configuration: Configurati
     problems,
     changes: diffConfig(now, next),
     restart_needed: service.needsRestart(next),
-    slots: service.slotChanges(next),
+    slots: await slotChanges(next, service),
     frontends: touchedFrontends(now, next, stats),
     servers: touchedServers(now, next, stats),
   };
+}
+
+/** Of backends that stay and whose servers are others or weighed otherwise. */
+async function slotChanges(next: Config, { config: now, servers }: Service): Promise<SlotChange[]> {
+  if (now.mode === "proxy") return [];
+  const [before, after] = [servers.records, servers.under(next)].map(members);
+  const { movedSlots } = await loadDataplane();
+  const found: SlotChange[] = [];
+  for (const backend of Object.keys(next.backends)) {
+    if (!Object.hasOwn(now.backends, backend)) continue;
+    const [old, then] = [before?.get(backend) ?? [], after?.get(backend) ?? []];
+    if (isDeepStrictEqual(old, then)) continue;
+    const { moved, slots } = await movedSlots(old, then);
+    if (moved > 0) found.push({ backend, moved, slots });
+  }
+  return found;
+}
+
+/** Who takes part in the table of each backend, and how much. */
+function members(records: ServerRecords): Map<string, NativeMember[]> {
+  const backends = new Map<string, NativeMember[]>();
+  for (const record of records.values()) {
+    const list = backends.get(record.backend) ?? [];
+    backends.set(record.backend, list);
+    list.push({ addr: record.addr, weight: record.up && !record.draining ? weightOf(record) : 0 });
+  }
+  return backends;
 }
 
 function touchedFrontends(now: Config, next: Config, stats: Pick<Stats, "frontends">): Touched[] {

@@ -19,7 +19,6 @@ import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
-import type { SlotChange } from "./plan.ts";
 import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
@@ -205,11 +204,6 @@ export class Service {
   /** Connections of everything, counted now. */
   counted(): Pick<Stats, "frontends" | "backends"> {
     return this.stats(false, undefined, () => false);
-  }
-
-  /** What would move in the tables of backends that stay. */
-  slotChanges(_next: Config): SlotChange[] {
-    return [];
   }
 
   /** Settings of `next` that only the next start would take up. */

@@ -14,7 +14,9 @@ import type {
   NativeEngine,
   NativeEvent,
   NativeExplanation,
+  NativeMember,
   NativeMode,
+  NativeMovedSlots,
   NativeProbe,
   NativeProbeReport,
   NativeProtocol,
@@ -33,6 +35,8 @@ export type {
   NativeEvent,
   NativeExplanation,
   NativeGuardDrops,
+  NativeMember,
+  NativeMovedSlots,
   NativePacketStats,
   NativeProbe,
   NativeProbeReport,
@@ -123,6 +127,8 @@ export interface DataplaneModule {
     source: string,
     destination: string,
   ): NativeExplanation;
+  /** How many slots of a backend's Maglev table would name another address with `after` than with `before`. */
+  movedSlots(before: NativeMember[], after: NativeMember[]): Promise<NativeMovedSlots>;
   /** What a start would do to the host, as lines one could type; changes nothing. */
   hostDryRun(config: NativeConfig): string[];
   /** What this host would say to a start: why it would be refused, what stands in the way; changes nothing. */
@@ -157,6 +163,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
   return {
     start: (config, onEvent) => wrap(unwrap(() => addon.Dataplane.start(config, onEvent))),
     explainConfig: (...question) => unwrap(() => addon.explainConfig(...question)),
+    movedSlots: async (...tables) => await unwrap(() => addon.movedMaglevSlots(...tables)),
     hostDryRun: (config) => unwrap(() => addon.hostDryRun(config)),
     hostProblems: (config) => unwrap(() => addon.hostProblems(config)),
     hostCleanup: () => unwrap(() => addon.hostCleanup()),

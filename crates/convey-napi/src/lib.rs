@@ -12,4 +12,5 @@ mod event;
 mod explain;
 mod host;
 mod probe;
+mod selection;
 mod stats;

@@ -126,6 +126,13 @@ export declare function hostDryRun(config: NativeConfig): Array<string>
  */
 export declare function hostProblems(config: NativeConfig): Array<string>
 
+/**
+ * How many slots of a backend's Maglev table would name another address with `after` than with `before`.
+ *
+ * Throws with `code` CONFIG_INVALID.
+ */
+export declare function movedMaglevSlots(before: Array<NativeMember>, after: Array<NativeMember>): Promise<NativeMovedSlots>
+
 /** Where a frontend listens. */
 export interface NativeAddress {
   frontend: string
@@ -307,8 +314,22 @@ export interface NativeGuardDrops {
   icmpErrors: number
 }
 
+/** A server that takes part in a table. */
+export interface NativeMember {
+  /** `ip:port`, IPv6 in brackets. */
+  addr: string
+  /** The weight in force; 0 for a server that is down or draining. */
+  weight: number
+}
+
 /** How connections are forwarded. */
 export type NativeMode = 'proxy' | 'passthrough' | 'dsr'
+
+/** How much of a backend's table would move. */
+export interface NativeMovedSlots {
+  moved: number
+  slots: number
+}
 
 /** Where a packet is sent. */
 export interface NativeNextHop {

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode } = nativeBinding
+const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { dropPrivileges }
@@ -784,6 +784,7 @@ export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }
 export { hostProblems }
+export { movedMaglevSlots }
 export { NativeConnectionTracking }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }

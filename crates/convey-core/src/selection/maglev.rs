@@ -37,6 +37,15 @@ impl std::fmt::Debug for MaglevTable {
     }
 }
 
+/// How many slots name another value under `after` than under `before`. Servers that are in both have one value.
+pub fn moved_slots(before: &[Member], after: &[Member]) -> usize {
+    match (MaglevTable::build(before), MaglevTable::build(after)) {
+        (None, None) => 0,
+        (Some(old), Some(new)) => old.slots().iter().zip(new.slots()).filter(|(a, b)| a != b).count(),
+        _ => SLOTS,
+    }
+}
+
 struct Claimant {
     value: u16,
     offset: u32,
@@ -220,6 +229,17 @@ mod tests {
         let twin = |value| Member { seed: 7, weight: 1, value };
         let counts = counts(&MaglevTable::build(&[twin(0), twin(1)]).unwrap(), 2);
         assert!(counts[0].abs_diff(counts[1]) <= 1);
+    }
+
+    #[test]
+    fn the_slots_that_move_are_those_of_a_server_that_leaves_and_few_of_the_others() {
+        let all = members(&[1; 4]);
+        assert_eq!(moved_slots(&all, &all), 0);
+        let moved = moved_slots(&all, &all[..3]);
+        assert!((SLOTS / 4..SLOTS * 3 / 8).contains(&moved), "{moved} slots moved");
+        assert_eq!(moved_slots(&[], &all), SLOTS);
+        assert_eq!(moved_slots(&all, &members(&[0; 4])), SLOTS);
+        assert_eq!(moved_slots(&[], &members(&[0])), 0);
     }
 
     #[test]

@@ -5,5 +5,5 @@ pub mod maglev;
 pub mod round_robin;
 
 pub use flow_hash::{flow_hash, flow_words};
-pub use maglev::{MaglevTable, Member, member_seed};
+pub use maglev::{MaglevTable, Member, member_seed, moved_slots};
 pub use round_robin::RoundRobin;
