@@ -1,14 +1,10 @@
 //! The engine: its start and its end.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use convey_core::{Mode, Protocol};
-use convey_engine::steering::worker_for;
 use convey_engine::{
-    EngineError, EngineKind, EngineSetup, EngineStats, Explanation, Heir, Keep, NextHops, PacketEngine,
-    PacketSnapshot, PortRange, SavedFlows, TakenOver, WorkerMemory,
+    EngineError, EngineKind, EngineSetup, EngineStats, Heir, Keep, PacketEngine, PacketSnapshot, SavedFlows,
+    TakenOver, UserSide, WorkerMemory,
 };
 
 use crate::error;
@@ -17,9 +13,6 @@ use crate::scope::Scope;
 use crate::sockets::Sockets;
 use crate::user_path::UserPath;
 use crate::worker::Runner;
-
-/// No port lies within: answers of servers do not come by here.
-const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
 
 /// The portable packet engine at work. Dropping it closes it.
 pub struct AfPacketEngine {
@@ -30,7 +23,7 @@ pub struct AfPacketEngine {
 
 impl std::fmt::Debug for AfPacketEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AfPacketEngine").field("interfaces", &self.interfaces()).finish_non_exhaustive()
+        f.debug_struct("AfPacketEngine").field("interfaces", &self.path.interfaces()).finish_non_exhaustive()
     }
 }
 
@@ -95,32 +88,8 @@ impl PacketEngine for AfPacketEngine {
         self.path.stats()
     }
 
-    /// The worker that the packet is steered to answers, an idle one within a tenth of a second.
-    fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation> {
-        let snapshot = self.path.shared().snapshot.load_full();
-        let options = snapshot.options();
-        let nat_ports = if snapshot.mode() == Mode::Passthrough { options.nat_ports } else { NO_PORTS };
-        let index =
-            worker_for(source.ip(), source.port(), destination.port(), nat_ports, options.workers.max(1));
-        self.path.explain(index, protocol, source, destination, timeout)
-    }
-
-    fn next_hops(&self) -> Option<Arc<NextHops>> {
-        Some(self.path.next_hops())
-    }
-
-    fn resolve(&self, ifindex: u32, address: IpAddr) {
-        self.path.resolve(ifindex, address);
-    }
-
-    fn interfaces(&self) -> Vec<u32> {
-        self.path.interfaces()
+    fn user_side(&self) -> &dyn UserSide {
+        &self.path
     }
 
     fn taken_over(&self) -> Option<TakenOver> {

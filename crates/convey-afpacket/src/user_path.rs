@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use convey_core::Protocol;
+use convey_core::{Mode, Protocol};
+use convey_engine::steering::worker_for;
 use convey_engine::{
-    EngineError, EngineSetup, EngineStats, Explanation, NextHops, PacketSnapshot, explain_arrival,
+    EngineError, EngineSetup, EngineStats, Explanation, NextHops, PacketSnapshot, PortRange, UserSide,
+    explain_arrival,
 };
 use convey_links::{Inbox, NextHopKeeper, Wake, channel};
 
@@ -24,6 +26,9 @@ use crate::worker::Runner;
 
 /// How long a start waits for servers and gateways to tell their link-layer addresses.
 const FIRST_RESOLUTION: Duration = Duration::from_millis(300);
+
+/// No port lies within: answers of servers do not come by here.
+const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
 
 /// Workers and what they go by. Dropping it does not end its threads: [`UserPath::close`] does.
 pub struct UserPath {
@@ -115,37 +120,13 @@ impl UserPath {
         self.shared.stats()
     }
 
-    /// The answer of worker `index`, an idle one within a tenth of a second.
-    pub fn explain(
-        &self,
-        index: usize,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation> {
-        let (answer, answered) = sync_channel(1);
-        let request = ExplainRequest { protocol, source, destination, answer };
-        if !self.shared.explain_queues.get(index)?.push(request) {
-            return None;
-        }
-        let explanation = answered.recv_timeout(timeout).ok()?;
-        Some(explain_arrival(explanation, source, &self.shared.next_hops.load(), &self.interfaces()))
-    }
-
-    /// Links, routes and neighbours as packets are sent by them now.
-    pub fn next_hops(&self) -> Arc<NextHops> {
-        self.shared.next_hops.load_full()
-    }
-
-    /// Has a neighbour resolved.
-    pub fn resolve(&self, ifindex: u32, address: IpAddr) {
-        self.wake.resolve(ifindex, address);
-    }
-
-    /// Indices of the interfaces frames are taken from.
-    pub fn interfaces(&self) -> Vec<u32> {
-        self.shared.interfaces()
+    /// The worker that packets from `source` to `destination` are steered to.
+    fn worker_for(&self, source: SocketAddr, destination: SocketAddr) -> usize {
+        let snapshot = self.shared.snapshot();
+        let is_passthrough = snapshot.mode() == Mode::Passthrough;
+        let nat_ports = if is_passthrough { snapshot.options().nat_ports } else { NO_PORTS };
+        let workers = self.shared.explain_queues.len();
+        worker_for(source.ip(), source.port(), destination.port(), nat_ports, workers)
     }
 
     /// Ends every thread and waits for it. Idempotent.
@@ -156,5 +137,37 @@ impl UserPath {
             // A panic was caught and reported inside the thread.
             let _ = thread.join();
         }
+    }
+}
+
+impl UserSide for UserPath {
+    /// The worker that the packet is steered to answers, an idle one within a tenth of a second.
+    fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        timeout: Duration,
+    ) -> Option<Explanation> {
+        let worker = self.worker_for(source, destination);
+        let (answer, answered) = sync_channel(1);
+        let request = ExplainRequest { protocol, source, destination, answer };
+        if !self.shared.explain_queues.get(worker)?.push(request) {
+            return None;
+        }
+        let explanation = answered.recv_timeout(timeout).ok()?;
+        Some(explain_arrival(explanation, source, &self.next_hops(), &self.interfaces()))
+    }
+
+    fn next_hops(&self) -> Arc<NextHops> {
+        self.shared.next_hops.load_full()
+    }
+
+    fn resolve(&self, ifindex: u32, address: IpAddr) {
+        self.wake.resolve(ifindex, address);
+    }
+
+    fn interfaces(&self) -> Vec<u32> {
+        self.shared.interfaces()
     }
 }

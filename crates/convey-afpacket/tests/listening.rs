@@ -94,10 +94,12 @@ fn the_engine_listens_only_where_the_guard_stands_and_there_once_it_does() {
         };
         let setup = EngineSetup { on_interfaces: Some(sink), ..setup(&["10.0.0.1".into()]) };
         let engine = AfPacketEngine::start(setup, Vec::new(), &[]).unwrap();
-        assert_eq!(engine.interfaces(), [front]);
+        assert_eq!(engine.user_side().interfaces(), [front]);
         assert_eq!(listening_when_asked.lock().unwrap()[0], [front, back], "the guard is asked first");
         may.store(true, Relaxed);
-        until("it listens where the guard has come to stand", || engine.interfaces() == [front, back]);
+        until("it listens where the guard has come to stand", || {
+            engine.user_side().interfaces() == [front, back]
+        });
     });
 }
 
@@ -136,7 +138,7 @@ fn a_reload_whose_filter_the_kernel_does_not_take_fails_and_the_former_one_serve
         set(0);
         let refused = engine.install(snapshot(&["10.0.0.1".into(), "10.0.0.2".into()]));
         assert!(matches!(&refused, Err(error) if error.cause.contains("(filter)")), "{refused:?}");
-        assert_eq!(engine.interfaces().len(), 2);
+        assert_eq!(engine.user_side().interfaces().len(), 2);
         set(20480);
         engine.install(snapshot(&["10.0.0.1".into(), "10.0.0.2".into()])).unwrap();
     });

@@ -61,7 +61,7 @@ pub use meta::{Checksum, FrameMeta, Gso, Nanos};
 pub use next_hop::{Missing, Neighbours, NextHop, NextHops, Topology};
 pub use options::{ConnectionTracking, DsrMethod, PacketOptions, PortRange, Refusal, Timeouts, XdpMode};
 pub use packet_engine::{
-    AddressSink, EngineKind, EngineSetup, FilterSink, InterfaceSink, Keep, PacketEngine,
+    AddressSink, EngineKind, EngineSetup, FilterSink, InterfaceSink, Keep, PacketEngine, UserSide,
 };
 pub use path_numbers::PathNumbers;
 pub use process::{REPLY_HEADROOM, process};

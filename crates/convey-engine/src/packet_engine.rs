@@ -116,6 +116,28 @@ pub enum Keep {
     Forwarding,
 }
 
+/// The workers of an engine in user space, and what they go by: the same in every engine.
+pub trait UserSide {
+    /// What would become of the next packet from `source` to `destination`; nothing is changed. `None` when no
+    /// answer was to be had within `timeout`.
+    fn explain(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        timeout: Duration,
+    ) -> Option<Explanation>;
+
+    /// The way to servers as it is now, for health checks that send packets of their own.
+    fn next_hops(&self) -> Arc<NextHops>;
+
+    /// Has a neighbour resolved that is missing in [`UserSide::next_hops`].
+    fn resolve(&self, ifindex: u32, address: IpAddr);
+
+    /// Indices of the interfaces packets are taken from, in rising order.
+    fn interfaces(&self) -> Vec<u32>;
+}
+
 /// A packet engine at work. Dropping it closes it with [`Keep::Nothing`].
 pub trait PacketEngine: fmt::Debug + Send + Sync {
     /// Which one it is.
@@ -135,27 +157,8 @@ pub trait PacketEngine: fmt::Debug + Send + Sync {
     /// Packets since the start; cheap, and no packet waits for it.
     fn stats(&self) -> EngineStats;
 
-    /// What would become of the next packet from `source` to `destination`; nothing is changed. `None` when no
-    /// answer was to be had within `timeout`.
-    fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation>;
-
-    /// The way to servers as it is now, for health checks that send packets of their own; `None` from an engine that
-    /// keeps no such table.
-    fn next_hops(&self) -> Option<Arc<NextHops>> {
-        None
-    }
-
-    /// Has a neighbour resolved that is missing in [`PacketEngine::next_hops`].
-    fn resolve(&self, _ifindex: u32, _address: IpAddr) {}
-
-    /// Indices of the interfaces it takes packets from, in rising order.
-    fn interfaces(&self) -> Vec<u32>;
+    /// Its workers in user space, which decide about all packets or about some.
+    fn user_side(&self) -> &dyn UserSide;
 
     /// What became of flows of killed balancers, if there were any to go on with.
     fn taken_over(&self) -> Option<TakenOver>;

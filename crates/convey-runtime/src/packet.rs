@@ -198,7 +198,7 @@ impl PacketPath {
         PacketStats {
             engine: self.engine.kind(),
             refused: self.refused.clone(),
-            interfaces: names(&self.engine.interfaces()),
+            interfaces: names(&self.engine.user_side().interfaces()),
             guard: guard.map(|method| match method {
                 GuardMethod::Bpf => "tcx",
                 GuardMethod::Nft => "nft",
@@ -223,7 +223,7 @@ impl PacketPath {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<Explanation> {
-        self.engine.explain(protocol, source, destination, ANSWER)
+        self.engine.user_side().explain(protocol, source, destination, ANSWER)
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.

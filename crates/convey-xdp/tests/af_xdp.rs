@@ -157,7 +157,7 @@ fn what_is_too_long_or_lacks_native_xdp_is_refused_with_the_remedy() {
     let front = index(&host, "front");
     host.enter(move || {
         let (engine, warnings) = start(&[]).unwrap();
-        assert_eq!(engine.interfaces(), [front]);
+        assert_eq!(engine.user_side().interfaces(), [front]);
         until("the bridge is told", || warnings.lock().unwrap().iter().any(|w| w.contains("bridge")));
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(warnings.lock().unwrap().len(), 1, "and told once");
@@ -207,20 +207,20 @@ fn interfaces_come_and_go_and_nothing_is_left_in_the_end() {
         let ip =
             |words: &str| run("ip", &[&["-n", &name], &words.split(' ').collect::<Vec<_>>()[..]].concat());
         let (engine, _) = start(&[]).unwrap();
-        assert_eq!(engine.interfaces(), [front]);
+        assert_eq!(engine.user_side().interfaces(), [front]);
         for _ in 0..3 {
             ip("link add back type veth peer name behind");
             ip("link set back up");
             ip("link set behind up");
-            until("both ends are listened on", || engine.interfaces().len() == 3);
+            until("both ends are listened on", || engine.user_side().interfaces().len() == 3);
             assert!(ip("link show back").contains("prog/xdp"));
             ip("link delete back");
-            until("they are let go", || engine.interfaces() == [front]);
+            until("they are let go", || engine.user_side().interfaces() == [front]);
         }
         ip("link set front down");
-        until("a link that is down is let go", || engine.interfaces().is_empty());
+        until("a link that is down is let go", || engine.user_side().interfaces().is_empty());
         ip("link set front up");
-        until("and served again", || engine.interfaces() == [front]);
+        until("and served again", || engine.user_side().interfaces() == [front]);
         assert_eq!(engine.close(Keep::Nothing), [""; 0]);
     });
     assert_eq!(host.exec("ip -d link"), before);

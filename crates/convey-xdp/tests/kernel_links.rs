@@ -184,14 +184,14 @@ fn a_veth_whose_other_end_takes_nothing_from_xdp_is_refused_and_one_with_gro_or_
     // Of those that nobody has named, the one that will not do is passed over.
     let (of_all, told) = arms.host.enter(|| {
         let (engine, warnings) = start(&[], XdpMode::Native).unwrap();
-        (engine.interfaces().len(), warnings.lock().unwrap().clone())
+        (engine.user_side().interfaces().len(), warnings.lock().unwrap().clone())
     });
     assert_eq!(of_all, 1);
     assert!(told.iter().any(|message| message.contains("veth back")), "{told:?}");
     let named = arms.host.enter(|| start(&["front", "back"], XdpMode::Native).unwrap_err());
     assert!(named.to_string().contains("veth back"), "{named}");
     arms.server.exec("ethtool -K back gro on");
-    arms.host.enter(|| assert_eq!(start(&[], XdpMode::Native).unwrap().0.interfaces().len(), 2));
+    arms.host.enter(|| assert_eq!(start(&[], XdpMode::Native).unwrap().0.user_side().interfaces().len(), 2));
 }
 
 #[test]

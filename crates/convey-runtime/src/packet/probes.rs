@@ -135,12 +135,12 @@ impl Around {
 
 impl Surroundings for Around {
     fn next_hops(&self) -> Option<Arc<NextHops>> {
-        self.path()?.engine.next_hops()
+        Some(self.path()?.engine.user_side().next_hops())
     }
 
     fn resolve(&self, ifindex: u32, address: IpAddr) {
         if let Some(path) = self.path() {
-            path.engine.resolve(ifindex, address);
+            path.engine.user_side().resolve(ifindex, address);
         }
     }
 

@@ -1,14 +1,11 @@
 //! The engine: its start and its end.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use convey_afpacket::workers::{PacketSocket, Runner, UserPath, lock};
-use convey_core::Protocol;
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Explanation, Keep, NextHops,
-    PacketEngine, PacketSnapshot, SavedFlows, TakenOver, WorkerMemory,
+    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Keep, PacketEngine, PacketSnapshot,
+    SavedFlows, TakenOver, UserSide, WorkerMemory,
 };
 
 use super::frames::Frames;
@@ -31,7 +28,7 @@ pub struct AfXdpEngine {
 
 impl std::fmt::Debug for AfXdpEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AfXdpEngine").field("interfaces", &self.interfaces()).finish_non_exhaustive()
+        f.debug_struct("AfXdpEngine").field("interfaces", &self.path.interfaces()).finish_non_exhaustive()
     }
 }
 
@@ -107,26 +104,8 @@ impl PacketEngine for AfXdpEngine {
         self.path.stats()
     }
 
-    fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation> {
-        self.path.explain(0, protocol, source, destination, timeout)
-    }
-
-    fn next_hops(&self) -> Option<Arc<NextHops>> {
-        Some(self.path.next_hops())
-    }
-
-    fn resolve(&self, ifindex: u32, address: IpAddr) {
-        self.path.resolve(ifindex, address);
-    }
-
-    fn interfaces(&self) -> Vec<u32> {
-        self.path.interfaces()
+    fn user_side(&self) -> &dyn UserSide {
+        &self.path
     }
 
     fn taken_over(&self) -> Option<TakenOver> {

@@ -12,17 +12,14 @@ mod ring;
 mod sizes;
 mod slot_uses;
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use convey_afpacket::monotonic;
 use convey_afpacket::workers::{PacketSocket, Runner, UserPath, lock};
-use convey_core::Protocol;
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Explanation, InterfaceSink, Keep,
-    NextHops, PacketEngine, PacketSnapshot, SavedFlows, TakenOver, Worker,
+    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, InterfaceSink, Keep, PacketEngine,
+    PacketSnapshot, SavedFlows, TakenOver, UserSide, Worker,
 };
 
 use self::intake::Programs;
@@ -152,26 +149,8 @@ impl PacketEngine for KernelEngine {
         stats
     }
 
-    fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-        timeout: Duration,
-    ) -> Option<Explanation> {
-        self.path.explain(0, protocol, source, destination, timeout)
-    }
-
-    fn next_hops(&self) -> Option<Arc<NextHops>> {
-        Some(self.path.next_hops())
-    }
-
-    fn resolve(&self, ifindex: u32, address: IpAddr) {
-        self.path.resolve(ifindex, address);
-    }
-
-    fn interfaces(&self) -> Vec<u32> {
-        self.path.interfaces()
+    fn user_side(&self) -> &dyn UserSide {
+        &self.path
     }
 
     fn taken_over(&self) -> Option<TakenOver> {
