@@ -13,7 +13,7 @@ pub struct Memory<T: 'static>(Held<T>);
 enum Held<T: 'static> {
     Own(Box<[T]>),
     Mapped { entries: &'static mut [T], _mapping: Arc<dyn Any + Send + Sync> },
-    Shared { entries: &'static [T], _mapping: Arc<dyn Any + Send + Sync> },
+    Shared { entries: &'static [T], mapping: Arc<dyn Any + Send + Sync> },
 }
 
 impl<T: FromZeros> Memory<T> {
@@ -44,7 +44,15 @@ impl<T> Memory<T> {
     /// As [`Memory::mapped`], of entries that others of this process may hold as well: to be changed through shared
     /// references alone, and an empty slice where an exclusive one is asked for.
     pub fn shared(entries: &'static [T], mapping: Arc<dyn Any + Send + Sync>) -> Self {
-        Self(Held::Shared { entries, _mapping: mapping })
+        Self(Held::Shared { entries, mapping })
+    }
+
+    /// The same entries once more; `None` but for [`Memory::shared`] ones.
+    pub fn again(&self) -> Option<Self> {
+        match &self.0 {
+            Held::Shared { entries, mapping } => Some(Self::shared(entries, mapping.clone())),
+            Held::Own(_) | Held::Mapped { .. } => None,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod handshake;
 mod later_syn;
 mod memory;
 mod numbers;
+mod reader;
 mod space;
 pub mod tcp;
 pub mod udp;
@@ -33,6 +34,7 @@ pub use flow::{Direction, Flow, FlowKey, FlowState, Lifetimes, Ticks, flags};
 pub use later_syn::{LaterSyns, PLACES as LATER_SYN_PLACES};
 pub use memory::Memory;
 pub use numbers::numbers;
+pub use reader::FlowReader;
 
 use crate::selection::flow_hash;
 use entry::PortField;
@@ -375,6 +377,11 @@ impl FlowTable {
     /// Takes a flow out.
     pub fn remove(&self, id: FlowId) -> Option<Flow> {
         space!(self, id.is_v4(), space => space.remove(id.index(), |flow| self.hash_of(flow)))
+    }
+
+    /// Takes out the flow at `id` for as long as it is `flow`, whatever its state has become. `None`: it has ended.
+    pub fn remove_same(&self, id: FlowId, flow: &Flow) -> Option<Flow> {
+        space!(self, id.is_v4(), space => space.remove_same(id.index(), flow, |flow| self.hash_of(flow)))
     }
 
     /// Looks at the next `budget` entries of each family and takes out those whose time is over.

@@ -10,20 +10,21 @@
 //! What is judged and what is taken is one and the same control word, so nobody ends what another has begun since.
 
 mod claims;
+pub(super) mod sets;
 mod twins;
 
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
-use super::entry::{self, Entry, Key, PortField};
+use super::entry::{self, Key, PortField};
 use super::flow::{Flow, FlowKey, FlowState, Lifetimes, Ticks};
-use super::memory::{Memory, zeros};
+use super::memory::Memory;
+pub(super) use sets::SET_WORDS;
+use sets::{SETS_A_CHUNK, Sets};
 
-/// Words of a set: 128 bytes, which processors fetch together.
-pub(super) const SET_WORDS: usize = 32;
 /// Words to be added to memory that may begin anywhere, so that whole sets find their place.
 pub(super) const SPARE_WORDS: usize = SET_WORDS;
 /// Entries a flow may lie in. With fewer some capacity asked for would not fit.
@@ -33,8 +34,6 @@ pub(super) const fn chain(words: usize) -> usize {
     CHAIN_ENTRIES / (SET_WORDS / words)
 }
 
-/// Sets that are touched or not together: a page.
-const SETS_A_CHUNK: usize = 32;
 /// In [`Space::counts`]: a flow.
 const FLOW: u64 = 1 << 32;
 /// In [`Space::counts`]: that it is half-open.
@@ -79,17 +78,11 @@ pub(super) struct Claimed {
 
 #[derive(Debug)]
 pub(super) struct Space<const WORDS: usize> {
-    memory: Memory<AtomicU32>,
-    /// Words before the first set: memory of this process may begin anywhere.
-    offset: usize,
-    sets: usize,
-    field: PortField,
+    sets: Sets<WORDS>,
     /// Whether several threads write to it at once.
     is_shared: bool,
     /// By set: flows that lie further along their chain.
     spills: Memory<AtomicU32>,
-    /// By chunk: whether it was ever used. A sweep does not touch the memory of others.
-    touched: Box<[AtomicU8]>,
     /// Flows, in the upper half; half-open ones, in the lower.
     counts: AtomicU64,
     /// Where half-open flows are counted instead, when programs in the kernel begin and end flows as well: those of
@@ -116,17 +109,11 @@ impl<const WORDS: usize> Space<WORDS> {
         if memory.len() < (Self::CHAIN + 1) * SET_WORDS {
             memory = Memory::own((Self::CHAIN + 1) * SET_WORDS);
         }
-        let misaligned = memory.as_ptr().addr() % (SET_WORDS * 4) / 4;
-        let offset = if misaligned == 0 { 0 } else { SET_WORDS - misaligned };
-        let sets = (memory.len() - offset) / SET_WORDS;
+        let sets = Sets::new(memory, field);
         Self {
-            memory,
-            offset,
-            sets,
-            field,
             is_shared: false,
-            spills: Memory::own(sets),
-            touched: zeros(sets.div_ceil(SETS_A_CHUNK)),
+            spills: Memory::own(sets.count),
+            sets,
             counts: AtomicU64::new(0),
             half_open_of_all: None,
             cursor: AtomicUsize::new(0),
@@ -143,13 +130,13 @@ impl<const WORDS: usize> Space<WORDS> {
     ) -> Option<Self> {
         let sets = memory.len() / SET_WORDS;
         let mut space = Self::new(memory, field);
-        if space.offset != 0 || space.sets != sets || spills.len() < sets {
+        if !space.sets.fill_memory(sets) || spills.len() < sets {
             return None;
         }
         space.spills = spills;
         space.is_shared = true;
         // Whoever else takes an entry does not tell of it.
-        space.touched.iter_mut().for_each(|touched| *touched.get_mut() = 1);
+        space.sets.touch_all();
         let flows = (0..space.entries()).filter_map(|at| space.get(at));
         let count = flows.map(|f| FLOW + u64::from(f.state.is_half_open()) * HALF_OPEN).sum();
         space.counts = AtomicU64::new(count);
@@ -178,8 +165,8 @@ impl<const WORDS: usize> Space<WORDS> {
 
     /// A space of this size in memory of this process, without flows.
     pub(super) fn elsewhere(&self) -> Self {
-        let memory = Memory::own(self.sets * SET_WORDS + SPARE_WORDS);
-        Self { is_shared: self.is_shared, ..Self::new(memory, self.field) }
+        let memory = Memory::own(self.sets.count * SET_WORDS + SPARE_WORDS);
+        Self { is_shared: self.is_shared, ..Self::new(memory, self.sets.field) }
     }
 
     /// From now on several threads write to it at once.
@@ -187,17 +174,22 @@ impl<const WORDS: usize> Space<WORDS> {
         self.is_shared = true;
     }
 
+    /// Its sets for another thread to read; see [`Sets::again`].
+    pub(super) fn reader(&self) -> Option<Sets<WORDS>> {
+        self.sets.again()
+    }
+
     pub(super) const fn is_shared(&self) -> bool {
         self.is_shared
     }
 
     pub(super) fn into_memory(self) -> Memory<AtomicU32> {
-        self.memory
+        self.sets.memory
     }
 
     /// Its flows and their spills.
     pub(super) fn into_shared(self) -> [Memory<AtomicU32>; 2] {
-        [self.memory, self.spills]
+        [self.sets.memory, self.spills]
     }
 
     pub(super) fn len(&self) -> usize {
@@ -213,55 +205,34 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     pub(super) fn entries(&self) -> usize {
-        self.sets * Self::WAYS
+        self.sets.entries()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.sets * SET_WORDS * 4 + size_of_val(&*self.spills) + size_of_val(&*self.touched)
+        self.sets.count * SET_WORDS * 4 + size_of_val(&*self.spills) + self.sets.chunks()
     }
 
     /// Set `i` of the chain of `hash`.
     #[inline]
     fn set_of(&self, hash: u64, i: usize) -> usize {
         // Scaling 32 bits down takes their upper ones; no division, any number of sets.
-        let scale = |half: u64| ((half * self.sets as u64) >> 32) as usize;
+        let scale = |half: u64| ((half * self.sets.count as u64) >> 32) as usize;
         if i == 0 {
             return scale(hash >> 32);
         }
         let set = scale(hash & 0xffff_ffff) + i - 1;
-        if set >= self.sets { set - self.sets } else { set }
-    }
-
-    #[inline]
-    fn set(&self, set: usize) -> &[AtomicU32; SET_WORDS] {
-        static NO_SET: [AtomicU32; SET_WORDS] = [const { AtomicU32::new(0) }; SET_WORDS];
-        let at = self.offset + set * SET_WORDS;
-        self.memory.get(at..).and_then(<[_]>::first_chunk).unwrap_or(&NO_SET)
-    }
-
-    #[inline]
-    fn way(set: &[AtomicU32; SET_WORDS], way: usize) -> Entry<'_, WORDS> {
-        let words: &[AtomicU32] = &set[way * WORDS..(way + 1) * WORDS];
-        match words.first_chunk() {
-            Some(words) => Entry(words),
-            None => unreachable!(),
-        }
-    }
-
-    #[inline]
-    fn entry(&self, at: usize) -> Entry<'_, WORDS> {
-        Self::way(self.set(at / Self::WAYS), at % Self::WAYS)
+        if set >= self.sets.count { set - self.sets.count } else { set }
     }
 
     /// The flow with this key: the live one, and one whose time is over.
     #[inline]
     pub(super) fn find(&self, key: &FlowKey, hash: u64, clock: Clock<'_>) -> (Option<usize>, Option<usize>) {
-        let key = Key::new(key, self.field);
+        let key = Key::new(key, self.sets.field);
         for i in 0..Self::CHAIN {
             let at = self.set_of(hash, i);
-            let set = self.set(at);
+            let set = self.sets.set(at);
             for way in 0..Self::WAYS {
-                let entry = Self::way(set, way);
+                let entry = Sets::<WORDS>::way(set, way);
                 if !entry.has_key(&key) {
                     continue;
                 }
@@ -289,13 +260,13 @@ impl<const WORDS: usize> Space<WORDS> {
 
     #[inline]
     pub(super) fn get(&self, at: usize) -> Option<Flow> {
-        if at < self.entries() { self.entry(at).read(self.field) } else { None }
+        self.sets.get(at)
     }
 
     /// Writes what has changed of the flow at `at`, whose key and server stay. Whether it was there as it `was`.
     #[inline]
     pub(super) fn update(&self, at: usize, was: &Flow, flow: &Flow) -> bool {
-        let entry = self.entry(at);
+        let entry = self.sets.entry(at);
         let (old, new) = (entry::control(was), entry::control(flow));
         let begins_half_open = flow.state.is_half_open() && !was.state.is_half_open();
         let ends_half_open = was.state.is_half_open() && !flow.state.is_half_open();
@@ -318,31 +289,42 @@ impl<const WORDS: usize> Space<WORDS> {
             }
         }
         if self.is_shared {
-            entry.change_course(was, flow, self.field);
+            entry.change_course(was, flow, self.sets.field);
         } else {
-            entry.write_course(flow, self.field);
+            entry.write_course(flow, self.sets.field);
         }
         true
     }
 
     /// Fills the entry that was taken.
     pub(super) fn publish(&self, claimed: Claimed, flow: &mut Flow) {
-        let entry = self.entry(claimed.at);
+        let entry = self.sets.entry(claimed.at);
         flow.claim = entry::claim_of(entry.control().load(Relaxed));
-        entry.write(flow, self.field);
+        entry.write(flow, self.sets.field);
         self.count(1, i64::from(flow.state.is_half_open()));
         entry.control().store(entry::control(flow), Release);
     }
 
     /// Gives the entry back that was taken.
     pub(super) fn abandon(&self, claimed: Claimed, hash: u64) {
-        let entry = self.entry(claimed.at);
+        let entry = self.sets.entry(claimed.at);
         entry.control().store(entry::freed(entry.control().load(Relaxed)), Release);
         self.unspill(hash, claimed.passed);
     }
 
     pub(super) fn remove(&self, at: usize, hash_of: impl Fn(&Flow) -> u64) -> Option<Flow> {
         self.get(at).filter(|flow| self.remove_as(at, flow, hash_of))
+    }
+
+    /// Takes out the flow at `at` for as long as it is this one, whatever its state has become.
+    pub(super) fn remove_same(&self, at: usize, flow: &Flow, hash_of: impl Fn(&Flow) -> u64) -> Option<Flow> {
+        let is_same = |now: &Flow| now.claim == flow.claim && now.key() == flow.key();
+        loop {
+            let now = self.get(at).filter(is_same)?;
+            if self.remove_as(at, &now, &hash_of) {
+                return Some(now);
+            }
+        }
     }
 
     /// Takes out the flow at `at` if its time is over.
@@ -359,7 +341,7 @@ impl<const WORDS: usize> Space<WORDS> {
     fn remove_as(&self, at: usize, flow: &Flow, hash_of: impl Fn(&Flow) -> u64) -> bool {
         let old = entry::control(flow);
         let is_out =
-            self.entry(at).control().compare_exchange(old, entry::freed(old), AcqRel, Relaxed).is_ok();
+            self.sets.entry(at).control().compare_exchange(old, entry::freed(old), AcqRel, Relaxed).is_ok();
         if is_out {
             self.count_out(at, hash_of(flow), flow.state);
         }
@@ -378,16 +360,12 @@ impl<const WORDS: usize> Space<WORDS> {
         }
     }
 
-    fn is_touched(&self, chunk: usize) -> bool {
-        self.touched[chunk].load(Relaxed) != 0
-    }
-
     pub(super) fn take_all(&self, hash_of: impl Fn(&Flow) -> u64, ended: &mut impl FnMut(Flow)) {
-        for chunk in 0..self.touched.len() {
-            if !self.is_touched(chunk) {
+        for chunk in 0..self.sets.chunks() {
+            if !self.sets.is_touched(chunk) {
                 continue;
             }
-            let sets = chunk * SETS_A_CHUNK..((chunk + 1) * SETS_A_CHUNK).min(self.sets);
+            let sets = chunk * SETS_A_CHUNK..((chunk + 1) * SETS_A_CHUNK).min(self.sets.count);
             for at in sets.start * Self::WAYS..sets.end * Self::WAYS {
                 if let Some(flow) = self.remove(at, &hash_of) {
                     ended(flow);
@@ -404,14 +382,14 @@ impl<const WORDS: usize> Space<WORDS> {
         hash_of: impl Fn(&Flow) -> u64,
         ended: &mut impl FnMut(Flow),
     ) {
-        let mut left = budget.div_ceil(Self::WAYS).min(self.sets);
+        let mut left = budget.div_ceil(Self::WAYS).min(self.sets.count);
         while left > 0 {
             let set = self.cursor.load(Relaxed);
             let chunk_end = (set / SETS_A_CHUNK + 1) * SETS_A_CHUNK;
-            let is_empty = !self.is_touched(set / SETS_A_CHUNK);
-            let looked_at = if is_empty { left.min(chunk_end.min(self.sets) - set) } else { 1 };
+            let is_empty = !self.sets.is_touched(set / SETS_A_CHUNK);
+            let looked_at = if is_empty { left.min(chunk_end.min(self.sets.count) - set) } else { 1 };
             left -= looked_at;
-            self.cursor.store((set + looked_at) % self.sets, Relaxed);
+            self.cursor.store((set + looked_at) % self.sets.count, Relaxed);
             if !is_empty {
                 self.sweep_set(set, clock, &hash_of, ended);
             }
@@ -425,9 +403,9 @@ impl<const WORDS: usize> Space<WORDS> {
         hash_of: impl Fn(&Flow) -> u64,
         ended: &mut impl FnMut(Flow),
     ) {
-        let words = self.set(set);
+        let words = self.sets.set(set);
         for way in 0..Self::WAYS {
-            let entry = Self::way(words, way);
+            let entry = Sets::<WORDS>::way(words, way);
             let control = entry.control().load(Acquire);
             if entry::is_free(control) {
                 continue;
@@ -456,7 +434,7 @@ impl<const WORDS: usize> Space<WORDS> {
     /// By set: spills as they are counted, and as the flows that lie here would have them.
     #[cfg(test)]
     pub(super) fn recount(&self, hash_of: impl Fn(&Flow) -> u64) -> [Vec<u32>; 2] {
-        let mut wanted = vec![0; self.sets];
+        let mut wanted = vec![0; self.sets.count];
         for at in 0..self.entries() {
             let Some(flow) = self.get(at) else { continue };
             let hash = hash_of(&flow);

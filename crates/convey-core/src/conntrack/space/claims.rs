@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use super::super::{entry, udp};
+use super::sets::Sets;
 use super::{Claimed, Clock, Flow, FlowState, SETS_A_CHUNK, Space, Ticks, Victims};
 
 /// Attempts to take an entry from others that write.
@@ -57,10 +58,10 @@ impl<const WORDS: usize> Space<WORDS> {
                 return Some(claimed);
             }
         }
-        for _ in 0..self.sets {
-            let hand = (self.hand.load(Relaxed) + 1) % self.sets;
+        for _ in 0..self.sets.count {
+            let hand = (self.hand.load(Relaxed) + 1) % self.sets.count;
             self.hand.store(hand, Relaxed);
-            if self.is_touched(hand / SETS_A_CHUNK)
+            if self.sets.is_touched(hand / SETS_A_CHUNK)
                 && let Some((at, control)) = self.oldest_half_open(hand, now)
                 && let Some(flow) = self.get(at).filter(|flow| entry::control(flow) == control)
                 && self.remove_as(at, &flow, &hash_of)
@@ -95,7 +96,7 @@ impl<const WORDS: usize> Space<WORDS> {
     fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<(usize, u32)> {
         let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
         let half_open = ways.filter_map(|at| {
-            let entry = self.entry(at);
+            let entry = self.sets.entry(at);
             let control = entry.control().load(Acquire);
             entry::state(control)?.is_half_open().then(|| (now.since(entry.last_seen()), at, control))
         });
@@ -106,9 +107,9 @@ impl<const WORDS: usize> Space<WORDS> {
     fn vacant(&self, hash: u64, clock: Clock<'_>) -> Option<Spot> {
         (0..Self::CHAIN).find_map(|i| {
             let first = self.set_of(hash, i);
-            let set = self.set(first);
+            let set = self.sets.set(first);
             (0..Self::WAYS).find_map(|way| {
-                let entry = Self::way(set, way);
+                let entry = Sets::<WORDS>::way(set, way);
                 let control = entry.control().load(Acquire);
                 let state = entry::state(control)?;
                 let is_vacant = state == FlowState::Free || clock.is_over(state, entry.last_seen());
@@ -145,8 +146,8 @@ impl<const WORDS: usize> Space<WORDS> {
         hash_of: impl Fn(&Flow) -> u64,
         ended: impl FnOnce(Flow),
     ) -> Option<Claimed> {
-        let entry = self.entry(at);
-        let flow = entry.read(self.field);
+        let entry = self.sets.entry(at);
+        let flow = entry.read(self.sets.field);
         if flow.is_some_and(|flow| entry::control(&flow) != old) {
             return None;
         }
@@ -159,10 +160,7 @@ impl<const WORDS: usize> Space<WORDS> {
         for i in 0..passed {
             self.spills[self.set_of(hash, i)].fetch_add(1, Relaxed);
         }
-        let touched = &self.touched[at / Self::WAYS / SETS_A_CHUNK];
-        if touched.load(Relaxed) == 0 {
-            touched.store(1, Relaxed);
-        }
+        self.sets.touch(at);
         Some(Claimed { at, passed })
     }
 }

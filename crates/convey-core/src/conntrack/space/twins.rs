@@ -25,7 +25,7 @@ impl<const WORDS: usize> Space<WORDS> {
         mut ended: impl FnMut(Flow),
     ) -> Result<(), Flow> {
         fence(SeqCst);
-        let key = Key::<WORDS>::new(&flow.key(), self.field);
+        let key = Key::<WORDS>::new(&flow.key(), self.sets.field);
         let is_twin = |other: &Flow| self.is_twin(flow, other);
         let mut is_behind = false;
         for i in 0..Self::CHAIN {
@@ -33,7 +33,7 @@ impl<const WORDS: usize> Space<WORDS> {
             for at in set * Self::WAYS..(set + 1) * Self::WAYS {
                 if at == claimed.at {
                     is_behind = true;
-                } else if self.entry(at).has_key(&key)
+                } else if self.sets.entry(at).has_key(&key)
                     && let Some(twin) = self.get(at).filter(is_twin)
                 {
                     if !is_behind && !clock.has_ended(&twin) {
@@ -70,6 +70,6 @@ impl<const WORDS: usize> Space<WORDS> {
     /// Whether two flows have one key.
     fn is_twin(&self, a: &Flow, b: &Flow) -> bool {
         (a.client, a.client_port, a.frontend) == (b.client, b.client_port, b.frontend)
-            && (self.field == PortField::InFlight || a.port == b.port)
+            && (self.sets.field == PortField::InFlight || a.port == b.port)
     }
 }
