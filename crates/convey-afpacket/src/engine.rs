@@ -10,6 +10,7 @@ use convey_engine::{
 use crate::error;
 use crate::frames::KernelFrames;
 use crate::scope::Scope;
+use crate::shared_memory::own_flows;
 use crate::sockets::Sockets;
 use crate::user_path::UserPath;
 use crate::worker::Runner;
@@ -48,7 +49,7 @@ impl AfPacketEngine {
         let mut memory = memory.into_iter();
         let mut runners: Vec<Runner<KernelFrames>> = Vec::with_capacity(workers);
         for (index, rx) in rx_batches.into_iter().enumerate() {
-            let memory = memory.next().unwrap_or_else(|| WorkerMemory::own(snapshot.options()));
+            let memory = memory.next().unwrap_or_else(|| own_flows(snapshot.options()));
             runners.push(Runner::new(
                 index,
                 KernelFrames::new(rx, sockets.clone(), index),

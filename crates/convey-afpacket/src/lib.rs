@@ -18,14 +18,15 @@ mod clock;
 mod coalesce;
 mod engine;
 mod error;
-mod explain_queue;
 mod filter;
+mod flow_list;
 mod frames;
 mod held;
 mod jumbo;
 mod misses;
 mod pending_frames;
 pub mod probe;
+mod requests;
 mod ring;
 mod rx_batch;
 mod scope;
@@ -42,7 +43,7 @@ mod worker;
 
 pub use clock::monotonic;
 pub use engine::AfPacketEngine;
-pub use shared_memory::share_flows;
+pub use shared_memory::{own_flows, share_flows};
 
 /// Workers for engines whose frames come another way than by AF_PACKET sockets: a [`workers::FrameIo`] for each.
 pub mod workers {

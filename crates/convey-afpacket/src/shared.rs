@@ -1,6 +1,6 @@
 //! What the threads of an engine share: the tables they go by, the sockets, the counters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,13 +10,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use convey_core::{Event, EventSink};
 use convey_engine::{
-    AddressSink, EngineSetup, EngineStats, Fragments, InterfaceSink, IoCounters, Loss, Nanos, NextHops,
-    PacketSnapshot, Worker, WorkerCounters, WorkerMemory,
+    AddressSink, EngineSetup, EngineStats, FlowView, Fragments, InterfaceSink, IoCounters, Loss, Nanos,
+    NextHops, Note, PacketSnapshot, Worker, WorkerCounters, WorkerMemory,
 };
 use convey_links::{LinkSink, Wanted};
 
 use crate::clock::monotonic;
-use crate::explain_queue::ExplainQueue;
+use crate::requests::Requests;
 use crate::scope::Scope;
 
 /// Where the frames of an engine's workers come from: sockets, or programs in the kernel.
@@ -42,10 +42,12 @@ pub struct Shared {
     pub(crate) next_hops: ArcSwap<NextHops>,
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) io: Vec<Arc<IoCounters>>,
-    pub(crate) explain_queues: Vec<ExplainQueue>,
+    pub(crate) requests: Vec<Requests>,
     pub(crate) fragments: Arc<Fragments>,
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
+    /// By worker.
+    views: Mutex<BTreeMap<usize, Arc<FlowView>>>,
     listening: Mutex<Listening>,
     /// Held while interfaces or scope change. Before the locks of whoever `on_interfaces` calls.
     changing: Mutex<()>,
@@ -73,11 +75,12 @@ impl Shared {
             snapshot: ArcSwap::new(snapshot),
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
-            explain_queues: (0..workers).map(|_| ExplainQueue::default()).collect(),
+            requests: (0..workers).map(|_| Requests::default()).collect(),
             fragments: Arc::new(Fragments::new(seed)),
             intake,
             events,
             counters: Mutex::default(),
+            views: Mutex::default(),
             listening: Mutex::new(Listening { scope: Arc::new(scope), interfaces: Vec::new() }),
             changing: Mutex::default(),
             on_interfaces,
@@ -127,7 +130,18 @@ impl Shared {
     pub(crate) fn know(&self, index: usize, mut worker: Worker) -> Worker {
         worker.share_fragments(self.fragments.clone());
         lock(&self.counters).push((index, worker.counters()));
+        lock(&self.views).insert(index, Arc::new(worker.flow_view()));
         worker
+    }
+
+    /// The flows of each worker.
+    pub(crate) fn views(&self) -> Vec<Arc<FlowView>> {
+        lock(&self.views).values().cloned().collect()
+    }
+
+    /// How often any worker has noted this.
+    pub(crate) fn noted(&self, note: Note) -> u64 {
+        lock(&self.counters).iter().map(|(_, counters)| counters.noted(note)).sum()
     }
 
     /// Listens from now on on these of the interfaces on which the kernel is kept from answering. Tells whether

@@ -5,13 +5,14 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use convey_core::conntrack::Memory;
+use convey_engine::PacketOptions;
 use convey_engine::memory::{ALIVE_WORDS, HEADER_BYTES, Layout, MAX_POOLS, Untaken, WorkerMemory};
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -53,7 +54,7 @@ fn make(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemo
             alive.store(monotonic().0, Relaxed);
         }
         let nat = carver.next(MAX_POOLS)?;
-        let flows = [carver.next(layout.words[0])?, carver.next(layout.words[1])?];
+        let flows = [carver.words(layout.words[0])?, carver.words(layout.words[1])?];
         let untaken_v6 = if has_v6 {
             None
         } else {
@@ -73,6 +74,20 @@ fn make(file: &File, layout: &Layout, has_v6: bool) -> io::Result<Vec<WorkerMemo
     Ok(memory)
 }
 
+/// Memory for one worker that ends with this process, its flows for others to look at. Much of it costs nothing until
+/// it is touched.
+pub fn own_flows(options: &PacketOptions) -> WorkerMemory {
+    map_own(options).unwrap_or_else(|_| WorkerMemory::own(options))
+}
+
+fn map_own(options: &PacketOptions) -> io::Result<WorkerMemory> {
+    let words = WorkerMemory::words(options);
+    let mapping = Arc::new(Mapping::anonymous((words[0] + words[1]) * 4)?);
+    let mut carver = Carver { mapping, at: 0 };
+    let flows = [carver.words(words[0])?, carver.words(words[1])?];
+    Ok(WorkerMemory { flows, untaken_v6: None, alive: Memory::own(0), nat: Memory::own(0) })
+}
+
 /// Takes room for these bytes of the file.
 fn take(file: &File, bytes: Range<usize>) -> io::Result<()> {
     fallocate(file, FallocateFlags::empty(), bytes.start as u64, bytes.len() as u64)?;
@@ -82,30 +97,32 @@ fn take(file: &File, bytes: Range<usize>) -> io::Result<()> {
 /// Bytes of a page, at least: larger ones are mapped when they are touched.
 const PAGE: usize = 4096;
 
-/// A whole file, mapped.
+/// A whole file, mapped, or memory without one.
 struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
 }
 
-// SAFETY: it is an address range; what lies in it is reached by the parts a Carver gave away, each to one owner.
+// SAFETY: it is an address range; what lies in it is reached by the parts a Carver gave away, each to one owner, or
+// as atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared Mapping lets nobody read or write.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// The file is at least as long.
     fn new(file: &File, bytes: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice; the file is at least as long.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
+        Self::map(bytes, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    fn anonymous(bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
+    }
+
+    fn map(bytes: usize, flags: libc::c_int, fd: RawFd) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -156,18 +173,29 @@ struct Carver {
 }
 
 impl Carver {
+    /// Words that others of this process may look at.
+    fn words(&mut self, len: usize) -> io::Result<Memory<AtomicU32>> {
+        let words: &'static [AtomicU32] = self.cut(len)?;
+        Ok(Memory::shared(words, self.mapping.clone()))
+    }
+
     fn next<T: Plain>(&mut self, len: usize) -> io::Result<Memory<T>> {
+        Ok(Memory::mapped(self.cut(len)?, self.mapping.clone()))
+    }
+
+    fn cut<T: Plain>(&mut self, len: usize) -> io::Result<&'static mut [T]> {
         let end = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(self.at));
         let end = end.filter(|end| *end <= self.mapping.bytes && self.at.is_multiple_of(align_of::<T>()));
         let end = end.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the range lies in the mapping, which begins at a page, and is aligned for T. The file was made
         // of zeros, which are valid, and only owners of parts have written to it since, each to its own: `at`
-        // only grows. The lifetime is that of the mapping, which `Memory` keeps and does not outlive.
+        // only grows. The lifetime is that of the mapping: `entries` go into a
+        // `Memory` at once, which keeps it and does not outlive it.
         let entries: &'static mut [T] = unsafe {
             std::slice::from_raw_parts_mut(self.mapping.base.as_ptr().add(self.at).cast::<T>(), len)
         };
         self.at = end;
-        Ok(Memory::mapped(entries, self.mapping.clone()))
+        Ok(entries)
     }
 }
 
@@ -178,7 +206,6 @@ mod tests {
 
     use convey_core::Mode;
     use convey_core::conntrack::{FlowTable, Overflow, Ticks};
-    use convey_engine::PacketOptions;
     use convey_engine::memory::PART_HEAD_BYTES;
 
     use super::*;

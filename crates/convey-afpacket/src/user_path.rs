@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use convey_core::{Mode, Protocol};
+use convey_core::{FlowCursor, FlowFilter, FlowPage, Mode, Protocol};
 use convey_engine::steering::worker_for;
 use convey_engine::{
     EngineError, EngineSetup, EngineStats, Explanation, NextHops, PacketSnapshot, PortRange, UserSide,
@@ -17,8 +17,9 @@ use convey_engine::{
 use convey_links::{Inbox, NextHopKeeper, Wake, channel};
 
 use crate::error;
-use crate::explain_queue::ExplainRequest;
+use crate::flow_list;
 use crate::frames::FrameIo;
+use crate::requests::Request;
 use crate::scope::Scope;
 use crate::shared::{Intake, Shared, lock};
 use crate::supervise::supervise;
@@ -125,7 +126,7 @@ impl UserPath {
         let snapshot = self.shared.snapshot();
         let is_passthrough = snapshot.mode() == Mode::Passthrough;
         let nat_ports = if is_passthrough { snapshot.options().nat_ports } else { NO_PORTS };
-        let workers = self.shared.explain_queues.len();
+        let workers = self.shared.requests.len();
         worker_for(source.ip(), source.port(), destination.port(), nat_ports, workers)
     }
 
@@ -151,10 +152,8 @@ impl UserSide for UserPath {
     ) -> Option<Explanation> {
         let worker = self.worker_for(source, destination);
         let (answer, answered) = sync_channel(1);
-        let request = ExplainRequest { protocol, source, destination, answer };
-        if !self.shared.explain_queues.get(worker)?.push(request) {
-            return None;
-        }
+        let request = Request::Explain { protocol, source, destination, answer };
+        self.shared.requests.get(worker)?.push(request).ok()?;
         let explanation = answered.recv_timeout(timeout).ok()?;
         Some(explain_arrival(explanation, source, &self.next_hops(), &self.interfaces()))
     }
@@ -165,6 +164,14 @@ impl UserSide for UserPath {
 
     fn resolve(&self, ifindex: u32, address: IpAddr) {
         self.wake.resolve(ifindex, address);
+    }
+
+    fn flows(&self, filter: &FlowFilter, cursor: FlowCursor, limit: usize) -> FlowPage {
+        flow_list::list(&self.shared, filter, cursor, limit)
+    }
+
+    fn end_flows(&self, filter: &FlowFilter, timeout: Duration) -> Option<u64> {
+        flow_list::end(&self.shared, filter, timeout)
     }
 
     fn interfaces(&self) -> Vec<u32> {

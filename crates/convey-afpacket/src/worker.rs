@@ -139,8 +139,10 @@ impl<F: FrameIo> Runner<F> {
             self.worker = self.shared.new_worker(self.index, memory);
         }
         let shared = self.shared.clone();
+        // Who has asked may go on asking.
+        let mut was_asked = false;
         while !shared.stopping() {
-            let waits = !self.pending.is_empty() || !self.held.is_empty();
+            let waits = was_asked || !self.pending.is_empty() || !self.held.is_empty();
             let timeout = if waits { PENDING_TIMEOUT } else { RECEIVE_TIMEOUT };
             match self.frames.receive(timeout) {
                 Ok(received) => self.forward(received, Retry::Later),
@@ -154,7 +156,9 @@ impl<F: FrameIo> Runner<F> {
             if !self.held.is_empty() {
                 self.follow_held();
             }
-            shared.explain_queues[self.index].answer(&shared.snapshot, &shared.next_hops, &self.worker);
+            let requests = &shared.requests[self.index];
+            was_asked =
+                requests.serve(&shared.snapshot, &shared.next_hops, &mut self.worker, || shared.now());
         }
         if !shared.keeps_flows() {
             self.worker.end_all(&shared.snapshot.load());

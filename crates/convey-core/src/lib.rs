@@ -8,12 +8,14 @@
 pub mod conntrack;
 pub mod counters;
 pub mod event;
+pub mod flow_list;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
 
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
+pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use snapshot::{
     Backend, BackendSpec, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SpecError,

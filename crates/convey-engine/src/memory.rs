@@ -72,7 +72,12 @@ pub struct WorkerMemory {
 }
 
 impl WorkerMemory {
-    /// Memory of this process, for one of the workers of `options`.
+    /// 32-bit words that one of the workers of `options` needs: of IPv4 flows, of IPv6 flows.
+    pub fn words(options: &PacketOptions) -> [usize; 2] {
+        FlowTable::words(capacity(options))
+    }
+
+    /// Memory of this process that nobody but the worker reads, for one of the workers of `options`.
     pub fn own(options: &PacketOptions) -> Self {
         let flows = FlowTable::own_memory(capacity(options));
         Self { flows, untaken_v6: None, alive: Memory::own(0), nat: Memory::own(0) }

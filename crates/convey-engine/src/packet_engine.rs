@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_core::{EventSink, Protocol};
+use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Protocol};
 
 use crate::engine_error::EngineError;
 use crate::explanation::Explanation;
@@ -133,6 +133,14 @@ pub trait UserSide {
 
     /// Has a neighbour resolved that is missing in [`UserSide::next_hops`].
     fn resolve(&self, ifindex: u32, address: IpAddr);
+
+    /// A page of at most `limit` of the flows that `filter` takes, from `cursor` on. Flows that live throughout the
+    /// listing are told once; others may be. No packet waits for it.
+    fn flows(&self, filter: &FlowFilter, cursor: FlowCursor, limit: usize) -> FlowPage;
+
+    /// Ends the flows that `filter` takes as if their time was over, and tells how many. `None` when a worker does not
+    /// answer within `timeout`; some may have ended then.
+    fn end_flows(&self, filter: &FlowFilter, timeout: Duration) -> Option<u64>;
 
     /// Indices of the interfaces packets are taken from, in rising order.
     fn interfaces(&self) -> Vec<u32>;

@@ -18,6 +18,7 @@ use convey_core::conntrack::{
 use convey_core::nat_ports::PortUse;
 
 use crate::counters::WorkerCounters;
+use crate::flows::{FlowView, Seen};
 use crate::fragments::Fragments;
 use crate::hop_cache::HopCache;
 use crate::memory::{Untaken, WorkerMemory};
@@ -493,6 +494,24 @@ impl Worker {
         if let Some(flow) = self.flows.remove(id) {
             self.held.settle(&flow, snapshot);
         }
+    }
+
+    /// Its flows, for other threads to look at.
+    pub fn flow_view(&self) -> FlowView {
+        FlowView::new(self.flows.reader(), self.held.ports.addresses())
+    }
+
+    /// Ends of these flows what is still there, as if their time was over. Gives how many those were.
+    pub fn end_flows(&mut self, seen: &[Seen], snapshot: &PacketSnapshot, now: Nanos) -> u64 {
+        self.begin(snapshot, now);
+        let mut ended = 0;
+        for Seen { id, flow } in seen {
+            if let Some(flow) = self.flows.remove_same(*id, flow) {
+                self.held.settle(&flow, snapshot);
+                ended += 1;
+            }
+        }
+        ended
     }
 
     /// Whether an ICMP error of ours may be sent.

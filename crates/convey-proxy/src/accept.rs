@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::connect;
+use crate::connections::Listed;
 use crate::events::Subject;
 use crate::limits::ClientPlace;
 use crate::listener::ListenGroup;
@@ -183,7 +184,12 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
     let frontend = &published.snapshot.frontends[index];
     match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
-            tokio::spawn(serve(worker.clone(), published, index, client, place));
+            let backend = &published.snapshot.backends[frontend.backend].name;
+            let names = (&frontend.name, group.local, backend);
+            let listed = worker.shared.connections.add(worker.number, peer, names);
+            let connection = listed.connection.clone();
+            let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed)));
+            connection.runs_as(task.abort_handle());
         }
         Err(reason) => {
             worker.shared.reasons.count(reason);
@@ -209,10 +215,10 @@ async fn serve(
     published: Arc<Published>,
     frontend: usize,
     client: TcpStream,
-    place: ClientPlace,
+    places: (ClientPlace, Listed),
 ) {
     // Made here and not by the caller: a future that is passed in is kept twice, as argument and pinned.
-    let mut connection = pin!(connect::serve(worker.clone(), published, frontend, client, place));
+    let mut connection = pin!(connect::serve(worker.clone(), published, frontend, client, places));
     let panic = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(())) => Poll::Ready(None),

@@ -21,6 +21,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
 use crate::limits::{ClientPlace, ServerPlace};
 use crate::meters::Meters;
@@ -41,11 +42,12 @@ pub(crate) async fn serve(
     published: Arc<Published>,
     frontend: usize,
     client: TcpStream,
-    place: ClientPlace,
+    (place, listed): (ClientPlace, Listed),
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
     let connected = {
-        let mut attempt = pin!(Attempt::new(&worker, &published, frontend).run(timer.as_mut()));
+        let mut attempt =
+            pin!(Attempt::new(&worker, &published, frontend, &listed.connection).run(timer.as_mut()));
         let mut left = pin!(left(&client));
         poll_fn(|cx| match attempt.as_mut().poll(cx) {
             Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
@@ -65,7 +67,7 @@ pub(crate) async fn serve(
     // A long connection must not keep the configuration it began with in memory.
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
-    drop(place);
+    drop((place, listed));
 }
 
 /// Waits until `client` has reset its connection.
@@ -81,14 +83,20 @@ struct Attempt<'a> {
     worker: &'a Arc<Worker>,
     frontend: &'a Frontend,
     backend: &'a Backend,
+    connection: &'a Arc<Connection>,
     tried: Vec<usize>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(worker: &'a Arc<Worker>, published: &'a Published, frontend: usize) -> Self {
+    fn new(
+        worker: &'a Arc<Worker>,
+        published: &'a Published,
+        frontend: usize,
+        connection: &'a Arc<Connection>,
+    ) -> Self {
         let frontend = &published.snapshot.frontends[frontend];
         let backend = &published.snapshot.backends[frontend.backend];
-        Self { worker, frontend, backend, tried: Vec::new() }
+        Self { worker, frontend, backend, connection, tried: Vec::new() }
     }
 
     async fn run(mut self, mut timer: Pin<&mut Sleep>) -> Result<(TcpStream, Meters, Limits), Reason> {
@@ -98,7 +106,9 @@ impl<'a> Attempt<'a> {
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
             timer.as_mut().reset(deadline);
             match self.dial(server.addr, timer.as_mut()).await {
-                Ok(stream) => {
+                Ok((stream, source)) => {
+                    let (name, addr) = (server.name.clone(), server.addr);
+                    self.connection.connected(Connected { name, addr, source });
                     place.admit(&self.backend.counters);
                     return Ok((stream, self.meters(place), Limits::of(self.backend)));
                 }
@@ -148,7 +158,11 @@ impl<'a> Attempt<'a> {
 
     /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
-    async fn dial(&self, addr: SocketAddr, mut timer: Pin<&mut Sleep>) -> io::Result<TcpStream> {
+    async fn dial(
+        &self,
+        addr: SocketAddr,
+        mut timer: Pin<&mut Sleep>,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
         let stream = loop {
             match begin(addr) {
@@ -181,12 +195,13 @@ impl<'a> Attempt<'a> {
         if readiness.is_write_closed() {
             return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
-        if is_connected_to_itself(&stream, addr) {
+        let source = stream.local_addr().ok();
+        if is_connected_to_itself(&stream, source, addr) {
             // With a FIN the port would stay in TIME_WAIT. That this fails costs no more than that.
             let _ = stream.set_zero_linger();
             return Err(Errno::CONNREFUSED.into());
         }
-        Ok(stream)
+        Ok((stream, source))
     }
 
     fn failed(&self, server: &Server, error: &io::Error) {
@@ -230,6 +245,7 @@ impl<'a> Attempt<'a> {
         Meters {
             shared: self.worker.shared.clone(),
             worker: self.worker.number,
+            connection: self.connection.clone(),
             frontend: self.frontend.counters.clone(),
             frontend_reasons: self.frontend.reasons.clone(),
             server,
@@ -251,9 +267,9 @@ fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
 
 /// Whether the kernel chose the port of `addr` as the source port, on the same address: where nobody listens, the
 /// two ends of one socket shake hands (RFC 9293, simultaneous open), and the client would hear its own words.
-fn is_connected_to_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
-    // The ports differ but for that, so the usual connection costs one system call.
-    stream.local_addr().is_ok_and(|local| {
+fn is_connected_to_itself(stream: &TcpStream, source: Option<SocketAddr>, addr: SocketAddr) -> bool {
+    // The ports differ but for that.
+    source.is_some_and(|local| {
         local.port() == addr.port() && stream.peer_addr().is_ok_and(|peer| peer.ip() == local.ip())
     })
 }

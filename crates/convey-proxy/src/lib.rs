@@ -3,7 +3,7 @@
 //!
 //! A connection is accepted ([`accept`]), admitted against the limits ([`limits`]), given a server
 //! ([`connect`]) and relayed ([`relay`]) on one thread from beginning to end. Workers share the published
-//! snapshot, its counters and the table of client addresses; nothing else.
+//! snapshot, its counters, the table of client addresses and the list of open connections; nothing else.
 //!
 //! Invariants: every gauge goes back when its guard is dropped, whatever ended the connection; a FIN is
 //! passed on only when all bytes before it were delivered; a connection that is cut short ends in a RST
@@ -12,6 +12,7 @@
 
 mod accept;
 mod connect;
+mod connections;
 mod descriptors;
 mod error;
 mod events;

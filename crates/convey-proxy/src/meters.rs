@@ -1,9 +1,10 @@
-//! The byte counters one connection writes to: total, frontend, backend, server.
+//! The byte counters one connection writes to: the connection itself, total, frontend, backend, server.
 
 use std::sync::Arc;
 
 use convey_core::{ConnCounters, Reason, ReasonCounters};
 
+use crate::connections::Connection;
 use crate::limits::ServerPlace;
 use crate::shared::Shared;
 
@@ -21,6 +22,7 @@ pub(crate) enum Way {
 pub(crate) struct Meters {
     pub shared: Arc<Shared>,
     pub worker: usize,
+    pub connection: Arc<Connection>,
     pub frontend: Arc<ConnCounters>,
     pub frontend_reasons: Arc<ReasonCounters>,
     /// Holds the connection's places at server and backend, and their counters with them.
@@ -30,6 +32,7 @@ pub(crate) struct Meters {
 impl Meters {
     /// Counts `bytes` that the receiving socket has taken.
     pub fn delivered(&self, way: Way, bytes: u64) {
+        self.connection.delivered(way, bytes);
         let add = match way {
             Way::Tx => ConnCounters::add_tx,
             Way::Rx => ConnCounters::add_rx,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use convey_core::{Event, EventSink, Snapshot};
+use convey_core::{Event, EventSink, FlowCursor, FlowFilter, FlowPage, Snapshot};
 
 use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
@@ -76,6 +76,18 @@ impl Proxy {
     /// is not among them.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         self.listeners.addresses()
+    }
+
+    /// A page of at most `limit` of the open connections that `filter` takes, from `cursor` on. Connections that are
+    /// open throughout the listing are told once; others may be.
+    pub fn connections(&self, filter: &FlowFilter, cursor: FlowCursor, limit: usize) -> FlowPage {
+        self.shared.connections.list(filter, cursor, limit)
+    }
+
+    /// Cuts the open connections that `filter` takes, and tells how many. Both peers get a RST, as far as they have not
+    /// been sent their FIN.
+    pub fn end_connections(&self, filter: &FlowFilter) -> u64 {
+        self.shared.connections.end(filter)
     }
 
     /// Closes all listeners as [`Proxy::install`] closes those that go; open connections go on.

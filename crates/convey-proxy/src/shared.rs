@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use convey_core::{ConnCounters, ReasonCounters};
 use tokio::sync::Notify;
 
+use crate::connections::Connections;
 use crate::events::Events;
 use crate::limits::Admission;
 use crate::listener::ListenGroup;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub totals: Arc<ConnCounters>,
     pub reasons: Arc<ReasonCounters>,
     pub admission: Arc<Admission>,
+    pub connections: Arc<Connections>,
     pub events: Events,
     listening: Mutex<Listening>,
     applied: Condvar,
@@ -50,6 +52,7 @@ impl Shared {
             totals: published.snapshot.totals.clone(),
             reasons: published.snapshot.reasons.clone(),
             admission: Arc::new(Admission::new(published.snapshot.totals.clone())),
+            connections: Arc::new(Connections::new(workers)),
             published: ArcSwap::from_pointee(published),
             events,
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),

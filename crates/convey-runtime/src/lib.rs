@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use convey_afpacket::probe::{Method as ProbeMethod, Probe};
-use convey_core::{EventSink, Mode, Protocol, Snapshot, SnapshotSpec, SpecError};
+use convey_core::{
+    EventSink, FlowCursor, FlowFilter, FlowPage, Mode, Protocol, Snapshot, SnapshotSpec, SpecError,
+};
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep};
 use convey_proxy::{Proxy, ProxyError};
@@ -45,6 +47,9 @@ pub enum RuntimeError {
     /// A privilege is missing.
     #[error(transparent)]
     Privilege(#[from] MissingPrivilege),
+    /// A worker did not answer in time.
+    #[error("a worker does not answer")]
+    NoAnswer,
     /// The balancer was closed.
     #[error("the balancer is closed")]
     Closed,
@@ -88,6 +93,7 @@ impl RuntimeError {
             },
             Self::Host(error) => host_error_kind(error),
             Self::Privilege(_) => ErrorKind::Permission,
+            Self::NoAnswer => ErrorKind::Internal,
             Self::Closed => ErrorKind::Closed,
         }
     }
@@ -274,6 +280,37 @@ impl Runtime {
             Engine::Packet(packet) => {
                 packet.explain(protocol, source, destination).map(explain::with_interface_names)
             }
+        }
+    }
+
+    /// A page of at most `limit` of the flows that `filter` takes (proxy mode: of the open connections), from `cursor`
+    /// on. Milliseconds; no packet waits for it. A page may have fewer rows than there are, even none, and a cursor.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Closed`].
+    pub fn flows(
+        &self,
+        filter: &FlowFilter,
+        cursor: FlowCursor,
+        limit: usize,
+    ) -> Result<FlowPage, RuntimeError> {
+        drop(self.open_state()?);
+        Ok(match &self.engine {
+            Engine::Proxy(proxy) => proxy.connections(filter, cursor, limit),
+            Engine::Packet(packet) => packet.flows(filter, cursor, limit),
+        })
+    }
+
+    /// Ends the flows that `filter` takes as if their time was over (proxy mode: cuts the connections), and tells how
+    /// many. Flows that begin meanwhile may live.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Closed`]; [`RuntimeError::NoAnswer`] when a worker is busy for seconds, some may have ended then.
+    pub fn end_flows(&self, filter: &FlowFilter) -> Result<u64, RuntimeError> {
+        drop(self.open_state()?);
+        match &self.engine {
+            Engine::Proxy(proxy) => Ok(proxy.end_connections(filter)),
+            Engine::Packet(packet) => packet.end_flows(filter).ok_or(RuntimeError::NoAnswer),
         }
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use convey_afpacket::monotonic;
 use convey_afpacket::probe::Prober;
-use convey_core::{Event, Protocol, Snapshot, SpecError};
+use convey_core::{Event, FlowCursor, FlowFilter, FlowPage, Protocol, Snapshot, SpecError};
 use convey_engine::{
     EngineError, EngineKind, EngineStats, Explanation, Keep, PacketEngine, PacketOptions, PacketSnapshot,
 };
@@ -224,6 +224,15 @@ impl PacketPath {
         destination: SocketAddr,
     ) -> Option<Explanation> {
         self.engine.user_side().explain(protocol, source, destination, ANSWER)
+    }
+
+    pub(crate) fn flows(&self, filter: &FlowFilter, cursor: FlowCursor, limit: usize) -> FlowPage {
+        self.engine.user_side().flows(filter, cursor, limit)
+    }
+
+    /// `None` when a worker did not answer.
+    pub(crate) fn end_flows(&self, filter: &FlowFilter) -> Option<u64> {
+        self.engine.user_side().end_flows(filter, ANSWER)
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.

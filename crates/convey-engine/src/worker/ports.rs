@@ -1,8 +1,8 @@
 //! The port pools of one worker, made when the first flow towards a server begins.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use convey_core::conntrack::{FlowId, Memory, Place, Ticks};
 use convey_core::nat_ports::{Partition, PortPool, PortUse, Taken, Victim};
@@ -11,6 +11,7 @@ use convey_packet::Addr;
 
 use super::kernel::PoolMemory;
 use crate::counters::WorkerCounters;
+use crate::flows::NatAddresses;
 use crate::hash::MixBuild;
 use crate::options::PacketOptions;
 use crate::snapshot::{NatPath, PacketSnapshot};
@@ -24,6 +25,8 @@ pub(super) struct PortPools {
     now: Ticks,
     by_path: HashMap<NatPath, u16, MixBuild>,
     pools: Vec<Option<(NatPath, PortPool)>>,
+    /// The same for who looks at flows of this process.
+    addresses: Arc<Mutex<Vec<u128>>>,
     /// By pool: its NAT address, for who takes over the flows that name the pool.
     nat: Memory<u128>,
     counters: Arc<WorkerCounters>,
@@ -69,6 +72,7 @@ impl PortPools {
             now: Ticks(0),
             by_path: HashMap::default(),
             pools: Vec::new(),
+            addresses: Arc::default(),
             nat,
             counters,
             kernel: None,
@@ -122,6 +126,7 @@ impl PortPools {
         if let Some(nat) = self.nat.get_mut(at) {
             *nat = path.nat;
         }
+        self.tell_address(at, path.nat);
         // A process that is killed has written the address before any flow that names it.
         compiler_fence(SeqCst);
         let made = Some((*path, PortPool::new(self.partition)));
@@ -131,6 +136,22 @@ impl PortPools {
         }
         self.by_path.insert(*path, pool);
         Some(pool)
+    }
+
+    /// The NAT addresses of its pools, for other threads.
+    pub(super) fn addresses(&self) -> NatAddresses {
+        match &self.kernel {
+            Some(kernel) => NatAddresses::Paths(kernel.paths.clone()),
+            None => NatAddresses::Pools(self.addresses.clone()),
+        }
+    }
+
+    fn tell_address(&self, pool: usize, nat: u128) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if addresses.len() <= pool {
+            addresses.resize(pool + 1, 0);
+        }
+        addresses[pool] = nat;
     }
 
     /// Takes a free port on which no frontend listens, for the flow `id` that lies at `place`.

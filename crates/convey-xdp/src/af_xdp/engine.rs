@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use convey_afpacket::own_flows;
 use convey_afpacket::workers::{PacketSocket, Runner, UserPath, lock};
 use convey_engine::{
     EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, Keep, PacketEngine, PacketSnapshot,
@@ -66,7 +67,7 @@ impl AfXdpEngine {
             return Err(refused);
         }
         followed?;
-        let memory = memory.into_iter().next().unwrap_or_else(|| WorkerMemory::own(snapshot.options()));
+        let memory = memory.into_iter().next().unwrap_or_else(|| own_flows(snapshot.options()));
         let mut runner = Runner::new(0, frames, &engine.path, memory);
         let now = engine.path.shared().now();
         for flows in saved {

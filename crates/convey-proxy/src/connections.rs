@@ -1,0 +1,222 @@
+//! The connections that are open, for an operator to look at and to end.
+//!
+//! A connection writes what is known of it once and its bytes as they are delivered; whoever lists reads that beside
+//! it. The lock of a worker's table is held for a moment when a connection comes or goes, and for a few hundred places
+//! at a time by a list.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
+use tokio::task::AbortHandle;
+
+use crate::meters::Way;
+
+/// Places looked at under one lock.
+const PLACES: usize = 512;
+
+/// What is known of one open connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    client: SocketAddr,
+    frontend: Arc<str>,
+    /// Where its frontend listens.
+    listen: SocketAddr,
+    /// Of its frontend now.
+    backend: Arc<str>,
+    since: Instant,
+    server: OnceLock<Connected>,
+    /// To the server, to the client. One task writes.
+    bytes: [AtomicU64; 2],
+    task: OnceLock<AbortHandle>,
+    ended: AtomicBool,
+}
+
+/// The server a connection got.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub name: Arc<str>,
+    pub addr: SocketAddr,
+    /// Of the proxy's end.
+    pub source: Option<SocketAddr>,
+}
+
+impl Connection {
+    /// It is served by this task.
+    pub fn runs_as(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+    }
+
+    /// It got a server.
+    pub fn connected(&self, server: Connected) {
+        let _ = self.server.set(server);
+    }
+
+    pub fn delivered(&self, way: Way, bytes: u64) {
+        let sum = &self.bytes[match way {
+            Way::Tx => 0,
+            Way::Rx => 1,
+        }];
+        sum.store(sum.load(Relaxed) + bytes, Relaxed);
+    }
+
+    fn stage(&self) -> FlowStage {
+        if self.server.get().is_some() { FlowStage::Established } else { FlowStage::New }
+    }
+
+    fn is_taken_by(&self, filter: &FlowFilter) -> bool {
+        let takes_server = match self.server.get() {
+            Some(server) => filter.takes_server(&self.backend, &server.name),
+            None => filter.takes_no_server() && filter.takes_server(&self.backend, ""),
+        };
+        takes_server
+            && !self.ended.load(Relaxed)
+            && filter.takes_client(self.client)
+            && filter.takes_frontend(Protocol::Tcp, &self.frontend)
+            && filter.takes_vip(self.listen)
+            && filter.takes_stage(self.stage())
+    }
+
+    fn row(&self) -> FlowRow {
+        let server = self.server.get();
+        FlowRow {
+            protocol: Protocol::Tcp,
+            client: self.client,
+            frontend: self.frontend.clone(),
+            vip: self.listen,
+            server: server.map(|s| (self.backend.clone(), s.name.clone(), s.addr)),
+            stage: self.stage(),
+            age: Some(self.since.elapsed()),
+            idle: None,
+            expires_in: None,
+            nat: server.and_then(|s| s.source),
+            packets: None,
+            bytes: Some([self.bytes[0].load(Relaxed), self.bytes[1].load(Relaxed)]),
+        }
+    }
+
+    /// Cuts it; tells whether nobody did before. Its task drops what it holds, and its peers get resets.
+    fn end(&self) -> bool {
+        let Some(task) = self.task.get() else { return false };
+        task.abort();
+        !self.ended.swap(true, Relaxed)
+    }
+}
+
+/// The open connections of all workers.
+#[derive(Debug)]
+pub(crate) struct Connections(Box<[Mutex<Places>]>);
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: Vec<Option<Arc<Connection>>>,
+    free: Vec<u32>,
+}
+
+/// A connection's place in the list. Dropping it takes the connection out.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    all: Arc<Connections>,
+    worker: usize,
+    place: u32,
+    pub connection: Arc<Connection>,
+}
+
+impl Connections {
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Mutex::default()).collect())
+    }
+
+    /// A connection has come to `worker`.
+    pub fn add(
+        self: &Arc<Self>,
+        worker: usize,
+        client: SocketAddr,
+        (frontend, listen, backend): (&Arc<str>, SocketAddr, &Arc<str>),
+    ) -> Listed {
+        let connection = Arc::new(Connection {
+            client,
+            frontend: frontend.clone(),
+            listen,
+            backend: backend.clone(),
+            since: Instant::now(),
+            server: OnceLock::new(),
+            bytes: [AtomicU64::new(0), AtomicU64::new(0)],
+            task: OnceLock::new(),
+            ended: AtomicBool::new(false),
+        });
+        let mut places = self.places(worker);
+        let place = match places.free.pop() {
+            Some(place) => {
+                places.taken[place as usize] = Some(connection.clone());
+                place
+            }
+            None => {
+                places.taken.push(Some(connection.clone()));
+                (places.taken.len() - 1) as u32
+            }
+        };
+        drop(places);
+        Listed { all: self.clone(), worker, place, connection }
+    }
+
+    /// A page of at most `limit` of the connections that `filter` takes, from `cursor` on.
+    pub fn list(&self, filter: &FlowFilter, cursor: FlowCursor, limit: usize) -> FlowPage {
+        let mut rows = Vec::new();
+        let next = self.walk(cursor, |connection| {
+            if connection.is_taken_by(filter) {
+                rows.push(connection.row());
+            }
+            rows.len() < limit
+        });
+        FlowPage { rows, next, partial: None }
+    }
+
+    /// Cuts the connections that `filter` takes, and tells how many.
+    pub fn end(&self, filter: &FlowFilter) -> u64 {
+        let mut ended = 0;
+        self.walk(FlowCursor::default(), |connection| {
+            ended += u64::from(connection.is_taken_by(filter) && connection.end());
+            true
+        });
+        ended
+    }
+
+    /// Shows `each` the connections until it has had enough. Gives where it goes on.
+    fn walk(&self, from: FlowCursor, mut each: impl FnMut(&Connection) -> bool) -> Option<FlowCursor> {
+        let mut at = usize::try_from(from.at).unwrap_or(usize::MAX);
+        for table in from.table..self.0.len() as u32 {
+            while let Some(some) = self.some_from(table as usize, at) {
+                for connection in some {
+                    at += 1;
+                    if !connection.is_none_or(|connection| each(&connection)) {
+                        return Some(FlowCursor { table, at: at as u64 });
+                    }
+                }
+            }
+            at = 0;
+        }
+        None
+    }
+
+    /// What lies at some places from `at` on; `None` at the end.
+    fn some_from(&self, worker: usize, at: usize) -> Option<Vec<Option<Arc<Connection>>>> {
+        let places = self.places(worker);
+        let end = places.taken.len().min(at.saturating_add(PLACES));
+        places.taken.get(at..end).filter(|some| !some.is_empty()).map(<[_]>::to_vec)
+    }
+
+    fn places(&self, worker: usize) -> MutexGuard<'_, Places> {
+        self.0[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut places = self.all.places(self.worker);
+        places.taken[self.place as usize] = None;
+        places.free.push(self.place);
+    }
+}
