@@ -46,6 +46,7 @@ export type {
   WeightEvent,
 } from "./control/events.ts";
 export type { Explanation, Step } from "./control/explain.ts";
+export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState } from "./control/flows.ts";
 export type { Logger } from "./control/logger.ts";
 export type {
   BalancerOptions,

@@ -13,6 +13,7 @@ import { Configuration } from "./configuration.ts";
 import { untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
 import type { Explanation } from "./explain.ts";
+import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
@@ -46,6 +47,7 @@ export class Balancer implements AsyncDisposable {
   readonly #runtime: RuntimeServers;
   readonly #reloader: Reloader;
   readonly #service: Service;
+  readonly #flows: Flows;
   #watcher: ConfigWatcher | undefined;
   #keepAlive: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -84,6 +86,7 @@ export class Balancer implements AsyncDisposable {
       readiness: () => this.#service.readiness(this.#closing !== undefined),
     });
     this.#service = new Service(config, { start, reporter: this.#reporter, admin, keepAlive });
+    this.#flows = new Flows(this.#service.dataplane, () => this.#assertOpen());
   }
 
   /** Starts a balancer; when it rejects, nothing is left running. */
@@ -163,6 +166,28 @@ export class Balancer implements AsyncDisposable {
    */
   async explain(protocol: string, source: string, destination: string): Promise<Explanation> {
     return await this.#service.explain([protocol, source, destination], () => this.#assertOpen());
+  }
+
+  /**
+   * The live flows that `filter` takes, in proxy mode the open connections, page by page: call again with the page's
+   * `cursor` until it is `null`. No packet waits for it, whatever the size of the table.
+   *
+   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `INTERNAL` when too many questions wait.
+   */
+  async flows(filter: FlowFilter = {}, page: FlowPageOptions = {}): Promise<FlowPage> {
+    return await this.#flows.list(filter, page);
+  }
+
+  /**
+   * Ends the flows that `filter` takes: their entries and NAT ports are free. One flow is named by `protocol`, `client`
+   * ("ip:port") and `vip` ("ip:port"); for more set `all`. Once they have ended, calling it again kills none. Proxy mode
+   * resets both ends; passthrough leaves it to the next packet, whose TCP sender is answered with a reset; in DSR the
+   * client's next packet begins the flow anew, as a rule at the same server.
+   *
+   * @throws ConveyError as `flows()` does.
+   */
+  async killFlows(filter: FlowFilter): Promise<{ killed: number }> {
+    return await this.#flows.kill(filter);
   }
 
   /**

@@ -14,6 +14,8 @@ import type {
   NativeEngine,
   NativeEvent,
   NativeExplanation,
+  NativeFlowFilter,
+  NativeFlowPage,
   NativeMember,
   NativeMode,
   NativeMovedSlots,
@@ -34,6 +36,9 @@ export type {
   NativeDsrServerAction,
   NativeEvent,
   NativeExplanation,
+  NativeFlow,
+  NativeFlowFilter,
+  NativeFlowPage,
   NativeGuardDrops,
   NativeMember,
   NativeMovedSlots,
@@ -107,6 +112,10 @@ export interface Dataplane {
   settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
+  /** A page of the live flows, proxy mode: of the open connections; `cursor` "" is the beginning. `null` after `close()`. */
+  flows(filter: NativeFlowFilter, cursor: string, limit: number): Promise<NativeFlowPage | null>;
+  /** Ends flows and tells how many; `null` after `close()`, and when a worker does not answer. */
+  killFlows(filter: NativeFlowFilter): Promise<number | null>;
   /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
   outlivesProcess(): boolean;
   /**
@@ -185,6 +194,8 @@ function wrap(native: NativeDataplane): Dataplane {
     stopAccepting: () => unwrap(() => native.stopAccepting()),
     settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),
+    flows: async (...question) => await unwrap(() => native.flows(...question)),
+    killFlows: async (filter) => await unwrap(() => native.killFlows(filter)),
     outlivesProcess: () => unwrap(() => native.outlivesProcess()),
     close: (keepForwarding) => unwrap(() => native.close(keepForwarding)),
   };

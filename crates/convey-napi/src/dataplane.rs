@@ -13,6 +13,7 @@ use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
 use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
+use crate::flows::{FlowsTask, KillFlowsTask, NativeFlowFilter, parse_cursor};
 use crate::probe::{NativeProbe, NativeProbeReport};
 use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
 
@@ -35,6 +36,9 @@ impl Task for SettleTask {
 
 /// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
 const EVENT_QUEUE: usize = 1024;
+
+/// Flows of a page, at most.
+const MAX_FLOWS: u32 = 10_000;
 
 /// A running data plane. It lives on threads of its own until `close()`.
 #[napi]
@@ -182,6 +186,34 @@ impl Dataplane {
     ) -> Result<AsyncTask<ExplainTask>> {
         let question = Question::parse(&protocol, &source, &destination)?;
         Ok(AsyncTask::new(ExplainTask { runtime: self.runtime.clone(), question }))
+    }
+
+    /// A page of at most `limit` (1 to 10,000) of the live flows that `filter` takes, from `cursor` on ("": from the
+    /// beginning); in proxy mode of the open connections. `null` after `close()`.
+    ///
+    /// Throws with `code` CONFIG_INVALID for an argument.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeFlowPage | null>")]
+    pub fn flows(
+        &self,
+        filter: NativeFlowFilter,
+        cursor: String,
+        limit: u32,
+    ) -> Result<AsyncTask<FlowsTask>> {
+        Ok(AsyncTask::new(FlowsTask {
+            runtime: self.runtime.clone(),
+            filter: filter.into_filter()?,
+            cursor: parse_cursor(&cursor)?,
+            limit: limit.clamp(1, MAX_FLOWS) as usize,
+        }))
+    }
+
+    /// Ends the flows that `filter` takes as if their time was over, in proxy mode cuts the connections; resolves with
+    /// how many. `null` after `close()`, or when a worker does not answer for seconds: some may have ended then.
+    ///
+    /// Throws with `code` CONFIG_INVALID for an argument.
+    #[napi(catch_unwind, ts_return_type = "Promise<number | null>")]
+    pub fn kill_flows(&self, filter: NativeFlowFilter) -> Result<AsyncTask<KillFlowsTask>> {
+        Ok(AsyncTask::new(KillFlowsTask { runtime: self.runtime.clone(), filter: filter.into_filter()? }))
     }
 
     /// Whether forwarding goes on without the process: when it is killed, and with `close(true)`.

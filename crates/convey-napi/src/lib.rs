@@ -10,6 +10,7 @@ mod dataplane;
 mod error;
 mod event;
 mod explain;
+mod flows;
 mod host;
 mod probe;
 mod selection;

@@ -55,6 +55,20 @@ export declare class Dataplane {
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
    */
   explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>
+  /**
+   * A page of at most `limit` (1 to 10,000) of the live flows that `filter` takes, from `cursor` on ("": from the
+   * beginning); in proxy mode of the open connections. `null` after `close()`.
+   *
+   * Throws with `code` CONFIG_INVALID for an argument.
+   */
+  flows(filter: NativeFlowFilter, cursor: string, limit: number): Promise<NativeFlowPage | null>
+  /**
+   * Ends the flows that `filter` takes as if their time was over, in proxy mode cuts the connections; resolves with
+   * how many. `null` after `close()`, or when a worker does not answer for seconds: some may have ended then.
+   *
+   * Throws with `code` CONFIG_INVALID for an argument.
+   */
+  killFlows(filter: NativeFlowFilter): Promise<number | null>
   /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
   outlivesProcess(): boolean
   /**
@@ -269,6 +283,67 @@ export interface NativeExplanation {
   reason: string
   /** How that came about, in order. */
   steps: Array<NativeStep>
+}
+
+/** One flow; addresses with a port are `ip:port`, IPv6 in brackets; `null` is what is not known. */
+export interface NativeFlow {
+  /** "tcp" or "udp". */
+  protocol: string
+  client: string
+  frontend: string
+  /** What the client talks to. */
+  vip: string
+  server?: NativeFlowServer
+  /** "new", "half_open", "established", "closing" or "closed". */
+  state: string
+  ageMs?: number
+  idleMs?: number
+  /** Until it is forgotten if no packet comes. */
+  expiresInMs?: number
+  /** Where its packets to the server come from, if not from the client; "" where they do. */
+  nat: string
+  /** Datagrams seen, of UDP. */
+  packets?: number
+  /** To the server. */
+  bytesTx?: number
+  /** To the client. */
+  bytesRx?: number
+}
+
+/** Which flows; "" or `null` is any. */
+export interface NativeFlowFilter {
+  /** "tcp" or "udp". */
+  protocol: string
+  /** Address or net (`ip/bits`) of the client. */
+  client: string
+  clientPort?: number
+  /** Address that the client talks to. */
+  vip: string
+  vipPort?: number
+  frontend: string
+  backend: string
+  /** Name of the server. */
+  server: string
+  /** "new", "half_open", "established", "closing" or "closed". */
+  state: string
+}
+
+/** A part of the list of flows. */
+export interface NativeFlowPage {
+  /** Those found; there may be more though there are none. */
+  flows: Array<NativeFlow>
+  /** Where the list goes on; "": it has ended. */
+  cursor: string
+  /** Why there are flows that are not listed: "minimal_tracking", "no_memory"; "": all are. */
+  partial: string
+}
+
+/** The server of a flow. */
+export interface NativeFlowServer {
+  backend: string
+  name: string
+  /** `ip:port`, IPv6 in brackets. */
+  addr: string
 }
 
 /** How long a flow lives after its last packet, in milliseconds; above 39 hours counts as 39 hours. */
