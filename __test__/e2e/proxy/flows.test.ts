@@ -1,0 +1,88 @@
+/** The open connections of proxy mode as flows: listed and ended. */
+import { once } from "node:events";
+import { expect, test } from "vitest";
+import { createBalancer, type FlowPage } from "../../../ts/index.ts";
+import { poolConfig } from "../../support/control.ts";
+import { until } from "../../support/processes.ts";
+import { dial, echo, listening } from "../../support/sockets.ts";
+
+test("an open connection is listed with its server and bytes; ended, both its ends are reset and others go on", async () => {
+  const sources: string[] = [];
+  await using server = await listening((socket) => {
+    sources.push(`127.0.0.1:${socket.remotePort}`);
+    echo(socket);
+  });
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
+  const [one, other] = [await dial(lb.address("web")), await dial(lb.address("web"))];
+  for (const socket of [one, other]) {
+    socket.write("hello");
+    await once(socket, "data");
+  }
+  const client = `127.0.0.1:${one.localPort}`;
+  const flow = await until(async () => {
+    const [found] = (await lb.flows({ client })).flows;
+    return found?.bytes_rx === 5 ? found : undefined;
+  }, "the connection's bytes");
+  const { port } = lb.address("web");
+  expect(flow).toMatchObject({
+    ...{ protocol: "tcp", client, frontend: "web", vip: `127.0.0.1:${port}`, state: "established" },
+    server: { backend: "pool", name: "s1", addr: server.addr },
+    ...{ bytes_tx: 5, bytes_rx: 5, idle_ms: null, expires_in_ms: null, packets: null },
+  });
+  expect(flow.age_ms).toBeGreaterThanOrEqual(0);
+  expect(sources, "its source is what the server sees").toContain(flow.nat);
+
+  const reset = once(one, "error");
+  const named = { protocol: "tcp", client, vip: `127.0.0.1:${port}` } as const;
+  expect(await lb.killFlows(named)).toEqual({ killed: 1 });
+  expect((await reset)[0]).toMatchObject({ code: "ECONNRESET" });
+  expect(await lb.killFlows(named), "it ends once").toEqual({ killed: 0 });
+  await until(() => lb.stats().current_connections === 1, "its place to be free");
+  other.write("again");
+  expect(String((await once(other, "data"))[0])).toBe("again");
+  expect((await lb.flows()).flows.map((it) => it.client)).toEqual([`127.0.0.1:${other.localPort}`]);
+  other.destroy();
+});
+
+test("a list of many connections comes page by page, each connection once", async () => {
+  await using server = await listening(echo);
+  await using lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
+  const sockets = await Promise.all(Array.from({ length: 25 }, () => dial(lb.address("web"))));
+  await until(async () => (await lb.flows()).flows.length === 25, "all connections");
+  const listed: string[] = [];
+  let cursor: string | null | undefined;
+  let pages = 0;
+  while (cursor !== null) {
+    const page: FlowPage = await lb.flows({ server: "pool/s1" }, { limit: 10, cursor });
+    listed.push(...page.flows.map((flow) => flow.client));
+    cursor = page.cursor;
+    pages += 1;
+  }
+  expect(listed.sort()).toEqual(sockets.map((socket) => `127.0.0.1:${socket.localPort}`).sort());
+  expect(pages).toBeGreaterThanOrEqual(3);
+  const ended = Promise.all(sockets.map((socket) => once(socket, "error")));
+  expect(await lb.killFlows({ all: true })).toEqual({ killed: 25 });
+  await ended;
+});
+
+test("what is wrong with a question about flows is named, and nothing is ended", async () => {
+  await using server = await listening(echo);
+  const lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
+  const socket = await dial(lb.address("web"));
+  await until(async () => (await lb.flows()).flows.length === 1, "the connection");
+  await expect(lb.killFlows({ client: "127.0.0.1" })).rejects.toMatchObject({
+    code: "CONFIG_INVALID",
+    message: expect.stringContaining("this may be more than one flow"),
+  });
+  await expect(lb.flows({ client: "nobody" })).rejects.toMatchObject({
+    code: "CONFIG_INVALID",
+    field: "client",
+  });
+  await expect(lb.flows({}, { limit: 0 })).rejects.toMatchObject({ code: "CONFIG_INVALID", field: "limit" });
+  await expect(lb.flows({}, { cursor: "x" })).rejects.toMatchObject({ code: "CONFIG_INVALID" });
+  expect((await lb.flows()).flows).toHaveLength(1);
+  socket.on("error", () => undefined);
+  await lb.close();
+  await expect(lb.flows()).rejects.toMatchObject({ code: "CLOSED" });
+  await expect(lb.killFlows({ all: true })).rejects.toMatchObject({ code: "CLOSED" });
+});
