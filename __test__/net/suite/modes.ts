@@ -4,9 +4,10 @@ import { aroundAll, describe, expect, test } from "vitest";
 import type { Stats } from "../../../ts/index.ts";
 import type { Product } from "../../support/convey.ts";
 import { finish, until } from "../../support/processes.ts";
+import { saidByKernel, watchKernel } from "../lab/kernel-watch.ts";
 import { FAMILIES, type Family, type PacketLab, SERVERS } from "../lab/lab.ts";
 import { counted, kernelCounter, packets, reconfigure, type Scene, type Stage } from "../lab/scene.ts";
-import { BLOB_BYTES, HTTP, SINK } from "../lab/servers.ts";
+import { BLOB_BYTES } from "../lab/servers.ts";
 import { TALK, Talker } from "../lab/talk.ts";
 import { answers, fiftyMebibytesEachWay, names, pings } from "../lab/traffic.ts";
 
@@ -27,7 +28,7 @@ export function modes({ method, arms, scene: standing }: Stage): void {
       lab = scene.lab;
       await using running = await scene.balance();
       product = running;
-      await countKernelAnswers(lab);
+      await watchKernel(lab);
       await using client = await Talker.start(lab, lab.vip());
       await using client6 = await Talker.start(lab, lab.vip("v6"));
       [talker, talker6] = [client, client6];
@@ -341,7 +342,7 @@ export function modes({ method, arms, scene: standing }: Stage): void {
           expect({ up, ok: last_check?.ok }).toEqual({ up: true, ok: true });
         }
       }
-      expect(await kernelAnswers(lab)).toBe(0);
+      expect(await saidByKernel(lab)).toEqual([]);
     });
 
     test("no packet was lost on the way through, and no worker panicked", async () => {
@@ -398,27 +399,6 @@ export function modes({ method, arms, scene: standing }: Stage): void {
       expect(await answers(lab, lab.vip(), 1)).toBe(true);
     });
   });
-}
-
-/**
- * Counts what the balancer's kernel itself sends from a frontend's port, and its resets to web servers, which say
- * nothing to a health check that could be reset for it. What is forwarded does not pass there.
- */
-async function countKernelAnswers(lab: PacketLab): Promise<void> {
-  await lab.sh(
-    "balancer",
-    `nft add table inet watch
-     nft 'add chain inet watch out { type filter hook output priority 0; }'
-     nft add rule inet watch out tcp sport '{ ${HTTP}, ${SINK}, ${TALK} }' counter
-     nft add rule inet watch out tcp dport ${HTTP} tcp flags '& rst == rst' counter`,
-  );
-}
-
-async function kernelAnswers(lab: PacketLab): Promise<number> {
-  const rules = await lab.sh("balancer", "nft list table inet watch");
-  const counts = [...rules.matchAll(/packets (\d+)/g)];
-  if (counts.length !== 2) throw new Error(`two counters were set, found ${rules}`);
-  return counts.reduce((sum, [, n]) => sum + Number(n), 0);
 }
 
 /** Fragments that the balancer's kernel took in to put them together. */

@@ -1,0 +1,45 @@
+/** What the balancer's kernel itself says in a frontend's name, or to a server that it should not have heard of. */
+import type { PacketLab } from "./lab.ts";
+import { HTTP, SINK } from "./servers.ts";
+import { TALK } from "./talk.ts";
+
+const KINDS = ["reset", "other"] as const;
+const SETS = KINDS.flatMap((kind) => [`${kind}_ip`, `${kind}_ip6`]);
+
+/**
+ * Notes from now on what the balancer's kernel sends from a frontend's port, and its resets to web servers, which say
+ * nothing to a health check that could be reset for it. What is forwarded does not pass there.
+ */
+export async function watchKernel(lab: PacketLab): Promise<void> {
+  const sets = SETS.map((name) => {
+    const address = name.endsWith("6") ? "ipv6_addr" : "ipv4_addr";
+    return `set ${name} {
+      type ${address} . inet_service . ${address} . inet_service; flags dynamic, timeout; timeout 1d; size 1024;
+    }`;
+  });
+  const notes = KINDS.map((kind) => {
+    const of = (ip: string) =>
+      `update @${kind}_${ip} { ${ip} saddr . tcp sport . ${ip} daddr . tcp dport counter }`;
+    return `chain ${kind} { ${of("ip")}; ${of("ip6")}; }`;
+  });
+  const ports = `{ ${HTTP}, ${SINK}, ${TALK} }`;
+  const rules = `table inet watch {
+    ${[...sets, ...notes].join("\n")}
+    chain out {
+      type filter hook output priority 0;
+      tcp flags & rst == 0 tcp sport ${ports} jump other
+      tcp flags & rst == rst tcp sport ${ports} jump reset
+      tcp flags & rst == rst tcp dport ${HTTP} tcp sport != ${ports} jump reset
+    }
+  }`;
+  await lab.sh("balancer", `nft -f - <<'END'\n${rules}\nEND`);
+}
+
+/** What was noted: a line for each kind and pair of sockets, with the time left of a day. */
+export async function saidByKernel(lab: PacketLab): Promise<string[]> {
+  const lists = await Promise.all(SETS.map((set) => lab.sh("balancer", `nft list set inet watch ${set}`)));
+  return lists.flatMap((text, at) => {
+    const elements = /elements = \{([^}]*)\}/.exec(text)?.[1];
+    return elements === undefined ? [] : elements.split(",").map((line) => `${SETS[at]}: ${line.trim()}`);
+  });
+}
