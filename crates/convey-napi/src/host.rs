@@ -83,17 +83,32 @@ pub struct NativeDsrServer {
 /// Throws with `code` CONFIG_INVALID, PERMISSION_DENIED or INTERNAL.
 #[napi(catch_unwind)]
 pub fn dsr_server(server: NativeDsrServer, action: NativeDsrServerAction) -> Result<Vec<String>> {
-    let vip: SocketAddr =
-        server.vip.parse().map_err(|_| invalid("vip", format!("\"{}\" is not ip:port", server.vip)))?;
-    let protocol = (&server.protocol).into();
+    let vip = vip_of(&server)?;
     if matches!(action, NativeDsrServerAction::Apply | NativeDsrServerAction::Undo) {
         let what = "preparing a server for direct server return";
         require(what, &[Capability::NetAdmin]).map_err(|e| from_runtime(&e.into()))?;
     }
     let failed = |e| from_runtime(&RuntimeError::Host(e));
     if matches!(action, NativeDsrServerAction::Undo) {
+        let protocol = (&server.protocol).into();
         return dsr_server::undo(vip, protocol, &state_dir()).map_err(failed);
     }
+    let spec = dsr_server_spec(server)?;
+    match action {
+        NativeDsrServerAction::Apply | NativeDsrServerAction::Undo => dsr_server::apply(&spec),
+        NativeDsrServerAction::Check => dsr_server::check(&spec),
+        NativeDsrServerAction::Plan => dsr_server::plan(&spec),
+        NativeDsrServerAction::Print => dsr_server::print(&spec),
+    }
+    .map_err(failed)
+}
+
+fn vip_of(server: &NativeDsrServer) -> Result<SocketAddr> {
+    server.vip.parse().map_err(|_| invalid("vip", format!("\"{}\" is not ip:port", server.vip)))
+}
+
+pub(crate) fn dsr_server_spec(server: NativeDsrServer) -> Result<DsrServerSpec> {
+    let vip = vip_of(&server)?;
     let address = |field: &str, text: &str| {
         text.parse::<IpAddr>().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")))
     };
@@ -106,22 +121,15 @@ pub fn dsr_server(server: NativeDsrServer, action: NativeDsrServerAction) -> Res
     } else {
         address("server", &server.server)?
     };
-    let spec = DsrServerSpec {
+    Ok(DsrServerSpec {
         vip,
-        protocol,
+        protocol: (&server.protocol).into(),
         method: (&server.method).into(),
         server_addr,
         interfaces: server.interfaces,
         balancers,
         state_dir: state_dir(),
-    };
-    match action {
-        NativeDsrServerAction::Apply | NativeDsrServerAction::Undo => dsr_server::apply(&spec),
-        NativeDsrServerAction::Check => dsr_server::check(&spec),
-        NativeDsrServerAction::Plan => dsr_server::plan(&spec),
-        NativeDsrServerAction::Print => dsr_server::print(&spec),
-    }
-    .map_err(failed)
+    })
 }
 
 /// What giving up capabilities came to.

@@ -7,6 +7,7 @@
 
 mod config;
 mod dataplane;
+mod doctor;
 mod error;
 mod event;
 mod explain;

@@ -240,7 +240,7 @@ fn packet(stats: PacketStats) -> NativePacketStats {
     }
 }
 
-fn refused(RefusedEngine { engine, error }: &RefusedEngine) -> NativeRefusedEngine {
+pub(crate) fn refused(RefusedEngine { engine, error }: &RefusedEngine) -> NativeRefusedEngine {
     NativeRefusedEngine {
         engine: engine.name().to_owned(),
         kind: error.kind.name().to_owned(),

@@ -69,6 +69,15 @@ impl Descriptors {
     }
 }
 
+/// What there is to say before a start with so many workers and frontends, and whether it is refused.
+pub fn descriptors_problem(workers: usize, frontends: usize, max_connections: u64) -> Option<(bool, String)> {
+    let descriptors = Descriptors::of(workers, frontends);
+    if descriptors.suffice() {
+        return Some((false, descriptors.warning(max_connections)?));
+    }
+    Some((true, descriptors.to_string()))
+}
+
 /// For a message that says what is missing.
 pub(crate) const REMEDY: &str =
     "raise the limit (ulimit -n, LimitNOFILE= in a systemd unit, --ulimit nofile= for a container)";

@@ -29,6 +29,6 @@ mod shortage;
 mod thread;
 mod worker;
 
-pub use descriptors::Descriptors;
+pub use descriptors::{Descriptors, descriptors_problem};
 pub use error::ProxyError;
 pub use proxy::Proxy;

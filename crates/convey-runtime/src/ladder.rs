@@ -64,6 +64,11 @@ impl Ladder {
         self.candidates.first().copied().unwrap_or(EngineKind::AfPacket)
     }
 
+    /// The candidate that is tried first, and those that are not tried at all.
+    pub(crate) fn into_first(self) -> (EngineKind, Vec<RefusedEngine>) {
+        (self.first(), self.refused)
+    }
+
     /// Starts the first candidate that lets itself be started; returns it with what was refused before.
     ///
     /// # Errors

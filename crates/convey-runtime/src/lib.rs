@@ -21,13 +21,14 @@ use convey_core::{
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep};
-use convey_proxy::{Proxy, ProxyError};
+use convey_proxy::{Proxy, ProxyError, descriptors_problem};
 
 pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
 pub use crate::ladder::{EngineChoice, RefusedEngine};
 use crate::packet::PacketPath;
-pub use crate::packet::{PacketStats, ProbeOutcome, ProbeReport};
+pub use crate::packet::{HostReport, LinkReport, PacketStats, ProbeOutcome, ProbeReport};
+pub use crate::reachability::Problem;
 
 /// Why the runtime could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -412,6 +413,32 @@ pub fn host_problems(spec: RuntimeSpec) -> Result<Vec<String>, RuntimeError> {
         return Ok(Vec::new());
     }
     packet::host_problems(&snapshot, spec.packet)
+}
+
+/// What this host would say to a start with `spec`, as data. In proxy mode there is nothing but the problems. Nothing is
+/// changed, and no privilege needed.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn host_report(spec: RuntimeSpec) -> Result<HostReport, RuntimeError> {
+    let snapshot = Snapshot::first(spec.snapshot, 1)?;
+    if snapshot.mode == Mode::Proxy {
+        return Ok(HostReport { problems: descriptors(&snapshot, spec.workers), ..HostReport::default() });
+    }
+    packet::host_report(spec.engine, &snapshot, spec.packet)
+}
+
+fn descriptors(snapshot: &Snapshot, workers: usize) -> Vec<Problem> {
+    let of = descriptors_problem(workers.max(1), snapshot.frontends.len(), snapshot.limits.max_connections);
+    let problem = |(is_refused, fact)| {
+        let (kind, consequence) = if is_refused {
+            ("no_descriptors", "The start is refused.")
+        } else {
+            ("few_descriptors", "Beyond that, clients wait until others have ended.")
+        };
+        Problem { kind, fact, consequence: consequence.to_owned(), remedy: String::new() }
+    };
+    of.into_iter().map(problem).collect()
 }
 
 /// What would become of the first packet from `source` to `destination` if a balancer started now with `spec`,

@@ -8,6 +8,7 @@
 mod network;
 mod plan;
 mod probes;
+mod report;
 mod rules;
 mod shared_host;
 mod start;
@@ -27,12 +28,13 @@ use convey_engine::{
 use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 
 pub use self::probes::{ProbeOutcome, ProbeReport};
+pub use self::report::{HostReport, LinkReport};
 use crate::RuntimeError;
 use crate::host::Host;
 use crate::ladder::RefusedEngine;
 use crate::periodic_task::PeriodicTask;
-use crate::reachability::Reachability;
 use network::{look, names, reachability, with_local_addresses};
+pub(crate) use report::host_report;
 use rules::union;
 use shared_host::SharedHost;
 pub(crate) use shared_host::reclaim_leftovers;
@@ -164,8 +166,9 @@ impl PacketPath {
         if interfaces_changed && look(packet)?.interfaces.is_empty() {
             return Err(EngineError::no_interface(&packet.options().interfaces).into());
         }
-        let Reachability { refused, warnings } = reachability(packet)?;
-        if let Some(error) = refused {
+        let reach = reachability(packet)?;
+        let warnings = reach.warnings();
+        if let Some(error) = reach.refused {
             return Err(error.into());
         }
         let mut known = lock(&self.warnings);

@@ -9,6 +9,7 @@ mod image;
 mod install;
 mod maps;
 mod record;
+mod tcx_query;
 mod writes;
 mod written;
 
@@ -30,8 +31,10 @@ use crate::pins::PinFolder;
 
 use attach::Link;
 pub use attach::{lacks_tcx, remove_filter};
+pub use csum_probe::takes_csum_ipv6;
 pub use image::{Image, Path};
 pub use record::{TableRecord, seed_in};
+pub use tcx_query::{tcx_programs, try_program};
 use written::Written;
 
 /// Where the programs run.

@@ -86,6 +86,13 @@ export declare class ServerGauge {
 }
 
 /**
+ * Makes settings, all or none; `undoSettings()` takes them back. Returns what was done, as commands.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function applySettings(settings: Array<NativeSetting>): Array<string>
+
+/**
  * Makes every thread of this process keep only the capabilities that a reload and the end of a balancer of this
  * mode, with the engine that was asked for, need, for good.
  *
@@ -100,6 +107,13 @@ export declare function dropPrivileges(mode: NativeMode, engine: NativeEngine): 
  * Throws with `code` CONFIG_INVALID, PERMISSION_DENIED or INTERNAL.
  */
 export declare function dsrServer(server: NativeDsrServer, action: NativeDsrServerAction): Array<string>
+
+/**
+ * Tells what a server lacks, as data.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function dsrServerReport(server: NativeDsrServer): NativeDsrServerReport
 
 /** Stable error codes; the message is for people. */
 export type ErrorCode = 'CONFIG_INVALID' | 'BIND_FAILED' | 'PERMISSION_DENIED' | 'ENGINE_UNSUPPORTED' | 'CLOSED' | 'INTERNAL'
@@ -146,6 +160,14 @@ export declare function hostProblems(config: NativeConfig): Array<string>
  * Throws with `code` CONFIG_INVALID.
  */
 export declare function movedMaglevSlots(before: Array<NativeMember>, after: Array<NativeMember>): Promise<NativeMovedSlots>
+ * What this host would say to a start, as data. Changes nothing and needs no privilege, without which some is absent.
+ *
+ * Throws with `code` CONFIG_INVALID, BIND_FAILED (no interface) or INTERNAL.
+ */
+export declare function hostReport(config: NativeConfig): NativeHostReport
+
+/** Asks the kernel, by loading a program that is let go again. */
+export declare function kernelReport(): NativeKernelReport
 
 /** Where a frontend listens. */
 export interface NativeAddress {
@@ -228,6 +250,16 @@ export interface NativeDsrServer {
 
 /** What to do about a server. */
 export type NativeDsrServerAction = 'apply' | 'check' | 'undo' | 'plan' | 'print'
+
+/** What a server lacks for direct server return. */
+export interface NativeDsrServerReport {
+  /** Its own address, given or found. */
+  server: string
+  /** Where its answers leave. */
+  interfaces: Array<string>
+  /** Nothing when it is prepared. */
+  problems: Array<NativeHostProblem>
+}
 
 /** Which packet engine to use. */
 export type NativeEngine = 'auto' | 'tc' | 'xdp' | 'af_xdp' | 'af_packet'
@@ -395,6 +427,63 @@ export interface NativeMember {
   addr: string
   /** The weight in force; 0 for a server that is down or draining. */
   weight: number
+/** Something an operator should know. */
+export interface NativeHostProblem {
+  /** A stable word for what it is. */
+  kind: string
+  /** What was found. */
+  fact: string
+  /** What comes of it; "" where the fact says so. */
+  consequence: string
+  /** What to do; "" where that is for others to say. */
+  remedy: string
+}
+
+/** What a start would find on this host. */
+export interface NativeHostReport {
+  /** The engine that would be tried first; "" in proxy mode. */
+  engine: string
+  /** Those that are not tried. */
+  refusedEngines: Array<NativeRefusedEngine>
+  /** Where it would listen; none in proxy mode. */
+  links: Array<NativeLink>
+  /** Why the start would be refused; "" when it would not. */
+  refused: string
+  problems: Array<NativeHostProblem>
+  /** What of links and rules is not followed, in words. */
+  notes: Array<string>
+}
+
+/** What the kernel lets this process do. */
+export interface NativeKernelReport {
+  /** Why it may not load programs; "" when it may. */
+  bpfRefused: string
+  /**
+   * Whether checksums of IPv6 are adjusted right behind cards that sum up whole packets (Linux 6.16); false where
+   * programs are refused.
+   */
+  csumIpv6: boolean
+  /** Whether something keeps the clock right; absent where the kernel does not tell. */
+  clockSynchronized?: boolean
+}
+
+/** A link that packets would be taken from. */
+export interface NativeLink {
+  name: string
+  /** "veth", "bridge"; "" for hardware. */
+  kind: string
+  /** Of hardware; "" where it is not known. */
+  driver: string
+  /** In bytes. */
+  mtu: number
+  /** Absent where the kernel does not tell (before Linux 6.3). */
+  nativeXdp?: boolean
+  /** Whether an XDP program is attached, whoever's. */
+  xdpProgram: boolean
+  /** Names of the programs at TCX ingress; absent where they cannot be told. */
+  tcxPrograms?: Array<string>
+  /** Large receive offload; absent where it cannot be told. */
+  lro?: boolean
 }
 
 /** How connections are forwarded. */
@@ -554,6 +643,13 @@ export interface NativeServerUpdate {
   weight: number
 }
 
+/** A setting to make. */
+export interface NativeSetting {
+  /** A kernel parameter's name, as sysctl takes it. Of net.ipv4.ip_local_reserved_ports the ports of `value` are added. */
+  key: string
+  value: string
+}
+
 /** All counters at one moment. */
 export interface NativeStats {
   /** Version of the snapshot in service. */
@@ -607,3 +703,11 @@ export type NativeStep =
 
 /** How XDP programs are attached. */
 export type NativeXdpMode = 'native' | 'generic'
+
+/**
+ * Takes back what `applySettings()` has set in this network namespace, where it still has that value. Returns what was
+ * done and what was left, in words; nothing set is fine.
+ *
+ * Throws with `code` INTERNAL.
+ */
+export declare function undoSettings(): Array<string>

@@ -774,10 +774,13 @@ if (
 }
 
 const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode } = nativeBinding
+const { Dataplane, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
+export { applySettings }
 export { dropPrivileges }
 export { dsrServer }
+export { dsrServerReport }
 export { ErrorCode }
 export { exitNow }
 export { explainConfig }
@@ -785,6 +788,8 @@ export { hostCleanup }
 export { hostDryRun }
 export { hostProblems }
 export { movedMaglevSlots }
+export { hostReport }
+export { kernelReport }
 export { NativeConnectionTracking }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }
@@ -794,4 +799,5 @@ export { NativeMode }
 export { NativeProbeOutcome }
 export { NativeProtocol }
 export { NativeXdpMode }
+export { undoSettings }
 export const __napiBindingTarget = __napiLoadedBindingTarget

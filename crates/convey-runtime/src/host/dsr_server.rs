@@ -25,10 +25,11 @@ use super::journal::{Entry, Kind, StateDir};
 use super::{HostError, sys, undo};
 
 pub use discover::discover_server_addr;
-pub use missing::check;
+pub use missing::{check, problems};
 pub use print::print;
 
-use discover::{beside, interfaces};
+use discover::beside;
+pub use discover::interfaces;
 use missing::missing;
 use steps::{check_addresses, done, steps};
 

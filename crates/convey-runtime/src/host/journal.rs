@@ -72,6 +72,15 @@ pub enum Kind {
     Balancer,
     /// A prepared server: stays until it is undone.
     DsrServer,
+    /// Kernel parameters set at an operator's wish: stay until they are taken back.
+    Settings,
+}
+
+impl Kind {
+    /// Whether it stays when the process that made it has ended.
+    pub fn stays(self) -> bool {
+        self != Self::Balancer
+    }
 }
 
 /// NAT ports of a running balancer.
@@ -200,7 +209,7 @@ impl StateDir {
             }
             let Some(id) = path.file_stem().and_then(|s| s.to_str()) else { continue };
             let Some(entry) = read_entry(&path) else { continue };
-            let stays = entry.kind == Kind::DsrServer && entry.complete && entry.boot == boot_id();
+            let stays = entry.kind.stays() && entry.complete && entry.boot == boot_id();
             let in_use = stays || !self.lock_is_free(id);
             found.push(Found { id: id.to_owned(), entry, in_use });
         }

@@ -24,6 +24,7 @@ pub mod pins;
 mod plan;
 mod port_set;
 mod reserved_ports;
+pub mod settings;
 mod step;
 mod sys;
 mod sysctl;
@@ -50,7 +51,7 @@ pub use journal::{DEFAULT_STATE_DIR, VERIFIER_LOG, state_dir};
 pub use plan::{HostSpec, dry_run};
 pub use port_set::PortSet;
 pub use step::Step;
-pub use sys::exit_now;
+pub use sys::{clock_is_synchronized, exit_now, lro};
 pub use undo::cleanup;
 
 /// A prepared host. [`Host::close`] takes everything back; dropping it does, too.
@@ -251,6 +252,13 @@ impl Drop for Host {
         // Nobody is left to tell; the journal keeps what could not be undone.
         let _ = self.finish();
     }
+}
+
+/// Why this process may not load programs for the kernel (empty when it may), and whether the kernel knows the checksum
+/// flag for IPv6.
+pub fn try_bpf() -> (String, bool) {
+    let refused = convey_xdp::kernel::try_program().err().unwrap_or_default();
+    (refused, convey_xdp::kernel::takes_csum_ipv6())
 }
 
 fn indices(interfaces: &[String]) -> Result<Vec<u32>, HostError> {

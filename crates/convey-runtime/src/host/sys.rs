@@ -20,6 +20,15 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Whether something keeps the system clock right, as the kernel was told; `None` where it does not tell.
+pub fn clock_is_synchronized() -> Option<bool> {
+    // SAFETY: timex is plain old data, for which all zeroes is a value; with no modes set it only reads.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: timex lives across the call.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
+}
+
 /// Names the network namespace of the calling thread: its cookie, never used twice before the next boot, or the
 /// inode number on kernels before 5.14.
 pub fn netns_id() -> String {

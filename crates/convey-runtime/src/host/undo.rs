@@ -227,8 +227,8 @@ pub(crate) fn reclaim(state: &StateDir, leave: Leave) -> Result<Vec<String>, Hos
     let (mut lines, mut living) = (Vec::new(), None);
     for found in state.journals()? {
         let is_elsewhere = found.entry.boot == now.boot && found.entry.netns != now.netns;
-        // A prepared server needs no process, but it goes with its namespace.
-        if found.in_use && !(is_elsewhere && found.entry.kind == Kind::DsrServer) {
+        // What stays needs no process, but it goes with its namespace.
+        if found.in_use && !(is_elsewhere && found.entry.kind.stays()) {
             continue;
         }
         let forget = |found: &Found| -> Result<(), HostError> {

@@ -27,7 +27,6 @@ use crate::RuntimeError;
 use crate::host::{Host, VERIFIER_LOG, check_privileges, state_dir};
 use crate::ladder::{EngineChoice, Ladder, LinkFacts};
 use crate::periodic_task::PeriodicTask;
-use crate::reachability::Reachability;
 
 impl PacketPath {
     /// Starts the first engine of the ladder that lets itself be started.
@@ -46,8 +45,9 @@ impl PacketPath {
         };
         let packet = PacketSnapshot::build_at(&snapshot, &options, None, monotonic())?;
         check_privileges(snapshot.mode)?;
-        let Reachability { refused, warnings } = reachability(&packet)?;
-        if let Some(error) = refused {
+        let reach = reachability(&packet)?;
+        let warnings = reach.warnings();
+        if let Some(error) = reach.refused {
             return Err(error.into());
         }
         let links = LinkFacts::of(&look(&packet)?.interfaces);

@@ -11,7 +11,6 @@ use super::shared_host::host_spec;
 use crate::RuntimeError;
 use crate::host;
 use crate::ladder::{EngineChoice, Ladder, LinkFacts};
-use crate::reachability::Reachability;
 
 /// What a start would change, as lines one could type; nothing is changed and no privilege needed.
 pub(crate) fn dry_run(
@@ -25,8 +24,9 @@ pub(crate) fn dry_run(
     if interfaces.is_empty() {
         return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
-    let Reachability { refused, warnings } = reachability(&packet)?;
-    if let Some(error) = refused {
+    let reach = reachability(&packet)?;
+    let warnings = reach.warnings();
+    if let Some(error) = reach.refused {
         return Err(error.into());
     }
     let ladder = Ladder::new(choice, &LinkFacts::of(&found.interfaces));
@@ -86,8 +86,9 @@ pub(crate) fn host_problems(
     if found.interfaces.is_empty() {
         return Err(EngineError::no_interface(&packet.options().interfaces).into());
     }
-    let Reachability { refused, warnings } = reachability(&packet)?;
-    match refused {
+    let reach = reachability(&packet)?;
+    let warnings = reach.warnings();
+    match reach.refused {
         Some(error) => Err(error.into()),
         None => Ok(found.warnings.into_iter().chain(warnings).collect()),
     }

@@ -6,7 +6,7 @@ use aya::EbpfLoader;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
 /// Whether bpf_l4_csum_replace knows IPv6 (Linux 6.16). Asked once; where it cannot be asked, it does not.
-pub(super) fn takes_csum_ipv6() -> bool {
+pub fn takes_csum_ipv6() -> bool {
     static TAKES: OnceLock<bool> = OnceLock::new();
     *TAKES.get_or_init(|| probe().unwrap_or(false))
 }

@@ -40,7 +40,10 @@ fn source_towards(to: SocketAddr) -> Option<IpAddr> {
 
 /// Where replies leave: what was given, or the interface with the server's address and every one that leads out of
 /// its network: which of them an answer takes depends on the client.
-pub(super) fn interfaces(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
+///
+/// # Errors
+/// [`HostError`]: the server's address is not this host's, or the kernel does not tell.
+pub fn interfaces(spec: &DsrServerSpec) -> Result<Vec<String>, HostError> {
     if !spec.interfaces.is_empty() {
         let mut given = spec.interfaces.clone();
         given.dedup();
