@@ -1,8 +1,8 @@
 /** `convey dsr-server`: prepares a server for direct server return, on the server itself. */
 import { isIP } from "node:net";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { hostPort, parseSocketAddress } from "../config/address.ts";
-import type { NativeDsrServerAction } from "../native/index.ts";
+import { hostPort, parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import type { NativeDsrServer, NativeDsrServerAction } from "../native/index.ts";
 import { EXIT } from "./exit-codes.ts";
 
 interface DsrServerOptions {
@@ -44,11 +44,14 @@ export function dsrServerCommand(program: Command): void {
       "address health checks come from, answered unchanged; may be given often",
       (value, previous: string[] | undefined) => [...(previous ?? []), ip(value)],
     )
-    .option("--check", "tell what is missing; exit 0 when nothing is, 1 otherwise")
+    .option(
+      "--check",
+      "tell what is missing or stands in the way, with remedies; exit 1 where answers do not arrive",
+    )
     .option("--undo", "take back what was prepared")
     .option("--dry-run", "print what would be done here; change nothing")
     .option("--print", "print commands for a host without Convey, by nft and by tc; change nothing")
-    .option("--json", 'print {"action", "ok", "lines"} as JSON')
+    .option("--json", 'print {"action", "ok", "lines"} as JSON, of --check "findings", too')
     .addHelpText(
       "after",
       "\nExample: convey dsr-server 192.0.2.10:80 --server 10.0.0.11 --balancer 10.0.0.2\n" +
@@ -58,31 +61,76 @@ export function dsrServerCommand(program: Command): void {
       const parsed = parseSocketAddress(vip, { wildcard: false });
       if (!parsed.ok) return command.error(`error: ${JSON.stringify(vip)} ${parsed.message}`);
       const action = actionOf(command, options);
+      const server = {
+        vip: hostPort(parsed.value),
+        protocol: options.protocol,
+        method: options.method,
+        server: options.server ?? "",
+        interfaces: options.interface ?? [],
+        balancers: options.balancer ?? [],
+      };
+      if (action === "check") return check(parsed.value, server, options);
       const { loadDataplane } = await import("../native/index.ts");
-      const lines = (await loadDataplane()).dsrServer(
-        {
-          vip: hostPort(parsed.value),
-          protocol: options.protocol,
-          method: options.method,
-          server: options.server ?? "",
-          interfaces: options.interface ?? [],
-          balancers: options.balancer ?? [],
-        },
-        action,
-      );
-      const ok = action !== "check" || lines.length === 0;
+      const lines = (await loadDataplane()).dsrServer(server, action);
       const told = lines.length > 0 ? lines : [NOTHING[action]];
       process.stdout.write(
-        options.json ? `${JSON.stringify({ action, ok, lines }, undefined, 2)}\n` : `${told.join("\n")}\n`,
+        options.json
+          ? `${JSON.stringify({ action, ok: true, lines }, undefined, 2)}\n`
+          : `${told.join("\n")}\n`,
       );
-      process.exitCode = ok ? EXIT.ok : EXIT.failure;
+      process.exitCode = EXIT.ok;
     });
 }
 
+/** Examines this server as `convey doctor` does a balancer. */
+async function check(vip: SocketAddress, server: NativeDsrServer, options: DsrServerOptions): Promise<void> {
+  const [
+    { loadDataplane },
+    { thisHost },
+    { Network },
+    { examineServer },
+    { hasErrors, report },
+    { useColor },
+  ] = await Promise.all([
+    import("../native/index.ts"),
+    import("../doctor/host.ts"),
+    import("../doctor/network.ts"),
+    import("../doctor/server/table.ts"),
+    import("../doctor/report.ts"),
+    import("./terminal.ts"),
+  ]);
+  const dataplane = await loadDataplane();
+  const host = thisHost(dataplane);
+  const { protocol, method } = options;
+  const found = dataplane.dsrServerReport(server);
+  const look = { host, network: new Network(host), vip, protocol, method, report: found };
+  const findings = await examineServer({ ...look, prepare: prepareCommand(server, options) });
+  const ok = !hasErrors(findings);
+  const lines = findings.filter(({ severity }) => severity === "error").map(({ title }) => title);
+  process.stdout.write(
+    options.json
+      ? `${JSON.stringify({ action: "check", ok, lines, findings }, undefined, 2)}\n`
+      : report(findings, { color: useColor(process.stdout.isTTY === true) }),
+  );
+  process.exitCode = ok ? EXIT.ok : EXIT.failure;
+}
+
+/** The command that prepares this server, with what was given. */
+function prepareCommand({ vip, interfaces, balancers }: NativeDsrServer, options: DsrServerOptions): string {
+  const words = ["convey dsr-server", vip];
+  if (options.method !== "rewrite") words.push(`--method ${options.method}`);
+  if (options.protocol !== "tcp") words.push(`--protocol ${options.protocol}`);
+  if (options.server !== undefined) words.push(`--server ${options.server}`);
+  words.push(
+    ...interfaces.map((name) => `--interface ${name}`),
+    ...balancers.map((ip) => `--balancer ${ip}`),
+  );
+  return words.join(" ");
+}
+
 /** What is said when there is nothing to say. */
-const NOTHING: Record<NativeDsrServerAction, string> = {
+const NOTHING: Record<Exclude<NativeDsrServerAction, "check">, string> = {
   apply: "nothing to do",
-  check: "prepared: nothing is missing",
   undo: "nothing was prepared",
   plan: "nothing to do",
   print: "nothing to do",

@@ -8,6 +8,7 @@ import { cleanupCommand } from "./cleanup.ts";
 import { completionCommand } from "./completion.ts";
 import { configCommand } from "./config.ts";
 import { demoCommand } from "./demo.ts";
+import { doctorCommand } from "./doctor.ts";
 import { dsrServerCommand } from "./dsr-server.ts";
 import { leaveHungReads } from "./end.ts";
 import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
@@ -39,6 +40,7 @@ export function buildProgram(): Command {
   configCommand(program);
   schemaCommand(program);
   explainCommand(program);
+  doctorCommand(program);
   healthcheckCommand(program);
   dsrServerCommand(program);
   cleanupCommand(program);

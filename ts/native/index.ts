@@ -11,11 +11,14 @@ import type {
   NativeDropReport,
   NativeDsrServer,
   NativeDsrServerAction,
+  NativeDsrServerReport,
   NativeEngine,
   NativeEvent,
   NativeExplanation,
   NativeFlowFilter,
   NativeFlowPage,
+  NativeHostReport,
+  NativeKernelReport,
   NativeMember,
   NativeMode,
   NativeMovedSlots,
@@ -23,6 +26,7 @@ import type {
   NativeProbeReport,
   NativeProtocol,
   NativeServerUpdate,
+  NativeSetting,
   NativeStats,
 } from "./addon/index.js";
 
@@ -34,12 +38,16 @@ export type {
   NativeDropReport,
   NativeDsrServer,
   NativeDsrServerAction,
+  NativeDsrServerReport,
   NativeEvent,
   NativeExplanation,
   NativeFlow,
   NativeFlowFilter,
   NativeFlowPage,
   NativeGuardDrops,
+  NativeHostProblem,
+  NativeHostReport,
+  NativeKernelReport,
   NativeMember,
   NativeMovedSlots,
   NativePacketStats,
@@ -142,6 +150,16 @@ export interface DataplaneModule {
   hostDryRun(config: NativeConfig): string[];
   /** What this host would say to a start: why it would be refused, what stands in the way; changes nothing. */
   hostProblems(config: NativeConfig): string[];
+  /** What this host would say to a start, as data; changes nothing. */
+  hostReport(config: NativeConfig): NativeHostReport;
+  /** What the kernel lets this process do. */
+  kernelReport(): NativeKernelReport;
+  /** What this host lacks as a server for direct server return, as data. */
+  dsrServerReport(server: NativeDsrServer): NativeDsrServerReport;
+  /** Sets kernel parameters, all or none, so that `undoSettings()` takes them back; returns what was done, as commands. */
+  applySettings(settings: NativeSetting[]): string[];
+  /** Takes them back where they still have that value; returns what was done and what was left. */
+  undoSettings(): string[];
   /** Takes back what killed processes left; returns what was done. */
   hostCleanup(): string[];
   /** Prepares this host as a server for direct server return, checks it, or undoes it. */
@@ -175,6 +193,11 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     movedSlots: async (...tables) => await unwrap(() => addon.movedMaglevSlots(...tables)),
     hostDryRun: (config) => unwrap(() => addon.hostDryRun(config)),
     hostProblems: (config) => unwrap(() => addon.hostProblems(config)),
+    hostReport: (config) => unwrap(() => addon.hostReport(config)),
+    kernelReport: () => unwrap(() => addon.kernelReport()),
+    dsrServerReport: (server) => unwrap(() => addon.dsrServerReport(server)),
+    applySettings: (settings) => unwrap(() => addon.applySettings(settings)),
+    undoSettings: () => unwrap(() => addon.undoSettings()),
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode, engine) => unwrap(() => addon.dropPrivileges(mode, engine)),

@@ -155,11 +155,6 @@ export declare function hostDryRun(config: NativeConfig): Array<string>
 export declare function hostProblems(config: NativeConfig): Array<string>
 
 /**
- * How many slots of a backend's Maglev table would name another address with `after` than with `before`.
- *
- * Throws with `code` CONFIG_INVALID.
- */
-export declare function movedMaglevSlots(before: Array<NativeMember>, after: Array<NativeMember>): Promise<NativeMovedSlots>
  * What this host would say to a start, as data. Changes nothing and needs no privilege, without which some is absent.
  *
  * Throws with `code` CONFIG_INVALID, BIND_FAILED (no interface) or INTERNAL.
@@ -168,6 +163,13 @@ export declare function hostReport(config: NativeConfig): NativeHostReport
 
 /** Asks the kernel, by loading a program that is let go again. */
 export declare function kernelReport(): NativeKernelReport
+
+/**
+ * How many slots of a backend's Maglev table would name another address with `after` than with `before`.
+ *
+ * Throws with `code` CONFIG_INVALID.
+ */
+export declare function movedMaglevSlots(before: Array<NativeMember>, after: Array<NativeMember>): Promise<NativeMovedSlots>
 
 /** Where a frontend listens. */
 export interface NativeAddress {
@@ -421,12 +423,6 @@ export interface NativeGuardDrops {
   icmpErrors: number
 }
 
-/** A server that takes part in a table. */
-export interface NativeMember {
-  /** `ip:port`, IPv6 in brackets. */
-  addr: string
-  /** The weight in force; 0 for a server that is down or draining. */
-  weight: number
 /** Something an operator should know. */
 export interface NativeHostProblem {
   /** A stable word for what it is. */
@@ -484,6 +480,14 @@ export interface NativeLink {
   tcxPrograms?: Array<string>
   /** Large receive offload; absent where it cannot be told. */
   lro?: boolean
+}
+
+/** A server that takes part in a table. */
+export interface NativeMember {
+  /** `ip:port`, IPv6 in brackets. */
+  addr: string
+  /** The weight in force; 0 for a server that is down or draining. */
+  weight: number
 }
 
 /** How connections are forwarded. */

@@ -773,8 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, dropPrivileges, dsrServer, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode } = nativeBinding
-const { Dataplane, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
+const { Dataplane, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
 export { Dataplane }
 export { ServerGauge }
 export { applySettings }
@@ -787,9 +786,9 @@ export { explainConfig }
 export { hostCleanup }
 export { hostDryRun }
 export { hostProblems }
-export { movedMaglevSlots }
 export { hostReport }
 export { kernelReport }
+export { movedMaglevSlots }
 export { NativeConnectionTracking }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }

@@ -1,0 +1,91 @@
+/** Links, addresses, routes and neighbours, as `ip -j` tells them; each is asked for once. */
+import { NotChecked } from "./finding.ts";
+import type { Host } from "./host.ts";
+
+export interface Link {
+  ifname: string;
+  mtu: number;
+  flags: string[];
+  linkinfo?: { info_kind?: string };
+  xdp?: { prog?: { id?: number; name?: string } };
+  gso_max_size?: number;
+  gso_ipv4_max_size?: number;
+}
+
+export interface HeldAddress {
+  device: string;
+  address: string;
+  prefix: number;
+}
+
+export interface Route {
+  dst?: string;
+  dev?: string;
+  gateway?: string;
+  metrics?: { mtu?: number }[];
+}
+
+export interface Neighbour {
+  dst: string;
+  dev: string;
+  lladdr?: string;
+  state?: string[];
+}
+
+/** The network of a host at one moment. */
+export class Network {
+  readonly #host: Host;
+  readonly #answers = new Map<string, Promise<unknown[]>>();
+
+  constructor(host: Host) {
+    this.#host = host;
+  }
+
+  links(): Promise<Link[]> {
+    return this.#ask<Link>("-d", "link", "show");
+  }
+
+  async addresses(): Promise<HeldAddress[]> {
+    type Shown = { ifname: string; addr_info?: { local: string; prefixlen: number }[] };
+    const shown = await this.#ask<Shown>("address", "show");
+    return shown.flatMap(({ ifname, addr_info = [] }) =>
+      addr_info.map(({ local, prefixlen }) => ({ device: ifname, address: local, prefix: prefixlen })),
+    );
+  }
+
+  neighbours(): Promise<Neighbour[]> {
+    return this.#ask<Neighbour>("neigh", "show");
+  }
+
+  /** The route that a packet to `address` takes; undefined where there is none. */
+  async route(address: string): Promise<Route | undefined> {
+    return (await this.#ask<Route>("route", "get", address))[0];
+  }
+
+  /** Devices by which a default route of this family leads. */
+  async uplinks(family: 4 | 6): Promise<string[]> {
+    type Shown = Route & { nexthops?: Route[] };
+    const routes = await this.#ask<Shown>(`-${family}`, "route", "show", "default");
+    return routes
+      .flatMap(({ dev, nexthops = [] }) => [dev, ...nexthops.map((hop) => hop.dev)])
+      .filter((d) => d !== undefined);
+  }
+
+  #ask<Row>(...words: string[]): Promise<Row[]> {
+    const key = words.join(" ");
+    const known = this.#answers.get(key) ?? this.#run(words);
+    this.#answers.set(key, known);
+    return known as Promise<Row[]>;
+  }
+
+  async #run(words: string[]): Promise<unknown[]> {
+    const text = await this.#host.run(["ip", "-j", ...words]);
+    // Without a route `ip` fails and prints nothing.
+    if (text === undefined || text.trim() === "") return [];
+    try {
+      return JSON.parse(text) as unknown[];
+    } catch (cause) {
+      throw new NotChecked("an ip command that prints JSON (iproute2 4.18)", cause);
+    }
+  }
+}
