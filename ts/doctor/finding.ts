@@ -50,7 +50,8 @@ export const error = (told: Bad): Found => found("error", told);
 
 /** The remedy and the fix that sets these parameters. */
 export function setting(...fix: Setting[]): Pick<Found, "remedy" | "fix"> {
-  return { remedy: fix.map(({ key, value }) => `sysctl -w ${key}="${value}"`).join("; "), fix };
+  const quoted = (value: string): string => (/^[\w.,-]+$/.test(value) ? value : `"${value}"`);
+  return { remedy: fix.map(({ key, value }) => `sysctl -w ${key}=${quoted(value)}`).join("; "), fix };
 }
 
 /** Thrown where something cannot be looked at: a privilege, a program or a kernel feature is missing. */

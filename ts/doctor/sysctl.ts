@@ -18,7 +18,7 @@ export function sysctl(host: Host, key: string): string | undefined {
 
 /** A value with its name, as evidence. */
 export function shown(host: Host, ...keys: string[]): string {
-  return keys.map((key) => `${key} is ${sysctl(host, key) ?? "absent"}`).join(", ");
+  return keys.map((key) => `${key} is ${(sysctl(host, key) ?? "absent") || "empty"}`).join(", ");
 }
 
 /** What holds for an interface of parameters of which the larger of its own and `all` counts. */

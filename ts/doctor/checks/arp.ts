@@ -22,7 +22,10 @@ export const arp: Check = {
   },
 };
 
+/** Where clients and routers ask: by the default route, else anywhere. */
 async function linksOf({ network }: Look): Promise<string[]> {
+  const uplinks = await network.uplinks(4);
+  if (uplinks.length > 0) return uplinks;
   const links = await network.links();
   return links
     .filter(({ flags }) => flags.includes("UP") && !flags.includes("NOARP") && !flags.includes("LOOPBACK"))

@@ -38,7 +38,7 @@ function judged({ host }: Look, family: 4 | 6, device: string): Found {
     title: `the kernel does not tell the way of IPv${family} answers that come by ${device}`,
     evidence: shown(host, key),
     consequence:
-      "The first answer to each client goes through user space, and with more than some 4,000 clients at once, or while the process is down, many do not arrive quickly or at all.",
+      "The first answer to each client goes through user space, some 4,000 clients are remembered, and others are not answered while the process is down.",
     remedy,
     // With IPv6 it also ends the host's listening to router advertisements, by which it may have its own routes.
     fix: family === 4 ? fix : [],

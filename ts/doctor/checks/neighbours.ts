@@ -25,8 +25,9 @@ export const neighbours: Check = {
           subject: hop,
           title: `${hop} does not answer on ${device}`,
           evidence: `ip neigh: ${hop} dev ${device} ${bad}, the next hop to ${keys.join(", ")}`,
-          consequence: "Packets to these servers are lost until it does.",
-          remedy: `ping -c 1 -I ${device} ${hop}`,
+          consequence:
+            "Packets to these servers are lost: it is down, not on this link, or answers no ARP. The remedy has it asked again.",
+          remedy: `ip neigh flush to ${hop} dev ${device}`,
         }),
       ];
     });

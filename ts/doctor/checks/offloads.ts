@@ -11,10 +11,10 @@ export const offloads: Check = {
   async find(look) {
     const taken = engineTaken(look);
     const found: Found[] = [];
-    for (const { name, lro } of look.report?.links ?? []) {
+    for (const { name, kind, lro } of look.report?.links ?? []) {
       const features = await offloadsOf(look.host, name);
       const bad = [
-        ...receive(name, features, lro, look.running !== undefined),
+        ...receive(name, features, lro, look.running !== undefined, kind === ""),
         ...checksum(name, features, taken),
       ];
       const evidence = `ethtool -k ${name}: ${shown(features, "large-receive-offload", "generic-receive-offload", "tx-checksumming")}`;
@@ -41,7 +41,13 @@ export function shown(features: Features, ...names: string[]): string {
   return names.map((name) => `${name} ${features.get(name)?.active ? "on" : "off"}`).join(", ");
 }
 
-function receive(name: string, features: Features, lro: boolean | undefined, runs: boolean): Found[] {
+function receive(
+  name: string,
+  features: Features,
+  lro: boolean | undefined,
+  runs: boolean,
+  isCard: boolean,
+): Found[] {
   const isOn = lro ?? features.get("large-receive-offload")?.active ?? false;
   if (isOn) {
     return [
@@ -57,7 +63,8 @@ function receive(name: string, features: Features, lro: boolean | undefined, run
     ];
   }
   const gro = features.get("generic-receive-offload");
-  if (gro === undefined || gro.active || gro.fixed) return [];
+  // Virtual links hand super-frames over as they were sent.
+  if (gro === undefined || gro.active || gro.fixed || !isCard) return [];
   return [
     notice({
       subject: name,

@@ -1,12 +1,13 @@
 /** Over how many cores a link's packets are spread. */
 import { type Found, notice, ok } from "../finding.ts";
-import { type Check, PACKET_MODES } from "../look.ts";
+import { type Check, type Look, PACKET_MODES } from "../look.ts";
 
 export const queues: Check = {
   name: "queues",
   modes: PACKET_MODES,
   find: ({ host, report }) =>
-    (report?.links ?? []).flatMap(({ name, kind }): Found[] => {
+    // What comes by virtual links is worked on where it was sent.
+    cards(report).flatMap(({ name }): Found[] => {
       const folder = `/sys/class/net/${name}/queues`;
       const receiving = host.list(folder).filter((queue) => queue.startsWith("rx-"));
       const cores = cpus(host.read("/sys/devices/system/cpu/online") ?? "0");
@@ -21,14 +22,15 @@ export const queues: Check = {
           title: `${name} has one receive queue`,
           evidence,
           consequence: "One core takes all packets that arrive there, whatever the number of workers.",
-          remedy:
-            kind === ""
-              ? `ethtool -L ${name} combined ${cores} || echo ${mask(cores)} > ${folder}/rx-0/rps_cpus`
-              : `echo ${mask(cores)} > ${folder}/rx-0/rps_cpus`,
+          remedy: `ethtool -L ${name} combined ${cores} || echo ${mask(cores)} > ${folder}/rx-0/rps_cpus`,
         }),
       ];
     }),
 };
+
+function cards(report: Look["report"]): { name: string }[] {
+  return (report?.links ?? []).filter(({ kind }) => kind === "");
+}
 
 /** How many of "0-3,6" there are. */
 function cpus(text: string): number {

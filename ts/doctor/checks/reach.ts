@@ -59,18 +59,25 @@ async function judged(look: Look, { kind, fact, consequence, remedy }: NativeHos
       const [, server = "", backend = ""] = /^Server "(.*)" of backend "(.*?)" /.exec(fact) ?? [];
       const address = look.config.backends[backend]?.servers[server]?.addr ?? "";
       const host = address.replace(/:\d+$/, "").replace(/[[\]]/g, "");
-      const { gateway = "<router>" } =
-        (await look.network.route(look.running === undefined ? host : host)) ?? {};
       return error({
         ...told,
         subject: `${backend}/${server}`,
         title: `no packet can be sent to ${backend}/${server}`,
         consequence:
           "Its share of new connections is refused, or goes to other servers where checks find it down.",
-        remedy: `ip route add ${host} via ${gateway}`,
+        remedy: wayTo(host, fact),
       });
     }
   }
+}
+
+/** What makes a way, by what stands in it. */
+function wayTo(host: string, fact: string): string {
+  const kind = /is of type (\w+)$/.exec(fact)?.[1];
+  if (kind !== undefined) return `ip route del ${kind} ${host}`;
+  const device = /is over (\S+), no Ethernet link/.exec(fact)?.[1];
+  if (device !== undefined) return `ip link set dev ${device} up; or move the server behind an Ethernet link`;
+  return `ip route add ${host} via <the router that leads there>`;
 }
 
 /** The link that clients likely come by. */
