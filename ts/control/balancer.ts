@@ -82,7 +82,7 @@ export class Balancer implements AsyncDisposable {
       },
     );
     const admin = adminSource(this, {
-      fromFile: source !== undefined,
+      file: source?.configFile,
       readiness: () => this.#service.readiness(this.#closing !== undefined),
     });
     this.#service = new Service(config, { start, reporter: this.#reporter, admin, keepAlive });

@@ -22,7 +22,7 @@ const CODES = {
 } as const;
 
 export type FailureStatus = keyof typeof CODES;
-export type FailureCode = (typeof CODES)[FailureStatus] | ConveyErrorCode;
+export type FailureCode = (typeof CODES)[FailureStatus] | "TOO_MANY" | ConveyErrorCode;
 type Details = { code?: FailureCode; problems?: readonly Problem[]; headers?: Record<string, string> };
 
 /** The body of every error. */

@@ -20,8 +20,11 @@
  * is a change. A handler throws `Failure` for an answer that is an error; a ConveyError gets its status by its code.
  * 404, 405 with `Allow`, HEAD, the errors' shape and the headers of every answer are seen to in `app.ts`.
  */
-import type { OpenAPIHono, RouteConfig, RouteHandler, RouteHook } from "@hono/zod-openapi";
+import type { OpenAPIHono, RouteConfig, RouteHandler } from "@hono/zod-openapi";
+import type { MiddlewareHandler } from "hono";
 import type { ZodType } from "zod";
+import { MAX_BODY_BYTES, readBody } from "./body.ts";
+import type { Places } from "./event-stream.ts";
 import type { Env } from "./guard.ts";
 import type { Access } from "./policy.ts";
 import { errorSchema } from "./schemas/error.ts";
@@ -32,31 +35,41 @@ export type Surroundings = {
   source: AdminSource;
   /** What the listener lets its clients do. */
   access: Access;
+  /** How many answers of the listener may take their time. */
+  places: Places;
+};
+
+type Options = {
+  /** Answers what does not fit the contract, instead of the list of problems. */
+  onInvalid?: () => Response;
+  maxBodyBytes?: number;
 };
 
 /** The contract of a route, and the handler for one listener. */
 export type Route<R extends RouteConfig = RouteConfig> = {
   readonly config: R;
-  readonly attach: (
-    app: OpenAPIHono<Env>,
-    around: Surroundings,
-    extra: Pick<RouteConfig, "middleware">,
-  ) => void;
+  readonly maxBodyBytes: number;
+  /** `before` runs before anything of the request is validated. */
+  readonly attach: (app: OpenAPIHono<Env>, around: Surroundings, before: MiddlewareHandler<Env>[]) => void;
 };
 
-/** See the module's head. `onInvalid` answers what does not fit the contract, instead of the list of problems. */
+/** See the module's head. */
 export function route<const P extends string, const R extends Omit<RouteConfig, "path"> & { path: P }>(
   config: R,
   handler: (around: Surroundings) => RouteHandler<R, Env>,
-  onInvalid?: () => Response,
+  { onInvalid, maxBodyBytes = MAX_BODY_BYTES }: Options = {},
 ): Route<R> {
   const hook = onInvalid && ((result: { success: boolean }) => (result.success ? undefined : onInvalid()));
   return {
     config,
-    attach: (app, around, extra) => {
-      const { responses, ...rest } = config;
-      const whole = { ...rest, responses: { ...responses, default: FAILED }, ...extra } as unknown as R;
-      app.openapi(whole, handler(around) as never, hook as RouteHook<R, Env> as never);
+    maxBodyBytes,
+    attach: (app, around, before) => {
+      const whole: RouteConfig = { ...config, responses: { ...config.responses, default: FAILED } };
+      app.openAPIRegistry.registerPath(whole);
+      // Bodies are read here: the library takes a missing one with a Content-Type for a wrong one, and the reverse.
+      const { body, ...request } = config.request ?? {};
+      const middleware = [...before, ...(body === undefined ? [] : [readBody(body)])];
+      app.openapi({ ...whole, request, middleware, hide: true }, handler(around) as never, hook as never);
     },
   };
 }

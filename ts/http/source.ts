@@ -1,11 +1,21 @@
 /** What the routes may ask of a balancer and have it do; the one place that ties them to it. */
+import type { z } from "@hono/zod-openapi";
 import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
-import type { BalancerEvent } from "../control/events.ts";
 import type { Explanation } from "../control/explain.ts";
 import type { DrainResult, ReloadResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
+import { EventFeed } from "./event-feed.ts";
+import type {
+  changeResultSchema,
+  planSchema,
+  reloadResultSchema,
+  removeResultSchema,
+} from "./schemas/change.ts";
+import type { newServerSchema, newServersSchema } from "./schemas/server.ts";
+
+type ChangeResult = z.output<typeof changeResultSchema>;
 
 /** Methods reject or throw a ConveyError, as those of `Balancer` do. */
 export type AdminSource = {
@@ -15,29 +25,48 @@ export type AdminSource = {
   config: () => Config;
   /** What would become of a packet. */
   explain: (protocol: string, source: string, destination: string) => Promise<Explanation>;
-  /** Events from this call on. */
-  events: () => AsyncIterableIterator<BalancerEvent, undefined>;
-  drain: (server: string, options: { deadlineMs?: number }) => Promise<DrainResult>;
+  /** All events, with numbers. */
+  events: () => EventFeed;
+  drain: (server: string, how: { deadlineMs?: number; jitterMs?: number }) => Promise<DrainResult>;
   enable: (server: string) => void;
   setWeight: (server: string, weight: number | null) => void;
-  /** Reads the configuration again; absent when it came from no file. */
-  reload?: () => Promise<ReloadResult>;
+  addServer: (backend: string, server: z.output<typeof newServerSchema>) => Promise<ChangeResult>;
+  removeServer: (
+    server: string,
+    how: { deadlineMs?: number },
+  ) => Promise<z.output<typeof removeResultSchema>>;
+  setServers: (backend: string, servers: z.output<typeof newServersSchema>) => Promise<ChangeResult>;
+  plan: (source: { configFile: string } | { toml: string }) => Promise<z.output<typeof planSchema>>;
+  confirmReload: () => Promise<z.output<typeof reloadResultSchema>>;
+  reload: (how: { confirmMs?: number }) => Promise<z.output<typeof reloadResultSchema>>;
+  /** Where the configuration came from; undefined when that was no file. */
+  file: string | undefined;
 };
 
-/** `fromFile` says whether there is a file to read again. */
+/** `file` is where its configuration came from, if that was one. */
 export function adminSource(
   balancer: Balancer,
-  { fromFile, readiness }: { fromFile: boolean; readiness: () => Readiness },
+  { file, readiness }: { file: string | undefined; readiness: () => Readiness },
 ): AdminSource {
+  let feed: EventFeed | undefined;
   return {
     stats: () => balancer.stats(),
     readiness,
     config: () => balancer.config,
     explain: (...question) => balancer.explain(...question),
-    events: () => balancer.events(),
-    drain: (server, options) => balancer.drain(server, options),
+    events: () => {
+      feed ??= new EventFeed(balancer.events());
+      return feed;
+    },
+    drain: (server, how) => balancer.drain(server, how),
     enable: (server) => balancer.enable(server),
     setWeight: (server, weight) => balancer.setWeight(server, weight),
-    ...(fromFile ? { reload: () => balancer.reload() } : {}),
+    addServer: (backend, server) => balancer.addServer(backend, server),
+    removeServer: (server, how) => balancer.removeServer(server, how),
+    setServers: (backend, servers) => balancer.setServers(backend, servers),
+    plan: (source) => balancer.plan(source),
+    confirmReload: () => balancer.confirmReload(),
+    reload: (how) => balancer.reload(how),
+    file,
   };
 }

@@ -28,9 +28,11 @@ export const explain = route(
         throw refused(error, (code) => (code === "CONFIG_INVALID" ? 400 : 503));
       }
     },
-  () =>
-    fail(
-      400,
-      "protocol, source and destination are needed, as in ?protocol=tcp&source=ip:port&destination=ip:port",
-    ),
+  {
+    onInvalid: () =>
+      fail(
+        400,
+        "protocol, source and destination are needed, as in ?protocol=tcp&source=ip:port&destination=ip:port",
+      ),
+  },
 );

@@ -1,9 +1,34 @@
 /** Every route, one file each; `../route.ts` says how to add one. */
+import { addServer, setServers } from "./add-server.ts";
+import { changeServer } from "./change-server.ts";
+import { events } from "./events.ts";
 import { explain } from "./explain.ts";
 import { healthz } from "./healthz.ts";
+import { openapi } from "./openapi.ts";
 import { page } from "./page.ts";
+import { plan } from "./plan.ts";
 import { readyz } from "./readyz.ts";
-import { reload } from "./reload.ts";
+import { confirmReload, reload } from "./reload.ts";
+import { removeServer } from "./remove-server.ts";
+import { server, servers } from "./servers.ts";
 import { apiStats, stats } from "./stats.ts";
 
-export const ROUTES = [page, stats, healthz, readyz, apiStats, explain, reload] as const;
+export const ROUTES = [
+  page,
+  stats,
+  healthz,
+  readyz,
+  apiStats,
+  events,
+  servers,
+  server,
+  changeServer,
+  removeServer,
+  addServer,
+  setServers,
+  reload,
+  confirmReload,
+  plan,
+  explain,
+  openapi,
+] as const;

@@ -13,6 +13,7 @@ export const serverStatsSchema = z
     up: z.boolean(),
     weight: z.number().int(),
     draining: z.boolean(),
+    origin: z.enum(["file", "runtime"]),
     last_check: z
       .object({ at: z.string(), ok: z.boolean(), duration_ms: z.number(), cause: z.string() })
       .nullable(),
@@ -80,9 +81,11 @@ export const statsSchema = z
     last_reload: z
       .object({
         at: z.string(),
-        result: z.enum(["applied", "unchanged", "rejected"]),
+        result: z.enum(["applied", "unchanged", "rejected", "confirmed", "rolled_back"]),
         source: z.string(),
         message: z.string(),
+        confirm_by: z.string().optional(),
+        file_differs: z.literal(true).optional(),
       })
       .nullable(),
     return_path_visible: z.literal(false).optional(),
