@@ -128,6 +128,32 @@ fn frames_are_handed_up_whole_whichever_record_they_need() {
 }
 
 #[test]
+#[ignore = "needs root: loads kernel programs"]
+fn a_whole_checksum_that_looks_open_needs_nobody_in_user_space() {
+    let frontends = vec![
+        Some(frontend("192.0.2.10:80", 0, &["192.0.2.10"])),
+        Some(frontend("[2001:db8::10]:80", 1, &["2001:db8::10"])),
+    ];
+    let servers = vec![server("10.1.0.1:80", Method::Nat), server("[2001:db8:1::1]:80", Method::Nat)];
+    let paths = vec![path("192.0.2.10", "10.1.0.1:80", 6), path("2001:db8::10", "[2001:db8:1::1]:80", 6)];
+    let mut lab = Lab::new(Hook::Xdp, &sizes(true), &image(frontends, servers, paths));
+    for (client, ip) in CLIENTS {
+        for len in [0usize, 1, 43, 44, 45, 500, 1400] {
+            let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let syn = PacketBuilder::syn(client, &format!("{ip}:80")).payload(&payload);
+            let looks_open = (0..=u32::from(u16::MAX))
+                .map(|seq| syn.clone().seq(seq, 0))
+                .find(|syn| syn.build() == syn.clone().partial().build());
+            assert_eq!(lab.run(&looks_open.unwrap().build()).0, Verdict::Forward, "{ip} {len}");
+            assert!(handed_up(&mut lab).is_empty(), "{ip} {len}");
+            let open = syn.seq(7, 0).partial().build();
+            assert_eq!(lab.run(&open).0, Verdict::Drop, "{ip} {len}: user space sends it on");
+            assert_eq!(handed_up(&mut lab), [("handed_up", open.len() as u32, open)], "{ip} {len}");
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs root, ip: makes network namespaces"]
 fn frames_longer_than_a_record_are_cut_and_tell_so() {
     let (client, balancer) = (Netns::new("client"), Netns::new("balancer"));

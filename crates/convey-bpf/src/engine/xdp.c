@@ -29,9 +29,34 @@ static __always_inline struct frame frame_of(struct xdp_md *ctx, __u32 gso_size)
 
 #include "parse.h"
 
+/* A frame longer than so many pieces is not summed here. */
+#define PIECES 256
+
+/* Whether the transport checksum is right, from the sum of the pseudo-header on: of the whole segment, in pieces. */
+APART __u32 is_whole(struct xdp_md *ctx, const struct packet *p, __u32 sum_of_pseudo)
+{
+	__u64 sum = sum_of_pseudo;
+
+	if (!ctx || !p)
+		return 0;
+	__u32 at = p->l4, end = p->end;
+	for (int i = 0; i < PIECES && at < end; i++) {
+		__u32 piece[16] = {}, bytes = end - at;
+
+		if (bytes > sizeof(piece))
+			bytes = sizeof(piece);
+		if (bytes < 1 || context_load(ctx, at, piece, bytes))
+			return 0;
+		for (int j = 0; j < 16; j++)
+			sum += piece[j];
+		at += bytes;
+	}
+	return at >= end && fold(sum) == 0xffff;
+}
+
 /* Whether the sender, on this machine, has left the checksum to a network card that there is none of: the field holds the
- * sum of the pseudo-header. XDP is not told. User space knows how to send such a packet; of whole ones, one in 65,536
- * looks the same, and user space tells them apart. */
+ * sum of the pseudo-header. XDP is not told. User space knows how to send such a packet, but it may be dead: of whole
+ * ones, of which one in 65,536 looks the same, none must need it. */
 static __always_inline bool has_open_sum(const bool v6, const struct frame *f, const struct packet *p)
 {
 	__u64 sum = (__u64)p->src.word[3] + p->dst.word[3] + bpf_htons(p->end - p->l4) + bpf_htons(p->protocol);
@@ -40,7 +65,9 @@ static __always_inline bool has_open_sum(const bool v6, const struct frame *f, c
 	if (v6)
 		for (int i = 0; i < 3; i++)
 			sum += (__u64)p->src.word[i] + p->dst.word[i];
-	return frame_load(f, p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6), &check) && check == fold(sum);
+	if (!frame_load(f, p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6), &check) || check != fold(sum))
+		return false;
+	return !is_whole(f->context, p, check);
 }
 
 #include "core.h"
