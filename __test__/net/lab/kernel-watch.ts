@@ -3,7 +3,7 @@ import type { PacketLab } from "./lab.ts";
 import { HTTP, SINK } from "./servers.ts";
 import { TALK } from "./talk.ts";
 
-const KINDS = ["reset", "other"] as const;
+const KINDS = ["resets", "others"] as const;
 const SETS = KINDS.flatMap((kind) => [`${kind}_ip`, `${kind}_ip6`]);
 
 /**
@@ -20,16 +20,16 @@ export async function watchKernel(lab: PacketLab): Promise<void> {
   const notes = KINDS.map((kind) => {
     const of = (ip: string) =>
       `update @${kind}_${ip} { ${ip} saddr . tcp sport . ${ip} daddr . tcp dport counter }`;
-    return `chain ${kind} { ${of("ip")}; ${of("ip6")}; }`;
+    return `chain ${kind} {\n${of("ip")}\n${of("ip6")}\n}`;
   });
   const ports = `{ ${HTTP}, ${SINK}, ${TALK} }`;
   const rules = `table inet watch {
     ${[...sets, ...notes].join("\n")}
     chain out {
       type filter hook output priority 0;
-      tcp flags & rst == 0 tcp sport ${ports} jump other
-      tcp flags & rst == rst tcp sport ${ports} jump reset
-      tcp flags & rst == rst tcp dport ${HTTP} tcp sport != ${ports} jump reset
+      tcp flags & rst != rst tcp sport ${ports} jump others
+      tcp flags & rst == rst tcp sport ${ports} jump resets
+      tcp flags & rst == rst tcp dport ${HTTP} tcp sport != ${ports} jump resets
     }
   }`;
   await lab.sh("balancer", `nft -f - <<'END'\n${rules}\nEND`);
