@@ -197,18 +197,23 @@ async function half(bytes: number): Promise<Done> {
   return { ok: good ? 1 : 0, failed: good ? 0 : 1, talks: [] };
 }
 
-async function datagrams(texts: string[], waitMs: number, localPort?: number): Promise<Done> {
+/** How long answers that are known to come may take. */
+const PATIENCE_MS = 15_000;
+
+async function datagrams(texts: string[], waitMs: number, localPort = 0, wanted = 0): Promise<Done> {
   // Twice the usual buffer: forty datagrams of three fragments each overflow that while this process waits for its turn.
   const socket = createSocket({ type: host.includes(":") ? "udp6" : "udp4", recvBufferSize: 212_992 });
   const answers: string[] = [];
   socket.on("message", (message) => answers.push(message.toString()));
   socket.on("error", () => undefined);
-  if (localPort !== undefined) await new Promise<void>((done) => socket.bind(localPort, done));
+  if (localPort !== 0) await new Promise<void>((done) => socket.bind(localPort, done));
   await new Promise<void>((done) => socket.connect(Number(port), host, done));
   for (const [i, text] of texts.entries()) {
     socket.send(Buffer.from(text));
     if (i % 16 === 15) await sleep(1);
   }
+  const end = performance.now() + PATIENCE_MS;
+  while (answers.length < wanted && performance.now() < end) await sleep(10);
   await sleep(waitMs);
   socket.close();
   return { ok: answers.length, failed: 0, talks: [], answers };
@@ -241,7 +246,7 @@ async function obey(command: Command): Promise<Done> {
     case "half":
       return half(command.bytes);
     case "datagrams":
-      return datagrams(command.texts, command.waitMs, command.localPort);
+      return datagrams(command.texts, command.waitMs, command.localPort, command.wanted);
   }
 }
 

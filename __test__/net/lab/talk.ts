@@ -36,7 +36,8 @@ export type Command =
   | { do: "churn"; count: number; concurrency: number; seed: number }
   | { do: "again"; localPort: number; times: number; closer: "client" | "server" }
   | { do: "half"; bytes: number }
-  | { do: "datagrams"; texts: string[]; waitMs: number; localPort?: number };
+  /** Tells what is answered until `waitMs` after the last is sent, or after as many answers as are `wanted`. */
+  | { do: "datagrams"; texts: string[]; waitMs: number; localPort?: number; wanted?: number };
 
 export interface Answer {
   ok: number;

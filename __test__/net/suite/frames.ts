@@ -315,7 +315,8 @@ export function frames({ method, scene: standing }: Stage): void {
             .sort(([a], [b]) => a - b)
             .map(([, one]) => one);
         const texts = Array.from({ length: 8 }, (_, i) => `${i} `.padEnd(3000 + i, "fragment"));
-        const asked = talker.ask({ do: "datagrams", texts: ["whole"], localPort: 5055, waitMs: 2500 });
+        const wanted = texts.length + 1;
+        const asked = talker.ask({ do: "datagrams", texts: ["whole"], localPort: 5055, waitMs: 100, wanted });
         await sleep(300);
         const grown = await growth(async () => {
           for (const [i, text] of texts.entries()) await put(...shuffled(cut(5055, 300 + i, text)));

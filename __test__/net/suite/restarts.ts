@@ -171,7 +171,8 @@ export function restarts({ method, scene: standing }: Stage): void {
       await using talker = await Talker.start(lab, lab.vip());
       const ask = async () => {
         const texts = ["from", "from", "from"];
-        return (await talker.ask({ do: "datagrams", texts, waitMs: 300, localPort: 45_678 })).answers;
+        return (await talker.ask({ do: "datagrams", texts, waitMs: 100, localPort: 45_678, wanted: 3 }))
+          .answers;
       };
       let begun: string[] | undefined;
       {
