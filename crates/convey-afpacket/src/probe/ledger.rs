@@ -323,6 +323,19 @@ impl<'a, S: Surroundings> Ledger<'a, S> {
         self.entries.insert(id, entry);
     }
 
+    /// Nobody will hear what is not answered yet: the servers are told now. Otherwise they would answer again after
+    /// seconds, when the ports are somebody else's, or nobody's.
+    pub(super) fn leave(&mut self) {
+        for (&id, entry) in &self.entries {
+            for ask in entry.asks.iter().filter(|ask| !ask.answered) {
+                let Some((ifindex, course)) = &ask.course else { continue };
+                let words = Words { seq: ask.isn.wrapping_add(1), flags: RST };
+                let bytes = frame::build(course, words);
+                self.ready.push(Sent { probe: id, ifindex: *ifindex, bytes });
+            }
+        }
+    }
+
     fn end(&mut self, id: u64, entry: &mut Entry, outcome: Outcome, now: Instant) {
         let latency = now.saturating_duration_since(entry.first_sent.unwrap_or(entry.began));
         if let Some(done) = entry.done.take() {

@@ -142,6 +142,8 @@ fn run<S: Surroundings>(
         ledger.look(Instant::now());
         send(sockets, &mut ledger);
     }
+    ledger.leave();
+    send(sockets, &mut ledger);
 }
 
 fn wait(shared: &Shared, sockets: &[PacketSocket; 2], at_most: Duration) {

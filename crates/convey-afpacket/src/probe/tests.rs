@@ -102,6 +102,29 @@ fn answer(ledger: &mut Ledger<'_, World>, to: &Sent, from: &str, mac: MacAddr, f
 }
 
 #[test]
+fn whoever_leaves_resets_what_is_not_answered_yet_and_nothing_else() {
+    let world = world();
+    let mut ledger = Ledger::new(vec![PORT], &world);
+    let now = Instant::now();
+    for server in ["10.0.0.11:80", "10.0.0.12:80", "10.0.0.13:80"] {
+        ask(&mut ledger, probe(server, &["192.0.2.1:80"], Method::L2), now);
+    }
+    let syns = ledger.take_ready();
+    assert_eq!(syns.len(), 2, "nobody is there at the third");
+    answer(&mut ledger, &syns[0], "192.0.2.1:80", SERVER, SYN | ACK, now);
+    assert_eq!(ledger.take_ready().len(), 1);
+    ledger.leave();
+    let resets = ledger.take_ready();
+    assert_eq!(resets.len(), 1);
+    let ((syn, seq), (reset, after)) = (sent(&syns[1]), sent(&resets[0]));
+    assert_eq!((reset.flags, reset.from, reset.to), (RST, syn.from, syn.to));
+    assert_eq!(
+        (after, resets[0].bytes[VNET_HEADER_BYTES..][..6].to_vec()),
+        (seq.wrapping_add(1), OTHER.to_vec())
+    );
+}
+
+#[test]
 fn a_server_that_answers_for_the_vip_is_asked_by_its_mac_and_its_half_open_connection_reset() {
     for (server, vip) in [("10.0.0.11:80", "192.0.2.1:80"), ("[fd00::11]:80", "[2001:db8::1]:80")] {
         let world = world();
