@@ -102,6 +102,23 @@ export class PacketLab extends Lab<Place | "switch"> {
     for (const place of PLACES) await this.offload(place, "tx off rx off tso off gso off gro off");
   }
 
+  /**
+   * Has one processor take in what arrives anywhere, while `work` is done. Otherwise a veth gives packets to the processor
+   * that sends them, and where the sender, a worker or the kernel's own, moves to another one they overtake each other.
+   */
+  async onOneProcessor<T>(work: () => Promise<T>): Promise<T> {
+    const steer = async (mask: number) => {
+      const line = `for file in /sys/class/net/*/queues/rx-*/rps_cpus; do echo ${mask} > "$file"; done`;
+      for (const place of [...PLACES, "switch"] as const) await this.sh(place, line);
+    };
+    await steer(1);
+    try {
+      return await work();
+    } finally {
+      await steer(0);
+    }
+  }
+
   /** The largest packet the router passes on in either direction. */
   async pathMtu(bytes: number): Promise<void> {
     const lines = this.#wires()
