@@ -8,16 +8,10 @@
 #include "former.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "plan.h"
 
 #define AF_INET 2
 #define AF_INET6 10
-
-/* How a frame is to leave. */
-struct plan {
-	struct address src, dst;
-	__be16 src_port, dst_port;
-	__u8 method;
-};
 
 /* A newcomer is dealt with before there is a plan, and the stack is small. */
 union work {

@@ -37,8 +37,6 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
-#define LONGEST_EXTENSIONS 1024
-
 struct packet {
 	struct address src, dst; /* IPv4: the last word alone */
 	__be16 src_port, dst_port;

@@ -38,6 +38,7 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb, __u32 gso_si
 #include "core.h"
 #include "csum_ipv6.h"
 #include "hand_up.h"
+#include "rewrite.h"
 
 /* Debian's linux/bpf.h is older than TCX; clsact knows the same values as TC_ACT_UNSPEC and TC_ACT_SHOT. */
 #define TCX_NEXT -1
@@ -47,64 +48,85 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb, __u32 gso_si
  * addresses are written. */
 const volatile __u32 csum_ipv6 = 0;
 
-#define TTL_V4 (ETH_HLEN + 8)
-#define CHECK_V4 (ETH_HLEN + 10)
-#define SRC_V4 (ETH_HLEN + 12)
-#define HOP_LIMIT_V6 (ETH_HLEN + 7)
-#define SRC_V6 (ETH_HLEN + 8)
+/* The verifier wants a bound; extension headers end before it. */
+#define FARTHEST 0x7fff
 
-static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const struct packet *p, struct plan *plan)
+static __always_inline bool is_zero(__u16 sum)
 {
-	bool udp = p->protocol == IPPROTO_UDP;
-	__u32 check = p->l4 + (udp ? 6 : 16);
-	/* A UDP checksum of 0 means "none" and stays; one that becomes 0 is sent as 0xffff. */
-	__u64 flags = (udp ? BPF_F_MARK_MANGLED_0 : 0) | (v6 && csum_ipv6 ? CSUM_IPV6 : 0);
-	/* What no other field makes up for changes the sum that a network card has taken: the hop limit, and all that
-	 * a checksum would cover where there is none. */
-	__u64 uncovered = p->unchecked ? BPF_F_RECOMPUTE_CSUM : 0;
-	struct {
-		__be16 src, dst;
-	} ports = { plan->src_port, plan->dst_port };
-	long error = 0;
-
-	if (v6) {
-		/* Source and destination stand side by side in both. */
-		__s64 change = bpf_csum_diff((void *)&p->src, 2 * sizeof(p->src), (void *)&plan->src, 2 * sizeof(p->src), 0);
-		__u8 hops = p->ttl - 1;
-
-		error |= bpf_l4_csum_replace(skb, check, 0, change, flags | BPF_F_PSEUDO_HDR);
-		error |= bpf_skb_store_bytes(skb, SRC_V6, &plan->src, 2 * sizeof(plan->src),
-					     csum_ipv6 ? uncovered : BPF_F_RECOMPUTE_CSUM);
-		error |= bpf_skb_store_bytes(skb, HOP_LIMIT_V6, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
-	} else {
-		struct {
-			__be32 src, dst;
-		} old = { p->src.word[3], p->dst.word[3] }, new = { plan->src.word[3], plan->dst.word[3] };
-		__s64 change = bpf_csum_diff((void *)&old, sizeof(old), (void *)&new, sizeof(new), 0);
-		__u8 ttl = p->ttl - 1;
-
-		error |= bpf_l4_csum_replace(skb, check, 0, change, flags | BPF_F_PSEUDO_HDR);
-		error |= bpf_l3_csum_replace(skb, CHECK_V4, 0, change, 0);
-		error |= bpf_l3_csum_replace(skb, CHECK_V4, bpf_htons((__u16)p->ttl << 8), bpf_htons((__u16)ttl << 8), 2);
-		error |= bpf_skb_store_bytes(skb, SRC_V4, &new, sizeof(new), 0);
-		error |= bpf_skb_store_bytes(skb, TTL_V4, &ttl, sizeof(ttl), 0);
-	}
-	if (p->src_port != ports.src || p->dst_port != ports.dst) {
-		error |= bpf_l4_csum_replace(skb, check, p->src_port, ports.src, flags | 2);
-		error |= bpf_l4_csum_replace(skb, check, p->dst_port, ports.dst, flags | 2);
-		error |= bpf_skb_store_bytes(skb, p->l4, &ports, sizeof(ports), uncovered);
-	}
-	return !error;
+	return !sum || sum == 0xffff;
 }
 
-static __always_inline int apply(const bool v6, struct __sk_buff *skb, const struct packet *p, struct plan *plan,
+/* Whether the field took a change as a checksum does that covers what changed, and not as the sum of a pseudo-header
+ * that the sender has left open. */
+static __always_inline bool is_closed(__u16 before, __u16 after, __u64 changed)
+{
+	return is_zero(fold((__u64)(__u16)~before + changed + after));
+}
+
+/* Only one helper knows what else a checksum's change means: where the sender has left it open (CHECKSUM_PARTIAL) the field
+ * holds the sum of the pseudo-header, and where a network card has taken a sum (CHECKSUM_COMPLETE) that one changes, too.
+ * It is called for the addresses; the way that the field went tells whether ports count in it. */
+static __always_inline bool rewrite(const bool v6, struct __sk_buff *skb, const struct packet *p, const struct plan *plan)
+{
+	bool udp = p->protocol == IPPROTO_UDP;
+	__u32 l4 = p->l4, check_at = l4 + (udp ? 6 : 16);
+	__u64 flags = (udp ? BPF_F_MARK_MANGLED_0 : 0) | (v6 && csum_ipv6 ? CSUM_IPV6 : 0);
+	__u64 addresses = address_change(v6, p, plan), ports = port_change(p, plan), uncovered = 0;
+	__u16 before, *check, moved = fold(addresses);
+	char *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 *both;
+
+	if (l4 > FARTHEST)
+		return false;
+	check = (void *)(data + check_at);
+	if ((void *)(check + 1) > (void *)end)
+		return false;
+	before = *check;
+	if (bpf_l4_csum_replace(skb, check_at, 0, moved, flags | BPF_F_PSEUDO_HDR))
+		return false;
+	/* Nothing to tell by. */
+	if (is_zero(moved) && bpf_l4_csum_replace(skb, check_at, 0, fold(ports), flags))
+		return false;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	both = (void *)(data + l4);
+	check = (void *)(data + check_at);
+	if ((void *)(both + 1) > (void *)end || (void *)(check + 1) > (void *)end ||
+	    data + ETH_HLEN + (v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)) > end)
+		return false;
+	if (!is_zero(moved) && is_closed(before, *check, moved))
+		apply_transport(udp, check, ports);
+	write_ports(both, plan);
+	write_network(v6, data + ETH_HLEN, p, plan, addresses);
+	/* What no other field makes up for changes the sum of a network card. */
+	if (p->unchecked)
+		uncovered = ports;
+	if (v6) {
+		uncovered += hop_change(true, p);
+		if (p->unchecked || !csum_ipv6)
+			uncovered += addresses;
+	}
+	if (v6 || p->unchecked)
+		bpf_csum_update(skb, fold(uncovered));
+	return true;
+}
+
+static __always_inline int apply(const bool v6, struct __sk_buff *skb, const struct packet *p, const struct plan *plan,
 				 const struct hop *hop)
 {
+	__u32 written = p->l4 + (p->protocol == IPPROTO_UDP ? sizeof(struct udp_header) : sizeof(struct tcp_header));
+	char *data;
+
+	/* What is written has to lie in one piece. */
+	if ((long)skb->data_end - (long)skb->data < written && bpf_skb_pull_data(skb, written))
+		return TCX_DROP;
 	/* Half a rewrite would be a packet with a wrong checksum: better none. */
 	if (plan->method != METHOD_L2 && !rewrite(v6, skb, p, plan))
 		return TCX_DROP;
-	if (bpf_skb_store_bytes(skb, 0, hop->destination, 12, 0))
+	data = (void *)(long)skb->data;
+	if (data + ETH_HLEN > (char *)(long)skb->data_end)
 		return TCX_DROP;
+	write_link(data, hop);
 	/* Ethernet's padding stays behind. */
 	if (skb->len > p->end && bpf_skb_change_tail(skb, p->end, 0))
 		return TCX_DROP;
@@ -143,6 +165,7 @@ static __always_inline int run(const bool v6, struct __sk_buff *skb)
 SEC("classifier")
 int convey_tc(struct __sk_buff *skb)
 {
+	struct frame f = frame_of(skb, 0);
 	__be16 type = skb->protocol;
 	__u8 first;
 
@@ -153,7 +176,7 @@ int convey_tc(struct __sk_buff *skb)
 		return finish(skb, VERDICT(PASS, PASS_VLAN));
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
 		return finish(skb, VERDICT(PASS, PASS_NOT_IP));
-	if (bpf_skb_load_bytes(skb, 0, &first, sizeof(first)))
+	if (!frame_load(&f, 0, &first))
 		return finish(skb, VERDICT(DROP, DROP_TRUNCATED));
 	if (first & 1)
 		return finish(skb, VERDICT(PASS, PASS_MULTICAST));

@@ -72,60 +72,21 @@ static __always_inline bool has_open_sum(const bool v6, const struct frame *f, c
 
 #include "core.h"
 #include "hand_up.h"
-
-struct macs {
-	__u8 destination[6];
-	__u8 source[6];
-};
-
-static __always_inline __u64 change(__u64 sum, __u32 old, __u32 new)
-{
-	return sum + (__u32)~old + new;
-}
-
-static __always_inline __u16 applied(__u16 field, __u64 sum)
-{
-	return ~fold((__u16)~field + sum);
-}
+#include "rewrite.h"
 
 static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct packet *p, const struct plan *plan,
 				 const struct hop *hop)
 {
 	char *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	char *l3 = data + ETH_HLEN;
-	__u64 addresses = 0, transport;
 
-	if (l3 + (v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)) > end)
+	if (data + ETH_HLEN + (v6 ? sizeof(struct ipv6) : sizeof(struct ipv4)) > end)
 		return XDP_DROP;
-	*(__u64 *)data = *(const __u64 *)&hop->destination[0];
-	*(__u32 *)(data + 8) = *(const __u32 *)&hop->source[2];
+	write_link(data, hop);
 	if (plan->method != METHOD_L2) {
+		__u64 addresses = address_change(v6, p, plan), transport = addresses + port_change(p, plan);
 		__u32 l4 = p->l4;
 
-		if (v6) {
-			struct ipv6 *ip = (void *)l3;
-
-#pragma unroll
-			for (int i = 0; i < 4; i++) {
-				addresses = change(addresses, p->src.word[i], plan->src.word[i]);
-				addresses = change(addresses, p->dst.word[i], plan->dst.word[i]);
-			}
-			ip->src = plan->src;
-			ip->dst = plan->dst;
-			ip->hop_limit = p->ttl - 1;
-		} else {
-			struct ipv4 *ip = (void *)l3;
-
-			addresses = change(addresses, p->src.word[3], plan->src.word[3]);
-			addresses = change(addresses, p->dst.word[3], plan->dst.word[3]);
-			ip->src = plan->src.word[3];
-			ip->dst = plan->dst.word[3];
-			ip->ttl = p->ttl - 1;
-			ip->check = applied(ip->check, change(addresses, bpf_htons((__u16)p->ttl << 8),
-							      bpf_htons((__u16)(p->ttl - 1) << 8)));
-		}
-		transport = change(addresses, (__u32)p->src_port, (__u32)plan->src_port);
-		transport = change(transport, (__u32)p->dst_port, (__u32)plan->dst_port);
+		write_network(v6, data + ETH_HLEN, p, plan, addresses);
 		if (l4 > DIRECT)
 			return XDP_DROP;
 		if (p->protocol == IPPROTO_TCP) {
@@ -133,21 +94,15 @@ static __always_inline int apply(const bool v6, struct xdp_md *ctx, const struct
 
 			if ((void *)(tcp + 1) > (void *)end)
 				return XDP_DROP;
-			tcp->src_port = plan->src_port;
-			tcp->dst_port = plan->dst_port;
-			tcp->check = applied(tcp->check, transport);
+			write_ports(tcp, plan);
+			apply_transport(false, &tcp->check, transport);
 		} else {
 			struct udp_header *udp = (void *)(data + l4);
 
 			if ((void *)(udp + 1) > (void *)end)
 				return XDP_DROP;
-			udp->src_port = plan->src_port;
-			udp->dst_port = plan->dst_port;
-			if (udp->check) {
-				__u16 check = applied(udp->check, transport);
-
-				udp->check = check ? check : 0xffff;
-			}
+			write_ports(udp, plan);
+			apply_transport(true, &udp->check, transport);
 		}
 	}
 	if ((long)(end - data) > p->end && bpf_xdp_adjust_tail(ctx, (int)p->end - (int)(end - data)))
