@@ -47,6 +47,7 @@ export type {
 } from "./control/events.ts";
 export type { Explanation, Step } from "./control/explain.ts";
 export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState } from "./control/flows.ts";
+export type { LiveDecision, LiveOptions } from "./control/live.ts";
 export type { Logger } from "./control/logger.ts";
 export type {
   BalancerOptions,

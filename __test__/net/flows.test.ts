@@ -1,6 +1,7 @@
 /** The live flow table against real connections: what it says of them, and what becomes of one that is ended. */
 import { describe, expect, test } from "vitest";
 import { type Running, start, until } from "../support/processes.ts";
+import { inKernel } from "./engines.ts";
 import { Asked } from "./lab/asked.ts";
 import { CLIENT, onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
@@ -104,5 +105,38 @@ describe("the live flow table", () => {
     const stranger = { protocol: "tcp", client: `${CLIENT}:1`, vip: `${VIP}:80` } as const;
     expect(await balancer.killFlows(stranger)).toEqual({ killed: 0 });
     await ask(one);
+  });
+
+  test("watched live, the next connection's decision is told, and to that server it really goes", async (context) => {
+    await using balancer = await Asked.start(segment, configuration(SERVERS));
+    const filter = { client: `${CLIENT}:5501`, vip: `${VIP}:80` };
+    const live = balancer.explainLive(filter, { count: 4 });
+    if (inKernel()) {
+      await expect(live).rejects.toThrow(/Engine (tc|xdp) decides in the kernel/);
+      context.skip("decisions of programs in the kernel are not watched");
+    }
+    // Asked and answered after it: the watch stands.
+    await balancer.flows();
+    await using other = open(5502);
+    await using one = open(5501);
+    await ask(other);
+    const server = await ask(one);
+    const [flow] = await balancer.allFlows({ client: `${CLIENT}:5501` });
+    const told = await live;
+    expect(told).toHaveLength(4);
+    const [syn, ...later] = told.map((it) => it.explanation);
+    expect(syn).toMatchObject({
+      ...{ protocol: "tcp", source: `${CLIENT}:5501`, destination: `${VIP}:80`, frontend: "web", flow: null },
+      ...{ verdict: "forward", direction: "from_client" },
+      server: { name: server, addr: `${server}:80` },
+      rewritten: { source: flow?.nat, destination: `${server}:80` },
+    });
+    expect(syn?.maglev_slot).toBeTypeOf("number");
+    expect(later[0], "the answer comes back the same way").toMatchObject({
+      ...{ source: `${server}:80`, destination: flow?.nat, direction: "from_server" },
+      rewritten: { source: `${VIP}:80`, destination: `${CLIENT}:5501` },
+    });
+    expect(Math.abs(Date.now() - Date.parse(told[0]?.at ?? ""))).toBeLessThan(60_000);
+    expect(told.every((it) => it.lost === 0)).toBe(true);
   });
 });

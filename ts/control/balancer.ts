@@ -14,6 +14,7 @@ import { untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
 import type { Explanation } from "./explain.ts";
 import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
+import type { LiveDecision, LiveOptions } from "./live.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
@@ -188,6 +189,21 @@ export class Balancer implements AsyncDisposable {
    */
   async killFlows(filter: FlowFilter): Promise<{ killed: number }> {
     return await this.#flows.kill(filter);
+  }
+
+  /**
+   * Decisions on the packets that `filter` takes, in proxy mode on new connections, as they are made from this call on:
+   * for 30 seconds or 1,000 decisions unless `options` say otherwise, or until the reader stops. At most four watch at a
+   * time. A flow that the table does not have is in the state `new`; fragments and ICMP are not watched.
+   *
+   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `ENGINE_UNSUPPORTED` with the engines that decide in
+   * the kernel (tc and xdp), `INTERNAL` when four watch already.
+   */
+  explainLive(
+    filter: FlowFilter = {},
+    options: LiveOptions = {},
+  ): AsyncIterableIterator<LiveDecision, undefined> {
+    return this.#flows.live(filter, options);
   }
 
   /**

@@ -23,6 +23,7 @@ import {
   type NativeFlowFilter,
   type NativeFlowPage,
 } from "../native/index.ts";
+import { type LiveDecision, type LiveOptions, watchLive } from "./live.ts";
 import { Turns } from "./turns.ts";
 
 /**
@@ -138,6 +139,13 @@ export class Flows {
       );
     }
     return { killed: await this.#take(() => this.#dataplane.killFlows(native)) };
+  }
+
+  /** See `Balancer.explainLive()`. */
+  live(filter: FlowFilter, options: LiveOptions): AsyncIterableIterator<LiveDecision, undefined> {
+    const native = orThrow(lowerFilter(filter));
+    this.#assertOpen();
+    return watchLive(this.#dataplane, native, options);
   }
 
   async #take<T>(ask: () => Promise<T | null>): Promise<T> {

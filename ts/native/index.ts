@@ -19,6 +19,7 @@ import type {
   NativeFlowPage,
   NativeHostReport,
   NativeKernelReport,
+  NativeLiveBatch,
   NativeMember,
   NativeMode,
   NativeMovedSlots,
@@ -48,6 +49,8 @@ export type {
   NativeHostProblem,
   NativeHostReport,
   NativeKernelReport,
+  NativeLiveBatch,
+  NativeLiveDecision,
   NativeMember,
   NativeMovedSlots,
   NativePacketStats,
@@ -124,6 +127,16 @@ export interface Dataplane {
   flows(filter: NativeFlowFilter, cursor: string, limit: number): Promise<NativeFlowPage | null>;
   /** Ends flows and tells how many; `null` after `close()`, and when a worker does not answer. */
   killFlows(filter: NativeFlowFilter): Promise<number | null>;
+  /**
+   * Calls `onBatch` with decisions as they are made, for so many milliseconds or until there were `count`; the last batch
+   * has `ended`. The returned function ends it.
+   */
+  watchExplain(
+    filter: NativeFlowFilter,
+    durationMs: number,
+    count: number,
+    onBatch: (batch: NativeLiveBatch) => void,
+  ): () => void;
   /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
   outlivesProcess(): boolean;
   /**
@@ -219,6 +232,10 @@ function wrap(native: NativeDataplane): Dataplane {
     explain: async (...question) => await unwrap(() => native.explain(...question)),
     flows: async (...question) => await unwrap(() => native.flows(...question)),
     killFlows: async (filter) => await unwrap(() => native.killFlows(filter)),
+    watchExplain: (...question) => {
+      const watch = unwrap(() => native.watchExplain(...question));
+      return () => unwrap(() => watch.stop());
+    },
     outlivesProcess: () => unwrap(() => native.outlivesProcess()),
     close: (keepForwarding) => unwrap(() => native.close(keepForwarding)),
   };

@@ -86,3 +86,54 @@ test("what is wrong with a question about flows is named, and nothing is ended",
   await expect(lb.flows()).rejects.toMatchObject({ code: "CLOSED" });
   await expect(lb.killFlows({ all: true })).rejects.toMatchObject({ code: "CLOSED" });
 });
+
+test("watched live, each new connection is told with the server it goes to, and a refused one with the reason", async () => {
+  await using one = await listening(echo);
+  await using two = await listening(echo);
+  await using lb = await createBalancer(
+    poolConfig({ s1: { addr: one.addr }, s2: { addr: two.addr } }, { pool: { health_check_interval: 3600 } }),
+  );
+  const live = lb.explainLive({ frontend: "web" }, { count: 3 });
+  const sockets = [await dial(lb.address("web")), await dial(lb.address("web"))];
+  const told = [await live.next(), await live.next()].map((it) => it.value?.explanation);
+  const flows = (await lb.flows()).flows;
+  for (const explanation of told) {
+    const flow = flows.find((it) => it.client === explanation?.source);
+    expect(explanation).toMatchObject({ protocol: "tcp", frontend: "web", verdict: "connect" });
+    expect(explanation?.server).toEqual(flow?.server);
+    expect(explanation?.rewritten?.source).toBe(flow?.nat);
+  }
+  expect(new Set(told.map((it) => it?.server?.name)).size, "both servers").toBe(2);
+  for (const server of ["pool/s1", "pool/s2"]) lb.setWeight(server, 0);
+  const refused = await dial(lb.address("web"));
+  await once(refused.resume(), "end");
+  refused.destroy();
+  expect((await live.next()).value?.explanation).toMatchObject({ server: null, verdict: "refuse no_server" });
+  expect(await live.next(), "as many as were wanted").toEqual({ value: undefined, done: true });
+  for (const socket of sockets) socket.destroy();
+});
+
+test("a watch ends with its time, with its reader, and with the balancer; a fifth at a time is refused", async () => {
+  await using server = await listening(echo);
+  const lb = await createBalancer(poolConfig({ s1: { addr: server.addr } }));
+  expect(await lb.explainLive({}, { durationMs: 50 }).next()).toEqual({ value: undefined, done: true });
+  const four = Array.from({ length: 4 }, () => lb.explainLive());
+  expect(() => lb.explainLive()).toThrow(/4 watch decisions already/);
+  await four[0]?.return?.();
+  await until(() => {
+    try {
+      four[0] = lb.explainLive();
+      return true;
+    } catch {
+      return undefined;
+    }
+  }, "room for another");
+  expect(() => lb.explainLive({}, { durationMs: 600_001 })).toThrow(
+    /durationMs 600001 is not a whole number/,
+  );
+  expect(() => lb.explainLive({ client: "x" })).toThrow(/client "x"/);
+  const rest = four.map((live) => live.next());
+  await lb.close();
+  for (const ended of await Promise.all(rest)) expect(ended.done).toBe(true);
+  expect(() => lb.explainLive()).toThrow(/closed/);
+});

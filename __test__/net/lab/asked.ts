@@ -2,7 +2,7 @@
 
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
-import type { Flow, FlowFilter, FlowPage } from "../../../ts/index.ts";
+import type { Flow, FlowFilter, FlowPage, LiveDecision, LiveOptions } from "../../../ts/index.ts";
 import { type Running, start } from "../../support/processes.ts";
 import { engine } from "../engines.ts";
 import type { Segment } from "./segment.ts";
@@ -53,6 +53,23 @@ export class Asked implements AsyncDisposable {
 
   killFlows(filter: FlowFilter): Promise<{ killed: number }> {
     return this.#ask("killFlows", filter);
+  }
+
+  /** Decisions from now on; the promise resolves with all there were, once that has ended. */
+  explainLive(filter: FlowFilter, options: LiveOptions = {}): Promise<LiveDecision[]> {
+    const decisions: LiveDecision[] = [];
+    return new Promise((resolve, reject) => {
+      this.#call("explainLive", [filter, options], (id, line) => {
+        const [, value, failure] = line;
+        if (line.length === 2) {
+          decisions.push(value as LiveDecision);
+          return;
+        }
+        this.#waiting.delete(id);
+        if (failure === undefined) resolve(decisions);
+        else reject(new Error(failure));
+      });
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use convey_core::{Event, EventSink};
+use convey_core::{Event, EventSink, Watches};
 use convey_engine::{
-    AddressSink, EngineSetup, EngineStats, FlowView, Fragments, InterfaceSink, IoCounters, Loss, Nanos,
-    NextHops, Note, PacketSnapshot, Worker, WorkerCounters, WorkerMemory,
+    AddressSink, EngineSetup, EngineStats, FlowView, Fragments, InterfaceSink, IoCounters, LiveDecision,
+    Loss, Nanos, NextHops, Note, PacketSnapshot, Worker, WorkerCounters, WorkerMemory,
 };
 use convey_links::{LinkSink, Wanted};
 
@@ -43,6 +43,7 @@ pub struct Shared {
     pub(crate) intake: Arc<dyn Intake>,
     pub(crate) io: Vec<Arc<IoCounters>>,
     pub(crate) requests: Vec<Requests>,
+    pub(crate) watches: Arc<Watches<LiveDecision>>,
     pub(crate) fragments: Arc<Fragments>,
     pub(crate) events: EventSink,
     counters: Mutex<Vec<(usize, Arc<WorkerCounters>)>>,
@@ -76,6 +77,7 @@ impl Shared {
             next_hops: ArcSwap::default(),
             io: (0..workers).map(|_| Arc::default()).collect(),
             requests: (0..workers).map(|_| Requests::default()).collect(),
+            watches: Arc::default(),
             fragments: Arc::new(Fragments::new(seed)),
             intake,
             events,

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use convey_core::{FlowCursor, FlowFilter, FlowPage, Mode, Protocol};
+use convey_core::{FlowCursor, FlowFilter, FlowPage, Mode, Protocol, Watches};
 use convey_engine::steering::worker_for;
 use convey_engine::{
-    EngineError, EngineSetup, EngineStats, Explanation, NextHops, PacketSnapshot, PortRange, UserSide,
-    explain_arrival,
+    EngineError, EngineSetup, EngineStats, Explanation, LiveDecision, NextHops, PacketSnapshot, PortRange,
+    UserSide, explain_arrival,
 };
 use convey_links::{Inbox, NextHopKeeper, Wake, channel};
 
@@ -172,6 +172,10 @@ impl UserSide for UserPath {
 
     fn end_flows(&self, filter: &FlowFilter, timeout: Duration) -> Option<u64> {
         flow_list::end(&self.shared, filter, timeout)
+    }
+
+    fn watches(&self) -> &Arc<Watches<LiveDecision>> {
+        &self.shared.watches
     }
 
     fn interfaces(&self) -> Vec<u32> {

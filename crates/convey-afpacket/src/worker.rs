@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use convey_engine::{
-    FrameMeta, Headers, Heir, IoCounters, Loss, Nanos, PacketSnapshot, PassReason, TakenOver, Verdict,
-    Worker, WorkerMemory, process,
+    FrameMeta, Headers, Heir, IoCounters, Looked, Loss, Nanos, PacketSnapshot, PassReason, TakenOver,
+    Verdict, Worker, WorkerMemory, process,
 };
 use convey_links::Wake;
 
@@ -171,6 +171,7 @@ impl<F: FrameIo> Runner<F> {
         let next_hops = self.shared.next_hops.load();
         let now = self.shared.now();
         let begun = self.shared.fragments.begun();
+        let watches = self.shared.watches.current();
         self.tx_batch.clear();
         self.in_hand = received as u64;
         for at in 0..received {
@@ -185,7 +186,16 @@ impl<F: FrameIo> Runner<F> {
                 VnetHeader::parse(self.frames.bytes(at).first_chunk().unwrap_or(&[0; VNET_HEADER_BYTES]));
             let meta: FrameMeta = header.meta(ingress);
             let frame = self.frames.buffer_mut(at).get_mut(VNET_HEADER_BYTES..).unwrap_or_default();
+            let looked = if watches.is_empty() {
+                None
+            } else {
+                let bytes = frame.get(..len).unwrap_or_default();
+                Looked::at(&watches, bytes, &meta, &snapshot, &next_hops, &self.worker)
+            };
             let verdict = process(frame, len, &meta, &snapshot, &next_hops, &mut self.worker, now);
+            if let Some(looked) = looked {
+                looked.decided(&verdict, frame);
+            }
             match verdict {
                 Verdict::Forward(f) => {
                     self.frames.prepare_tx(at, header.forwarded(), f.len);

@@ -12,6 +12,7 @@ pub mod flow_list;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
+pub mod watch;
 
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
@@ -20,3 +21,4 @@ pub use snapshot::{
     Backend, BackendSpec, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SpecError,
 };
+pub use watch::{Taken, Watch, Watches, Watching};

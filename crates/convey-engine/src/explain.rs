@@ -25,10 +25,7 @@ pub fn explain(
     next_hops: &NextHops,
     worker: &Worker,
 ) -> Explanation {
-    let number = match protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-    };
+    let number = number_of(protocol);
     let tuple = Tuple {
         source: source.ip().into(),
         source_port: source.port(),
@@ -43,8 +40,27 @@ pub fn explain(
             return e.ended(Outcome::Pass(PassReason::NotVip));
         }
     }
-    match owner(number, &tuple, snapshot, worker) {
-        Owner::Frontend(slot) => from_client(&mut e, slot, &tuple, protocol, snapshot, next_hops, worker),
+    explain_tuple(e, protocol, None, &tuple, snapshot, next_hops, worker)
+}
+
+/// Of a packet with this tuple that has come in, or, without a `transport`, may come.
+pub(crate) fn explain_tuple(
+    mut e: Explanation,
+    protocol: Protocol,
+    transport: Option<Transport>,
+    tuple: &Tuple,
+    snapshot: &PacketSnapshot,
+    next_hops: &NextHops,
+    worker: &Worker,
+) -> Explanation {
+    let number = number_of(protocol);
+    let source = socket(tuple.source, tuple.source_port);
+    let destination = socket(tuple.destination, tuple.destination_port);
+    match owner(number, tuple, snapshot, worker) {
+        Owner::Frontend(slot) => {
+            let of = (protocol, transport);
+            from_client(&mut e, slot, tuple, of, snapshot, next_hops, worker);
+        }
         Owner::Reply(_, flow) => {
             e.direction = Some(Direction::FromServer);
             e.flow = Some(flow.state.name());
@@ -76,16 +92,12 @@ fn from_client(
     e: &mut Explanation,
     slot: u16,
     tuple: &Tuple,
-    protocol: Protocol,
+    (protocol, transport): (Protocol, Option<Transport>),
     snapshot: &PacketSnapshot,
     next_hops: &NextHops,
     worker: &Worker,
 ) {
-    let number = match protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-    };
-    let met = flow_key(slot, number, tuple, None, snapshot, worker);
+    let met = flow_key(slot, number_of(protocol), tuple, transport.as_ref(), snapshot, worker);
     let key = met.key;
     let Some(frontend) = snapshot.frontend(key.frontend) else { return };
     e.direction = Some(Direction::FromClient);
@@ -96,7 +108,7 @@ fn from_client(
     } else {
         Step::Listens { frontend: name }
     });
-    let transport = match protocol {
+    let transport = transport.unwrap_or_else(|| match protocol {
         // Of a known flow, its next packet; else its first.
         Protocol::Tcp => {
             let is_known = met.flow.is_some_and(|(_, flow)| flow.is_live());
@@ -104,7 +116,7 @@ fn from_client(
             Transport::Tcp(Tcp { seq: 0, ack: 0, flags, payload_len: 0, window: 0, window_scale: None })
         }
         Protocol::Udp => Transport::Udp { payload_len: 0 },
-    };
+    });
     let mut nat = None;
     let server_slot = match select_server(&met, &transport, frontend, snapshot, worker) {
         Ok(Selection::Known(_, flow)) => {
@@ -226,6 +238,13 @@ impl Explanation {
     }
 }
 
-fn socket(address: Addr, port: u16) -> SocketAddr {
+const fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    }
+}
+
+pub(crate) fn socket(address: Addr, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use convey_core::Reason;
 use convey_core::conntrack::Direction;
 
 use crate::next_hop::NextHop;
@@ -59,6 +60,8 @@ pub enum Outcome {
     Forward,
     /// Proxy mode: the balancer connects to a server.
     Connect,
+    /// Proxy mode: the client is closed.
+    Close(Reason),
     /// It is the kernel's.
     Pass(PassReason),
     /// It is the kernel's: nobody listens where it comes in.
@@ -83,7 +86,7 @@ impl Outcome {
             Self::Connect => "connect",
             Self::Pass(_) | Self::NotListenedOn => "pass",
             Self::Drop(_) => "drop",
-            Self::Refuse(_) => "refuse",
+            Self::Refuse(_) | Self::Close(_) => "refuse",
         }
     }
 
@@ -91,6 +94,7 @@ impl Outcome {
     pub const fn reason(self) -> Option<&'static str> {
         match self {
             Self::Forward | Self::Connect => None,
+            Self::Close(reason) => Some(reason.name()),
             Self::Pass(reason) => Some(reason.name()),
             Self::NotListenedOn => Some("not_listened_on"),
             Self::Drop(reason) | Self::Refuse(reason) => Some(reason.name()),

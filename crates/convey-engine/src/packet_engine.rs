@@ -9,10 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Protocol};
+use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Protocol, Watches};
 
 use crate::engine_error::EngineError;
 use crate::explanation::Explanation;
+use crate::live::LiveDecision;
 use crate::next_hop::NextHops;
 use crate::snapshot::PacketSnapshot;
 use crate::stats::EngineStats;
@@ -141,6 +142,9 @@ pub trait UserSide {
     /// Ends the flows that `filter` takes as if their time was over, and tells how many. `None` when a worker does not
     /// answer within `timeout`; some may have ended then.
     fn end_flows(&self, filter: &FlowFilter, timeout: Duration) -> Option<u64>;
+
+    /// Where decisions of the workers are watched.
+    fn watches(&self) -> &Arc<Watches<LiveDecision>>;
 
     /// Indices of the interfaces packets are taken from, in rising order.
     fn interfaces(&self) -> Vec<u32>;

@@ -1,6 +1,7 @@
 //! The one class of the addon.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use convey_core::{Event, EventSink};
 use convey_runtime::{Keep, Runtime, ServerUpdate};
@@ -14,6 +15,7 @@ use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
 use crate::flows::{FlowsTask, KillFlowsTask, NativeFlowFilter, parse_cursor};
+use crate::live::{self, ExplainWatch, NativeLiveBatch};
 use crate::probe::{NativeProbe, NativeProbeReport};
 use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
 
@@ -37,6 +39,8 @@ impl Task for SettleTask {
 /// Events that may wait for a busy event loop; what comes on top is dropped (events are advice).
 const EVENT_QUEUE: usize = 1024;
 
+/// How long decisions may be watched.
+const LONGEST_WATCH: Duration = Duration::from_secs(600);
 /// Flows of a page, at most.
 const MAX_FLOWS: u32 = 10_000;
 
@@ -214,6 +218,34 @@ impl Dataplane {
     #[napi(catch_unwind, ts_return_type = "Promise<number | null>")]
     pub fn kill_flows(&self, filter: NativeFlowFilter) -> Result<AsyncTask<KillFlowsTask>> {
         Ok(AsyncTask::new(KillFlowsTask { runtime: self.runtime.clone(), filter: filter.into_filter()? }))
+    }
+
+    /// Watches decisions on packets that `filter` takes, in proxy mode on connections, for `duration_ms` (at most ten
+    /// minutes) or until there were `count`. `onBatch` is called with what was decided, some twenty times a second at
+    /// most, and once with `ended`; it does not keep the process alive. At most four watch at a time.
+    ///
+    /// Throws with `code` CONFIG_INVALID for an argument, CLOSED, ENGINE_UNSUPPORTED, INTERNAL when four watch already.
+    #[napi(
+        catch_unwind,
+        ts_args_type = "filter: NativeFlowFilter, durationMs: number, count: number, onBatch: (batch: NativeLiveBatch) => void"
+    )]
+    pub fn watch_explain(
+        &self,
+        filter: NativeFlowFilter,
+        duration_ms: u32,
+        count: u32,
+        on_batch: Function<'_, NativeLiveBatch, ()>,
+    ) -> Result<ExplainWatch> {
+        let on_batch =
+            on_batch.build_threadsafe_function().weak::<true>().build().map_err(|e| internal(&e))?;
+        let duration = Duration::from_millis(u64::from(duration_ms)).min(LONGEST_WATCH);
+        let filter = filter.into_filter()?;
+        let watch = self.runtime.watch(filter, u64::from(count.max(1))).map_err(|e| from_runtime(&e))?;
+        let runtime = Arc::downgrade(&self.runtime);
+        let is_closed = move || runtime.upgrade().is_none_or(|runtime| runtime.is_closed());
+        live::follow(watch, duration, is_closed, move |batch| {
+            on_batch.call(batch, NonBlocking);
+        })
     }
 
     /// Whether forwarding goes on without the process: when it is killed, and with `close(true)`.

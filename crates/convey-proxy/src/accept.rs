@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use crate::choice;
 use crate::connect;
 use crate::connections::Listed;
 use crate::events::Subject;
@@ -192,6 +193,9 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
             connection.runs_as(task.abort_handle());
         }
         Err(reason) => {
+            let backend = &published.snapshot.backends[frontend.backend].name;
+            let ends = (peer, group.local);
+            choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
             worker.shared.reasons.count(reason);
             frontend.reasons.count(reason);
         }

@@ -21,6 +21,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::choice;
 use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
 use crate::limits::{ClientPlace, ServerPlace};
@@ -59,6 +60,9 @@ pub(crate) async fn serve(
         Ok(connected) => connected,
         Err(reason) => {
             let frontend = &published.snapshot.frontends[frontend];
+            let backend = &published.snapshot.backends[frontend.backend].name;
+            let ends = listed.connection.ends();
+            choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
             worker.shared.reasons.count(reason);
             frontend.reasons.count(reason);
             return;
@@ -108,6 +112,11 @@ impl<'a> Attempt<'a> {
             match self.dial(server.addr, timer.as_mut()).await {
                 Ok((stream, source)) => {
                     let (name, addr) = (server.name.clone(), server.addr);
+                    let names = (self.frontend, &self.backend.name);
+                    let ends = self.connection.ends();
+                    choice::tell(&self.worker.shared.watches, ends, names, || {
+                        Ok((name.clone(), addr, source))
+                    });
                     self.connection.connected(Connected { name, addr, source });
                     place.admit(&self.backend.counters);
                     return Ok((stream, self.meters(place), Limits::of(self.backend)));

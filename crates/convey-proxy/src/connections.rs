@@ -44,6 +44,11 @@ pub(crate) struct Connected {
 }
 
 impl Connection {
+    /// The client, and where its frontend listens.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.client, self.listen)
+    }
+
     /// It is served by this task.
     pub fn runs_as(&self, task: AbortHandle) {
         let _ = self.task.set(task);

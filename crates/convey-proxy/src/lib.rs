@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod choice;
 mod connect;
 mod connections;
 mod descriptors;
@@ -29,6 +30,7 @@ mod shortage;
 mod thread;
 mod worker;
 
+pub use choice::Choice;
 pub use descriptors::{Descriptors, descriptors_problem};
 pub use error::ProxyError;
 pub use proxy::Proxy;

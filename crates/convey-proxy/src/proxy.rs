@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use convey_core::{Event, EventSink, FlowCursor, FlowFilter, FlowPage, Snapshot};
+use convey_core::{Event, EventSink, FlowCursor, FlowFilter, FlowPage, Snapshot, Watches};
 
+use crate::choice::Choice;
 use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
 use crate::events::Events;
@@ -88,6 +89,11 @@ impl Proxy {
     /// been sent their FIN.
     pub fn end_connections(&self, filter: &FlowFilter) -> u64 {
         self.shared.connections.end(filter)
+    }
+
+    /// Where it is watched which servers connections get.
+    pub fn watches(&self) -> &Arc<Watches<Choice>> {
+        &self.shared.watches
     }
 
     /// Closes all listeners as [`Proxy::install`] closes those that go; open connections go on.

@@ -7,9 +7,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use convey_core::{ConnCounters, ReasonCounters};
+use convey_core::{ConnCounters, ReasonCounters, Watches};
 use tokio::sync::Notify;
 
+use crate::choice::Choice;
 use crate::connections::Connections;
 use crate::events::Events;
 use crate::limits::Admission;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub reasons: Arc<ReasonCounters>,
     pub admission: Arc<Admission>,
     pub connections: Arc<Connections>,
+    pub watches: Arc<Watches<Choice>>,
     pub events: Events,
     listening: Mutex<Listening>,
     applied: Condvar,
@@ -53,6 +55,7 @@ impl Shared {
             reasons: published.snapshot.reasons.clone(),
             admission: Arc::new(Admission::new(published.snapshot.totals.clone())),
             connections: Arc::new(Connections::new(workers)),
+            watches: Arc::default(),
             published: ArcSwap::from_pointee(published),
             events,
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),

@@ -8,6 +8,7 @@
 mod explain;
 pub mod host;
 mod ladder;
+mod live;
 mod packet;
 mod periodic_task;
 mod reachability;
@@ -20,12 +21,13 @@ use convey_core::{
     EventSink, FlowCursor, FlowFilter, FlowPage, Mode, Protocol, Snapshot, SnapshotSpec, SpecError,
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
-pub use convey_engine::{Explanation, Keep};
+pub use convey_engine::{Explanation, Keep, LiveDecision};
 use convey_proxy::{Proxy, ProxyError, descriptors_problem};
 
 pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
 pub use crate::ladder::{EngineChoice, RefusedEngine};
+pub use crate::live::LiveWatch;
 use crate::packet::PacketPath;
 pub use crate::packet::{HostReport, LinkReport, PacketStats, ProbeOutcome, ProbeReport};
 pub use crate::reachability::Problem;
@@ -48,6 +50,9 @@ pub enum RuntimeError {
     /// A privilege is missing.
     #[error(transparent)]
     Privilege(#[from] MissingPrivilege),
+    /// As many watch as may.
+    #[error("{} watch decisions already; wait until one of them has ended", convey_core::watch::MAX_WATCHES)]
+    TooManyWatches,
     /// A worker did not answer in time.
     #[error("a worker does not answer")]
     NoAnswer,
@@ -94,7 +99,7 @@ impl RuntimeError {
             },
             Self::Host(error) => host_error_kind(error),
             Self::Privilege(_) => ErrorKind::Permission,
-            Self::NoAnswer => ErrorKind::Internal,
+            Self::NoAnswer | Self::TooManyWatches => ErrorKind::Internal,
             Self::Closed => ErrorKind::Closed,
         }
     }
@@ -315,6 +320,21 @@ impl Runtime {
         }
     }
 
+    /// Watches the decisions on packets that `filter` takes, in proxy mode on connections, from now on and until there
+    /// were `count` of them. Most that wait to be taken: [`convey_core::watch::RING`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::Closed`]; [`RuntimeError::TooManyWatches`]; [`RuntimeError::Engine`] when the engine decides in
+    /// the kernel.
+    pub fn watch(&self, filter: FlowFilter, count: u64) -> Result<LiveWatch, RuntimeError> {
+        drop(self.open_state()?);
+        let kind = match &self.engine {
+            Engine::Proxy(proxy) => proxy.watches().begin(filter, count).map(live::Kind::Proxy),
+            Engine::Packet(packet) => packet.watch(filter, count)?.map(live::Kind::Packet),
+        };
+        kind.map(LiveWatch).ok_or(RuntimeError::TooManyWatches)
+    }
+
     /// Asks a server for the addresses of frontends, in dsr mode. `done` is called once, from any thread, by the
     /// probe's timeout at the latest; once the balancer closes it may not be called.
     pub fn probe(&self, probe: Probe, done: impl FnOnce(ProbeReport) + Send + 'static) {
@@ -370,6 +390,11 @@ impl Runtime {
             }
             Engine::Packet(packet) => packet.close(keep),
         }
+    }
+
+    /// Whether [`Runtime::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     fn open_state(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {

@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use convey_afpacket::monotonic;
 use convey_afpacket::probe::Prober;
-use convey_core::{Event, FlowCursor, FlowFilter, FlowPage, Protocol, Snapshot, SpecError};
+use convey_core::{Event, FlowCursor, FlowFilter, FlowPage, Protocol, Snapshot, SpecError, Watching};
 use convey_engine::{
-    EngineError, EngineKind, EngineStats, Explanation, Keep, PacketEngine, PacketOptions, PacketSnapshot,
+    EngineError, EngineErrorKind, EngineKind, EngineStats, Explanation, Keep, LiveDecision, PacketEngine,
+    PacketOptions, PacketSnapshot,
 };
 use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 
@@ -236,6 +237,21 @@ impl PacketPath {
     /// `None` when a worker did not answer.
     pub(crate) fn end_flows(&self, filter: &FlowFilter) -> Option<u64> {
         self.engine.user_side().end_flows(filter, ANSWER)
+    }
+
+    /// `None`: as many watch as may.
+    pub(crate) fn watch(
+        &self,
+        filter: FlowFilter,
+        count: u64,
+    ) -> Result<Option<Watching<LiveDecision>>, EngineError> {
+        let kind = self.engine.kind();
+        if matches!(kind, EngineKind::Tc | EngineKind::Xdp) {
+            let cause = format!("Engine {kind} decides in the kernel, where decisions cannot be watched");
+            let remedy = "explain the flow instead, or use engine \"af_xdp\" or \"af_packet\"";
+            return Err(EngineError::new(EngineErrorKind::Unsupported, cause, remedy));
+        }
+        Ok(self.engine.user_side().watches().begin(filter, count))
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.

@@ -69,6 +69,14 @@ export declare class Dataplane {
    * Throws with `code` CONFIG_INVALID for an argument.
    */
   killFlows(filter: NativeFlowFilter): Promise<number | null>
+  /**
+   * Watches decisions on packets that `filter` takes, in proxy mode on connections, for `duration_ms` (at most ten
+   * minutes) or until there were `count`. `onBatch` is called with what was decided, some twenty times a second at
+   * most, and once with `ended`; it does not keep the process alive. At most four watch at a time.
+   *
+   * Throws with `code` CONFIG_INVALID for an argument, CLOSED, ENGINE_UNSUPPORTED, INTERNAL when four watch already.
+   */
+  watchExplain(filter: NativeFlowFilter, durationMs: number, count: number, onBatch: (batch: NativeLiveBatch) => void): ExplainWatch
   /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */
   outlivesProcess(): boolean
   /**
@@ -77,6 +85,12 @@ export declare class Dataplane {
    * leaves everything for the next start instead.
    */
   close(keepForwarding: boolean): Array<string>
+}
+
+/** Decisions that are watched. */
+export declare class ExplainWatch {
+  /** Ends it; a last batch comes. Idempotent. */
+  stop(): void
 }
 
 /** The connections of one server, also after it has left the configuration. */
@@ -488,6 +502,28 @@ export interface NativeMember {
   addr: string
   /** The weight in force; 0 for a server that is down or draining. */
   weight: number
+}
+
+/** Decisions made since the last batch. */
+export interface NativeLiveBatch {
+  decisions: Array<NativeLiveDecision>
+  /** How many found no room, from the beginning. */
+  lost: number
+  /** There will be no more. */
+  ended: boolean
+}
+
+/** A decision on a packet, in proxy mode on a connection. */
+export interface NativeLiveDecision {
+  /** When, in milliseconds since 1970. */
+  atMs: number
+  /** "tcp" or "udp". */
+  protocol: string
+  /** Where the packet came from: `ip:port`, IPv6 in brackets. */
+  source: string
+  /** What it was sent to. */
+  destination: string
+  explanation: NativeExplanation
 }
 
 /** How connections are forwarded. */

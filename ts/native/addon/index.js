@@ -773,8 +773,9 @@ if (
   }
 }
 
-const { Dataplane, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
 export { Dataplane }
+export { ExplainWatch }
 export { ServerGauge }
 export { applySettings }
 export { dropPrivileges }

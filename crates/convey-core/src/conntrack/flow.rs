@@ -71,6 +71,19 @@ impl FlowState {
     /// How many there are.
     pub const COUNT: usize = 9;
 
+    /// All of them, by their number.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Free,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::Established,
+        Self::Closing,
+        Self::Closed,
+        Self::UdpNew,
+        Self::UdpReplied,
+        Self::UdpStream,
+    ];
+
     /// The state of this number.
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {

@@ -1,0 +1,54 @@
+//! Which server a connection got, or why none, for those who watch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use convey_core::{FlowStage, Frontend, Protocol, Reason, Watches};
+
+/// What became of a client that was accepted.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// When.
+    pub at: SystemTime,
+    /// Who it is.
+    pub client: SocketAddr,
+    /// Where its frontend listens.
+    pub listen: SocketAddr,
+    /// Name of the frontend.
+    pub frontend: Arc<str>,
+    /// Name of its backend.
+    pub backend: Arc<str>,
+    /// Name and address of the server it is connected to and the proxy's end of that, or why there is none.
+    pub outcome: Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+}
+
+/// Tells those who watch of a choice; nothing but a load while there are none.
+pub(crate) fn tell(
+    watches: &Watches<Choice>,
+    (client, listen): (SocketAddr, SocketAddr),
+    (frontend, backend): (&Frontend, &Arc<str>),
+    outcome: impl FnOnce() -> Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+) {
+    let watches = watches.current();
+    if watches.is_empty() {
+        return;
+    }
+    let (frontend, backend) = (frontend.name.clone(), backend.clone());
+    let choice = Choice { at: SystemTime::now(), client, listen, frontend, backend, outcome: outcome() };
+    for watch in watches {
+        let filter = &watch.filter;
+        let takes_server = match &choice.outcome {
+            Ok((name, ..)) => filter.takes_server(&choice.backend, name),
+            Err(_) => filter.takes_no_server() && filter.takes_server(&choice.backend, ""),
+        };
+        let is_taken = takes_server
+            && filter.takes_frontend(Protocol::Tcp, &choice.frontend)
+            && filter.takes_client(client)
+            && filter.takes_vip(listen)
+            && filter.takes_stage(FlowStage::New);
+        if is_taken && watch.has_room() {
+            watch.tell(choice.clone());
+        }
+    }
+}
