@@ -392,6 +392,18 @@ export const configSchema = z
       })
       .prefault({})
       .describe("How the program ends."),
+    reload: z
+      .strictObject({
+        watch: z
+          .boolean()
+          .register(wording, { type: "boolean", expected: "true or false" })
+          .default(true)
+          .describe(
+            "Whether this file is read again as soon as it changes; if not, on SIGHUP, convey reload and requests alone. With convey reload --confirm set it to false, or the change is in service before the command comes.",
+          ),
+      })
+      .prefault({})
+      .describe("How the file is read again."),
     stats: z
       .strictObject({
         port: statsPort.describe(

@@ -234,10 +234,12 @@ export class Balancer implements AsyncDisposable {
     this.#assertOpen();
     const source = this.#source;
     if (source === undefined) throw new ConveyError("NOT_FOUND", "the configuration came from no file");
-    return await this.#reloader.fromFile(
-      () => loadConfigFile(source.configFile, source.overrides),
-      confirmMs,
-    );
+    const read = () => loadConfigFile(source.configFile, source.overrides);
+    const done = await this.#reloader.fromFile(read, confirmMs);
+    const early = done.result === "unchanged" && confirmMs !== undefined && done.confirm_by === undefined;
+    if (!early || this.#watcher === undefined || !this.config.reload.watch) return done;
+    const message = `${done.message}: this file is watched and read as soon as it changes; set reload.watch = false before`;
+    return { ...done, message };
   }
 
   /**
@@ -378,6 +380,13 @@ export class Balancer implements AsyncDisposable {
 
   async #watch(file: string, hash: string): Promise<void> {
     this.#watcher = await ConfigWatcher.start(file, hash, async (change) => {
+      if (!this.config.reload.watch) {
+        this.#reporter.info(
+          { file },
+          "the configuration file has changed; reload.watch is false: it is not read",
+        );
+        return true;
+      }
       if (change === "missing") {
         this.#reloader.reject("file", `${file} is gone; the last configuration serves on`);
         return false;

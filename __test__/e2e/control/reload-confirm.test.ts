@@ -205,6 +205,26 @@ test("the watcher leaves a file alone that was rolled back, until it changes or 
   expect(it.lb.stats().last_reload).not.toHaveProperty("file_differs");
 });
 
+test("a watched file is in service before a trial is asked for, which says so; with reload.watch off it waits", async () => {
+  await using a = await echoServer("a");
+  await using b = await echoServer("b");
+  await using it = await fromFile({ a }, {});
+  const manual = "[reload]\nwatch = false";
+  await it.write({ a }, manual);
+  await vi.waitFor(() => expect(it.lb.config.reload.watch).toBe(false), { timeout: 10_000 });
+  await it.write({ b }, manual);
+  await sleep(1500);
+  expect(await answers(it.lb, 2)).toEqual({ a: 2 });
+  expect((await it.lb.reload({ confirmMs: 60_000 })).changes).toHaveLength(2);
+  await it.lb.confirmReload();
+  await it.write({ b });
+  await it.lb.reload();
+  await it.write({ a });
+  await vi.waitFor(async () => expect(await answers(it.lb, 1)).toEqual({ a: 1 }), { timeout: 10_000 });
+  const late = await it.lb.reload({ confirmMs: 60_000 });
+  expect(late.message).toContain("so there is nothing to confirm: this file is watched");
+});
+
 test("close ends a trial without going back, and keeps nobody waiting", async () => {
   await using a = await echoServer("a");
   await using b = await echoServer("b");
