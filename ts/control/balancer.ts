@@ -328,12 +328,21 @@ export class Balancer implements AsyncDisposable {
     const { state, ...left } = await this.#service.servers.drain(server, deadlineMs);
     const drain: DrainResult = { drained: state === "drained", ...left };
     this.#assertOpen();
-    const gone = !this.#service.servers.records.has(server);
-    if (state === "cancelled" || gone) {
-      const message = gone ? `${server} is gone already` : `the drain was called off; ${server} stays`;
-      return { result: "unchanged", message, changes: [], warnings: [], drain };
+    const still = (message: string) => ({
+      result: "unchanged" as const,
+      message,
+      changes: [],
+      warnings: [],
+      drain,
+    });
+    if (state === "cancelled") return still(`the drain was called off; ${server} stays`);
+    try {
+      return { ...(await this.#runtime.remove(backend, name)), drain };
+    } catch (error) {
+      // A reload or somebody else was faster.
+      if (!(error instanceof ConveyError) || error.code !== "NOT_FOUND") throw error;
+      return still(`${server} is gone already`);
     }
-    return { ...(await this.#runtime.remove(backend, name)), drain };
   }
 
   /**
