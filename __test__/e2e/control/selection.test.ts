@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";
 import { createBalancer } from "../../../ts/index.ts";
 import {
@@ -66,6 +67,76 @@ describe("drain", () => {
     expect(await lb.drain("pool/a", { deadlineMs: 100 })).toEqual({ drained: false, connections: 1 });
     expect(await client.echo("x")).toBe("x");
     client.close();
+  });
+
+  test("progress is told while connections end, once a second at most, with those that are left", async () => {
+    await using a = await echoServer("a");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
+    const seen = collect(lb);
+    const clients = [];
+    for (let i = 0; i < 4; i++) clients.push(await Client.open(lb.address("web")));
+    const drained = lb.drain("pool/a", { deadlineMs: 60_000 });
+    for (const client of clients) {
+      await sleep(700);
+      client.close();
+    }
+    await drained;
+    const told = seen.flatMap((e) => (e.type === "drain" ? [e] : []));
+    expect([told[0], told.at(-1)]).toMatchObject([
+      { state: "started", connections: 4 },
+      { state: "drained", connections: 0 },
+    ]);
+    const progress = told.slice(1, -1);
+    expect(progress.length).toBeGreaterThan(0);
+    expect(new Set(progress.map(({ state }) => state))).toEqual(new Set(["progress"]));
+    for (const [i, { at, connections }] of progress.entries()) {
+      const before = told[i];
+      expect(at.getTime() - (before?.at.getTime() ?? 0)).toBeGreaterThanOrEqual(990);
+      expect(connections).toBeLessThan(before?.connections ?? 0);
+    }
+  });
+
+  test("with jitter it begins some time later, and enable calls it off before", async () => {
+    await using a = await echoServer("a");
+    await using b = await echoServer("b");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr }, b: { addr: b.addr } }));
+    const seen = collect(lb);
+    const random = vi.spyOn(Math, "random").mockReturnValue(0.5);
+    try {
+      const startedAt = performance.now();
+      const calledOff = lb.drain("pool/b", { jitterMs: 60_000 });
+      expect(await answers(lb, 4)).toEqual({ a: 2, b: 2 });
+      lb.enable("pool/b");
+      expect(await calledOff).toMatchObject({ drained: false });
+      expect(await lb.drain("pool/b", { jitterMs: 600 })).toMatchObject({ drained: true });
+      expect(performance.now() - startedAt).toBeGreaterThanOrEqual(290);
+      expect(server(lb, "b").draining).toBe(true);
+      const states = seen.flatMap((e) => (e.type === "drain" ? [e.state] : []));
+      expect(states).toEqual(["scheduled", "enabled", "cancelled", "scheduled", "started", "drained"]);
+      // Through a reload that removes it: what is left of it is drained.
+      lb.enable("pool/b");
+      const later = lb.drain("pool/b", { jitterMs: 400 });
+      await lb.update(poolConfig({ a: { addr: a.addr } }));
+      expect(await later).toMatchObject({ drained: true });
+      const closing = lb.drain("pool/a", { jitterMs: 60_000 });
+      await lb.close();
+      expect(await closing).toMatchObject({ drained: false });
+    } finally {
+      random.mockRestore();
+    }
+  });
+
+  test("times that are none are refused", async () => {
+    await using a = await echoServer("a");
+    await using lb = await createBalancer(poolConfig({ a: { addr: a.addr } }));
+    for (const options of [
+      { deadlineMs: Number.NaN },
+      { deadlineMs: -1 },
+      { jitterMs: Number.POSITIVE_INFINITY },
+    ]) {
+      await expect(lb.drain("pool/a", options)).rejects.toMatchObject({ code: "CONFIG_INVALID" });
+    }
+    expect(server(lb, "a").draining).toBe(false);
   });
 
   test("enable while draining ends the wait", async () => {
