@@ -17,6 +17,7 @@ import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./f
 import type { LiveDecision, LiveOptions } from "./live.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
+import type { Names } from "./names.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
 import type {
   BalancerOptions,
@@ -33,13 +34,18 @@ import type {
 import { loadPlanned, makePlan, type Plan, type PlanSource } from "./plan.ts";
 import { invalidConfig, Reloader } from "./reload.ts";
 import { RuntimeServers } from "./runtime-servers.ts";
+import { ServerHandle } from "./server-handle.ts";
+import { noServer } from "./servers.ts";
 import { Service } from "./service.ts";
 import type { Stats } from "./stats.ts";
 import { Turns } from "./turns.ts";
 import { ConfigWatcher } from "./watch.ts";
 
-/** Made by `createBalancer()`. */
-export class Balancer implements AsyncDisposable {
+/**
+ * Made by `createBalancer()`. Where the type of the configuration tells its names, calls take only those; servers that
+ * are added at run time are no part of it: a `const any: Balancer = lb` takes every name.
+ */
+export class Balancer<N extends Names = Names> implements AsyncDisposable {
   readonly #source: ConfigFileSource | undefined;
   readonly #events = new EventHub();
   readonly #reporter: Reporter;
@@ -141,10 +147,20 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError `NOT_FOUND`.
    */
-  address(frontend: string): ListenAddress {
+  address(frontend: N["frontend"]): ListenAddress {
     const found = this.#service.address(frontend);
     if (found !== undefined) return found;
     throw new ConveyError("NOT_FOUND", `no frontend named "${frontend}" is listening`);
+  }
+
+  /**
+   * One server, by `backend/server`, for as long as something has that name; calls ask for it anew each time.
+   *
+   * @throws ConveyError `NOT_FOUND`.
+   */
+  server(name: N["server"]): ServerHandle {
+    if (!this.#service.servers.records.has(name)) throw noServer(name);
+    return new ServerHandle(this, name);
   }
 
   /** Everything `/stats` tells, read now. Works after `close()` too. */
@@ -274,7 +290,7 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
-  async drain(server: string, options: DrainOptions = {}): Promise<DrainResult> {
+  async drain(server: N["server"], options: DrainOptions = {}): Promise<DrainResult> {
     const deadlineMs = options.deadlineMs ?? this.config.shutdown.drain_timeout_ms;
     const { state, ...left } = await this.#service.servers.drain(server, deadlineMs, options.jitterMs);
     return { drained: state === "drained", ...left };
@@ -285,7 +301,7 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError `NOT_FOUND`, `CLOSED`.
    */
-  enable(server: string): void {
+  enable(server: N["server"]): void {
     this.#service.servers.enable(server);
   }
 
@@ -295,7 +311,7 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
-  setWeight(server: string, weight: number | null): void {
+  setWeight(server: N["server"], weight: number | null): void {
     this.#service.servers.setWeight(server, weight);
   }
 
@@ -309,7 +325,7 @@ export class Balancer implements AsyncDisposable {
    * @throws ConveyError and changes nothing: `NOT_FOUND` for the backend, `CONFIG_INVALID` (also where a server of that
    * name is there), `CLOSED`.
    */
-  async addServer(backend: string, server: NewServer): Promise<ChangeResult> {
+  async addServer(backend: N["backend"], server: NewServer): Promise<ChangeResult> {
     this.#assertOpen();
     return await this.#runtime.add(backend, server);
   }
@@ -320,7 +336,10 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
-  async removeServer(server: string, { deadlineMs }: { deadlineMs?: number } = {}): Promise<RemoveResult> {
+  async removeServer(
+    server: N["server"],
+    { deadlineMs }: { deadlineMs?: number } = {},
+  ): Promise<RemoveResult> {
     this.#assertOpen();
     // Neither has a slash in its name.
     const [backend = "", name = ""] = split(server);
@@ -352,7 +371,7 @@ export class Balancer implements AsyncDisposable {
    *
    * @throws ConveyError and changes nothing: `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
-  async setServers(backend: string, servers: NewServers): Promise<ChangeResult> {
+  async setServers(backend: N["backend"], servers: NewServers): Promise<ChangeResult> {
     this.#assertOpen();
     return await this.#runtime.set(backend, servers);
   }
