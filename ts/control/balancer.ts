@@ -14,6 +14,7 @@ import { untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
 import type { Explanation } from "./explain.ts";
 import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
+import { invalidConfig } from "./invalid-config.ts";
 import type { LiveDecision, LiveOptions } from "./live.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
@@ -32,7 +33,7 @@ import type {
   RemoveResult,
 } from "./options.ts";
 import { loadPlanned, makePlan, type Plan, type PlanSource } from "./plan.ts";
-import { invalidConfig, Reloader } from "./reload.ts";
+import { Reloader } from "./reload.ts";
 import { RuntimeServers } from "./runtime-servers.ts";
 import { ServerHandle } from "./server-handle.ts";
 import { noServer } from "./servers.ts";

@@ -8,8 +8,9 @@ import { serverKey } from "../config/lower.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 import { judgeServers } from "../config/servers.ts";
+import { invalidConfig } from "./invalid-config.ts";
 import { type Edit, edit, NO_CHANGES, type Overlay, rebase, withChanges } from "./overlay.ts";
-import { type Applied, invalidConfig } from "./reload.ts";
+import type { Applied } from "./reload.ts";
 import { copyRecords, type ServerRecords } from "./states.ts";
 
 /** What was in service before a configuration that is only tried, and what operators made of its servers by then. */

@@ -5,13 +5,13 @@
  * A reload may be a trial: what was in service before is again when nobody confirms in time. Reloads in between
  * belong to the same trial, so it is the last confirmed configuration that comes back.
  */
-import { formatProblem, formatProblems } from "../config/diagnostics.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 import { ConveyError } from "../native/index.ts";
 import { Confirmation } from "./confirmation.ts";
 import { type Change, describeChanges } from "./diff.ts";
 import type { ReloadEvent } from "./events.ts";
+import { invalidConfig } from "./invalid-config.ts";
 import type { ReloadResult } from "./options.ts";
 import type { Turns } from "./turns.ts";
 
@@ -245,19 +245,4 @@ function told(
   }
   const text = describeChanges(changes);
   return `the new configuration is in service${text && `: ${text}`}${until}`;
-}
-
-/** One error for everything wrong with a configuration; its message tells the first and how many more. */
-export function invalidConfig(problems: Problem[]): ConveyError {
-  const errors = problems.filter((p) => p.severity === "error");
-  const first = errors[0];
-  const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
-  const text =
-    first === undefined
-      ? "the configuration is invalid"
-      : `${first.file === undefined ? formatProblem(first) : formatProblems([first])}${more}`;
-  return new ConveyError("CONFIG_INVALID", text, {
-    problems,
-    ...(first === undefined || first.path === "" ? {} : { field: first.path }),
-  });
 }

@@ -11,9 +11,9 @@ import { parseServers } from "../config/servers.ts";
 import { ConveyError } from "../native/index.ts";
 import type { Configuration } from "./configuration.ts";
 import { type Change, describeChanges, diffServers } from "./diff.ts";
+import { invalidConfig } from "./invalid-config.ts";
 import type { ChangeResult, NewServer, NewServers } from "./options.ts";
 import { type Edit, edit, type Overlay, serverIn, serversOf } from "./overlay.ts";
-import { invalidConfig } from "./reload.ts";
 import { noServer } from "./servers.ts";
 import type { Turns } from "./turns.ts";
 
