@@ -49,7 +49,7 @@ createBalancer.fromFile = (
 
 export type { Override, Overrides } from "./config/overrides.ts";
 export type { Problem } from "./config/problem.ts";
-export type { Config, ConfigInput, Mode } from "./config/schema.ts";
+export { type Config, type ConfigInput, configSchema, type Mode } from "./config/schema.ts";
 export type { Balancer } from "./control/balancer.ts";
 export type { Change } from "./control/diff.ts";
 export type {
@@ -80,6 +80,7 @@ export type {
   ReloadResult,
   RemoveResult,
 } from "./control/options.ts";
+export { loadConfig, type ParsedConfig, parseConfig } from "./control/parse.ts";
 export { describePlan, type Plan, type PlanSource, type SlotChange, type Touched } from "./control/plan.ts";
 export type { ServerHandle } from "./control/server-handle.ts";
 export type {

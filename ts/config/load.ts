@@ -6,7 +6,7 @@ import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import { parse, TomlError } from "smol-toml";
 import { judge, problemOf } from "./check.ts";
-import { ELSEWHERE, type HostFacts, hostFacts } from "./host.ts";
+import { ELSEWHERE, type HostFacts, hereFacts, hostFacts } from "./host.ts";
 import { applyOverrides, type Overrides, originOf } from "./overrides.ts";
 import { locator } from "./positions.ts";
 import { inert, type Problem } from "./problem.ts";
@@ -77,26 +77,55 @@ export async function loadConfigText(
   );
 }
 
+/** As a program would hand it over: judged against this host's addresses, without looking for the token. */
+export function parseConfigText(
+  text: string,
+  { file, overrides = [] }: { file?: string | undefined; overrides?: Overrides } = {},
+): LoadResult {
+  const read = readToml(text, file);
+  const content = { bytes: Buffer.from(text), regular: false };
+  return read.ok ? judgeToml(read, content, file, overrides, hereFacts()) : read.refused;
+}
+
 async function judgeText(
   raw: string,
-  { bytes, regular }: Pick<SmallFile, "bytes" | "regular">,
+  content: Content,
   file: string | undefined,
   overrides: Overrides,
   host: boolean,
 ): Promise<LoadResult> {
+  const read = readToml(raw, file);
+  if (!read.ok) return read.refused;
+  const facts = host ? await hostFacts(applyOverrides(read.input, overrides)) : ELSEWHERE;
+  return judgeToml(read, content, file, overrides, facts);
+}
+
+type Content = Pick<SmallFile, "bytes" | "regular">;
+type Toml = { ok: true; input: Record<string, unknown>; text: string };
+
+function readToml(raw: string, file: string | undefined): Toml | { ok: false; refused: LoadResult } {
   const text = raw.startsWith("\ufeff") ? raw.slice(1) : raw;
   let input: Record<string, unknown>;
   try {
     input = parse(text);
   } catch (cause) {
-    return { ok: false, problems: [syntaxProblem(cause, file)], text };
+    return { ok: false, refused: { ok: false, problems: [syntaxProblem(cause, file)], text } };
   }
   if (Object.keys(input).length === 0) {
     const message = text.trim() === "" ? "is empty" : "has nothing but comments";
     const expected = "at least [frontends.<name>] and [backends.<name>]; see samples/minimal.toml";
-    return { ok: false, problems: [{ ...whole(file, message), expected }], text };
+    return { ok: false, refused: { ok: false, problems: [{ ...whole(file, message), expected }], text } };
   }
-  const facts: HostFacts = host ? await hostFacts(applyOverrides(input, overrides)) : ELSEWHERE;
+  return { ok: true, input, text };
+}
+
+function judgeToml(
+  { input, text }: Toml,
+  { bytes, regular }: Content,
+  file: string | undefined,
+  overrides: Overrides,
+  facts: HostFacts,
+): LoadResult {
   const { config, findings } = judge(input, overrides, facts);
   const problems = findings.length === 0 ? [] : placed(findings, text, file, input, overrides);
   if (config === undefined) return { ok: false, problems, text };

@@ -59,6 +59,10 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   #watcher: ConfigWatcher | undefined;
   #keepAlive: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
+  #tellClosed: () => void = () => undefined;
+  readonly #closed = new Promise<void>((resolve) => {
+    this.#tellClosed = resolve;
+  });
   #closeDeadline = Number.POSITIVE_INFINITY;
 
   private constructor(
@@ -102,6 +106,21 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     source: ConfigInput | ConfigFileSource,
     options: BalancerOptions = {},
   ): Promise<Balancer> {
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const balancer = await Balancer.#start(source, options);
+    if (signal === undefined) return balancer;
+    const abort = () => void balancer.close().catch(() => undefined);
+    if (signal.aborted) {
+      await balancer.close();
+      throw signal.reason;
+    }
+    signal.addEventListener("abort", abort, { once: true });
+    void balancer.closed.then(() => signal.removeEventListener("abort", abort));
+    return balancer;
+  }
+
+  static async #start(source: ConfigInput | ConfigFileSource, options: BalancerOptions): Promise<Balancer> {
     const fromFile = isFileSource(source) ? source : undefined;
     const loaded = fromFile
       ? (fromFile.loaded ?? (await loadConfigFile(fromFile.configFile, fromFile.overrides)))
@@ -393,6 +412,11 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** Resolves when the balancer has closed, for whatever reason; never rejects. */
+  get closed(): Promise<void> {
+    return this.#closed;
+  }
+
   /** Whether the kernel goes on forwarding after `close()`. @internal */
   get keepsForwarding(): boolean {
     return this.#service.keepsForwarding;
@@ -451,6 +475,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
       await this.#service.close(() => this.#events.close());
       clearInterval(this.#keepAlive);
       release(this);
+      this.#tellClosed();
     }
   }
 

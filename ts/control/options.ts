@@ -23,6 +23,11 @@ export type BalancerOptions = {
   logger?: Logger;
   /** Keep the process alive until `close()`. Off by default: a program that forgets `close()` still ends. */
   keepAlive?: boolean;
+  /**
+   * Closes the balancer at once when it is aborted, as `close()` does; the start rejects with its reason when that is
+   * before or meanwhile.
+   */
+  signal?: AbortSignal;
   /** Follow changes of the configuration file. On by default; means nothing without one. */
   watch?: boolean;
   /**
