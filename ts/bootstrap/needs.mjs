@@ -24,6 +24,8 @@ export const NEEDS = {
   jq: { package: "jq" },
   nft: { package: "nftables" },
   nginx: { package: "nginx" },
+  prometheus: { package: "prometheus" },
+  promtool: { package: "prometheus" },
   python3: { package: "python3" },
   socat: { package: "socat" },
   ss: { package: "iproute2" },

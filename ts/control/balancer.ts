@@ -8,6 +8,8 @@ import { loadConfigFile } from "../config/load.ts";
 import type { Config, ConfigInput } from "../config/schema.ts";
 import { adminSettings } from "../http/access.ts";
 import { adminSource } from "../http/source.ts";
+import type { MetricsFormat } from "../metrics/family.ts";
+import { Metrics } from "../metrics/metrics.ts";
 import { ConveyError, type DataplaneModule, loadDataplane } from "../native/index.ts";
 import { Configuration } from "./configuration.ts";
 import { untilQuiet } from "./ending.ts";
@@ -33,6 +35,7 @@ import type {
   RemoveResult,
 } from "./options.ts";
 import { loadPlanned, makePlan, type Plan, type PlanSource } from "./plan.ts";
+import type { Readiness } from "./readiness.ts";
 import { Reloader } from "./reload.ts";
 import { RuntimeServers } from "./runtime-servers.ts";
 import { ServerHandle } from "./server-handle.ts";
@@ -56,6 +59,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   readonly #reloader: Reloader;
   readonly #service: Service;
   readonly #flows: Flows;
+  readonly #metrics: Metrics;
   #watcher: ConfigWatcher | undefined;
   #keepAlive: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -95,9 +99,21 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     );
     const admin = adminSource(this, {
       file: source?.configFile,
-      readiness: () => this.#service.readiness(this.#closing !== undefined),
+      readiness: () => this.#readiness(),
     });
-    this.#service = new Service(config, { start, reporter: this.#reporter, admin, keepAlive });
+    this.#metrics = new Metrics({
+      stats: () => this.stats(),
+      readiness: () => this.#readiness(),
+      config: () => this.config,
+    });
+    this.#events.listen((event) => this.#metrics.note(event));
+    this.#service = new Service(config, {
+      start,
+      reporter: this.#reporter,
+      admin,
+      keepAlive,
+      onChecked: (key, result) => this.#metrics.checked(key, result),
+    });
     this.#flows = new Flows(this.#service.dataplane, () => this.#assertOpen());
   }
 
@@ -191,6 +207,11 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
       this.#reloader.last,
       (key) => overlay.get(key)?.now !== undefined,
     );
+  }
+
+  /** What `/metrics` answers, in the text format of Prometheus or as OpenMetrics. Works after `close()` too. */
+  async metrics(format: MetricsFormat = "text"): Promise<string> {
+    return await this.#metrics.read(format);
   }
 
   /**
@@ -477,6 +498,10 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
       release(this);
       this.#tellClosed();
     }
+  }
+
+  #readiness(): Readiness {
+    return this.#service.readiness(this.#closing !== undefined);
   }
 
   #assertOpen(): void {

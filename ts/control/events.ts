@@ -111,6 +111,7 @@ const QUEUE_LIMIT = 1024;
 /** Hands every event to every reader. */
 export class EventHub {
   readonly #readers = new Set<Reader>();
+  readonly #listeners: ((event: BalancerEvent) => void)[] = [];
   readonly #limit: number;
   #closed = false;
 
@@ -118,7 +119,13 @@ export class EventHub {
     this.#limit = limit;
   }
 
+  /** Calls `listener` with every event from now on, at once: it misses none and must not throw. */
+  listen(listener: (event: BalancerEvent) => void): void {
+    this.#listeners.push(listener);
+  }
+
   emit(event: BalancerEvent): void {
+    for (const listener of this.#listeners) listener(event);
     for (const reader of this.#readers) reader.push(event);
   }
 

@@ -14,7 +14,7 @@ import type { AdminSource } from "../http/source.ts";
 import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
-import { HealthMonitor } from "./health/monitor.ts";
+import { type HealthListener, HealthMonitor } from "./health/monitor.ts";
 import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
@@ -56,6 +56,7 @@ export class Service {
       start: DataplaneModule["start"];
       reporter: Reporter;
       admin: AdminSource;
+      onChecked: NonNullable<HealthListener["onChecked"]>;
       keepAlive: boolean;
     },
   ) {
@@ -70,6 +71,7 @@ export class Service {
     this.#health = new HealthMonitor(
       {
         onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
+        onChecked: parts.onChecked,
         onSuspended: (cause, key) =>
           parts.reporter.engine(
             "health-check-suspended",

@@ -6,6 +6,7 @@ import type { Explanation } from "../control/explain.ts";
 import type { DrainResult, ReloadResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
+import type { MetricsFormat } from "../metrics/family.ts";
 import { EventFeed } from "./event-feed.ts";
 import type {
   changeResultSchema,
@@ -21,6 +22,8 @@ type ChangeResult = z.output<typeof changeResultSchema>;
 export type AdminSource = {
   stats: () => Stats;
   readiness: () => Readiness;
+  /** Every metric, as text. */
+  metrics: (format: MetricsFormat) => Promise<string>;
   /** The configuration in service. */
   config: () => Config;
   /** What would become of a packet. */
@@ -52,6 +55,7 @@ export function adminSource(
   return {
     stats: () => balancer.stats(),
     readiness,
+    metrics: (format) => balancer.metrics(format),
     config: () => balancer.config,
     explain: (...question) => balancer.explain(...question),
     events: () => {

@@ -35,7 +35,7 @@ export type CheckTarget = {
 /** The latest finished check of a server. */
 export type LastCheck = { at: Date; ok: boolean; durationMs: number; cause: string };
 
-/** What the monitor reports; all three are called from its own timers and sockets. */
+/** What the monitor reports, called from its own timers and sockets. */
 export type HealthListener = {
   /** A server changed state. */
   onTransition: (key: string, up: boolean, cause: string) => void;
@@ -44,6 +44,8 @@ export type HealthListener = {
    * said once until every check it held up could be made again.
    */
   onSuspended: (cause: string, key: string) => void;
+  /** A check has ended and counts. */
+  onChecked?: (key: string, result: LastCheck) => void;
 };
 
 /** Starts one check and returns how to give it up; `done` is called later, not while it starts. */
@@ -284,7 +286,9 @@ export class HealthMonitor {
       check.discarded = 0;
       const ok = outcome.kind === "ok";
       const cause = outcome.cause ?? "connected";
-      this.#judge(check, { at: new Date(), ok, durationMs: outcome.durationMs ?? durationMs, cause });
+      const result = { at: new Date(), ok, durationMs: outcome.durationMs ?? durationMs, cause };
+      this.#listener.onChecked?.(check.target.key, result);
+      this.#judge(check, result);
     }
     // The listener may have removed the server.
     if (!check.removed) this.#plan(check, now);

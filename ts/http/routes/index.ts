@@ -4,6 +4,7 @@ import { changeServer } from "./change-server.ts";
 import { events } from "./events.ts";
 import { explain } from "./explain.ts";
 import { healthz } from "./healthz.ts";
+import { metrics } from "./metrics.ts";
 import { openapi } from "./openapi.ts";
 import { page } from "./page.ts";
 import { plan } from "./plan.ts";
@@ -18,6 +19,7 @@ export const ROUTES = [
   stats,
   healthz,
   readyz,
+  metrics,
   apiStats,
   events,
   servers,
