@@ -16,4 +16,5 @@ mod host;
 mod live;
 mod probe;
 mod selection;
+mod service_manager;
 mod stats;

@@ -18,6 +18,7 @@ mod descriptors;
 mod error;
 mod events;
 mod handshakes;
+pub mod inherited;
 mod limits;
 mod listener;
 mod listeners;

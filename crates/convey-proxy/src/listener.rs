@@ -19,6 +19,9 @@
 //! claimed beside it, through the old group's door: nothing is closed before the new group listens, and a
 //! claim that fails leaves the old group as it was.
 //!
+//! An address on which the service manager listens already is served by its socket, which all workers share
+//! ([`inherited`]).
+//!
 //! A group that goes takes no new handshakes ([`ListenGroup::refuse_handshakes`]) before its sockets close:
 //! closing one resets what is half open on it.
 
@@ -32,6 +35,7 @@ use std::time::Duration;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::inherited;
 use crate::published::Published;
 
 /// Asked for; the kernel caps it at net.core.somaxconn.
@@ -71,6 +75,8 @@ pub(crate) struct ListenGroup {
     /// no descriptor.
     handles: Vec<Mutex<Option<TcpListener>>>,
     door: Option<Socket>,
+    /// Whether the socket is the service manager's, which listens on when this group is gone.
+    pub inherited: bool,
     refuses_handshakes: AtomicBool,
 }
 
@@ -80,6 +86,13 @@ impl ListenGroup {
     /// # Errors
     /// `AddrInUse` when anything else listens there.
     pub fn bind(frontend: Arc<str>, configured: SocketAddr, workers: usize) -> io::Result<Self> {
+        if let Some(socket) = inherited::socket_at(configured) {
+            let socket = socket?;
+            prepare(&socket)?;
+            let mut group = Self::new(frontend, configured, configured, workers, vec![socket], None)?;
+            group.inherited = true;
+            return Ok(group);
+        }
         let first = open(configured.ip())?;
         first.bind(&configured.into())?;
         first.listen(BACKLOG)?;
@@ -162,6 +175,7 @@ impl ListenGroup {
             sockets: sockets.into_iter().map(Mutex::new).collect(),
             handles,
             door,
+            inherited: false,
             refuses_handshakes: AtomicBool::new(false),
         })
     }
@@ -201,7 +215,7 @@ impl ListenGroup {
 
     /// Undoes what an accepted connection inherited from a listener that goes.
     pub fn make_ordinary(&self, client: impl AsFd) {
-        if self.refuses_handshakes.load(Relaxed) {
+        if !self.inherited && self.refuses_handshakes.load(Relaxed) {
             // The filter does no harm to a connection but costs a little for each segment.
             let _ = SockRef::from(&client).detach_filter();
         }
@@ -211,6 +225,10 @@ impl ListenGroup {
     /// later) and find the next listener or none. Handshakes that have begun complete.
     pub fn refuse_handshakes(&self) {
         self.refuses_handshakes.store(true, Relaxed);
+        if self.inherited {
+            // Who comes from now on waits for the next process.
+            return;
+        }
         for socket in &self.sockets {
             // Kernels may refuse filters to whoever has no privilege; without one closing resets what is half open.
             let _ = lock(socket).attach_filter(&NO_SYN);
@@ -288,9 +306,13 @@ fn open(ip: IpAddr) -> io::Result<Socket> {
     let socket = new_socket(ip)?;
     // A predecessor's connections in TIME_WAIT must not keep us from listening.
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive())?;
+    prepare(&socket)?;
     Ok(socket)
+}
+
+fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())
 }
 
 /// How a silent peer is found dead, on both sides.

@@ -152,7 +152,9 @@ impl Listeners {
             // A worker that was busy may not have begun to accept on a listener that came a moment ago.
             listeners.shared.wait_applied(accepting);
             let deadline = Instant::now() + HANDSHAKE_PATIENCE;
-            leaving.iter().for_each(|group| listeners.await_handshakes(group.local, deadline));
+            for group in leaving.iter().filter(|group| !group.inherited) {
+                listeners.await_handshakes(group.local, deadline);
+            }
             let version = listeners.release(&mut listeners.state(), &leaving);
             listeners.shared.wait_applied(version);
             let closed: Vec<_> = leaving.iter().map(Arc::downgrade).collect();
@@ -277,7 +279,9 @@ fn claim(
 ) -> io::Result<(ListenGroup, Vec<Arc<ListenGroup>>)> {
     match ListenGroup::bind(frontend.name.clone(), frontend.listen, workers) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let old: Vec<_> = going.iter().filter(|g| g.overlaps(frontend.listen)).cloned().collect();
+            // One of the service manager's never lets go of its address.
+            let in_the_way = |g: &&Arc<ListenGroup>| !g.inherited && g.overlaps(frontend.listen);
+            let old: Vec<_> = going.iter().filter(in_the_way).cloned().collect();
             if old.is_empty() {
                 return Err(error);
             }

@@ -22,6 +22,7 @@ use convey_core::{
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep, LiveDecision};
+pub use convey_proxy::inherited;
 use convey_proxy::{Proxy, ProxyError, descriptors_problem};
 
 pub use crate::host::state_dir;

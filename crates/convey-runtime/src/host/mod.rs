@@ -24,6 +24,7 @@ pub mod pins;
 mod plan;
 mod port_set;
 mod reserved_ports;
+pub mod service_manager;
 pub mod settings;
 mod step;
 mod sys;
