@@ -30,6 +30,8 @@ export const NEEDS = {
   socat: { package: "socat" },
   ss: { package: "iproute2" },
   strace: { package: "strace" },
+  "systemd-analyze": { package: "systemd" },
+  "systemd-socket-activate": { package: "systemd" },
   sysctl: { package: "procps" },
   tc: { package: "iproute2" },
   tcpdump: { package: "tcpdump" },

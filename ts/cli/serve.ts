@@ -11,6 +11,7 @@ import { EXIT } from "./exit-codes.ts";
 import { failureText } from "./failure.ts";
 import { type Loaded, loadOrExplain } from "./load.ts";
 import { openLog, type ProgramLog } from "./logger.ts";
+import { ServiceManager } from "./service-manager.ts";
 import { type Signals, signals } from "./signals.ts";
 
 /** How long the last log lines may take on their way out. */
@@ -27,7 +28,9 @@ export async function serve(file: string, overrides: readonly Override[]): Promi
   if (loaded === "ended") return await end(EXIT.ok);
   if (loaded === undefined) return await end(EXIT.failure);
   const log = openLog(loaded.config.log.level);
-  const code = await balance(file, overrides, loaded, log, steering);
+  const manager = await ServiceManager.of(process.env, log.logger);
+  const code = await balance(file, overrides, loaded, log, steering, manager);
+  manager.close();
   await log.flush(FLUSH_MS);
   return await end(code);
 }
@@ -53,6 +56,7 @@ async function balance(
   loaded: Loaded,
   log: ProgramLog,
   steering: Signals,
+  manager: ServiceManager,
 ): Promise<number> {
   let balancer: Balancer | undefined;
   try {
@@ -60,18 +64,30 @@ async function balance(
       { configFile: file, overrides, loaded },
       { logger: log.logger, keepAlive: true, dropPrivileges: true, adminSocket: true },
     );
-    if (!steering.ending) tellReady(balancer, file, loaded, log);
+    if (!steering.ending) {
+      tellReady(balancer, file, loaded, log);
+      manager.tellSockets(balancer);
+      manager.ready(balancer);
+    }
   } catch (error) {
     await balancer?.close();
     await log.flush(FLUSH_MS);
-    process.stderr.write(failureText(error));
+    const text = failureText(error);
+    process.stderr.write(text);
+    manager.failed(text);
     return EXIT.failure;
   }
-  const lost = followEvents(balancer, log);
+  const lost = followEvents(balancer, log, manager);
   steering.onReload(() => {
     log.logger.info({ signal: "SIGHUP" }, "SIGHUP: reading the configuration again");
+    manager.reloading();
     // The outcome is logged by the balancer.
-    balancer.reload().catch(() => {});
+    void balancer
+      .reload()
+      .catch(() => {})
+      .finally(() => {
+        if (!steering.ending) manager.ready(balancer);
+      });
   });
 
   const code = await Promise.race([
@@ -88,6 +104,7 @@ async function balance(
     await Promise.race([balancer.close({ drainMs: 0 }), sleep(CUT_MS)]);
   });
   const drainMs = code === EXIT.ok ? balancer.config.shutdown.drain_timeout_ms : 0;
+  manager.stopping(drainMs);
   await Promise.race([balancer.close({ drainMs }), cut]);
   log.logger.info({}, "stopped");
   return code;
@@ -133,8 +150,13 @@ function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string
 }
 
 /** Keeps the log level as configured; resolves when part of the data plane is gone for good. */
-async function followEvents(balancer: Balancer, { logger }: ProgramLog): Promise<void> {
+async function followEvents(
+  balancer: Balancer,
+  { logger }: ProgramLog,
+  manager: ServiceManager,
+): Promise<void> {
   for await (const event of balancer.events()) {
+    if (event.type === "server" || event.type === "reload") manager.changed(balancer);
     if (event.type === "reload" && event.result === "applied") logger.level = balancer.config.log.level;
     if (event.type === "fatal") return;
   }

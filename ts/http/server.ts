@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import type { Hono } from "hono";
 import { hostPort } from "../config/address.ts";
-import { ConveyError } from "../native/index.ts";
+import { ConveyError, loadDataplane } from "../native/index.ts";
 import type { AdminSettings } from "./access.ts";
 import { createAdminApp } from "./app.ts";
 import { boundConnections } from "./connections.ts";
@@ -39,7 +39,7 @@ const CLOSE_GRACE_MS = 500;
  */
 export async function openAdmin(settings: AdminSettings, source: AdminSource): Promise<AdminServer> {
   const server = httpServer(createAdminApp(source, accessOf(settings)));
-  await listen(server, settings);
+  await listen(server, settings, await passedOn(settings));
   server.unref();
   const { address, port } = server.address() as AddressInfo;
   return { settings, address: { host: address, port }, close: () => closeServer(server) };
@@ -93,7 +93,14 @@ function refuseUnparsable(server: Server): void {
   });
 }
 
-function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
+/** A socket of the service manager that listens there already. */
+async function passedOn({ host, port }: AdminSettings): Promise<number | null> {
+  // Scoped addresses are beyond what is compared.
+  if (port === 0 || host.includes("%")) return null;
+  return (await loadDataplane()).passedSocket(hostPort({ host, port }));
+}
+
+function listen(server: Server, { host, port }: AdminSettings, descriptor: number | null): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", (cause: NodeJS.ErrnoException) => {
       const denied = cause.code === "EACCES" || cause.code === "EPERM";
@@ -110,7 +117,7 @@ function listen(server: Server, { host, port }: AdminSettings): Promise<void> {
         ),
       );
     });
-    server.listen({ host, port }, resolve);
+    server.listen(descriptor === null ? { host, port } : { fd: descriptor }, resolve);
   });
 }
 

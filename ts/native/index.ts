@@ -182,6 +182,15 @@ export interface DataplaneModule {
    * needs, for good.
    */
   dropPrivileges(mode: NativeMode, engine: NativeEngine): NativeDropReport;
+  /**
+   * Takes the listening sockets that LISTEN_PID and LISTEN_FDS tell of, in their order, for the frontends that listen
+   * there: `address` is "ip:port", or "" with a `problem`. To be called once, before a balancer is started.
+   */
+  takePassedSockets(): { address: string; problem: string }[];
+  /** A descriptor, the caller's own, of the socket passed on that listens on exactly `address` ("ip:port"), if any. */
+  passedSocket(address: string): number | null;
+  /** Sends lines of `NAME=value`, as in sd_notify(3), to a Unix socket: a path, or an abstract name after "@". */
+  notifyServiceManager(socket: string, state: string): void;
   /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
   exitNow(code: number): void;
 }
@@ -214,6 +223,9 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     hostCleanup: () => unwrap(() => addon.hostCleanup()),
     dsrServer: (server, action) => unwrap(() => addon.dsrServer(server, action)),
     dropPrivileges: (mode, engine) => unwrap(() => addon.dropPrivileges(mode, engine)),
+    takePassedSockets: () => unwrap(() => addon.takePassedSockets()),
+    passedSocket: (address) => unwrap(() => addon.passedSocket(address)),
+    notifyServiceManager: (socket, state) => unwrap(() => addon.notifyServiceManager(socket, state)),
     exitNow: (code) => addon.exitNow(code),
   };
 }

@@ -601,6 +601,14 @@ export interface NativePacketStats {
   guardDrops?: NativeGuardDrops
 }
 
+/** A descriptor that the service manager passed on. */
+export interface NativePassedSocket {
+  /** `ip:port` where it listens; "" when it cannot be used. */
+  address: string
+  /** Why it cannot be used, or "". */
+  problem: string
+}
+
 /** A server to be asked, of a balancer in dsr mode. */
 export interface NativeProbe {
   /** Its own `ip:port`. */
@@ -751,3 +759,24 @@ export type NativeXdpMode = 'native' | 'generic'
  * Throws with `code` INTERNAL.
  */
 export declare function undoSettings(): Array<string>
+
+/**
+ * Sends `state`, lines of `NAME=value` as in sd_notify(3), to `socket`: a path, or an abstract name after `@`.
+ *
+ * Throws with `code` INTERNAL.
+ */
+export declare function notifyServiceManager(socket: string, state: string): void
+
+/**
+ * A descriptor, the caller's from now on, of the socket passed on that listens on exactly `address` ("ip:port");
+ * `null` if there is none.
+ *
+ * Throws with `code` CONFIG_INVALID or INTERNAL.
+ */
+export declare function passedSocket(address: string): number | null
+
+/**
+ * Takes the listening sockets that `LISTEN_PID` and `LISTEN_FDS` tell of, in their order, for the frontends that
+ * listen there. To be called once, before a balancer is started.
+ */
+export declare function takePassedSockets(): Array<NativePassedSocket>

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings, notifyServiceManager, passedSocket, takePassedSockets } = nativeBinding
 export { Dataplane }
 export { ExplainWatch }
 export { ServerGauge }
@@ -800,4 +800,7 @@ export { NativeProbeOutcome }
 export { NativeProtocol }
 export { NativeXdpMode }
 export { undoSettings }
+export { notifyServiceManager }
+export { passedSocket }
+export { takePassedSockets }
 export const __napiBindingTarget = __napiLoadedBindingTarget
