@@ -2,6 +2,9 @@
 import type { PacketStats, Stats } from "../control/stats.ts";
 import { by, counter, type Family, gauge, one } from "./family.ts";
 
+/** At zero from the start, so that the first increase of the last ones is one. */
+const NO_PROBES = { "1": 0, "2-3": 0, "4-7": 0, "8-15": 0, "16-24": 0, "25+": 0 };
+
 export function packetFamilies(stats: Stats): Family[] {
   if (!isPacketMode(stats)) return [];
   const { engine, guard, engines_refused, flows, packets } = stats;
@@ -52,7 +55,7 @@ export function packetFamilies(stats: Stats): Family[] {
     counter(
       "convey_nat_port_probes_total",
       "NAT ports taken, by how many ports were looked at to find one; where the last ones grow, ports are scarce.",
-      by("probes", packets.nat_port_probes),
+      stats.mode === "passthrough" ? by("probes", { ...NO_PROBES, ...packets.nat_port_probes }) : [],
     ),
     counter(
       "convey_guard_dropped_packets_total",

@@ -3,6 +3,7 @@ import { checkConfig } from "../../../ts/config/check.ts";
 import type { Config } from "../../../ts/config/schema.ts";
 import type { Stats } from "../../../ts/control/stats.ts";
 import { Metrics } from "../../../ts/metrics/metrics.ts";
+import { packetStats } from "../../support/packet-stats.ts";
 
 /** Statistics of a balancer with these servers in backend "pool" of frontend "web". */
 function statsOf(servers: readonly string[], more: Partial<Stats> = {}): Stats {
@@ -171,22 +172,7 @@ test("a server is in one state at a time, and backends count theirs", async () =
 test("packet modes tell engine, flow table and every reason", async () => {
   const stats = statsOf(["s1"], {
     mode: "passthrough",
-    engine: "tc",
-    engines_refused: [{ engine: "xdp", kind: "unsupported", cause: "secret", remedy: "" }],
-    worker_panics: 2,
-    guard: "tcx",
-    interfaces: ["eth0"],
-    flows: { current: 4, capacity: 100 },
-    packets: {
-      forwarded: 50,
-      replied: { rst: 1 },
-      answered: { ports_exhausted: 1 },
-      passed: { not_ours: 3 },
-      dropped: { fragment_refused: 2 },
-      noted: { flow_begun: 4 },
-      nat_port_probes: { "1": 4, "25+": 1 },
-      guard: { to_vip: 1, from_server: 0, icmp_errors: 0 },
-    },
+    ...packetStats(),
   });
   expect(await text(metricsOf(() => stats))).toEqual(
     expect.arrayContaining([
@@ -201,6 +187,7 @@ test("packet modes tell engine, flow table and every reason", async () => {
       'convey_dropped_packets_total{reason="fragment_refused"} 2',
       'convey_noted_packets_total{kind="flow_begun"} 4',
       'convey_nat_port_probes_total{probes="25+"} 1',
+      'convey_nat_port_probes_total{probes="8-15"} 0',
       'convey_guard_dropped_packets_total{kind="to_vip"} 1',
       "convey_worker_panics_total 2",
     ]),
