@@ -3,7 +3,7 @@ import type { z } from "@hono/zod-openapi";
 import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
 import type { Explanation } from "../control/explain.ts";
-import type { DrainResult, ReloadResult } from "../control/options.ts";
+import type { ReloadResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
 import type { MetricsFormat } from "../metrics/family.ts";
