@@ -18,6 +18,7 @@ import type { Explanation } from "./explain.ts";
 import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
 import { invalidConfig } from "./invalid-config.ts";
 import type { LiveDecision, LiveOptions } from "./live.ts";
+import { LiveFeed } from "./live-feed.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
 import type { Names } from "./names.ts";
@@ -41,7 +42,7 @@ import { RuntimeServers } from "./runtime-servers.ts";
 import { ServerHandle } from "./server-handle.ts";
 import { noServer } from "./servers.ts";
 import { Service } from "./service.ts";
-import type { Stats } from "./stats.ts";
+import { buildStats, type Stats } from "./stats.ts";
 import { Turns } from "./turns.ts";
 import { ConfigWatcher } from "./watch.ts";
 
@@ -60,6 +61,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   readonly #service: Service;
   readonly #flows: Flows;
   readonly #metrics: Metrics;
+  readonly #live: LiveFeed;
   #watcher: ConfigWatcher | undefined;
   #keepAlive: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -97,8 +99,13 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
         this.#reporter.write(narrateWarnings(warnings));
       },
     );
+    this.#live = new LiveFeed({
+      read: () => this.#sample(),
+      events: () => this.events(),
+    });
     const admin = adminSource(this, {
       file: source?.configFile,
+      live: this.#live,
       readiness: () => this.#readiness(),
     });
     this.#metrics = new Metrics({
@@ -165,6 +172,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     }
     if (options.keepAlive === true) balancer.#keepAlive = setInterval(() => undefined, 2 ** 30);
     balancer.#service.startChecks();
+    balancer.#live.start();
     return balancer;
   }
 
@@ -201,12 +209,8 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
 
   /** Everything `/stats` tells, read now. Works after `close()` too. */
   stats(): Stats {
-    const { overlay } = this.#configuration;
-    return this.#service.stats(
-      this.#closing !== undefined,
-      this.#reloader.last,
-      (key) => overlay.get(key)?.now !== undefined,
-    );
+    const { native, context } = this.#sample();
+    return buildStats(native, context);
   }
 
   /** What `/metrics` answers, in the text format of Prometheus or as OpenMetrics. Works after `close()` too. */
@@ -452,6 +456,15 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     return this.close();
   }
 
+  #sample(): ReturnType<Service["sample"]> {
+    const { overlay } = this.#configuration;
+    return this.#service.sample(
+      this.#closing !== undefined,
+      this.#reloader.last,
+      (key) => overlay.get(key)?.now !== undefined,
+    );
+  }
+
   async #watch(file: string, hash: string): Promise<void> {
     this.#watcher = await ConfigWatcher.start(file, hash, async (change) => {
       if (!this.config.reload.watch) {
@@ -493,6 +506,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
         () => this.#closeDeadline,
       );
     } finally {
+      this.#live.close();
       await this.#service.close(() => this.#events.close());
       clearInterval(this.#keepAlive);
       release(this);

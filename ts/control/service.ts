@@ -11,7 +11,13 @@ import { type AdminSettings, adminSettings } from "../http/access.ts";
 import { AdminSlot, type FrontendListener, undo } from "../http/slot.ts";
 import { AdminSocket } from "../http/socket.ts";
 import type { AdminSource } from "../http/source.ts";
-import { ConveyError, type Dataplane, type DataplaneModule, type NativeEvent } from "../native/index.ts";
+import {
+  ConveyError,
+  type Dataplane,
+  type DataplaneModule,
+  type NativeEvent,
+  type NativeStats,
+} from "../native/index.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
 import { type HealthListener, HealthMonitor } from "./health/monitor.ts";
@@ -24,7 +30,7 @@ import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
 import { carryOver, checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
-import { buildStats, type Stats } from "./stats.ts";
+import type { StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
 /** Questions about packets under way and waiting; each may hold a thread of Node's pool for two seconds. */
@@ -155,10 +161,14 @@ export class Service {
     this.dataplane.stopAccepting();
   }
 
-  /** `isRuntime` tells of a server whether it was added or set at run time. */
-  stats(draining: boolean, lastReload: ReloadStatus | undefined, isRuntime: (key: string) => boolean): Stats {
+  /** What statistics are made of, read now; `isRuntime` tells of a server whether it was added or set at run time. */
+  sample(
+    draining: boolean,
+    lastReload: ReloadStatus | undefined,
+    isRuntime: (key: string) => boolean,
+  ): { native: NativeStats; context: StatsContext } {
     const { mode, frontends } = this.#config;
-    return buildStats(this.dataplane.stats(), {
+    const context: StatsContext = {
       mode,
       startedAt: this.#startedAt,
       configVersion: this.#version,
@@ -168,7 +178,8 @@ export class Service {
       lastCheck: (key) => this.#health.lastCheck(key),
       lastReload,
       isRuntime,
-    });
+    };
+    return { native: this.dataplane.stats(), context };
   }
 
   readiness(draining: boolean): Readiness {

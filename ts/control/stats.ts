@@ -160,11 +160,9 @@ export type StatsContext = {
 };
 
 export function buildStats(native: NativeStats, context: StatsContext): Stats {
-  const { lastReload } = context;
   return {
-    ...connections(native.counters),
-    total_bytes_tx: native.counters.bytesTx,
-    total_bytes_rx: native.counters.bytesRx,
+    ...overview(native, context),
+    uptime_seconds: Math.floor((performance.now() - context.startedAt) / 1000),
     backends: Object.fromEntries(
       native.backends.map((backend) => [
         backend.name,
@@ -193,8 +191,20 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
         },
       ]),
     ),
+  };
+}
+
+/** What stands beside frontends, backends and uptime. */
+export function overview(
+  native: NativeStats,
+  context: StatsContext,
+): Omit<Stats, "backends" | "frontends" | "uptime_seconds"> {
+  const { lastReload } = context;
+  return {
+    ...connections(native.counters),
+    total_bytes_tx: native.counters.bytesTx,
+    total_bytes_rx: native.counters.bytesRx,
     version: VERSION,
-    uptime_seconds: Math.floor((performance.now() - context.startedAt) / 1000),
     mode: context.mode,
     config_version: context.configVersion,
     draining: context.draining,
