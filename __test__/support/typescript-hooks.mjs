@@ -1,4 +1,4 @@
-/** Module hooks: `.ts` files lose their types on the way in; names are resolved by Node as they are. */
+/** Module hooks: `.ts` and `.tsx` files lose their types on the way in; names are resolved by Node as they are. */
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
@@ -11,13 +11,15 @@ export function resolve(specifier, context, next) {
 }
 
 export async function load(url, context, next) {
-  if (!url.endsWith(".ts")) return next(url, context);
+  if (!/\.tsx?$/.test(url)) return next(url, context);
   const text = await readFile(fileURLToPath(url), "utf8");
   const { outputText } = ts.transpileModule(text, {
     compilerOptions: {
       target: ts.ScriptTarget.ES2022,
       module: ts.ModuleKind.ESNext,
       verbatimModuleSyntax: true,
+      jsx: ts.JsxEmit.ReactJSX,
+      jsxImportSource: "hono/jsx",
       inlineSourceMap: true,
     },
   });

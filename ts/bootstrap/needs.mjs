@@ -16,6 +16,7 @@ import { delimiter, join } from "node:path";
 export const NEEDS = {
   root: { met: isFullRoot, remedy: "run as root; in a container, with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
   "user-namespaces": { met: canUnshare, remedy: "run where users may make namespaces, not in a chroot" },
+  chromium: { package: "chromium" },
   curl: { package: "curl" },
   ethtool: { package: "ethtool" },
   fish: { package: "fish" },

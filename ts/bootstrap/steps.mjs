@@ -1,5 +1,5 @@
 /**
- * The three steps between a clone and a program: packages, addon, JavaScript. Each is skipped while its stamp
+ * The steps between a clone and a program: packages, addon, dashboard, JavaScript. Each is skipped while its stamp
  * under target/ is fresh; progress goes to standard error so that a command's own output stays clean.
  */
 import { spawn } from "node:child_process";
@@ -25,6 +25,9 @@ import { buildEnvironment, Refusal, requireRust } from "./toolchain.mjs";
 export const ROOT = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
 
 const ADDON = "ts/native/addon";
+/** What browsers get, bundled from the client's sources. */
+const CLIENT = "ts/dashboard/client";
+const ASSETS = "ts/dashboard/assets";
 process.report.excludeNetwork = true; // looking up names of peers can take seconds
 const libc = process.report.getReport().header.glibcVersionRuntime ? "gnu" : "musl";
 const triple = `linux-${process.arch}-${libc}`;
@@ -77,10 +80,22 @@ const STEPS = [
     run: (environment) => npm(environment, ["run", "--silent", "build:native"]),
   },
   {
+    name: "dashboard",
+    progress: "bundling the dashboard",
+    inputs() {
+      // Types alone come from elsewhere, and are gone by then.
+      const files = filesBelow(ROOT, "ts/dashboard", (path) => !path.startsWith(`${ASSETS}/`));
+      const { esbuild, uplot } = manifest().devDependencies;
+      return hashOf(ROOT, files, [esbuild, uplot]);
+    },
+    outputs: () => ["app.js", "app.css", "icon.svg"].map((name) => `${ASSETS}/${name}`),
+    run: bundle,
+  },
+  {
     name: "javascript",
     progress: "compiling TypeScript",
     inputs() {
-      const files = filesBelow(ROOT, "ts", (path) => path.endsWith(".ts"));
+      const files = filesBelow(ROOT, "ts", (path) => /\.tsx?$/.test(path) && !isOfBrowser(path));
       const settings = ["tsconfig.json", "tsconfig.build.json"];
       return hashOf(ROOT, [...settings, ...files], [manifest().devDependencies.typescript]);
     },
@@ -146,10 +161,33 @@ function manifest() {
   return JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
 }
 
-/** Files that tsc does not carry over (addon, its loader, pages) and whose copy in dist/ is missing or older. */
+/** One script and one style sheet, minified. */
+async function bundle(environment) {
+  // A program or a script of Node, as npm was allowed to install it.
+  await command(environment, join(ROOT, "node_modules/.bin/esbuild"), [
+    `--outdir=${ASSETS}`,
+    "--bundle",
+    "--minify",
+    "--format=esm",
+    "--target=chrome109,firefox115,safari16.4",
+    "--log-level=warning",
+    `${CLIENT}/app.ts`,
+    `${CLIENT}/app.css`,
+  ]);
+  copyFileSync(join(ROOT, CLIENT, "icon.svg"), join(ROOT, ASSETS, "icon.svg"));
+}
+
+/** Sources of what browsers get, which Node never reads. */
+function isOfBrowser(path) {
+  return path.startsWith(`${CLIENT}/`);
+}
+
+/** Files that tsc does not carry over (addon, its loader, the dashboard's assets) and whose copy in dist/ is missing or older. */
 function assetsToCopy() {
   const carried = (path) =>
-    !path.startsWith("ts/bootstrap/") && (!path.endsWith(".ts") || path.endsWith(".d.ts"));
+    !path.startsWith("ts/bootstrap/") &&
+    !isOfBrowser(path) &&
+    (!/\.tsx?$/.test(path) || path.endsWith(".d.ts"));
   return filesBelow(ROOT, "ts", carried).filter((asset) => {
     const copy = inDist(asset);
     if (!existsSync(copy)) return true;
@@ -174,9 +212,10 @@ function copyAsset(asset) {
 /** Removes what an earlier compile left in dist/ of sources that are gone. */
 function pruneOutput() {
   for (const output of filesBelow(ROOT, "dist")) {
-    const source = output.replace(/^dist\//, "ts/").replace(/(\.d\.ts|\.js)(\.map)?$/, ".ts");
     const asset = output.replace(/^dist\//, "ts/");
-    if (!existsSync(join(ROOT, source)) && !existsSync(join(ROOT, asset))) rmSync(join(ROOT, output));
+    const source = asset.replace(/(\.d\.ts|\.js)(\.map)?$/, ".ts");
+    const origins = [source, `${source}x`, asset].filter((path) => !isOfBrowser(path));
+    if (!origins.some((path) => existsSync(join(ROOT, path)))) rmSync(join(ROOT, output));
   }
 }
 

@@ -5,7 +5,7 @@
  */
 import { randomUUID } from "node:crypto";
 import type { NativeStats } from "../native/index.ts";
-import type { BalancerEvent } from "./events.ts";
+import type { BalancerEvent, DrainEvent } from "./events.ts";
 import type { FullFrame, Measure, Point, ServerHistory } from "./frame.ts";
 import { type Changes, Picture } from "./picture.ts";
 import { rounded, Series } from "./series.ts";
@@ -116,9 +116,10 @@ export class Sampler {
       const at = this.#uptime(this.#now());
       if (event.type === "server") {
         health.note(event.state === "up" && health.draining ? "draining" : event.state, event.cause, at);
-      } else if (event.state !== "cancelled" && health.current.state !== "down") {
-        health.note("draining", drainWording(event.state, event.connections), at);
+        continue;
       }
+      const why = drainWording(event);
+      if (why !== undefined && health.current.state !== "down") health.note("draining", why, at);
     }
   }
 
@@ -154,14 +155,16 @@ function rates(before: Totals | undefined, now: Totals): Point {
   return Object.fromEntries(MEASURES.map((name) => [name, per(name)])) as Point;
 }
 
-function drainWording(state: "started" | "drained" | "deadline", connections: number | undefined): string {
-  const open = connections === undefined ? "" : `, ${connections} open`;
+/** Why a server is draining; undefined for what says nothing new, or that it no longer is. */
+function drainWording({ state, connections }: DrainEvent): string | undefined {
   switch (state) {
     case "started":
       return "being drained";
     case "drained":
       return "drained: no connection is left";
     case "deadline":
-      return `the drain's deadline has passed${open}`;
+      return `the drain's deadline has passed${connections === undefined ? "" : `, ${connections} open`}`;
+    default:
+      return undefined;
   }
 }

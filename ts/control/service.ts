@@ -30,7 +30,7 @@ import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
 import { carryOver, checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
-import type { StatsContext } from "./stats.ts";
+import { buildStats, type Stats, type StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
 /** Questions about packets under way and waiting; each may hold a thread of Node's pool for two seconds. */
@@ -216,7 +216,8 @@ export class Service {
 
   /** Connections of everything, counted now. */
   counted(): Pick<Stats, "frontends" | "backends"> {
-    return this.stats(false, undefined, () => false);
+    const { native, context } = this.sample(false, undefined, () => false);
+    return buildStats(native, context);
   }
 
   /** Settings of `next` that only the next start would take up. */

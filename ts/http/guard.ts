@@ -19,7 +19,8 @@ export function guard(access: Access): MiddlewareHandler<Env> {
     const refusal = PROBES.has(c.req.path) ? undefined : refusalOf(c.env.incoming, access);
     if (refusal === undefined) await next();
     else c.res = refusal;
-    c.res.headers.set("cache-control", "no-store");
+    // What never changes under its name says so itself.
+    if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
     c.res.headers.set("x-content-type-options", "nosniff");
   };
 }

@@ -3,7 +3,8 @@ import type { z } from "@hono/zod-openapi";
 import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
 import type { Explanation } from "../control/explain.ts";
-import type { ReloadResult } from "../control/options.ts";
+import type { LiveFeed } from "../control/live-feed.ts";
+import type { DrainResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
 import type { Stats } from "../control/stats.ts";
 import type { MetricsFormat } from "../metrics/family.ts";
@@ -21,6 +22,8 @@ type ChangeResult = z.output<typeof changeResultSchema>;
 /** Methods reject or throw a ConveyError, as those of `Balancer` do. */
 export type AdminSource = {
   stats: () => Stats;
+  /** Frames for those who look on, and what is kept of servers. */
+  live: Pick<LiveFeed, "open" | "history">;
   readiness: () => Readiness;
   /** Every metric, as text. */
   metrics: (format: MetricsFormat) => Promise<string>;
@@ -49,12 +52,12 @@ export type AdminSource = {
 /** `file` is where its configuration came from, if that was one. */
 export function adminSource(
   balancer: Balancer,
-  { file, readiness }: { file: string | undefined; readiness: () => Readiness },
+  { file, ...parts }: Pick<AdminSource, "file" | "live" | "readiness">,
 ): AdminSource {
   let feed: EventFeed | undefined;
   return {
+    ...parts,
     stats: () => balancer.stats(),
-    readiness,
     metrics: (format) => balancer.metrics(format),
     config: () => balancer.config,
     explain: (...question) => balancer.explain(...question),

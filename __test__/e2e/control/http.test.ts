@@ -146,12 +146,9 @@ describe("what it serves", () => {
     expect(answer.body).toContain("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;&amp;&#39;");
     expect(answer.body).not.toContain("<img");
     const policy = answer.headers["content-security-policy"] as string;
-    expect(policy).toMatch(/^default-src 'none'; script-src 'nonce-[^']+'; style-src 'nonce-[^']+'/);
+    expect(policy).toMatch(/^default-src 'none'; script-src 'self'; style-src 'self'; /);
     expect(policy).not.toContain("unsafe");
-    const nonce = /nonce-([^']+)'/.exec(policy)?.[1] ?? "missing";
-    const tags = answer.body.match(/<(script|style)[^>]*>/g) ?? [];
-    expect(tags.length).toBe(2);
-    for (const tag of tags) expect(tag).toContain(`nonce="${nonce}"`);
+    expect(answer.body).not.toMatch(/<style|<script(?![^>]* src=)/);
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { buildStats, type StatsContext } from "../../../ts/control/stats.ts";
-import { renderPage } from "../../../ts/http/page.ts";
+import { buildStats, type Stats, type StatsContext } from "../../../ts/control/stats.ts";
+import { renderShell } from "../../../ts/dashboard/shell.tsx";
 import type { NativeStats } from "../../../ts/native/index.ts";
 
 const none = { totalConnections: 0, currentConnections: 0, bytesTx: 0, bytesRx: 0 };
@@ -51,13 +51,21 @@ const context = (mode: StatsContext["mode"]): StatsContext => ({
   isRuntime: () => false,
 });
 
+/** What a browser without scripts shows. */
+const renderPage = (stats: Stats): string =>
+  renderShell({
+    assets: { script: "/s", style: "/c", icon: "/i" },
+    access: { read: "open", write: "off" },
+    stats,
+  });
+
 describe("/stats in the packet modes", () => {
   test("what is not counted is absent, and the page says so", () => {
     const stats = buildStats({ ...native(packet), counters: { bytesTx: 5, bytesRx: 0 } }, context("dsr"));
     expect(stats).not.toHaveProperty("total_connections");
     expect(stats).not.toHaveProperty("current_connections");
     expect(stats.total_bytes_tx).toBe(5);
-    expect(renderPage(stats, "n")).toContain("connections are not counted");
+    expect(renderPage(stats)).toContain("connections are not counted");
   });
 
   test("tells engine, guard, flows and packets beside the fields of every mode", () => {
@@ -125,23 +133,25 @@ describe("/stats in the packet modes", () => {
 
 describe("the page in the packet modes", () => {
   test("shows the engine's line and every reason, escaped", () => {
-    const page = renderPage(buildStats(native(packet), context("dsr")), "n");
+    const page = renderPage(buildStats(native(packet), context("dsr")));
     expect(page).toContain("af_packet on front, &lt;back&gt; · guard nft · 3 of 1,048,576 flows");
-    expect(page).toContain("70,000 packets forwarded · answers do not pass here");
+    expect(page).toContain("70,000 packets forwarded");
     for (const item of ["tcp_reset: 1", "not_vip: 2", "bad_checksum: 4", "port_taken_over: 5"]) {
       expect(page).toContain(`<li>${item}</li>`);
     }
+    expect(page).toContain("not visible here");
+    expect(page).toContain("engine tc was not taken: front has no tcx; use a newer kernel");
     expect(page).not.toContain("kept from the kernel");
   });
 
   test("shows what the guard kept from the kernel", () => {
     const guardDrops = { toVip: 60_000, fromServer: 9_000, icmpErrors: 0 };
-    const page = renderPage(buildStats(native({ ...packet, guardDrops }), context("dsr")), "n");
+    const page = renderPage(buildStats(native({ ...packet, guardDrops }), context("dsr")));
     expect(page).toContain("<h2>Packets kept from the kernel</h2><ul><li>to_vip: 60,000</li>");
   });
 
   test("shows none of it in proxy mode", () => {
-    const page = renderPage(buildStats(native(), context("proxy")), "n");
+    const page = renderPage(buildStats(native(), context("proxy")));
     expect(page).not.toMatch(/guard|flows|Packets/);
   });
 });

@@ -1,12 +1,13 @@
 /** Every route, one file each; `../route.ts` says how to add one. */
 import { addServer, setServers } from "./add-server.ts";
 import { changeServer } from "./change-server.ts";
+import { asset, page } from "./dashboard.ts";
 import { events } from "./events.ts";
 import { explain } from "./explain.ts";
 import { healthz } from "./healthz.ts";
+import { live, serverHistory } from "./live.ts";
 import { metrics } from "./metrics.ts";
 import { openapi } from "./openapi.ts";
-import { page } from "./page.ts";
 import { plan } from "./plan.ts";
 import { readyz } from "./readyz.ts";
 import { confirmReload, reload } from "./reload.ts";
@@ -16,11 +17,14 @@ import { apiStats, stats } from "./stats.ts";
 
 export const ROUTES = [
   page,
+  asset,
   stats,
   healthz,
   readyz,
   metrics,
   apiStats,
+  live,
+  serverHistory,
   events,
   servers,
   server,
