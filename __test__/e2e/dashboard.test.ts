@@ -194,3 +194,62 @@ describe("what it costs", () => {
     expect((await ask(address, "/assets/app-000000000000.js")).status).toBe(404);
   });
 });
+
+describe("what somebody with the token can change", () => {
+  test("a server is drained and enabled after a dialog that says what will happen", async () => {
+    const balancer = await start();
+    const client = await Client.open(balancer.address("web"));
+    const shown = await open("#server=pool/one");
+    await shown.reads("Sign in to drain", "tr.details");
+    await signIn(shown);
+    await shown.press("Drain", "tr.details");
+    await shown.reads("one gets no new connections from now on. Its 1 open connections go on", "dialog");
+    await shown.reads("New connections to pool go to two, three", "dialog");
+    await shown.press("Cancel", "dialog");
+    await shown.shows(`document.querySelector("dialog") === null`, "no dialog");
+    expect(balancer.stats().backends.pool?.server_details.one?.draining).toBe(false);
+    await shown.press("Drain", "tr.details");
+    await shown.press("Drain", "dialog");
+    await shown.shows(`${row("one")}.className.includes("draining")`, "the row says draining");
+    await shown.reads("being drained", "tr.server.draining");
+    client.close();
+    await shown.reads("no connection is left", "tr.server.draining");
+    await shown.press("Enable", "tr.details");
+    await shown.reads("33 % of those to pool", "dialog");
+    await shown.press("Enable", "dialog");
+    await shown.shows(`${row("one")}.innerText.includes("up for")`, "the row says up");
+  });
+
+  test("a weight is set, and the dialog says the share of new connections beforehand", async () => {
+    const balancer = await start();
+    const shown = await open("#server=pool/two");
+    await signIn(shown);
+    await shown.press("Weight", "tr.details");
+    await shown.type("4");
+    await shown.reads("from 33 % to 67 %", "dialog");
+    await shown.key("Enter");
+    await shown.shows(`${row("two")}.querySelector("td.weight").innerText === "4"`, "the new weight");
+    expect(balancer.stats().backends.pool?.server_details.two?.weight).toBe(4);
+  });
+
+  test("a wrong token is refused and forgotten, and nothing has changed", async () => {
+    const balancer = await start();
+    const shown = await open("#server=pool/one");
+    await shown.press("Sign in");
+    await shown.type("not-the-token");
+    await shown.key("Enter");
+    await shown.press("Drain", "tr.details");
+    await shown.press("Drain", "dialog");
+    await shown.reads("the token was not accepted", ".message");
+    await shown.reads("Sign in…", "header");
+    expect(balancer.stats().backends.pool?.server_details.one?.draining).toBe(false);
+  });
+
+  test("without a token in the configuration there is nothing to press, and the page says why", async () => {
+    delete process.env.CONVEY_STATS_TOKEN;
+    await start();
+    const shown = await open("#server=pool/one");
+    await shown.reads("Changes are off", "tr.details");
+    expect(await shown.text("header")).not.toMatch(/Sign in|Reload/);
+  });
+});

@@ -176,14 +176,15 @@ export class Page {
 
   /** Clicks the first button or link of that text. */
   async press(text: string, within = "body"): Promise<void> {
-    const place = await this.evaluate<{ x: number; y: number } | null>(`(() => {
-      const all = [...document.querySelectorAll(${JSON.stringify(`${within} button, ${within} a`)})];
-      const found = all.find((one) => one.innerText.trim().startsWith(${JSON.stringify(text)}) && one.offsetParent !== null);
-      found?.scrollIntoView({ block: "center" });
-      const box = found?.getBoundingClientRect();
-      return box ? { x: box.x + box.width / 2, y: box.y + box.height / 2 } : null;
+    const find = `[...document.querySelectorAll(${JSON.stringify(`${within} button, ${within} a`)})].find((one) =>
+      one.innerText.trim().startsWith(${JSON.stringify(text)}) && one.offsetParent !== null && !one.disabled)`;
+    await this.shows(find, `a button "${text}" in ${within}`);
+    const place = await this.evaluate<{ x: number; y: number }>(`(() => {
+      const found = ${find};
+      found.scrollIntoView({ block: "center" });
+      const box = found.getBoundingClientRect();
+      return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
     })()`);
-    if (place === null) throw new Error(`no button "${text}" in ${within}: ${await this.text(within)}`);
     const at = { ...place, button: "left", clickCount: 1 };
     await this.send("Input.dispatchMouseEvent", { ...at, type: "mousePressed" });
     await this.send("Input.dispatchMouseEvent", { ...at, type: "mouseReleased" });

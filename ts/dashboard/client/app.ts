@@ -180,6 +180,7 @@ function mayChange(): true | string {
 
 function showRights(): void {
   const may = mayChange() === true;
+  servers.showRights();
   reloadButton.hidden = !may;
   signButton.hidden = write !== "token" || read === "token";
   setText(signButton, token() === undefined ? "Sign in…" : "Sign out");

@@ -138,7 +138,12 @@ export class Servers {
     this.#openDetails(open);
   }
 
-  /** Text of what is shown, for the clipboard. */
+  /** Somebody has signed in or out. */
+  showRights(): void {
+    this.#updateDetails();
+  }
+
+  /** Indexes of the servers whose rows are there. */
   get visible(): ReadonlySet<number> {
     return new Set(this.#visible.keys());
   }
