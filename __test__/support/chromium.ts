@@ -216,9 +216,22 @@ export class Page {
     await this.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value }] });
   }
 
-  /** A picture of the window, for people, under `__test__/screenshots`. */
-  async picture(name: string): Promise<void> {
-    const { data } = await this.send<{ data: string }>("Page.captureScreenshot", { format: "png" });
+  /** CPU time of the page's main thread so far, in milliseconds: all of it, and of that styles and layout. */
+  async spent(): Promise<{ all: number; layout: number }> {
+    await this.send("Performance.enable", { timeDomain: "threadTicks" });
+    const { metrics } = await this.send<{ metrics: { name: string; value: number }[] }>(
+      "Performance.getMetrics",
+    );
+    const of = (name: string): number => (metrics.find((one) => one.name === name)?.value ?? 0) * 1000;
+    return { all: of("TaskDuration"), layout: of("LayoutDuration") + of("RecalcStyleDuration") };
+  }
+
+  /** A picture for people, of the window or of the whole page, under `__test__/screenshots`. */
+  async picture(name: string, { whole = false } = {}): Promise<void> {
+    const options = { format: "png", captureBeyondViewport: whole };
+    const { cssContentSize: size } = await this.send<{ cssContentSize: object }>("Page.getLayoutMetrics");
+    const clip = whole ? { clip: { ...size, scale: 1 } } : {};
+    const { data } = await this.send<{ data: string }>("Page.captureScreenshot", { ...options, ...clip });
     mkdirSync(SCREENSHOTS, { recursive: true });
     writeFileSync(join(SCREENSHOTS, `${name}.png`), Buffer.from(data, "base64"));
   }

@@ -14,6 +14,8 @@ export async function load(url, context, next) {
   if (!/\.tsx?$/.test(url)) return next(url, context);
   const text = await readFile(fileURLToPath(url), "utf8");
   const { outputText } = ts.transpileModule(text, {
+    // Its ending says whether "<" may begin an element.
+    fileName: fileURLToPath(url),
     compilerOptions: {
       target: ts.ScriptTarget.ES2022,
       module: ts.ModuleKind.ESNext,

@@ -21,7 +21,7 @@ export class Charts {
     const shown = model.history.backends.slice(0, BACKENDS);
     this.#charts = [
       {
-        chart: new Chart("Connections/s", [line("begun", 1), line("refused", 3)], "count"),
+        chart: new Chart("Connections/s", [line("begun", 1), line("refused", 3)], "rate"),
         values: ({ history }) => [history.connections, history.refused],
       },
       {
@@ -40,7 +40,7 @@ export class Charts {
               chart: new Chart(
                 "Open connections",
                 shown.map(({ name }, i) => line(name, i + 1)),
-                "count",
+                "gauge",
               ),
               values: ({ history }: Model) => history.backends.slice(0, BACKENDS).map(({ open }) => open),
             },
@@ -48,7 +48,7 @@ export class Charts {
       ...(packets
         ? [
             {
-              chart: new Chart("Packets/s", [line("forwarded", 1), line("dropped", 3)], "count"),
+              chart: new Chart("Packets/s", [line("forwarded", 1), line("dropped", 3)], "rate"),
               values: ({ history }: Model) => [history.packets, history.drops],
             },
           ]
@@ -58,7 +58,14 @@ export class Charts {
     this.update(model);
   }
 
+  /** Each chart is drawn when the browser has time, so that no frame waits for all of them. */
   update(model: Model): void {
-    for (const { chart, values } of this.#charts) chart.show(values(model));
+    for (const { chart, values } of this.#charts) whenIdle(() => chart.show(values(model)));
   }
 }
+
+const whenIdle = (run: () => void): void => {
+  // Not in every browser.
+  if (typeof requestIdleCallback === "function") requestIdleCallback(run, { timeout: 500 });
+  else setTimeout(run, 0);
+};

@@ -83,7 +83,7 @@ export class Details {
     this.#backend = backend;
     const refused = Object.entries(server.reasons).map(([reason, n]) => `${reason}: ${count(n)}`);
     const facts: [string, string][] = [
-      ["State", `${server.state} since ${ago(model.at - server.since)}: ${server.why}`],
+      ["State", `${server.state} for ${ago(model.at - server.since)}: ${server.why}`],
       ["Share of new connections", percent(share(server, backend))],
       [
         "Last check",
@@ -126,7 +126,7 @@ export class Details {
       const rates = new Chart(
         "Connections/s, 15 minutes",
         [{ name: "connections", stroke: "--series-1" }],
-        "count",
+        "rate",
       );
       const moved = new Chart(
         "Bytes/s, 15 minutes",

@@ -11,6 +11,23 @@ export type RowEvents = {
 
 /** Checks shown. */
 const STRIP = 24;
+/** Width of each. */
+const MARK_PX = 4;
+
+/** A picture of those checks that ended so, the newest on the right; the style sheet cuts it into marks. */
+function marks(strip: string, wanted: string, color: string): string {
+  const stops: string[] = [];
+  const first = STRIP - strip.length;
+  for (let i = 0; i < strip.length; i++) {
+    const [before, now] = [strip[i - 1] === wanted, strip[i] === wanted];
+    if (now === before) continue;
+    const at = `${(first + i) * MARK_PX}px`;
+    stops.push(now ? `transparent ${at}, var(${color}) ${at}` : `var(${color}) ${at}, transparent ${at}`);
+  }
+  if (!strip.endsWith(wanted)) stops.push("transparent 100%");
+  else stops.push(`var(${color}) 100%`);
+  return `linear-gradient(to right, transparent 0, ${stops.join(", ")})`;
+}
 
 /** See the module's head. */
 export class ServerRow {
@@ -22,6 +39,7 @@ export class ServerRow {
   readonly #strip: HTMLElement;
   #state = "";
   #marks = "";
+  #image = "";
 
   constructor(server: Server, events: RowEvents) {
     this.button = h(
@@ -80,15 +98,13 @@ export class ServerRow {
 
   #showStrip(strip: string): void {
     if (strip === this.#marks) return;
-    // Most often one mark more: the others move by one.
-    while (this.#strip.childElementCount < STRIP) this.#strip.append(h("i"));
-    const marks = strip.padStart(STRIP, " ");
-    for (let i = 0; i < STRIP; i++) {
-      const mark = this.#strip.children[i] as HTMLElement;
-      const name = marks[i] === "+" ? "pass" : marks[i] === "-" ? "fail" : "";
-      if (mark.className !== name) mark.className = name;
-    }
     this.#marks = strip;
+    // A background, for an element a check would be thousands of them.
+    const image = `${marks(strip, "-", "--bad-mark")}, ${marks(strip, "+", "--good-mark")}`;
+    if (image !== this.#image) {
+      this.#image = image;
+      this.#strip.style.backgroundImage = image;
+    }
     const failed = [...strip].filter((mark) => mark === "-").length;
     const text = `latest ${strip.length} checks: ${failed === 0 ? "all passed" : `${failed} failed`}`;
     setAttribute(this.#strip, "aria-label", text);

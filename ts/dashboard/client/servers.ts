@@ -46,7 +46,7 @@ export class Servers {
       );
       const cell = h(
         "th",
-        { scope: "col", role: "columnheader", class: `${numeric ? "n" : ""}${wide ? " wide" : ""}`.trim() },
+        { scope: "col", role: "columnheader", class: `${numeric ? "n " : ""}${wide ? "wide " : ""}${id}` },
         button,
       );
       this.#heads.set(id, cell);
