@@ -16,7 +16,13 @@ const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 /** See the module's head. */
 export class Observed {
-  readonly reloads: Record<ReloadEvent["result"], number> = { applied: 0, unchanged: 0, rejected: 0 };
+  readonly reloads: Record<ReloadEvent["result"], number> = {
+    applied: 0,
+    unchanged: 0,
+    rejected: 0,
+    confirmed: 0,
+    rolled_back: 0,
+  };
   readonly warnings: Record<EngineEvent["kind"], number> = {
     "worker-panicked": 0,
     "accept-backoff": 0,

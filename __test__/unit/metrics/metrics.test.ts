@@ -39,7 +39,6 @@ function statsOf(servers: readonly string[], more: Partial<Stats> = {}): Stats {
     mode: "proxy",
     config_version: 1,
     draining: false,
-    origin: "file",
     reasons: { no_server: 3 },
     last_reload: null,
     ...more,
