@@ -75,18 +75,34 @@ function available(host: Host): Room {
   return { bytes, text: `/proc/meminfo: MemAvailable ${mib(bytes)}` };
 }
 
-/** What the control groups of this process leave, from its own up to the root. */
+/** What the control groups of this process leave, from its own up to the root; version 2, then version 1. */
 function groups(host: Host): Room[] {
-  const path = /^0::(.*)$/m.exec(host.read("/proc/self/cgroup") ?? "")?.[1] ?? "";
+  const groupsOf = host.read("/proc/self/cgroup") ?? "";
+  const second = /^0::(.*)$/m.exec(groupsOf)?.[1] ?? "";
+  const first = /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$/m.exec(groupsOf)?.[1] ?? "";
+  return [
+    ...upwards("/sys/fs/cgroup", second).flatMap((folder) =>
+      room(host, folder, "memory.max", "memory.current"),
+    ),
+    ...upwards("/sys/fs/cgroup/memory", first).flatMap((folder) =>
+      room(host, folder, "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ),
+  ];
+}
+
+/** The folders of a group and of those around it. A container sees its own as the root. */
+function upwards(root: string, path: string): string[] {
   const parts = path.split("/").filter(Boolean);
-  return parts.flatMap((_, i): Room[] => {
-    const folder = `/sys/fs/cgroup/${parts.slice(0, parts.length - i).join("/")}`;
-    const limit = host.read(`${folder}/memory.max`)?.trim();
-    if (limit === undefined || limit === "max") return [];
-    const used = Number(host.read(`${folder}/memory.current`)?.trim() ?? 0);
-    const bytes = Math.max(0, Number(limit) - used);
-    return [{ bytes, text: `${folder}/memory.max leaves ${mib(bytes)}` }];
-  });
+  return [...parts.map((_, i) => `${root}/${parts.slice(0, parts.length - i).join("/")}`), root];
+}
+
+function room(host: Host, folder: string, limitFile: string, usedFile: string): Room[] {
+  const limit = Number(host.read(`${folder}/${limitFile}`)?.trim() ?? "max");
+  // Without a limit version 2 says "max", version 1 a number above all memory.
+  if (!Number.isFinite(limit) || limit > 2 ** 60) return [];
+  const used = Number(host.read(`${folder}/${usedFile}`)?.trim() ?? 0);
+  const bytes = Math.max(0, limit - used);
+  return [{ bytes, text: `${folder}/${limitFile} leaves ${mib(bytes)}` }];
 }
 
 function mib(bytes: number): string {

@@ -28,7 +28,7 @@ export const reach: Check = {
   },
 };
 
-async function judged(look: Look, { kind, fact, consequence, remedy }: NativeHostProblem): Promise<Found> {
+async function judged(look: Look, { kind, fact, consequence }: NativeHostProblem): Promise<Found> {
   const told = { evidence: `netlink: ${fact}`, consequence: sentence(consequence) };
   const subject = /[\da-f]*[.:][\da-f.:]+/.exec(fact)?.[0] ?? fact.split(" ")[0] ?? "";
   switch (kind) {
@@ -53,7 +53,7 @@ async function judged(look: Look, { kind, fact, consequence, remedy }: NativeHos
         ...told,
         subject,
         title: "a server serves several listening addresses, and can answer for one",
-        remedy: `dsr.method = "l2"; or ${remedy}`,
+        remedy: 'dsr.method = "l2"',
       });
     default: {
       const [, server = "", backend = ""] = /^Server "(.*)" of backend "(.*?)" /.exec(fact) ?? [];
