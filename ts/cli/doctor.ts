@@ -106,8 +106,8 @@ async function tell(findings: Finding[], fixed: string[], options: DoctorOptions
     process.stdout.write(`${text}\n`);
   } else {
     const color = useColor(process.stdout.isTTY === true);
-    const done = fixed.map((line) => `fixed     ${line}\n`).join("");
-    const again = fixed.length > 0 ? "          `convey doctor --undo` takes it back\n" : "";
+    const done = fixed.map((line) => `fixed    ${line}\n`).join("");
+    const again = fixed.length > 0 ? "         `convey doctor --undo` takes it back\n" : "";
     const fixBy = `convey doctor --fix -c ${options.config}`;
     process.stdout.write(`${done}${again}${report(findings, { color, fixBy })}`);
   }

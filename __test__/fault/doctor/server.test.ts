@@ -156,7 +156,7 @@ describe("convey dsr-server --check on a server", () => {
   }
 
   async function prepare(method: Method): Promise<void> {
-    expect((await lab.convey("server", words(method))).code).toBe(0);
+    expect(await lab.convey("server", words(method))).toMatchObject({ code: 0, stderr: "" });
   }
 
   test.each<Method>(["rewrite", "l2"])(

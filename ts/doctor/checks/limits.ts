@@ -14,7 +14,7 @@ const ENOUGH_SYN = 128;
 export const descriptors: Check = {
   name: "descriptors",
   modes: ["proxy"],
-  find({ host, report, running }) {
+  find({ host, report, running, config }) {
     const file = running?.pid === undefined ? "/proc/self/limits" : `/proc/${running.pid}/limits`;
     const limit = /^Max open files\s+(\S+)\s+(\S+)/m.exec(host.read(file) ?? "");
     const evidence = `${file}: Max open files ${limit?.[1] ?? "unknown"}, hard limit ${limit?.[2] ?? "unknown"}`;
@@ -24,11 +24,16 @@ export const descriptors: Check = {
       title: problem.fact.split(/[:;] /)[0] ?? problem.fact,
       evidence: `${evidence}; ${problem.fact}`,
       consequence: problem.consequence,
-      remedy: "ulimit -n 65536",
+      remedy: `ulimit -n ${enough(config.limits.max_connections)}`,
     };
     return [problem.kind === "no_descriptors" ? error(told) : warning(told)];
   },
 };
+
+/** Two a connection and some for everything else; where connections have no limit, what servers usually get. */
+function enough(connections: number): number {
+  return connections === 0 ? 65536 : 2 ** Math.ceil(Math.log2(2 * connections + 1024));
+}
 
 export const backlog: Check = {
   name: "backlog",

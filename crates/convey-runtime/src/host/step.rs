@@ -232,7 +232,7 @@ pub(crate) fn has_address(interface: u32, address: std::net::IpAddr) -> Result<b
 }
 
 pub(crate) fn is_acceptable(present: &str, value: &str, acceptable: &[&str]) -> bool {
-    present == value || acceptable.contains(&present)
+    sysctl::is_same(present, value) || acceptable.contains(&present)
 }
 
 pub(crate) fn present_reserved() -> Result<PortSet, HostError> {

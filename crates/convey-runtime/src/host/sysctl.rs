@@ -27,6 +27,11 @@ pub fn read(key: &str) -> Result<String, HostError> {
         .map_err(|source| HostError::Sysctl { action: "read", key: key.to_owned(), source })
 }
 
+/// Whether two texts are one value: the kernel prints a tab between numbers where people write a space.
+pub fn is_same(a: &str, b: &str) -> bool {
+    a.split_whitespace().eq(b.split_whitespace())
+}
+
 /// Sets the value.
 ///
 /// # Errors
@@ -43,6 +48,13 @@ pub fn write(key: &str, value: &str) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_the_same_whatever_stands_between_them() {
+        assert!(is_same("1024\t65535", "1024 65535"));
+        assert!(!is_same("1024 65535", "1024 65534"));
+        assert!(!is_same("1", ""));
+    }
 
     #[test]
     fn a_dot_in_an_interface_name_survives() {

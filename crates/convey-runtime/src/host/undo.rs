@@ -148,10 +148,10 @@ fn undo_sysctl(key: &str, set: &str, saved: &str, peers: &[Found]) -> Result<Out
         }
         Err(error) => return Err(error),
     };
-    if present == saved {
+    if sysctl::is_same(&present, saved) {
         return Ok(Outcome::Nothing);
     }
-    if present != set {
+    if !sysctl::is_same(&present, set) {
         return Ok(Outcome::Left(format!(
             "left {key} at {present}: someone changed it from {set} meanwhile"
         )));
