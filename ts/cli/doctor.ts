@@ -1,5 +1,6 @@
 /** `convey doctor`: what of this host stands in the way of a balancer, and what to do about it. */
 import { type Command, Option } from "commander";
+import type { Override } from "../config/overrides.ts";
 import type { Config } from "../config/schema.ts";
 import type { Finding } from "../doctor/finding.ts";
 import type { Look } from "../doctor/look.ts";
@@ -37,14 +38,13 @@ export function doctorCommand(program: Command): void {
       refuseOperands(command);
       if (options.undo) return undo(options);
       const overrides = overridesOf(options, modeOf(command, options));
-      const { loadOrExplain } = await import("./load.ts");
-      const loaded = await loadOrExplain(options.config, overrides, { host: true, warnings: !options.json });
-      if (loaded === undefined) {
+      const config = await load(options, overrides);
+      if (config === undefined) {
         process.exitCode = EXIT.failure;
         return;
       }
       const { examine } = await import("../doctor/examine.ts");
-      const look = () => lookAt(loaded.config, options, overrides);
+      const look = () => lookAt(config, options, overrides);
       let findings = await examine(await look());
       const fixed = options.fix ? await fix(findings) : [];
       if (fixed.length > 0) findings = await examine(await look());
@@ -52,11 +52,26 @@ export function doctorCommand(program: Command): void {
     });
 }
 
-async function lookAt(
-  config: Config,
-  options: DoctorOptions,
-  overrides: ReturnType<typeof overridesOf>,
-): Promise<Look> {
+/** The configuration; undefined when it is invalid, which has been told by then. */
+async function load(
+  { config: file, json }: DoctorOptions,
+  overrides: Override[],
+): Promise<Config | undefined> {
+  if (!json) {
+    const { loadOrExplain } = await import("./load.ts");
+    return (await loadOrExplain(file, overrides, { host: true }))?.config;
+  }
+  const { loadConfigFile } = await import("../config/load.ts");
+  const result = await loadConfigFile(file, overrides, { host: true });
+  if (result.ok) return result.config;
+  const { problems } = result;
+  process.stdout.write(
+    `${JSON.stringify({ ok: false, file, problems, findings: [], fixed: [] }, undefined, 2)}\n`,
+  );
+  return undefined;
+}
+
+async function lookAt(config: Config, options: DoctorOptions, overrides: readonly Override[]): Promise<Look> {
   const [{ loadDataplane }, { lower }, { thisHost }, { Network }, { findRunning }, { askRunning }] =
     await Promise.all([
       import("../native/index.ts"),

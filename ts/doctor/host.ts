@@ -1,6 +1,6 @@
 /** The host as the checks read it: files, commands, connections. Tests put recorded hosts in its place. */
 import { execFile } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { createConnection } from "node:net";
 import { delimiter } from "node:path";
 import type { SocketAddress } from "../config/address.ts";
@@ -15,6 +15,8 @@ export interface Host {
    * @throws NotChecked where it may not be read.
    */
   read(path: string): string | undefined;
+  /** Where a symbolic link leads; undefined where there is none or it may not be read. */
+  link(path: string): string | undefined;
   /** Names in a folder; none where there is no such folder. */
   list(path: string): string[];
   /**
@@ -45,6 +47,13 @@ export function thisHost(dataplane: DataplaneModule): Host {
       } catch (cause) {
         const { code } = cause as NodeJS.ErrnoException;
         if (code === "EACCES" || code === "EPERM") throw new NotChecked(`root, to read ${path}`, cause);
+        return undefined;
+      }
+    },
+    link(path) {
+      try {
+        return readlinkSync(path);
+      } catch {
         return undefined;
       }
     },

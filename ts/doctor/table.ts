@@ -8,6 +8,7 @@ import { engine } from "./checks/engine.ts";
 import { forwarding } from "./checks/forwarding.ts";
 import { kernel } from "./checks/kernel.ts";
 import { backlog, descriptors } from "./checks/limits.ts";
+import { listeners } from "./checks/listeners.ts";
 import { memory } from "./checks/memory.ts";
 import { mtu } from "./checks/mtu.ts";
 import { neighbours } from "./checks/neighbours.ts";
@@ -33,6 +34,7 @@ export const CHECKS: readonly Check[] = [
   offloads,
   programs,
   // The network around it.
+  listeners,
   reach,
   arp,
   rpFilter,

@@ -5,7 +5,7 @@ import { type Running, start } from "../../support/processes.ts";
 import { lacking } from "../../support/requirements.ts";
 import { beside, DoctorLab, serve, troubles } from "./lab.ts";
 
-const missing = lacking({ root: true, tools: ["ip", "tc", "sysctl", "ethtool", "nft"] });
+const missing = lacking({ root: true, tools: ["ip", "ss", "tc", "sysctl", "ethtool", "nft"] });
 
 interface Options {
   /** Key lines before the frontends. */
@@ -212,8 +212,17 @@ describe("convey doctor on a balancer", () => {
     fixed: string[];
   }
 
-  async function examine(toml: string, words: string[] = [], before: string[] = []): Promise<Answer> {
-    const done = await lab.convey("balancer", ["doctor", "--json", "-c", lab.file(toml), ...words], before);
+  async function examine(
+    toml: string,
+    words: string[] = [],
+    before: string[] = [],
+    name = "convey",
+  ): Promise<Answer> {
+    const done = await lab.convey(
+      "balancer",
+      ["doctor", "--json", "-c", lab.file(toml, name), ...words],
+      before,
+    );
     expect(done.stderr).toBe("");
     const answer = JSON.parse(done.stdout) as Answer;
     expect(done.code).toBe(answer.ok ? 0 : 1);
@@ -297,6 +306,30 @@ describe("convey doctor on a balancer", () => {
     expect(troubles((await examine(PASSTHROUGH)).findings)).toEqual([]);
   });
 
+  test.each(["passthrough", "proxy"])(
+    "finds a program that has the listening address, until it ends, mode %s",
+    async (mode) => {
+      const toml = config(mode);
+      await using other = start(
+        lab.at(
+          "balancer",
+          process.execPath,
+          "-e",
+          'require("node:net").createServer().listen(80, () => console.log("up"))',
+        ),
+      );
+      await other.waitFor(/up/);
+      const broken = troubles((await examine(toml)).findings);
+      expect(broken).toMatchObject([
+        { check: "listeners", subject: "web", severity: mode === "proxy" ? "error" : "warning" },
+      ]);
+      expect(broken[0]?.evidence).toBe("/proc/net/tcp: a socket at [::]:80");
+      expect(await lab.sh("balancer", broken[0]?.remedy ?? "")).toContain(`pid=${other.pid}`);
+      await other.stop("SIGKILL");
+      expect(troubles((await examine(toml)).findings)).toEqual([]);
+    },
+  );
+
   test("finds ports towards a server that run out, counts them, and --fix and --undo move the range", async () => {
     const toml = config("proxy");
     await lab.sh("balancer", 'sysctl -qw net.ipv4.ip_local_port_range="40000 40019" net.ipv4.tcp_tw_reuse=0');
@@ -327,6 +360,21 @@ describe("convey doctor on a balancer", () => {
     await using balancer = start(lab.env("balancer", "convey", "run", "-c", file));
     await balancer.waitFor(/is ready/, 20_000);
     expect(troubles((await examine(PASSTHROUGH)).findings)).toEqual([]);
+    const privileges = (await examine(PASSTHROUGH)).findings.find(({ check }) => check === "privileges");
+    expect(privileges).toMatchObject({ severity: "ok" });
+    expect(privileges?.evidence).toMatch(
+      new RegExp(`in /proc/${balancer.pid}/status, the running balancer$`),
+    );
+    const other = await examine(
+      PASSTHROUGH.replace("[passthrough]", '[log]\nlevel = "warn"\n[passthrough]'),
+      [],
+      [],
+      "other",
+    );
+    const second = troubles(other.findings).find(({ check }) => check === "listeners");
+    expect(second).toMatchObject({ severity: "error", title: "another convey serves tcp 10.1.0.1:80" });
+    expect(second?.remedy).toBe(`kill -TERM ${balancer.pid}`);
+
     await lab.sh("balancer", "echo > /proc/sys/net/ipv4/ip_local_reserved_ports");
     const broken = troubles((await examine(PASSTHROUGH)).findings);
     expect(broken).toMatchObject([
@@ -475,5 +523,11 @@ describe("convey doctor on a balancer", () => {
     const invalid = await lab.convey("balancer", ["doctor", "-c", lab.file("mode = 1", "invalid")]);
     expect(invalid.code).toBe(1);
     expect(invalid.stderr).toContain("mode");
+    const shown = await lab.convey("balancer", ["doctor", "--json", "-c", lab.file("mode = 1", "invalid")]);
+    expect(JSON.parse(shown.stdout)).toMatchObject({
+      ok: false,
+      findings: [],
+      problems: [{ path: "mode" }, {}, {}],
+    });
   });
 });

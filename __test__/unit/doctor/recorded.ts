@@ -18,6 +18,7 @@ export function recordedHost({ files = {}, commands = {}, kernel = {}, stepMs = 
   let now = 0;
   return {
     read: (path) => files[path],
+    link: () => undefined,
     list: (path) => [
       ...new Set(
         Object.keys(files)

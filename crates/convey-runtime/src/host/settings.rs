@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use super::journal::{Entry, Kind, Record, StateDir};
-use super::{HostError, PortSet, Step, sys, undo};
+use super::step::present_reserved;
+use super::{HostError, PortSet, Step, sys, sysctl, undo};
 
 /// A setting to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +45,11 @@ fn apply_in(state: &StateDir, settings: &[Setting]) -> Result<Vec<String>, HostE
     for setting in settings {
         let step = step(setting);
         result = (|| {
+            if is_made(setting)? {
+                return Ok(());
+            }
             let commands = step.describe()?;
-            let Some(record) = step.record(&peers)?.filter(|_| !commands.is_empty()) else { return Ok(()) };
+            let Some(record) = step.record(&peers)? else { return Ok(()) };
             remember(&mut entry, &record);
             made.push(record.clone());
             state.write(&id, &entry)?;
@@ -69,6 +73,13 @@ fn apply_in(state: &StateDir, settings: &[Setting]) -> Result<Vec<String>, HostE
         return Err(error);
     }
     Ok(lines)
+}
+
+fn is_made(setting: &Setting) -> Result<bool, HostError> {
+    Ok(match setting {
+        Setting::Sysctl { key, value } => sysctl::is_same(&sysctl::read(key)?, value),
+        Setting::ReservePorts(ports) => ports.without(&present_reserved()?).is_empty(),
+    })
 }
 
 fn step(setting: &Setting) -> Step {
