@@ -58,7 +58,7 @@ export const superFrames: ServerCheck = {
         title: `${ifname} sends super-frames above 64 KB (BIG TCP)`,
         evidence,
         consequence:
-          "Rewriting answers of that size was not tried with every card; answers that bear the server's own address are dropped by clients.",
+          "Whether answers of that size are rewritten has not been tested; where large downloads hang, the remedy tells whether it is this.",
         remedy: `ip link set dev ${ifname} ${name} ${USUAL_GSO}`,
       });
     });
