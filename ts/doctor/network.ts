@@ -22,7 +22,9 @@ export interface Route {
   dst?: string;
   dev?: string;
   gateway?: string;
-  metrics?: { mtu?: number }[];
+  /** The smaller is preferred. */
+  metric?: number;
+  metrics?: { mtu?: number; advmss?: number }[];
 }
 
 export interface Neighbour {
@@ -62,13 +64,17 @@ export class Network {
     return (await this.#ask<Route>("route", "get", address))[0];
   }
 
+  /** Default routes of this family; one with several next hops is several. */
+  async defaults(family: 4 | 6): Promise<Route[]> {
+    const routes = await this.#ask<Route & { nexthops?: Route[] }>(`-${family}`, "route", "show", "default");
+    return routes.flatMap(
+      ({ nexthops, ...route }) => nexthops?.map((hop) => ({ ...route, ...hop })) ?? [route],
+    );
+  }
+
   /** Devices by which a default route of this family leads. */
   async uplinks(family: 4 | 6): Promise<string[]> {
-    type Shown = Route & { nexthops?: Route[] };
-    const routes = await this.#ask<Shown>(`-${family}`, "route", "show", "default");
-    return routes
-      .flatMap(({ dev, nexthops = [] }) => [dev, ...nexthops.map((hop) => hop.dev)])
-      .filter((d) => d !== undefined);
+    return (await this.defaults(family)).flatMap(({ dev }) => dev ?? []);
   }
 
   #ask<Row>(...words: string[]): Promise<Row[]> {

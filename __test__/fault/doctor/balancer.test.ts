@@ -527,7 +527,7 @@ describe("convey doctor on a balancer", () => {
     expect(JSON.parse(shown.stdout)).toMatchObject({
       ok: false,
       findings: [],
-      problems: [{ path: "mode" }, {}, {}],
+      problems: expect.arrayContaining([expect.objectContaining({ path: "mode" })]),
     });
   });
 });

@@ -103,12 +103,12 @@ const CASES: Case[] = [
     evidence: /net\.ipv4\.conf\.s0\.rp_filter is 1; the default route leads by s1$/,
   },
   {
-    name: "a smaller link on the way to clients",
+    name: "a link from the balancer that takes less than clients are told to send",
     method: "l2",
-    breaks: "ip link set dev s1 mtu 1400; ip route replace default via 10.3.0.1 dev s1",
+    breaks: "ip link set dev s0 mtu 1400; ip route replace default via 10.3.0.1 dev s1",
     finds: "mtu",
     severity: "warning",
-    evidence: /^ip link: MTU 1500 on s0, 1400 on s1$/,
+    evidence: /^ip link and route: MTU 1400 on s0, MSS 1460 told by s1$/,
   },
   {
     name: "redirects that anyone on the link may send",

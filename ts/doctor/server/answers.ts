@@ -1,6 +1,7 @@
 /** The way of a server's answers: source validation on the way in, MTU, super-frames and redirects on the way out. */
 import { strict } from "../checks/rp-filter.ts";
 import { type Found, notice, ok, setting, warning } from "../finding.ts";
+import type { Route } from "../network.ts";
 import { interfaceKey, shown, sysctl } from "../sysctl.ts";
 import { home, type ServerCheck } from "./look.ts";
 
@@ -13,31 +14,49 @@ export const rpFilter: ServerCheck = {
   },
 };
 
+/** Headers of IP and TCP without options. */
+const HEADERS = { 4: 40, 6: 60 } as const;
+
+/**
+ * A server tells clients what they may send by the link on which it answers; their packets come by another one where
+ * the balancer's link is not that of the default route.
+ */
 export const mtu: ServerCheck = {
   name: "mtu",
   async find(look) {
+    const { family } = look.vip;
     const links = await look.network.links();
     const of = (name: string | undefined) => links.find(({ ifname }) => ifname === name);
     const inward = of(await home(look));
-    const uplinks = await look.network.uplinks(look.vip.family);
-    if (inward === undefined || uplinks.length === 0) {
+    const routes = await look.network.defaults(family);
+    if (inward === undefined || routes.length === 0) {
       return [ok("answers leave by connected networks alone", "ip route: there is no default route")];
     }
-    return uplinks.map((name): Found => {
-      const outward = of(name) ?? inward;
-      const evidence = `ip link: MTU ${inward.mtu} on ${inward.ifname}, ${outward.mtu} on ${name}`;
-      if (outward.mtu >= inward.mtu || name === inward.ifname)
-        return ok("answers fit the way to clients", evidence, name);
+    const fits = inward.mtu - HEADERS[family];
+    return routes.map((route): Found => {
+      const outward = of(route.dev) ?? inward;
+      const told =
+        route.metrics?.find(({ advmss }) => advmss !== undefined)?.advmss ?? outward.mtu - HEADERS[family];
+      const evidence = `ip link and route: MTU ${inward.mtu} on ${inward.ifname}, MSS ${told} told by ${outward.ifname}`;
+      if (told <= fits) return ok("clients are told to send what fits", evidence, outward.ifname);
       return warning({
-        subject: name,
-        title: `${name} takes smaller packets than ${inward.ifname}`,
+        subject: outward.ifname,
+        title: `clients are told to send more than ${inward.ifname} takes`,
         evidence,
-        consequence: `Clients learn from the server that ${inward.mtu} bytes fit, and hear of the smaller link only by ICMP errors, which name an address that they do not know.`,
-        remedy: `ip route change default dev ${name} advmss ${outward.mtu - 40}`,
+        consequence: `Their packets come by ${inward.ifname}; large ones hang where the ICMP error about them does not reach the client.`,
+        remedy: adviseLess(family, route, fits),
       });
     });
   },
 };
+
+function adviseLess(family: 4 | 6, { gateway, dev, metric }: Route, advmss: number): string {
+  const words = ["ip", `-${family}`, "route", "change", "default"];
+  if (gateway !== undefined) words.push("via", gateway);
+  words.push("dev", dev ?? "");
+  if (metric !== undefined) words.push("metric", String(metric));
+  return [...words, "advmss", String(advmss)].join(" ");
+}
 
 /** Linux's limit on super-frames without BIG TCP. */
 const USUAL_GSO = 65536;
