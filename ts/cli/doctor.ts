@@ -85,7 +85,13 @@ async function lookAt(config: Config, options: DoctorOptions, overrides: readonl
   const host = thisHost(dataplane);
   const running = await findRunning(host, config, async (path) => {
     const reply = await askRunning(options.config, overrides, { path, timeoutMs: TIMEOUT_MS, token: true });
-    return reply.ok && reply.status === 200 ? JSON.parse(reply.body) : undefined;
+    if (!reply.ok || reply.status !== 200) return undefined;
+    try {
+      return JSON.parse(reply.body);
+    } catch {
+      // Somebody else has the port of [stats].
+      return undefined;
+    }
   });
   const look = { host, network: new Network(host), config, running };
   try {

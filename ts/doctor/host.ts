@@ -34,7 +34,7 @@ export interface Host {
 }
 
 /** Debian's package of a command, for whoever lacks it. */
-const PACKAGES: Readonly<Record<string, string>> = { ip: "iproute2", tc: "iproute2", ethtool: "ethtool" };
+const PACKAGES: Readonly<Record<string, string>> = { ip: "iproute2", tc: "iproute2", nft: "nftables" };
 const COMMAND_TIMEOUT_MS = 5000;
 
 /** The machine this runs on. */

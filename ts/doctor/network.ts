@@ -86,8 +86,12 @@ export class Network {
 
   async #run(words: string[]): Promise<unknown[]> {
     const text = await this.#host.run(["ip", "-j", ...words]);
-    // Without a route `ip` fails and prints nothing.
-    if (text === undefined || text.trim() === "") return [];
+    if (text === undefined) {
+      // Where there is no route, or no IPv6, it fails, too.
+      if (words.includes("get") || words.includes("-6")) return [];
+      throw new NotChecked(`an ip command that works here (ip -j ${words.join(" ")} failed)`);
+    }
+    if (text.trim() === "") return [];
     try {
       return JSON.parse(text) as unknown[];
     } catch (cause) {

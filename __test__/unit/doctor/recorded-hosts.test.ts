@@ -256,7 +256,7 @@ Prot LocalAddress:Port Scheduler Flags
 TCP  0A000001:0050 rr
   -> 0A00000B:0050      Masq    1      0          0
 `;
-  const commands = { "ip -j -d link show": "[]" };
+  const commands = { "ip -j -d link show": "[]", "nft -a list ruleset": "\n" };
   expect(await bad(programs, look({ files: { "/proc/net/ip_vs": table }, commands }))).toMatchObject([
     {
       severity: "warning",
@@ -266,4 +266,14 @@ TCP  0A000001:0050 rr
   ]);
   const other = table.replace("0A000001:0050", "0A000001:01BB");
   expect(await bad(programs, look({ files: { "/proc/net/ip_vs": other }, commands }))).toEqual([]);
+});
+
+test("what an ordinary user may not list is told as not checked", async () => {
+  const links = [{ ...CARD, tcxPrograms: undefined }] as unknown as [typeof CARD];
+  const at = look({ commands: { "ip -j -d link show": "[]" } }, { report: { links } });
+  expect(await programs.find(at)).toMatchObject([
+    { checked: false, title: "not checked: needs CAP_NET_ADMIN and Linux 6.6, to list programs at TCX" },
+    { checked: false, title: "not checked: needs root, to list packet filter rules by nft" },
+  ]);
+  await expect(look({}).network.links()).rejects.toThrow("not checked: needs an ip command that works here");
 });

@@ -47,7 +47,11 @@ async function xdp(look: Look): Promise<Found[]> {
 
 async function tc(look: Look): Promise<Found[]> {
   const found: Found[] = [];
-  for (const { name, tcxPrograms = [] } of look.report?.links ?? []) {
+  const links = look.report?.links ?? [];
+  if (links.some(({ tcxPrograms }) => tcxPrograms === undefined)) {
+    found.push(new NotChecked("CAP_NET_ADMIN and Linux 6.6, to list programs at TCX").finding());
+  }
+  for (const { name, tcxPrograms = [] } of links) {
     const others = tcxPrograms.filter((program) => !isOurs(program));
     const text = (await look.host.run(["tc", "filter", "show", "dev", name, "ingress"])) ?? "";
     const filters = text
@@ -95,19 +99,26 @@ function ipvs(look: Look): Found[] {
   });
 }
 
-/** Destination NAT for a frontend's address. */
-async function translated(look: Look): Promise<Found[]> {
-  let ruleset: string | undefined;
+async function rules({ host }: Look): Promise<string | NotChecked> {
   try {
-    ruleset = await look.host.run(["nft", "-a", "list", "ruleset"]);
+    return (
+      (await host.run(["nft", "-a", "list", "ruleset"])) ??
+      new NotChecked("root, to list packet filter rules by nft")
+    );
   } catch (cause) {
-    if (cause instanceof NotChecked) return [];
+    if (cause instanceof NotChecked) return cause;
     throw cause;
   }
+}
+
+/** Destination NAT for a frontend's address. */
+async function translated(look: Look): Promise<Found[]> {
+  const ruleset = await rules(look);
+  if (typeof ruleset !== "string") return [ruleset.finding()];
   const vips = frontends(look).filter(({ listen }) => !isWildcard(listen));
   let at = { table: "", chain: "" };
   const found: Found[] = [];
-  for (const line of (ruleset ?? "").split("\n")) {
+  for (const line of ruleset.split("\n")) {
     const table = /^table (\S+ \S+)/.exec(line)?.[1];
     const chain = /^\s+chain (\S+)/.exec(line)?.[1];
     if (table !== undefined) at = { table, chain: "" };
