@@ -12,12 +12,17 @@ import { distrust, socketFolders, socketNames } from "../http/socket-path.ts";
 export type Reply = { ok: true; status: number; body: string; by: string } | { ok: false; text: string };
 
 export type Question = {
+  /** GET unless given. */
+  method?: string;
   /** Path and query. */
   path: string;
-  /** Over all attempts. */
-  timeoutMs: number;
+  body?: { type: string; text: string };
+  /** Over all attempts; without it, for as long as it takes. */
+  timeoutMs?: number;
   /** Whether the bearer token goes along to a TCP listener. */
   token: boolean;
+  /** Takes what comes of a body that goes on, piece by piece; the reply's is empty then. */
+  onData?: (text: string) => void;
 };
 
 /** A listener to ask: a Unix socket, or `host` and `port`. */
@@ -37,10 +42,12 @@ export async function askRunning(
   question: Question,
   { named = false }: { named?: boolean } = {},
 ): Promise<Reply> {
-  const deadline = performance.now() + question.timeoutMs;
+  const { timeoutMs = Number.POSITIVE_INFINITY, path: _, token: withToken, ...what } = question;
+  const changes = what.method !== undefined && what.method !== "GET";
+  const deadline = performance.now() + timeoutMs;
   const left = (): number => Math.max(1, Math.ceil(deadline - performance.now()));
   const causeOf = ({ code, text }: { code: string; text: string }): string =>
-    code === "TIMEOUT" ? `no answer within ${question.timeoutMs} ms` : text;
+    code === "TIMEOUT" ? `no answer within ${timeoutMs} ms` : text;
   const tried: string[] = [];
   if (!named) {
     const names = socketNames(file);
@@ -56,46 +63,65 @@ export async function askRunning(
       }
       for (const name of names) {
         const socketPath = join(folder, name);
-        const answer = await ask({ socketPath }, question.path, left());
+        const answer = await ask({ socketPath }, question.path, left(), what);
         if (answer.ok) return { ...answer, by: socketPath };
         if (answer.code === "ENOENT") continue;
         tried.push(`${socketPath}: ${causeOf(answer)}`);
         // A process is there and does not answer: nobody else can speak for it.
         if (answer.code === "TIMEOUT") return { ok: false, text: tried.join("; ") };
+        // It may have been done: what changes something is not asked twice.
+        if (changes && !NEVER_SENT.has(answer.code)) return { ok: false, text: tried.join("; ") };
       }
     }
     if (tried.length === 0) tried.push(`no socket ${names.join(" or ")} in ${folders.join(", ")}`);
   }
-  const server = await httpServerOf(file, overrides, question.token);
+  const server = await httpServerOf(file, overrides, withToken);
   if (!server.ok) return { ok: false, text: [...tried, server.text].join("; ") };
   const url = `http://${hostPort(server)}${question.path.replace(/\?.*/s, "")}`;
-  const answer = await ask(server, question.path, left());
+  const answer = await ask(server, question.path, left(), what);
   if (answer.ok) return { ...answer, by: url };
   return { ok: false, text: [...tried, `${url}: ${causeOf(answer)}`].join("; ") };
 }
 
-/** One GET on a connection of its own. Never rejects. */
-export function ask(listener: Listener, path: string, timeoutMs: number): Promise<Answer> {
+/** Errors of a connect: nobody has got the request. */
+const NEVER_SENT = new Set(["ECONNREFUSED", "EACCES", "ENOTSOCK", "EPERM"]);
+
+/** One request on a connection of its own, a GET unless said otherwise. Never rejects. */
+export function ask(
+  listener: Listener,
+  path: string,
+  timeoutMs: number,
+  { method = "GET", body, onData }: Pick<Question, "method" | "body" | "onData"> = {},
+): Promise<Answer> {
   return new Promise((resolve) => {
     const failed = (code: string, text: string): void => resolve({ ok: false, code, text });
     const { token, ...where } = "token" in listener ? listener : { ...listener, token: undefined };
-    const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
-    const outgoing = request({ ...where, path, agent: false, headers }, (incoming) => {
-      let body = "";
-      incoming.setEncoding("utf8").on("data", (text: string) => {
-        body += text;
-        if (body.length > MAX_ANSWER) outgoing.destroy(new Error("the answer is too long"));
+    const headers = {
+      ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+      ...(body === undefined
+        ? {}
+        : { "content-type": body.type, "content-length": Buffer.byteLength(body.text) }),
+    };
+    const outgoing = request({ ...where, method, path, agent: false, headers }, (incoming) => {
+      const goesOn = onData !== undefined && incoming.statusCode === 200;
+      let text = "";
+      incoming.setEncoding("utf8").on("data", (piece: string) => {
+        if (goesOn) return onData(piece);
+        text += piece;
+        if (text.length > MAX_ANSWER) outgoing.destroy(new Error("the answer is too long"));
       });
-      incoming.once("end", () => resolve({ ok: true, status: incoming.statusCode ?? 0, body }));
+      incoming.once("end", () => resolve({ ok: true, status: incoming.statusCode ?? 0, body: text }));
       incoming.once("error", (error: NodeJS.ErrnoException) => failed(error.code ?? "", error.message));
     });
-    const timer = setTimeout(() => {
-      failed("TIMEOUT", `no answer within ${timeoutMs} ms`);
-      outgoing.destroy();
-    }, timeoutMs);
+    const timer = Number.isFinite(timeoutMs)
+      ? setTimeout(() => {
+          failed("TIMEOUT", `no answer within ${timeoutMs} ms`);
+          outgoing.destroy();
+        }, timeoutMs)
+      : undefined;
     outgoing.once("error", (error: NodeJS.ErrnoException) => failed(error.code ?? "", wording(error)));
     outgoing.once("close", () => clearTimeout(timer));
-    outgoing.end();
+    outgoing.end(body?.text);
   });
 }
 

@@ -42,7 +42,9 @@ export type AdminSource = {
     how: { deadlineMs?: number },
   ) => Promise<z.output<typeof removeResultSchema>>;
   setServers: (backend: string, servers: z.output<typeof newServersSchema>) => Promise<ChangeResult>;
-  plan: (source: { configFile: string } | { toml: string }) => Promise<z.output<typeof planSchema>>;
+  plan: (
+    source: { configFile: string } | { toml: string; file?: string | undefined },
+  ) => Promise<z.output<typeof planSchema>>;
   confirmReload: () => Promise<z.output<typeof reloadResultSchema>>;
   reload: (how: { confirmMs?: number }) => Promise<z.output<typeof reloadResultSchema>>;
   /** Where the configuration came from; undefined when that was no file. */
@@ -71,7 +73,11 @@ export function adminSource(
     addServer: (backend, server) => balancer.addServer(backend, server),
     removeServer: (server, how) => balancer.removeServer(server, how),
     setServers: (backend, servers) => balancer.setServers(backend, servers),
-    plan: (source) => balancer.plan(source),
+    plan: (source) => {
+      if ("configFile" in source) return balancer.plan(source);
+      const { toml, file: name } = source;
+      return balancer.plan(name === undefined ? { toml } : { toml, file: name });
+    },
     confirmReload: () => balancer.confirmReload(),
     reload: (how) => balancer.reload(how),
     file,

@@ -17,7 +17,8 @@ describe("usage", () => {
   test.each(["-h", "--help"])("%s names every command, the flags of run and the exit codes", async (flag) => {
     const { code, stdout } = await convey([flag]);
     expect(code).toBe(0);
-    const commands = "run demo validate config schema explain doctor healthcheck dsr-server cleanup completion";
+    const commands =
+      "run demo validate config schema plan reload drain enable weight events explain doctor healthcheck dsr-server cleanup completion";
     for (const name of commands.split(" ")) expect(stdout).toMatch(new RegExp(`^  ${name} .*\\S`, "m"));
     const flags = "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms";
     for (const flag of flags.split(" "))

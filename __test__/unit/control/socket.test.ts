@@ -25,6 +25,7 @@ afterEach(async () => {
 const source = (name: string): AdminSource =>
   ({
     readiness: () => ({ ready: true, reason: "", frontends: {} }),
+    file: "/etc/convey/web.toml",
     reload: async () => ({ result: name }),
   }) as unknown as AdminSource;
 
