@@ -58,7 +58,7 @@ const NO_SUCH_PAGE = `no such page; there are ${pages.slice(0, -1).join(", ")} a
 
 const large = ROUTES.filter(({ maxBodyBytes }) => maxBodyBytes > MAX_BODY_BYTES).map(
   ({ config, maxBodyBytes }) => ({
-    path: new RegExp(`^${config.path.replaceAll(/\\{.+?\\}/g, "[^/]+")}$`),
+    path: new RegExp(`^${config.path.replaceAll(/\{.+?\}/g, "[^/]+")}$`),
     maxBodyBytes,
   }),
 );

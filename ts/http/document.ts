@@ -10,6 +10,7 @@ let made: Document | undefined;
 
 /** Version 3.1. */
 export function openapiDocument(): Document {
+  if (made !== undefined) return made;
   // Describing the routes asks nothing of a balancer.
   const app = createApp({} as AdminSource, SOCKET_ACCESS);
   app.openAPIRegistry.registerComponent("securitySchemes", "bearer", { type: "http", scheme: "bearer" });
@@ -18,7 +19,7 @@ export function openapiDocument(): Document {
     scheme: "basic",
     description: "The token is the password, of any user.",
   });
-  made ??= app.getOpenAPI31Document({
+  made = app.getOpenAPI31Document({
     openapi: "3.1.0",
     info: {
       title: "Convey",
