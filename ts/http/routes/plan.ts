@@ -17,7 +17,7 @@ export const plan = route(
       query: z.object({
         file: z
           .string()
-          .max(4096)
+          .max(255)
           .optional()
           .openapi({ description: "Name of the body's file, for messages." }),
       }),
