@@ -509,13 +509,29 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
   S1: {
     mode: "A",
     says: "HTTP on loopback unless told otherwise, elsewhere with a token",
-    tests: ["it listens on loopback unless told", "another address without a token is refused"],
+    tests: [
+      "it listens on loopback unless told",
+      "another address without a token is refused",
+      "beyond loopback a browser is asked for the token",
+    ],
   },
-  S2: { mode: "A", says: "a foreign Host is refused", tests: ["a foreign Host is refused on every route"] },
+  S2: {
+    mode: "A",
+    says: "a foreign Host is refused",
+    tests: [
+      "a foreign Host is refused on every route",
+      "every change wants the token, and refuses another site",
+    ],
+  },
   S3: {
     mode: "A",
-    says: "changes by POST with a token, Origin checked",
-    tests: ["changes want a token even on loopback"],
+    says: "changes with a token, never by GET, Origin checked; over the Unix socket by who may connect",
+    tests: [
+      "changes want a token even on loopback",
+      "every change wants the token, and refuses another site",
+      "where there is no token, nobody changes anything",
+      "a member of stats.socket_group may command",
+    ],
   },
   S4: {
     mode: "A",
@@ -535,6 +551,9 @@ export const CONFORMANCE: Readonly<Record<string, Row>> = {
       "a body beyond 64 KB",
       "headers that never end",
       "connections beyond 128",
+      "bodies that are too large, before they are read",
+      "keep no probe out",
+      "streams of one listener are bounded",
     ],
   },
   S7: { mode: "A", says: "metrics labels", tests: [], open: `metrics in Prometheus' format are ${LATER}` },

@@ -1,9 +1,11 @@
 /**
- * What only the machine knows on which a balancer will run: its own addresses and the token of the HTTP server.
+ * What only the machine knows on which a balancer will run: its own addresses, the token of the HTTP server and
+ * the group of the commands' socket.
  * `run`, reloading and `validate` judge a configuration with it; `convey config` and `explain` without.
  */
 import { networkInterfaces } from "node:os";
 import { isLoopback } from "./address.ts";
+import { findGroup, type GroupResult } from "./group.ts";
 import { describeValue, type Finding } from "./problem.ts";
 import { readToken, type TokenResult } from "./token.ts";
 import { error, isTable, type View } from "./view.ts";
@@ -13,6 +15,8 @@ export interface HostFacts {
   addresses: ReadonlySet<string>;
   /** The token that [stats] would get here; undefined when nobody has looked. */
   token: TokenResult | undefined;
+  /** The group of stats.socket_group here; undefined when there is none or nobody has looked. */
+  group?: GroupResult;
 }
 
 /** Nothing is known: rules that need the host do not speak. */
@@ -23,7 +27,12 @@ export async function hostFacts(input: unknown, env: NodeJS.ProcessEnv = process
   const stats = isTable(input) && isTable(input.stats) ? input.stats : undefined;
   const file = stats?.token_file;
   const known = stats !== undefined && (file === undefined || (typeof file === "string" && file !== ""));
-  return { ...hereFacts(), token: known ? await readToken(file as string | undefined, env) : undefined };
+  const group = stats?.socket_group;
+  return {
+    ...hereFacts(),
+    token: known ? await readToken(file as string | undefined, env) : undefined,
+    ...(typeof group === "string" ? { group: await findGroup(group) } : {}),
+  };
 }
 
 /** This host's addresses alone. */
@@ -49,4 +58,11 @@ export function tokenRules({ root, stats }: View, { token }: HostFacts): Finding
       expected: "a loopback address, or a token in stats.token_file or CONVEY_STATS_TOKEN",
     }),
   ];
+}
+
+/** What is wrong with the group of the socket. */
+export function groupRules({ root }: View, { group }: HostFacts): Finding[] {
+  if (group === undefined || group.ok || !isTable(root.stats)) return [];
+  const found = describeValue(root.stats.socket_group);
+  return [error(["stats", "socket_group"], "value", group.message, { found })];
 }

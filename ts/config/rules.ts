@@ -13,7 +13,7 @@ import {
   type SocketAddress,
 } from "./address.ts";
 import { healthCheckRules } from "./health-checks.ts";
-import { ELSEWHERE, type HostFacts, tokenRules } from "./host.ts";
+import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
@@ -44,6 +44,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...modeRules(view),
     ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
+    ...groupRules(view, host),
     ...deprecated(view),
   ];
 }

@@ -425,6 +425,16 @@ export const configSchema = z
           .describe(
             'Further names and addresses that the Host of a request may name, such as a DNS name; "*" is any.',
           ),
+        socket_group: z
+          .union([z.string().regex(/^[^\s:,/]{1,255}$/), z.int().min(0).max(0xffff_fffe)])
+          .register(wording, {
+            type: "name or number of a group",
+            expected: 'a group of this host, such as "adm" or 1000',
+          })
+          .optional()
+          .describe(
+            "Group whose members may use the socket by which commands reach the running one; its owner alone unless given.",
+          ),
       })
       .optional()
       .describe("The HTTP server; without this table there is none."),

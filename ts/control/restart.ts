@@ -2,12 +2,19 @@
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
 
+/** By then the process may have given up what it takes to change it. */
+const SOCKET_GROUP: [string, (config: Config) => unknown] = [
+  "stats.socket_group",
+  (c) => c.stats?.socket_group ?? "none",
+];
+
 /** One warning for each setting in which `next` is not what the data plane runs with: `running`, as it was started. */
 export function needsRestart(running: Config, next: Config): Problem[] {
   const fixed: [string, (config: Config) => unknown][] =
     running.mode === "proxy"
-      ? [["proxy.workers", (c) => c.proxy.workers]]
+      ? [SOCKET_GROUP, ["proxy.workers", (c) => c.proxy.workers]]
       : [
+          SOCKET_GROUP,
           ["engine", (c) => c.engine],
           ["passthrough.workers", (c) => c.passthrough.workers],
           ["passthrough.connection_tracker_capacity", (c) => c.passthrough.connection_tracker_capacity],

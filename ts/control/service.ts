@@ -4,6 +4,7 @@
  */
 import { isDeepStrictEqual } from "node:util";
 import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import { findGroup } from "../config/group.ts";
 import { lower } from "../config/lower.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
@@ -131,7 +132,10 @@ export class Service {
   /** Opens the Unix socket by which commands find the balancer of `configFile`; without one they ask by TCP. */
   async openSocket(configFile: string | undefined): Promise<void> {
     if (configFile === undefined) return;
-    const opened = await AdminSocket.open(configFile, this.#adminSource);
+    const group = this.#config.stats?.socket_group;
+    const found = group === undefined ? undefined : await findGroup(group);
+    const gid = found?.ok === true ? found.gid : undefined;
+    const opened = await AdminSocket.open(configFile, this.#adminSource, { gid });
     this.#socket = opened.socket;
     const commands = "`convey healthcheck` and other commands";
     if (opened.socket === undefined) {

@@ -59,7 +59,7 @@ export async function distrust(folder: string, uid = ownUid()): Promise<string |
   const stat = await lstat(folder);
   if (!stat.isDirectory()) return "is no directory";
   // Only root makes entries of /run; a service manager gives this one to the service's user.
-  const ours = stat.uid === uid || stat.uid === 0 || (uid === 0 && folder === SYSTEM);
+  const ours = stat.uid === uid || stat.uid === 0 || folder === SYSTEM;
   if (!ours) return `belongs to another user (uid ${stat.uid})`;
   return (stat.mode & 0o022) === 0 ? undefined : "can be written by others";
 }

@@ -1,9 +1,9 @@
 /**
- * The admin socket: a Unix socket of mode 0600, by which commands ask and change the running balancer. What a
- * killed process left is taken over; a living one's is left alone.
+ * The admin socket: a Unix socket by which commands ask and change the running balancer, for its owner alone or for a
+ * group as well. What a killed process left is taken over; a living one's is left alone.
  */
 import { rmdirSync, unlinkSync } from "node:fs";
-import { chmod, lstat, mkdir, readdir, unlink } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, readdir, unlink } from "node:fs/promises";
 import type { Server } from "node:http";
 import { connect } from "node:net";
 import { dirname, join } from "node:path";
@@ -34,17 +34,17 @@ export class AdminSocket {
     this.#server = server;
   }
 
-  /** Opens the socket of `configFile` in the first folder that can have it. Never rejects. */
+  /** Opens the socket of `configFile`, for the group `gid` as well, in the first folder that can have it. Never rejects. */
   static async open(
     configFile: string,
     source: AdminSource,
-    folders = socketFolders(),
+    { gid, folders = socketFolders() }: { gid?: number | undefined; folders?: string[] } = {},
   ): Promise<OpenedSocket> {
     const tried: string[] = [];
     for (const folder of folders) {
       const path = join(folder, socketName(configFile));
       try {
-        const server = await claim(path, source);
+        const server = await claim(path, source, gid);
         await sweep(folder);
         if (server !== undefined)
           return { socket: new AdminSocket(path, server), passedOver: tried.join(", ") };
@@ -75,7 +75,11 @@ export class AdminSocket {
 class Unfit extends Error {}
 
 /** Listens at `path`; undefined when another process does. */
-async function claim(path: string, source: AdminSource): Promise<Server | undefined> {
+async function claim(
+  path: string,
+  source: AdminSource,
+  gid: number | undefined,
+): Promise<Server | undefined> {
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH) throw new Unfit("has too long a path");
   for (let attempt = 1; ; attempt++) {
     try {
@@ -84,7 +88,7 @@ async function claim(path: string, source: AdminSource): Promise<Server | undefi
       });
       const unfit = await distrust(dirname(path));
       if (unfit !== undefined) throw new Unfit(unfit);
-      return await listen(path, source);
+      return await listen(path, source, gid);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (attempt === ATTEMPTS || (code !== "EADDRINUSE" && code !== "ENOENT")) throw error;
@@ -93,7 +97,7 @@ async function claim(path: string, source: AdminSource): Promise<Server | undefi
   }
 }
 
-async function listen(path: string, source: AdminSource): Promise<Server> {
+async function listen(path: string, source: AdminSource, gid: number | undefined): Promise<Server> {
   const server = httpServer(createAdminApp(source, SOCKET_ACCESS));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -106,8 +110,26 @@ async function listen(path: string, source: AdminSource): Promise<Server> {
     }
   });
   await chmod(path, 0o600);
+  if (gid !== undefined) await openToGroup(path, gid, server);
   server.unref();
   return server;
+}
+
+/** Its members pass through the folder, which they need not read, and use this socket. */
+async function openToGroup(path: string, gid: number, server: Server): Promise<void> {
+  try {
+    await chown(path, -1, gid);
+    await chmod(path, 0o660);
+    const folder = dirname(path);
+    const { mode } = await lstat(folder);
+    if ((mode & 0o011) !== 0o011) await chmod(folder, (mode & 0o777) | 0o011);
+  } catch (error) {
+    await closeServer(server);
+    const { code } = error as NodeJS.ErrnoException;
+    throw code === "EPERM"
+      ? new Unfit(`cannot be opened to group ${gid}, of which this process is no member`)
+      : error;
+  }
 }
 
 /** Takes away a socket that nobody answers; whether it did. */

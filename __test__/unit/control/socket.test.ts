@@ -30,14 +30,14 @@ const source = (name: string): AdminSource =>
   }) as unknown as AdminSource;
 
 async function opened(name: string, folders = [join(directory, "convey")]): Promise<AdminSocket> {
-  const result = await AdminSocket.open("/etc/convey/web.toml", source(name), folders);
+  const result = await AdminSocket.open("/etc/convey/web.toml", source(name), { folders });
   if (result.socket === undefined) throw new Error(result.why);
   open.push(result.socket);
   return result.socket;
 }
 
 const why = async (folders: string[]): Promise<string> => {
-  const result = await AdminSocket.open("/etc/convey/web.toml", source("x"), folders);
+  const result = await AdminSocket.open("/etc/convey/web.toml", source("x"), { folders });
   return result.socket === undefined ? result.why : "opened";
 };
 
@@ -94,7 +94,7 @@ test("stale sockets of other files are swept away once they are old enough to be
       `require("node:net").createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, "SIGKILL"))`,
     ]);
   }
-  const living = await AdminSocket.open("/etc/living.toml", source("living"), [folder]);
+  const living = await AdminSocket.open("/etc/living.toml", source("living"), { folders: [folder] });
   if (living.socket) open.push(living.socket);
   const old = new Date(Date.now() - 60_000);
   for (const path of [dead, foreign, living.socket?.path ?? ""]) await utimes(path, old, old);
@@ -134,7 +134,7 @@ test("folders that others can write, links and too long paths are passed over fo
 test("several balancers of one process have a socket each, by their files", async () => {
   const folders = [join(directory, "convey")];
   const sockets = await Promise.all(
-    ["a/web.toml", "b/web.toml"].map((file) => AdminSocket.open(file, source(file), folders)),
+    ["a/web.toml", "b/web.toml"].map((file) => AdminSocket.open(file, source(file), { folders })),
   );
   for (const { socket } of sockets) if (socket) open.push(socket);
   expect(new Set(sockets.map(({ socket }) => socket?.path)).size).toBe(2);
@@ -168,4 +168,17 @@ test("asking a socket where something else answers is no answer of a balancer's"
   await new Promise<void>((done) => server.listen(path, done));
   open.push({ close: () => new Promise((done) => server.close(() => done())) });
   expect(await ask({ socketPath: path }, "/healthz", 5000)).toMatchObject({ ok: false });
+});
+
+test("with a group its members may connect: the socket has mode 0660 and they may pass the folder", async () => {
+  const folder = join(directory, "convey");
+  await mkdir(folder, { mode: 0o700 });
+  const gid = process.getgid?.() as number;
+  const result = await AdminSocket.open("/etc/convey/web.toml", source("one"), { gid, folders: [folder] });
+  if (result.socket === undefined) throw new Error(result.why);
+  open.push(result.socket);
+  const found = await stat(result.socket.path);
+  expect([found.mode & 0o777, found.gid]).toEqual([0o660, gid]);
+  expect((await stat(folder)).mode & 0o777).toBe(0o711);
+  expect(await distrust(folder)).toBeUndefined();
 });
