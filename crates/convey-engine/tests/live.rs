@@ -1,5 +1,7 @@
 //! Decisions as those who watch get them: made by the packet path, and no others.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Arc;

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 #[path = "../../convey-xdp/tests/common/mod.rs"]
-#[allow(dead_code)] // of the helpers some are for others
 mod common;
 
 use std::path::{Path, PathBuf};
