@@ -496,14 +496,6 @@ export interface NativeLink {
   lro?: boolean
 }
 
-/** A server that takes part in a table. */
-export interface NativeMember {
-  /** `ip:port`, IPv6 in brackets. */
-  addr: string
-  /** The weight in force; 0 for a server that is down or draining. */
-  weight: number
-}
-
 /** Decisions made since the last batch. */
 export interface NativeLiveBatch {
   decisions: Array<NativeLiveDecision>
@@ -524,6 +516,14 @@ export interface NativeLiveDecision {
   /** What it was sent to. */
   destination: string
   explanation: NativeExplanation
+}
+
+/** A server that takes part in a table. */
+export interface NativeMember {
+  /** `ip:port`, IPv6 in brackets. */
+  addr: string
+  /** The weight in force; 0 for a server that is down or draining. */
+  weight: number
 }
 
 /** How connections are forwarded. */
@@ -753,14 +753,6 @@ export type NativeStep =
 export type NativeXdpMode = 'native' | 'generic'
 
 /**
- * Takes back what `applySettings()` has set in this network namespace, where it still has that value. Returns what was
- * done and what was left, in words; nothing set is fine.
- *
- * Throws with `code` INTERNAL.
- */
-export declare function undoSettings(): Array<string>
-
-/**
  * Sends `state`, lines of `NAME=value` as in sd_notify(3), to `socket`: a path, or an abstract name after `@`.
  *
  * Throws with `code` INTERNAL.
@@ -780,3 +772,11 @@ export declare function passedSocket(address: string): number | null
  * listen there. To be called once, before a balancer is started.
  */
 export declare function takePassedSockets(): Array<NativePassedSocket>
+
+/**
+ * Takes back what `applySettings()` has set in this network namespace, where it still has that value. Returns what was
+ * done and what was left, in words; nothing set is fine.
+ *
+ * Throws with `code` INTERNAL.
+ */
+export declare function undoSettings(): Array<string>

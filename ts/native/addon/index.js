@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, undoSettings, notifyServiceManager, passedSocket, takePassedSockets } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
 export { Dataplane }
 export { ExplainWatch }
 export { ServerGauge }
@@ -799,8 +799,8 @@ export { NativeMode }
 export { NativeProbeOutcome }
 export { NativeProtocol }
 export { NativeXdpMode }
-export { undoSettings }
 export { notifyServiceManager }
 export { passedSocket }
 export { takePassedSockets }
+export { undoSettings }
 export const __napiBindingTarget = __napiLoadedBindingTarget
