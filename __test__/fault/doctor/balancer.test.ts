@@ -192,7 +192,8 @@ const CASES: Case[] = [
   },
 ];
 
-describe("convey doctor on a balancer", () => {
+// Each looks at the host several times, a process of its own each time: long on a busy machine.
+describe("convey doctor on a balancer", { timeout: 120_000 }, () => {
   let lab: DoctorLab;
   let server: Running;
   beforeEach(async (context) => {

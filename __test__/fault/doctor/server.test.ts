@@ -120,7 +120,7 @@ const CASES: Case[] = [
   },
 ];
 
-describe("convey dsr-server --check on a server", () => {
+describe("convey dsr-server --check on a server", { timeout: 120_000 }, () => {
   let lab: DoctorLab;
   let service: Running;
   beforeEach(async (context) => {
