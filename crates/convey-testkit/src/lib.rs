@@ -6,7 +6,9 @@
 
 pub mod build;
 pub mod cases;
+pub mod few;
 pub mod fixture;
 
 pub use build::{PacketBuilder, hex, unhex};
+pub use few::{few, is_brief};
 pub use fixture::{Case, FixtureFile, World};

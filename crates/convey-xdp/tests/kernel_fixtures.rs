@@ -14,7 +14,7 @@ use convey_bpf::tables::{
 use convey_core::selection::{MaglevTable, Member, member_seed};
 use convey_engine::{Link, NextHops, Route};
 use convey_testkit::fixture::{Case, Input, World};
-use convey_testkit::{hex, unhex};
+use convey_testkit::{few, hex, is_brief, unhex};
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
 
 /// What the fronts return: pass, drop, and what sends the frame.
@@ -303,7 +303,8 @@ fn decides_every_fixture(hook: Hook) {
     let mut failures = Vec::new();
     let mut skipped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let (mut same, mut handed_up) = (0, 0);
-    for (file, content) in convey_testkit::fixture::load_all().unwrap() {
+    let files = convey_testkit::fixture::load_all().unwrap();
+    for (file, content) in few(&files) {
         let mut labs: BTreeMap<&str, Lab> = BTreeMap::new();
         for case in &content.cases {
             let name = format!("{file}: {}", case.name);
@@ -347,5 +348,5 @@ fn decides_every_fixture(hook: Hook) {
         println!("not shown ({why}): {}\n  {}", cases.len(), cases.join("\n  "));
     }
     assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
-    assert!(same >= 60, "only {same}");
+    assert!(same >= 60 || is_brief(), "only {same}");
 }

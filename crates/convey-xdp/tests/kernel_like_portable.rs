@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use convey_bpf::tables::{Method, Standing};
 use convey_core::conntrack::{Flow, FlowState};
-use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, RST, SYN};
+use convey_testkit::{PacketBuilder, few};
 use convey_xdp::kernel::{Hook, Image};
 use lab::{Lab, Verdict, at, ends, frontend, handed_up, image, path, server, sizes};
 
@@ -42,7 +42,7 @@ fn later_syns(lab: &Lab) -> usize {
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn datagrams_and_longer_retransmissions_of_a_syn_leave_nothing_in_flight() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         let lab = Lab::new(hook, &sizes(true), &of_first_server(0));
         for _ in 0..3 {
             lab.forwards(&PacketBuilder::udp(CLIENT, VIP));
@@ -59,7 +59,7 @@ fn datagrams_and_longer_retransmissions_of_a_syn_leave_nothing_in_flight() {
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn a_later_syn_is_forgotten_once_answered_and_by_whoever_has_the_entry_next() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         let mut lab = Lab::new(hook, &sizes(true), &of_first_server(0));
         lab.know(at(CLIENT).ip());
         let syn = |seq| PacketBuilder::syn(CLIENT, VIP).seq(seq, 0);
@@ -82,7 +82,7 @@ fn a_later_syn_is_forgotten_once_answered_and_by_whoever_has_the_entry_next() {
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn a_conversation_whose_server_is_down_goes_to_another_though_connections_are_as_many_as_may_be() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         let mut lab = Lab::new(hook, &sizes(true), &of_first_server(1));
         let datagram = PacketBuilder::udp(CLIENT, VIP);
         assert_eq!(ends(&lab.forwards(&datagram)).1, at(SERVERS[0]));
@@ -99,7 +99,7 @@ fn a_conversation_whose_server_is_down_goes_to_another_though_connections_are_as
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn user_space_sees_icmp_errors_that_quote_extension_headers_of_our_addresses() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         let vip = "[2001:db8::10]:80";
         let image = image(
             vec![Some(frontend(vip, 0, &[]))],

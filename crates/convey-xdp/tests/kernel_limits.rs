@@ -4,8 +4,8 @@
 mod lab;
 
 use convey_bpf::tables::{Method, Standing};
-use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
+use convey_testkit::{PacketBuilder, few};
 use convey_xdp::kernel::{Hook, Image};
 use lab::{Lab, Verdict, at, ends, frontend, handed_up, image, path, server, sizes};
 
@@ -35,7 +35,7 @@ fn limited(family: usize, to: u16) -> Image {
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn a_connection_that_takes_the_place_of_another_is_not_one_more() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         for family in 0..2 {
             let (vip, [client, other]) = (VIP[family], CLIENTS[family]);
             let mut lab = Lab::new(hook, &sizes(true), &limited(family, 0));

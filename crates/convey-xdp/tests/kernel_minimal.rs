@@ -12,8 +12,8 @@ use convey_engine::{
     ConnectionTracking, FrameMeta, Link, Nanos, NextHops, PacketOptions, PacketSnapshot, Route, Verdict,
     Worker, process,
 };
-use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, FIN, RST};
+use convey_testkit::{PacketBuilder, few};
 use convey_xdp::kernel::{Hook, Kernel, Sizes};
 use convey_xdp::lower::{self, Ways};
 
@@ -162,7 +162,7 @@ fn client(n: u32) -> String {
 #[test]
 #[ignore = "needs root: loads kernel programs"]
 fn programs_send_every_packet_where_the_portable_engine_does_while_servers_come_and_go() {
-    for hook in [Hook::Tc, Hook::Xdp] {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
         let mut lab = Lab::new(hook, &[(1, 1, true), (2, 1, true), (3, 1, true)]);
         let mut known: Vec<(u32, u8)> = Vec::new();
         let changes: [&[(u8, u16, bool)]; 8] = [
