@@ -28,7 +28,7 @@ export function modes({ method, arms, scene: standing }: Stage): void {
       lab = scene.lab;
       await using running = await scene.balance();
       product = running;
-      await watchKernel(lab);
+      await watchKernel(lab, { connects: method !== "l2" });
       await using client = await Talker.start(lab, lab.vip());
       await using client6 = await Talker.start(lab, lab.vip("v6"));
       [talker, talker6] = [client, client6];
