@@ -317,7 +317,9 @@ export function frames({ method, scene: standing }: Stage): void {
         const texts = Array.from({ length: 8 }, (_, i) => `${i} `.padEnd(3000 + i, "fragment"));
         const wanted = texts.length + 1;
         const asked = talker.ask({ do: "datagrams", texts: ["whole"], localPort: 5055, waitMs: 100, wanted });
-        await sleep(300);
+        // Before its socket is there the answers to frames have nowhere to go.
+        const there = () => lab.sh("client", "ss -Hun state established 'sport = :5055'");
+        await until(async () => (await there()) !== "", "the talker's socket", 10_000);
         const grown = await growth(async () => {
           for (const [i, text] of texts.entries()) await put(...shuffled(cut(5055, 300 + i, text)));
           const [, middle, last] = cut(5055, 400, "?".repeat(3000));
