@@ -31,6 +31,8 @@ export const NEEDS = {
   socat: { package: "socat" },
   ss: { package: "iproute2" },
   strace: { package: "strace" },
+  systemctl: { package: "systemd" },
+  systemd: { file: "/lib/systemd/systemd", package: "systemd" },
   "systemd-analyze": { package: "systemd" },
   "systemd-socket-activate": { package: "systemd" },
   sysctl: { package: "procps" },
