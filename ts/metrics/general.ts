@@ -36,8 +36,8 @@ export function generalFamilies(
     ),
     gauge(
       "convey_config_last_reload_successful",
-      "0 when the latest reload was rejected and an older configuration serves on, else 1.",
-      one(Number(reload?.result !== "rejected")),
+      "0 when the latest reload was rejected or rolled back and an older configuration serves, else 1.",
+      one(Number(reload?.result !== "rejected" && reload?.result !== "rolled_back")),
     ),
     gauge(
       "convey_config_last_reload_timestamp_seconds",

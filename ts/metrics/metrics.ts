@@ -35,7 +35,8 @@ export class Metrics {
 
   note(event: BalancerEvent): void {
     this.#observed.note(event);
-    if (event.type === "reload" && event.result === "applied") this.#observed.keep(this.#source.stats());
+    const left = event.type === "servers" || (event.type === "reload" && event.changes.length > 0);
+    if (left) this.#observed.keep(this.#source.stats());
   }
 
   /** A health check of `backend/server` has ended. */

@@ -83,16 +83,13 @@ describe("series follow the names of the configuration", () => {
     expect(await text(metrics)).toContain(`${failed} 0`);
   });
 
-  test("what was counted of names that left is forgotten at the reload, scraped or not", async () => {
+  test("what was counted of names that left is forgotten with the change, scraped or not", async () => {
     let stats = statsOf(["s1", "s2"]);
     const metrics = metricsOf(() => stats);
     metrics.checked("pool/s2", { ok: true, durationMs: 3 });
     stats = statsOf(["s1"]);
     metrics.note({
-      type: "reload",
-      result: "applied",
-      source: "file",
-      message: "",
+      type: "servers",
       changes: [],
       config_version: 2,
       at: new Date(),
