@@ -14,6 +14,7 @@ import { leaveHungReads } from "./end.ts";
 import { eventsCommand } from "./events.ts";
 import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
 import { explainCommand } from "./explain.ts";
+import { flowsCommand } from "./flows.ts";
 import { healthcheckCommand } from "./healthcheck.ts";
 import { commandFirst } from "./operands.ts";
 import { planCommand } from "./plan.ts";
@@ -49,6 +50,7 @@ export function buildProgram(): Command {
   enableCommand(program);
   weightCommand(program);
   eventsCommand(program);
+  flowsCommand(program);
   explainCommand(program);
   doctorCommand(program);
   healthcheckCommand(program);

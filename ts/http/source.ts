@@ -3,6 +3,7 @@ import type { z } from "@hono/zod-openapi";
 import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
 import type { Explanation } from "../control/explain.ts";
+import type { FlowFilter, FlowPage, FlowPageOptions } from "../control/flows.ts";
 import type { LiveFeed } from "../control/live-feed.ts";
 import type { DrainResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
@@ -47,6 +48,8 @@ export type AdminSource = {
   ) => Promise<z.output<typeof planSchema>>;
   confirmReload: () => Promise<z.output<typeof reloadResultSchema>>;
   reload: (how: { confirmMs?: number }) => Promise<z.output<typeof reloadResultSchema>>;
+  flows: (filter: FlowFilter, page: FlowPageOptions) => Promise<FlowPage>;
+  killFlows: (filter: FlowFilter) => Promise<{ killed: number }>;
   /** Where the configuration came from; undefined when that was no file. */
   file: string | undefined;
 };
@@ -80,6 +83,8 @@ export function adminSource(
     },
     confirmReload: () => balancer.confirmReload(),
     reload: (how) => balancer.reload(how),
+    flows: (filter, page) => balancer.flows(filter, page),
+    killFlows: (filter) => balancer.killFlows(filter),
     file,
   };
 }

@@ -18,7 +18,7 @@ describe("usage", () => {
     const { code, stdout } = await convey([flag]);
     expect(code).toBe(0);
     const commands =
-      "run demo validate config schema plan reload drain enable weight events explain doctor healthcheck dsr-server cleanup completion";
+      "run demo validate config schema plan reload drain enable weight events flows explain doctor healthcheck dsr-server cleanup completion";
     for (const name of commands.split(" ")) expect(stdout).toMatch(new RegExp(`^  ${name} .*\\S`, "m"));
     const flags = "--config --mode --passthrough --dsr --engine --stats-port --log-level --drain-timeout-ms";
     for (const flag of flags.split(" "))

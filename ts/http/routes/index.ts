@@ -4,6 +4,7 @@ import { changeServer } from "./change-server.ts";
 import { asset, page } from "./dashboard.ts";
 import { events } from "./events.ts";
 import { explain } from "./explain.ts";
+import { flows, killFlows } from "./flows.ts";
 import { healthz } from "./healthz.ts";
 import { live, serverHistory } from "./live.ts";
 import { metrics } from "./metrics.ts";
@@ -35,6 +36,8 @@ export const ROUTES = [
   reload,
   confirmReload,
   plan,
+  flows,
+  killFlows,
   explain,
   openapi,
 ] as const;

@@ -48,7 +48,7 @@ export const newServerSchema = z
 export const newServersSchema = z.array(newServerSchema).openapi("NewServers");
 
 /** `?wait=true`: the answer comes when it is done. */
-export const waitQuery = z.object({
+export const waitQuery = z.strictObject({
   wait: z
     .enum(["true", "false"])
     .default("false")
