@@ -27,7 +27,6 @@ beforeAll(async () => {
   file = join(directory.path, "web.toml");
   env = { ...process.env, CONVEY_STATE_DIR: join(directory.path, "state"), NO_COLOR: "1" };
   await writeFile(file, toml());
-  // A pipe's or a link's file is watched by nobody; here reloads are to be asked for.
   running = serving(["-c", file], env);
   port = Number((await running.waitFor(/listens on 127\.0\.0\.1:(\d+)/))[1]);
   await running.waitFor(/is ready/);
@@ -68,7 +67,7 @@ describe("drain, enable and weight", () => {
   test("several at once: those that are wrong are named with what was meant, and the others are done", async () => {
     const { code, stdout, stderr } = await asked("drain", "pool/s2", "pool/s3");
     expect([code, stdout]).toEqual([1, "pool/s2: draining, 0 connections open\n"]);
-    expect(stderr).toBe('convey: no server is named "pool/s3"; did you mean "pool/s2"?\n');
+    expect(stderr).toBe('convey: no server is named "pool/s3"; did you mean "pool/s1"?\n');
     const json = await asked("--json", "enable", "pool/s2", "pool/s3");
     expect([json.code, JSON.parse(json.stdout)]).toMatchObject([
       1,
