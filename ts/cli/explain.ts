@@ -3,10 +3,14 @@ import type { Command } from "commander";
 import type { Override } from "../config/overrides.ts";
 import type { Explanation } from "../control/explain.ts";
 import { EXIT } from "./exit-codes.ts";
-import { addConfigOptions, type ConfigOptions, modeOf, overridesOf } from "./options.ts";
+import { addConfigOptions, type ConfigOptions, integer, modeOf, overridesOf } from "./options.ts";
+import { duration } from "./running.ts";
 
 interface ExplainOptions extends ConfigOptions {
   running?: true;
+  live?: true;
+  count?: number;
+  duration?: number;
   json?: true;
 }
 
@@ -17,15 +21,24 @@ export function explainCommand(program: Command): void {
   const command = program
     .command("explain")
     .description("tell step by step what becomes of a packet; changes nothing, needs no privilege")
-    .argument("<protocol>", "tcp or udp")
-    .argument("<source>", "ip:port the packet comes from, IPv6 in brackets")
-    .argument("<destination>", "ip:port it goes to");
+    .argument("[protocol]", "tcp or udp")
+    .argument(
+      "[source]",
+      "ip:port the packet comes from, IPv6 in brackets; with --live also ip, ip/bits or :port",
+    )
+    .argument("[destination]", "ip:port it goes to; with --live also ip or :port");
   addConfigOptions(command)
     .option(
       "--running",
       "ask the running one, which knows flows, health and weights, instead of the configuration",
     )
-    .option("--json", "print JSON: every step as data, with its sentence")
+    .option(
+      "--live",
+      "watch the running one: the next packets that match, proxy mode: connections, each explained",
+    )
+    .option("--count <n>", "with --live: end after so many", (value) => integer(value, 100_000))
+    .option("--duration <time>", "with --live: end after this time, such as 30s; at most 10m", duration)
+    .option("--json", "print JSON: every step as data, with its sentence; with --live one object a line")
     .addHelpText(
       "after",
       "\nWithout --running: an empty flow table, every server as the file has it.\n" +
@@ -33,7 +46,18 @@ export function explainCommand(program: Command): void {
         "--stats-port, the HTTP server of [stats], with its token file or CONVEY_STATS_TOKEN.\n\n" +
         "Example: convey explain tcp 192.0.2.7:40000 198.51.100.1:80",
     )
-    .action(async (protocol: string, source: string, destination: string, options: ExplainOptions) => {
+    .action(async (...given: [string?, string?, string?, ExplainOptions?]) => {
+      const [protocol, source, destination] = given;
+      const options = given[3] as ExplainOptions;
+      if (options.live) {
+        const { watch } = await import("./explain-live.ts");
+        return await watch(options, { protocol, client: source, vip: destination });
+      }
+      if (protocol === undefined || source === undefined || destination === undefined) {
+        return command.error(
+          "error: missing required argument: <protocol> <source> <destination>, or --live",
+        );
+      }
       const { parseFlow } = await import("../control/explain.ts");
       const flow = parseFlow(protocol, source, destination);
       if (!flow.ok) return command.error(`error: ${flow.message}`);

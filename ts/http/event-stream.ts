@@ -54,7 +54,7 @@ export function eventStream(
   if (c.req.method === "HEAD") return new Response(null, { headers });
   const free = places.take();
   const encoder = new TextEncoder();
-  const source = messages();
+  const source = orElse(messages, free);
   let pending: Promise<IteratorResult<Message, unknown>> | undefined;
   let begun = false;
   const end = (): void => {
@@ -79,6 +79,16 @@ export function eventStream(
     cancel: end,
   });
   return new Response(body, { headers });
+}
+
+/** A place is not kept for a stream that cannot begin. */
+function orElse<T>(begin: () => T, failed: () => void): T {
+  try {
+    return begin();
+  } catch (error) {
+    failed();
+    throw error;
+  }
 }
 
 /** JSON has no line breaks, which would end the field. */

@@ -4,6 +4,7 @@ import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
 import type { Explanation } from "../control/explain.ts";
 import type { FlowFilter, FlowPage, FlowPageOptions } from "../control/flows.ts";
+import type { LiveDecision, LiveOptions } from "../control/live.ts";
 import type { LiveFeed } from "../control/live-feed.ts";
 import type { DrainResult } from "../control/options.ts";
 import type { Readiness } from "../control/readiness.ts";
@@ -50,6 +51,7 @@ export type AdminSource = {
   reload: (how: { confirmMs?: number }) => Promise<z.output<typeof reloadResultSchema>>;
   flows: (filter: FlowFilter, page: FlowPageOptions) => Promise<FlowPage>;
   killFlows: (filter: FlowFilter) => Promise<{ killed: number }>;
+  explainLive: (filter: FlowFilter, options: LiveOptions) => AsyncIterator<LiveDecision, undefined>;
   /** Where the configuration came from; undefined when that was no file. */
   file: string | undefined;
 };
@@ -84,6 +86,7 @@ export function adminSource(
     confirmReload: () => balancer.confirmReload(),
     reload: (how) => balancer.reload(how),
     flows: (filter, page) => balancer.flows(filter, page),
+    explainLive: (filter, options) => balancer.explainLive(filter, options),
     killFlows: (filter) => balancer.killFlows(filter),
     file,
   };

@@ -4,6 +4,7 @@ import { changeServer } from "./change-server.ts";
 import { asset, page } from "./dashboard.ts";
 import { events } from "./events.ts";
 import { explain } from "./explain.ts";
+import { explainLive } from "./explain-live.ts";
 import { flows, killFlows } from "./flows.ts";
 import { healthz } from "./healthz.ts";
 import { live, serverHistory } from "./live.ts";
@@ -39,5 +40,6 @@ export const ROUTES = [
   flows,
   killFlows,
   explain,
+  explainLive,
   openapi,
 ] as const;
