@@ -54,9 +54,8 @@ export function explainCommand(program: Command): void {
         return await watch(options, { protocol, client: source, vip: destination });
       }
       if (protocol === undefined || source === undefined || destination === undefined) {
-        return command.error(
-          "error: missing required argument: <protocol> <source> <destination>, or --live",
-        );
+        const missing = protocol === undefined ? "protocol" : source === undefined ? "source" : "destination";
+        return command.error(`error: missing required argument '${missing}'`);
       }
       const { parseFlow } = await import("../control/explain.ts");
       const flow = parseFlow(protocol, source, destination);
