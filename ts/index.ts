@@ -48,8 +48,15 @@ createBalancer.fromFile = (
 ): Promise<Balancer> => Balancer.start({ configFile, overrides }, options);
 
 export type { Override, Overrides } from "./config/overrides.ts";
-export type { Problem } from "./config/problem.ts";
-export { type Config, type ConfigInput, configSchema, type Mode } from "./config/schema.ts";
+export type { KeyPath, Problem, Severity } from "./config/problem.ts";
+export {
+  type Config,
+  type ConfigInput,
+  configSchema,
+  type Mode,
+  type Protocol,
+  type ServerInput,
+} from "./config/schema.ts";
 export type { Balancer } from "./control/balancer.ts";
 export type { Change } from "./control/diff.ts";
 export type {
@@ -63,7 +70,7 @@ export type {
   ServersEvent,
   WeightEvent,
 } from "./control/events.ts";
-export type { Explanation, Step } from "./control/explain.ts";
+export type { Explanation, FlowQuestion, Step } from "./control/explain.ts";
 export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState } from "./control/flows.ts";
 export type { LiveDecision, LiveOptions } from "./control/live.ts";
 export type { Logger } from "./control/logger.ts";
@@ -86,13 +93,16 @@ export type { ServerHandle } from "./control/server-handle.ts";
 export type {
   BackendStats,
   CheckStats,
+  ConnectionStats,
   CounterStats,
   FrontendStats,
   GuardStats,
   LastReload,
   PacketStats,
   Reasons,
+  RefusedEngine,
   ServerStats,
   Stats,
 } from "./control/stats.ts";
-export { ConveyError, type ConveyErrorCode } from "./native/index.ts";
+export type { Finding } from "./control/wording.ts";
+export { ConveyError, type ConveyErrorCode, type ErrorCode, type NativeStep } from "./native/index.ts";

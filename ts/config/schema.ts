@@ -451,13 +451,15 @@ export const configSchema = z
 export type ConfigInput = z.input<typeof configSchema>;
 /** A checked configuration with every default applied. */
 export type Config = z.output<typeof configSchema>;
-export type Mode = z.output<typeof modeSchema>;
+export type Mode = Config["mode"];
 export type Engine = z.output<typeof engineSchema>;
-export type Protocol = z.output<typeof protocolSchema>;
+export type Protocol = Config["frontends"][string]["protocol"];
 export type DsrMethod = z.output<typeof dsrMethodSchema>;
 export type ConnectionTracking = z.output<typeof connectionTrackingSchema>;
 export type XdpMode = z.output<typeof xdpModeSchema>;
 export type LogLevel = z.output<typeof logLevelSchema>;
 export type FrontendConfig = z.output<typeof frontendSchema>;
 export type BackendConfig = z.output<typeof backendSchema>;
+/** What a user may write of a server. */
+export type ServerInput = NonNullable<ConfigInput["backends"][string]["servers"]>[string];
 export type ServerConfig = z.output<typeof serverSchema>;

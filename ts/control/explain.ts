@@ -5,10 +5,10 @@ import type { NativeExplanation } from "../native/index.ts";
 import { type Finding, wording } from "./wording.ts";
 
 /** A flow that is asked about; addresses are "ip:port", IPv6 in brackets. */
-export type Flow = { protocol: Protocol; source: string; destination: string };
+export type FlowQuestion = { protocol: Protocol; source: string; destination: string };
 
 /** The way of one packet through the balancer; null for what does not apply. */
-export type Explanation = Flow & {
+export type Explanation = FlowQuestion & {
   frontend: string | null;
   /** State of the flow, where the flow table has it. */
   flow: string | null;
@@ -31,7 +31,7 @@ export type Explanation = Flow & {
 export type Step = Finding & { text: string };
 
 /** Reads a flow as people write it; the message of a failure begins with what is wrong. */
-export function parseFlow(protocol: string, source: string, destination: string): Parsed<Flow> {
+export function parseFlow(protocol: string, source: string, destination: string): Parsed<FlowQuestion> {
   if (protocol !== "tcp" && protocol !== "udp") {
     return { ok: false, message: `the protocol ${JSON.stringify(protocol)} is neither tcp nor udp` };
   }
@@ -69,7 +69,7 @@ export function withDown(
   return { ...explanation, steps: [...explanation.steps, ...steps] };
 }
 
-export function toExplanation(flow: Flow, native: NativeExplanation): Explanation {
+export function toExplanation(flow: FlowQuestion, native: NativeExplanation): Explanation {
   const { nextHop } = native;
   return {
     ...flow,

@@ -1,9 +1,8 @@
 /** What `createBalancer()` is given, and the small shapes it gives back. */
-import type { z } from "zod";
 import type { LoadResult } from "../config/load.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
-import type { serverSchema } from "../config/schema.ts";
+import type { ServerInput } from "../config/schema.ts";
 import type { Change } from "./diff.ts";
 import type { Logger } from "./logger.ts";
 
@@ -46,10 +45,10 @@ export type BalancerOptions = {
 export type ListenAddress = { host: string; port: number };
 
 /** A server that is to come: its name, and what the configuration says of a server. */
-export type NewServer = z.input<typeof serverSchema> & { name: string };
+export type NewServer = ServerInput & { name: string };
 
 /** All servers of a backend, as a list or as the table of the configuration. */
-export type NewServers = readonly NewServer[] | Readonly<Record<string, z.input<typeof serverSchema>>>;
+export type NewServers = readonly NewServer[] | Readonly<Record<string, ServerInput>>;
 
 /** What a change of the configuration or of servers did; JSON as it is. */
 export type ChangeResult = {

@@ -13,6 +13,7 @@ import type {
   NativeServerStats,
   NativeStats,
 } from "../native/index.ts";
+import type { ReloadEvent } from "./events.ts";
 import type { LastCheck } from "./health/monitor.ts";
 import type { ReloadStatus } from "./reload.ts";
 import type { ServerRecord, ServerRecords } from "./states.ts";
@@ -115,8 +116,8 @@ export type PacketStats = {
 /** How the latest reload ended; see `ReloadEvent`. */
 export type LastReload = {
   at: string;
-  result: ReloadStatus["result"];
-  source: ReloadStatus["source"];
+  result: ReloadEvent["result"];
+  source: ReloadEvent["source"];
   message: string;
   /** When it is rolled back unless it is confirmed before; absent when nothing waits for that. */
   confirm_by?: string;
