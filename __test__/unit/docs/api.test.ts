@@ -8,7 +8,9 @@ const ROOT = join(import.meta.dirname, "../../..");
 
 test("everything that the library exports is in its reference, without a warning", async () => {
   const typedoc = join(ROOT, "node_modules/typedoc/bin/typedoc");
-  const made = promisify(execFile)(process.execPath, [typedoc, "--emit", "none", "--skipErrorChecking"], { cwd: ROOT });
+  const made = promisify(execFile)(process.execPath, [typedoc, "--emit", "none", "--skipErrorChecking"], {
+    cwd: ROOT,
+  });
   const said = await made.catch(({ stdout, stderr }: { stdout: string; stderr: string }) => ({
     stdout,
     stderr,
