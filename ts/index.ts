@@ -59,22 +59,25 @@ export {
 } from "./config/schema.ts";
 export type { Balancer } from "./control/balancer.ts";
 export type { Change } from "./control/diff.ts";
-export type {
-  BalancerEvent,
-  DrainEvent,
-  DroppedEvent,
-  EngineEvent,
-  FatalEvent,
-  ReloadEvent,
-  ServerEvent,
-  ServersEvent,
-  WeightEvent,
+export {
+  type BalancerEvent,
+  type DrainEvent,
+  type DroppedEvent,
+  type EngineEvent,
+  type EventJson,
+  eventJson,
+  type FatalEvent,
+  type ReloadEvent,
+  type ServerEvent,
+  type ServersEvent,
+  type WeightEvent,
 } from "./control/events.ts";
 export type { Explanation, FlowQuestion, Step } from "./control/explain.ts";
 export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState } from "./control/flows.ts";
 export type { LiveDecision, LiveOptions } from "./control/live.ts";
 export type { Logger } from "./control/logger.ts";
 export type { Backends, NamedConfig, Names, NamesOf } from "./control/names.ts";
+export { type Line, narrate } from "./control/narrate.ts";
 export type {
   BalancerOptions,
   ChangeResult,

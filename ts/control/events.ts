@@ -105,6 +105,20 @@ export type BalancerEvent =
   | FatalEvent
   | DroppedEvent;
 
+/** An event as JSON: times are ISO 8601, everything else as in `BalancerEvent`; what is undefined is absent. */
+export type EventJson = BalancerEvent extends infer Event
+  ? Event extends object
+    ? Json<Event>
+    : never
+  : never;
+
+type Json<T> = {
+  [K in keyof T]: [Extract<T[K], Date>] extends [never] ? T[K] : Exclude<T[K], Date> | string;
+};
+
+/** The event as it is sent to others: the shape is stable, fields may come. */
+export const eventJson = (event: BalancerEvent): EventJson => JSON.parse(JSON.stringify(event));
+
 /** Events that wait for one reader. */
 const QUEUE_LIMIT = 1024;
 

@@ -3,17 +3,22 @@
  * sentence. The log, the demo and whoever shows events to people use these.
  */
 import { formatProblem } from "../config/diagnostics.ts";
-import type { Problem } from "../config/problem.ts";
+import { inert, type Problem } from "../config/problem.ts";
 import type { NativePacketStats } from "../native/index.ts";
 import { describeChanges } from "./diff.ts";
-import type { BalancerEvent, EventHub, ReloadEvent } from "./events.ts";
+import type { BalancerEvent, EventHub, EventJson, ReloadEvent } from "./events.ts";
 import type { Logger } from "./logger.ts";
 
 /** One line of the log. */
 export type Line = { level: "info" | "warn" | "error"; fields: object; message: string };
 
-/** What an event says; most say one line. */
-export function narrate(event: BalancerEvent): Line[] {
+/** What an event says, as it happened or as JSON; most say one line. */
+export function narrate(event: BalancerEvent | EventJson): Line[] {
+  // Names may hold marks that reorder text.
+  return told(event).map((line) => ({ ...line, message: inert(line.message) }));
+}
+
+function told(event: BalancerEvent | EventJson): Line[] {
   switch (event.type) {
     case "server": {
       const { backend, server, addr, state, cause, left } = event;
@@ -62,8 +67,15 @@ export function narrate(event: BalancerEvent): Line[] {
   }
 }
 
-function narrateReload({ result, source, message, config_version, confirm_by }: ReloadEvent): Line {
-  const fields = { source, config_version, confirm_by: confirm_by?.toISOString() };
+function narrateReload({
+  result,
+  source,
+  message,
+  config_version,
+  confirm_by,
+}: ReloadEvent | Extract<EventJson, { type: "reload" }>): Line {
+  const by = confirm_by && { confirm_by: new Date(confirm_by).toISOString() };
+  const fields = { source, config_version, ...by };
   switch (result) {
     case "applied":
     case "unchanged":

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type BalancerEvent, EventHub, type ReloadEvent } from "../../../ts/control/events.ts";
+import { type BalancerEvent, EventHub, eventJson, type ReloadEvent } from "../../../ts/control/events.ts";
 import { narrate, narratePacketPath, Reporter } from "../../../ts/control/narrate.ts";
 
 const at = new Date(0);
@@ -22,6 +22,28 @@ test.each<[BalancerEvent, string[]]>([
   [
     { type: "drain", backend: "app", server: "one", state: "deadline", connections: 2, at },
     ["info: drain of app/one: deadline"],
+  ],
+  [
+    { type: "drain", backend: "app", server: "one", state: "progress", connections: 2, at },
+    ["info: drain of app/one: progress, 2 connections left"],
+  ],
+  [{ type: "drain", backend: "app", server: "one", state: "enabled", at }, ["info: server app/one enabled"]],
+  [
+    { type: "weight", backend: "app", server: "one", weight: 3, configured: false, at },
+    ["info: weight of app/one is 3"],
+  ],
+  [
+    { type: "weight", backend: "app", server: "one", weight: 1, configured: true, at },
+    ["info: weight of app/one is 1 again, as configured"],
+  ],
+  [
+    {
+      type: "servers",
+      changes: [{ kind: "added", what: "server", name: "app/\u202etwo" }],
+      config_version: 2,
+      at,
+    },
+    ["info: at run time: +1 server app/\\u202etwo"],
   ],
   [{ type: "engine", kind: "warning", frontend: "", worker: "", message: "look", at }, ["warn: look"]],
   [
@@ -98,4 +120,49 @@ test("a logger that throws keeps no event from its readers and stops nothing", a
   const reporter = new Reporter(hub, { debug: broken, info: broken, warn: broken, error: broken });
   reporter.fatal("over");
   expect((await events.next()).value).toMatchObject({ type: "fatal", message: "over" });
+});
+
+test("a trial is a warning until it is confirmed, and told as it ended", () => {
+  const trial: ReloadEvent = {
+    type: "reload",
+    result: "applied",
+    source: "file",
+    message: "in service",
+    changes: [],
+    config_version: 2,
+    confirm_by: at,
+    at,
+  };
+  const { confirm_by: _, ...over } = trial;
+  const lines = [
+    trial,
+    { ...over, result: "confirmed" as const },
+    { ...over, result: "rolled_back" as const },
+  ];
+  expect(lines.flatMap(narrate).map(({ level, message }) => `${level}: ${message}`)).toEqual([
+    "warn: reload: in service",
+    "info: reload confirmed: in service",
+    "warn: reload rolled back: in service",
+  ]);
+});
+
+test("an event as JSON has its times as ISO 8601 and says the same", () => {
+  const event: ReloadEvent = {
+    type: "reload",
+    result: "applied",
+    source: "file",
+    message: "in service",
+    changes: [{ kind: "changed", path: "stats", from: undefined, to: { port: 7000 } }],
+    config_version: 2,
+    confirm_by: at,
+    at,
+  };
+  const json = eventJson(event);
+  expect(json).toEqual({
+    ...event,
+    changes: [{ kind: "changed", path: "stats", to: { port: 7000 } }],
+    confirm_by: "1970-01-01T00:00:00.000Z",
+    at: "1970-01-01T00:00:00.000Z",
+  });
+  expect(narrate(json)).toEqual(narrate(event));
 });
