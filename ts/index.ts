@@ -108,4 +108,5 @@ export type {
   Stats,
 } from "./control/stats.ts";
 export type { Finding } from "./control/wording.ts";
+export type { MetricsFormat } from "./metrics/family.ts";
 export { ConveyError, type ConveyErrorCode, type ErrorCode, type NativeStep } from "./native/index.ts";
