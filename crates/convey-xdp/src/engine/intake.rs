@@ -11,16 +11,17 @@ use convey_core::EventSink;
 use convey_core::conntrack::Memory;
 use convey_core::nat_ports::{Partition, PortPool};
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineSetup, EngineStats, FilterSink, KernelGauges, KernelMemory, NatPath,
-    NextHops, PacketSnapshot, PathNumbers, PoolMemory, XdpMode,
+    EngineError, EngineErrorKind, EngineSetup, EngineStats, KernelGauges, KernelMemory, NatPath, NextHops,
+    PacketSnapshot, PathNumbers, PoolMemory, XdpMode,
 };
 
+use super::attach::{WayOn, refused};
 use super::counts::{Counts, Refusals, SlotCounts};
 use super::pins::{Pins, path_as_written, path_of_record};
 use super::ring::{ClientHops, OpenChecksums};
 use super::slot_uses::SlotUses;
-use crate::interface::{self, Refused, can_send, refusal};
-use crate::kernel::{Kernel, Sizes, TableRecord, Tables, lacks_tcx};
+use crate::interface::{Refused, can_send, refusal};
+use crate::kernel::{Kernel, Sizes, TableRecord, Tables};
 use crate::lower::{self, Ways};
 use crate::mapped::MapMemory;
 use crate::netlink::interface_name;
@@ -36,9 +37,7 @@ pub(super) struct Programs {
     paths: Arc<PathNumbers>,
     client_hops: Arc<Mutex<ClientHops>>,
     open_checksums: Arc<OpenChecksums>,
-    mode: XdpMode,
-    on_filter: Option<FilterSink>,
-    tcx: bool,
+    way: WayOn,
     events: EventSink,
     pins: Option<Pins>,
 }
@@ -92,9 +91,11 @@ impl Programs {
                 take(&mut kernel, "client_hops").map_err(|e| refused(hook, &e))?,
             ))),
             open_checksums: Arc::default(),
-            mode: snapshot.options().xdp_mode,
-            on_filter: setup.on_filter.clone(),
-            tcx: setup.tcx,
+            way: WayOn {
+                mode: snapshot.options().xdp_mode,
+                on_filter: setup.on_filter.clone(),
+                tcx: setup.tcx,
+            },
             state: Mutex::new(State {
                 refused: Refused::new(!snapshot.options().interfaces.is_empty(), events.clone()),
                 counts: counts(&mut kernel).map_err(|e| refused(hook, &e))?,
@@ -174,7 +175,7 @@ impl Programs {
 
     /// Looks by which interfaces XDP cannot send: what leaves there takes the way through user space.
     fn find_mute(&self, state: &mut State) {
-        if state.kernel.hook == Hook::Tc || self.mode == XdpMode::Generic {
+        if state.kernel.hook == Hook::Tc || self.way.mode == XdpMode::Generic {
             return;
         }
         let held = state.kernel.interfaces();
@@ -245,13 +246,7 @@ impl Programs {
         let state = &mut *lock(&self.state);
         let held = state.kernel.interfaces();
         for &ifindex in interfaces.iter().filter(|ifindex| !held.contains(ifindex)) {
-            let attached = match state.kernel.hook {
-                Hook::Tc => {
-                    self.attach_tc(&mut state.kernel, ifindex).map_err(|error| refused(Hook::Tc, &error))
-                }
-                Hook::Xdp => attach_xdp(&mut state.kernel, ifindex, self.mode),
-            };
-            match attached {
+            match self.way.attach(&mut state.kernel, ifindex) {
                 Ok(()) => state.refused.remove(ifindex),
                 Err(error) => state.refused.add(ifindex, error),
             }
@@ -340,47 +335,6 @@ impl Intake for Programs {
     }
 }
 
-/// By a filter at clsact, which `on_filter` prepares.
-fn attach_filter(kernel: &mut Kernel, ifindex: u32, on_filter: &FilterSink) -> Result<(), XdpError> {
-    let handle = on_filter(ifindex).map_err(|reason| XdpError::Attach {
-        program: Hook::Tc.program(),
-        interface: interface_name(ifindex).unwrap_or_else(|_| ifindex.to_string()),
-        reason: format!("there is no TCX (before Linux 6.6), and no clsact qdisc: {reason}"),
-        source: None,
-    })?;
-    kernel.attach_filter(ifindex, handle)
-}
-
-impl Programs {
-    /// Puts the program on an interface: by a link at TCX, by a filter where the kernel has no TCX.
-    fn attach_tc(&self, kernel: &mut Kernel, ifindex: u32) -> Result<(), XdpError> {
-        match &self.on_filter {
-            Some(on_filter) if !self.tcx => attach_filter(kernel, ifindex, on_filter),
-            on_filter => match (kernel.attach(ifindex, XdpMode::Native), on_filter) {
-                (Err(error), Some(on_filter)) if lacks_tcx(&error) => {
-                    attach_filter(kernel, ifindex, on_filter)
-                }
-                (attached, _) => attached,
-            },
-        }
-    }
-}
-
-/// Puts the program on an interface, if it is fit for it.
-fn attach_xdp(kernel: &mut Kernel, ifindex: u32, mode: XdpMode) -> Result<(), EngineError> {
-    let facts = interface::admit(ifindex, kernel.has_pin(ifindex))?;
-    kernel.attach(ifindex, mode).map_err(|error| match error {
-        XdpError::Attach { source: Some(source), .. } => refusal::attach(&facts, &*source),
-        other => refused(Hook::Xdp, &other),
-    })?;
-    // Of a veth the answer is the other end's; cards that could not send are asked when the way is looked for.
-    if mode == XdpMode::Native && facts.kind == "veth" && !can_send(ifindex) {
-        kernel.detach(ifindex);
-        return Err(refusal::cannot_send(&facts));
-    }
-    Ok(())
-}
-
 fn counts(kernel: &mut Kernel) -> Result<Counts, XdpError> {
     let gauges = |kernel: &Kernel, name| Ok::<_, XdpError>(kernel.memory(name)?.words64());
     let frontends = gauges(kernel, "frontend_gauges")?;
@@ -401,31 +355,4 @@ fn take<T: TryFrom<Map, Error = aya::maps::MapError>>(
     let missing = || XdpError::Map { map: name, reason: "the object has no such map".into() };
     let map = kernel.ebpf.take_map(name).ok_or_else(missing)?;
     T::try_from(map).map_err(|e| XdpError::Map { map: name, reason: crate::error::reason(&e) })
-}
-
-/// Why an engine cannot start.
-pub(super) fn refused(hook: Hook, error: &XdpError) -> EngineError {
-    let what = match hook {
-        Hook::Tc => "tc",
-        Hook::Xdp => "xdp",
-    };
-    let errno = match error {
-        XdpError::Load { errno, .. } => errno.map(rustix::io::Errno::from_raw_os_error),
-        XdpError::Attach { source: Some(source), .. } => refusal::errno(&**source),
-        _ => None,
-    };
-    let kind = match refusal::kind(errno) {
-        EngineErrorKind::Permission => EngineErrorKind::Permission,
-        _ => EngineErrorKind::Unsupported,
-    };
-    let mut refused = refusal::with(
-        kind,
-        format!("The program of engine \"{what}\" cannot be used: {error}"),
-        "run as root or grant CAP_BPF and CAP_NET_ADMIN, or use engine \"af_packet\"".to_owned(),
-        errno,
-    );
-    if let XdpError::Load { log, .. } = error {
-        refused.log.clone_from(log);
-    }
-    refused
 }

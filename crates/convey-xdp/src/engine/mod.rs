@@ -4,6 +4,7 @@
 //! Maps are memory of both. What the program cannot decide it hands up by a ring, untouched and uncounted: the worker
 //! decides about it as about any frame. So a packet is decided by one of the two, and by the same state.
 
+mod attach;
 mod counts;
 mod intake;
 mod partial;
