@@ -5,13 +5,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 
-use convey_core::{
-    BackendSpec, FlowCursor, FlowFilter, FlowRow, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot,
-    SnapshotSpec,
-};
+use convey_core::{FlowCursor, FlowFilter, FlowRow, Protocol, Snapshot};
 use convey_engine::{EngineSetup, Link, NextHops, PacketOptions, PacketSnapshot, Route};
 use convey_links::channel;
 use convey_testkit::PacketBuilder;
+use convey_testkit::spec::passthrough;
 
 use super::*;
 use crate::flow_list;
@@ -86,35 +84,7 @@ impl FrameIo for Made {
 }
 
 fn shared() -> Arc<Shared> {
-    let server = ServerSpec {
-        name: "s".into(),
-        addr: SERVER.parse().unwrap(),
-        weight: 1,
-        max_connections: 0,
-        up: true,
-        draining: false,
-    };
-    let backend = BackendSpec {
-        name: "b".into(),
-        connect_timeout: Duration::from_secs(3),
-        retries: 0,
-        idle_timeout: Duration::ZERO,
-        max_duration: Duration::ZERO,
-        servers: vec![server],
-    };
-    let frontend = |name: &str, protocol| FrontendSpec {
-        name: name.into(),
-        listen: VIP.parse().unwrap(),
-        protocol,
-        backend: "b".into(),
-        max_connections: 0,
-    };
-    let spec = SnapshotSpec {
-        mode: Mode::Passthrough,
-        limits: Limits::default(),
-        frontends: vec![frontend("tcp", Protocol::Tcp), frontend("udp", Protocol::Udp)],
-        backends: vec![backend],
-    };
+    let spec = passthrough(&[("tcp", VIP, Protocol::Tcp), ("udp", VIP, Protocol::Udp)], SERVER, true);
     let options = PacketOptions { capacity: 1024, ..PacketOptions::default() };
     let snapshot = PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap();
     let scope = Scope::of(&snapshot);

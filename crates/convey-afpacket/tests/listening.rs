@@ -1,58 +1,20 @@
 //! Where the engine listens, in network namespaces with links of their own.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../convey-xdp/tests/common/mod.rs"]
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use common::Netns;
 use convey_afpacket::AfPacketEngine;
-use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_core::{Protocol, Snapshot};
 use convey_engine::{EngineSetup, PacketEngine, PacketOptions, PacketSnapshot};
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use convey_testkit::netns::{self, Netns, link, until};
+use convey_testkit::spec::passthrough;
 
 /// Frontends on these addresses, all with the server 10.1.0.7:80.
 fn snapshot(vips: &[String]) -> Arc<PacketSnapshot> {
-    let server = ServerSpec {
-        name: "s".into(),
-        addr: "10.1.0.7:80".parse().unwrap(),
-        weight: 1,
-        max_connections: 0,
-        up: true,
-        draining: false,
-    };
-    let backend = BackendSpec {
-        name: "b".into(),
-        connect_timeout: Duration::from_secs(3),
-        retries: 0,
-        idle_timeout: Duration::ZERO,
-        max_duration: Duration::ZERO,
-        servers: vec![server],
-    };
-    let frontend = |vip: &String| FrontendSpec {
-        name: vip.clone(),
-        listen: format!("{vip}:80").parse().unwrap(),
-        protocol: Protocol::Tcp,
-        backend: "b".into(),
-        max_connections: 0,
-    };
-    let frontends = vips.iter().map(frontend).collect();
-    let spec = SnapshotSpec {
-        mode: Mode::Passthrough,
-        limits: Limits::default(),
-        frontends,
-        backends: vec![backend],
-    };
+    let listens: Vec<String> = vips.iter().map(|vip| format!("{vip}:80")).collect();
+    let frontends: Vec<_> = listens.iter().map(|vip| (&**vip, &**vip, Protocol::Tcp)).collect();
+    let spec = passthrough(&frontends, "10.1.0.7:80", true);
     let options = PacketOptions { capacity: 4096, workers: 2, ..PacketOptions::default() };
     Arc::new(PacketSnapshot::build(&Snapshot::first(spec, 2).unwrap(), &options, None).unwrap())
 }
@@ -64,24 +26,17 @@ fn setup(vips: &[String]) -> EngineSetup {
 /// A host with the links `front` (10.0.0.1/24) and `back` (10.1.0.1/24), and who is at their other ends.
 fn two_links() -> (Netns, Netns) {
     let (host, peer) = (Netns::new("host"), Netns::new("peer"));
-    for (name, subnet) in [("front", 0), ("back", 1)] {
-        host.ip(&format!("link add {name} type veth peer name {name} netns {}", peer.name));
-        host.ip(&format!("addr add 10.{subnet}.0.1/24 dev {name}"));
-        peer.ip(&format!("link set {name} up"));
-        host.ip(&format!("link set {name} up"));
+    for (device, subnet) in [("front", 0), ("back", 1)] {
+        link(&host, &peer, device, subnet, None, "");
     }
     (host, peer)
-}
-
-fn index(ns: &Netns, name: &str) -> u32 {
-    ns.exec(&format!("cat /sys/class/net/{name}/ifindex")).trim().parse().unwrap()
 }
 
 #[test]
 #[ignore = "needs root, ip: makes network namespaces"]
 fn the_engine_listens_only_where_the_guard_stands_and_there_once_it_does() {
     let (ns, _peer) = two_links();
-    let (front, back) = (index(&ns, "front"), index(&ns, "back"));
+    let (front, back) = (ns.ifindex("front"), ns.ifindex("back"));
     ns.enter(move || {
         let may = Arc::new(AtomicBool::new(false));
         let listening_when_asked = Arc::new(Mutex::new(Vec::new()));
@@ -133,7 +88,7 @@ fn a_reload_whose_filter_the_kernel_does_not_take_fails_and_the_former_one_serve
         let engine = AfPacketEngine::start(setup(&["10.0.0.1".into()]), Vec::new(), &[]).unwrap();
         let set = |bytes| {
             let key = format!("net.core.optmem_max={bytes}");
-            common::run("ip", &["netns", "exec", &name, "sysctl", "-qw", &key]);
+            netns::run("ip", &["netns", "exec", &name, "sysctl", "-qw", &key]);
         };
         set(0);
         let refused = engine.install(snapshot(&["10.0.0.1".into(), "10.0.0.2".into()]));

@@ -2,20 +2,17 @@
 //! goes to the VIP to the server's address, one way only, as a balancer does.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../convey-xdp/tests/common/mod.rs"]
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Netns, cable, run};
 use convey_core::Protocol;
 use convey_engine::DsrMethod;
 use convey_runtime::host::dsr_server::{self, DsrServerSpec, discover_server_addr};
 use convey_runtime::host::{HostError, cleanup};
+use convey_testkit::netns::{Netns, cable, run};
 
 const VIP: &str = "10.9.0.100:80";
 const VIP6: &str = "[fd09::100]:80";

@@ -1,14 +1,11 @@
 //! Settings that an operator has made, in a namespace of its own, and how they are taken back.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../convey-xdp/tests/common/mod.rs"]
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::Netns;
 use convey_runtime::host::settings::{Setting, apply, undo};
 use convey_runtime::host::{PortSet, cleanup};
+use convey_testkit::netns::Netns;
 
 const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";

@@ -1,4 +1,5 @@
-//! Packet builders and fixtures for the tests of every engine. Never part of a release.
+//! Packet builders, fixtures, configurations and network namespaces for the tests of every engine. Never part of a
+//! release.
 //!
 //! The builders compute every checksum in full, with code of their own: they share nothing with the code
 //! under test.
@@ -8,6 +9,8 @@ pub mod build;
 pub mod cases;
 pub mod few;
 pub mod fixture;
+pub mod netns;
+pub mod spec;
 
 pub use build::{PacketBuilder, hex, unhex};
 pub use few::{few, is_brief};

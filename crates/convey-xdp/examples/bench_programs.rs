@@ -13,11 +13,8 @@ use aya::{Ebpf, EbpfLoader};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
 use convey_bpf::tables::{self, Config, Frontend, Hop, MAGLEV_BYTES, Method, PLACES_BYTES, Server, Standing};
 use convey_core::nat_ports::{Partition, PortPool};
-use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
-
-#[path = "../tests/common/mod.rs"]
-mod common;
+use convey_testkit::{PacketBuilder, netns};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -343,7 +340,7 @@ type Figures = BTreeMap<(&'static str, &'static str), Vec<f64>>;
 
 fn main() -> Outcome<()> {
     // Clients are behind a gateway, which the programs find by the kernel's routes.
-    let ns = common::Netns::new("bench");
+    let ns = netns::Netns::new("bench");
     ns.ip("link add veth0 type veth peer name veth1");
     ns.ip("addr add 10.200.0.1/24 dev veth0");
     ns.ip("link set veth0 up");

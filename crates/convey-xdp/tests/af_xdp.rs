@@ -1,33 +1,22 @@
 //! The AF_XDP engine in network namespaces with links of their own.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
-
 use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Netns, ping, run};
 use convey_afpacket::workers::{PacketSocket, Pieces, VNET_HEADER_BYTES};
-use convey_core::{
-    BackendSpec, Event, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec,
-};
+use convey_core::{Event, Protocol, Snapshot};
 use convey_engine::{
     EngineError, EngineErrorKind, EngineSetup, Keep, PacketEngine, PacketOptions, PacketSnapshot, XdpMode,
 };
 use convey_testkit::PacketBuilder;
+use convey_testkit::netns::{Netns, link, ping, run, until};
+use convey_testkit::spec::passthrough;
 use convey_xdp::af_xdp::AfXdpEngine;
 
 const PASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../convey-bpf/objects/pass.o");
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// A frontend for TCP and UDP on 10.0.0.1:53, whose server is down unless its address is told.
 fn snapshot(interfaces: &[&str], server: Option<&str>) -> Arc<PacketSnapshot> {
@@ -35,35 +24,8 @@ fn snapshot(interfaces: &[&str], server: Option<&str>) -> Arc<PacketSnapshot> {
 }
 
 fn snapshot_in(interfaces: &[&str], server: Option<&str>, xdp_mode: XdpMode) -> Arc<PacketSnapshot> {
-    let server = ServerSpec {
-        name: "s".into(),
-        addr: server.unwrap_or("10.1.0.7:53").parse().unwrap(),
-        weight: 1,
-        max_connections: 0,
-        up: server.is_some(),
-        draining: false,
-    };
-    let backend = BackendSpec {
-        name: "b".into(),
-        connect_timeout: Duration::from_secs(3),
-        retries: 0,
-        idle_timeout: Duration::ZERO,
-        max_duration: Duration::ZERO,
-        servers: vec![server],
-    };
-    let frontend = |name: &str, protocol| FrontendSpec {
-        name: name.into(),
-        listen: "10.0.0.1:53".parse().unwrap(),
-        protocol,
-        backend: "b".into(),
-        max_connections: 0,
-    };
-    let spec = SnapshotSpec {
-        mode: Mode::Passthrough,
-        limits: Limits::default(),
-        frontends: vec![frontend("tcp", Protocol::Tcp), frontend("udp", Protocol::Udp)],
-        backends: vec![backend],
-    };
+    let frontends = [("tcp", "10.0.0.1:53", Protocol::Tcp), ("udp", "10.0.0.1:53", Protocol::Udp)];
+    let spec = passthrough(&frontends, server.unwrap_or("10.1.0.7:53"), server.is_some());
     let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
     let options = PacketOptions { capacity: 4096, interfaces, xdp_mode, ..PacketOptions::default() };
     Arc::new(PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap())
@@ -90,18 +52,10 @@ fn start(interfaces: &[&str]) -> Result<(AfXdpEngine, Warnings), EngineError> {
 }
 
 /// A host with the link `front` (10.0.0.1/24), and who is at its other end (10.0.0.2).
-fn one_link(link: &str) -> (Netns, Netns) {
+fn one_link(more: &str) -> (Netns, Netns) {
     let (host, peer) = (Netns::new("host"), Netns::new("peer"));
-    host.ip(&format!("link add front {link} type veth peer name front netns {} {link}", peer.name));
-    for (ns, n) in [(&host, 1), (&peer, 2)] {
-        ns.ip(&format!("addr add 10.0.0.{n}/24 dev front"));
-        ns.ip("link set front up");
-    }
+    link(&host, &peer, "front", 0, Some(2), more);
     (host, peer)
-}
-
-fn index(ns: &Netns, name: &str) -> u32 {
-    ns.exec(&format!("cat /sys/class/net/{name}/ifindex")).trim().parse().unwrap()
 }
 
 fn mac(ns: &Netns) -> [u8; 6] {
@@ -112,7 +66,7 @@ fn mac(ns: &Netns) -> [u8; 6] {
 
 /// Puts frames on the peer's end of the link.
 fn send(peer: &Netns, host: &Netns, packets: Vec<PacketBuilder>) {
-    let (to, from, ifindex) = (mac(host), mac(peer), index(peer, "front"));
+    let (to, from, ifindex) = (mac(host), mac(peer), peer.ifindex("front"));
     peer.enter(move || {
         let socket = PacketSocket::open(1 << 20).unwrap();
         for packet in packets {
@@ -154,7 +108,7 @@ fn what_is_too_long_or_lacks_native_xdp_is_refused_with_the_remedy() {
     assert_eq!((error.kind, error.errno()), (EngineErrorKind::Unsupported, Some(95)), "{error}");
     assert!(error.to_string().contains("bridge: its driver has no native XDP (EOPNOTSUPP)"), "{error}");
     // Where none is named, others do.
-    let front = index(&host, "front");
+    let front = host.ifindex("front");
     host.enter(move || {
         let (engine, warnings) = start(&[]).unwrap();
         assert_eq!(engine.user_side().interfaces(), [front]);
@@ -202,7 +156,7 @@ fn interfaces_come_and_go_and_nothing_is_left_in_the_end() {
     let (host, peer) = one_link("");
     let before = host.exec("ip -d link");
     let name = host.name.clone();
-    let front = index(&host, "front");
+    let front = host.ifindex("front");
     host.enter(move || {
         let ip =
             |words: &str| run("ip", &[&["-n", &name], &words.split(' ').collect::<Vec<_>>()[..]].concat());

@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{Netns, cable, ping};
 use convey_core::Protocol;
+use convey_testkit::netns::{Netns, cable, ping};
 use convey_xdp::netlink::interface_index;
 use convey_xdp::{Endpoint, Guard, GuardMethod, GuardRules, NatRange};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
-
-use common::Netns;
+use convey_testkit::netns::Netns;
 use convey_xdp::netlink::interface_index;
 use convey_xdp::{Guard, GuardMethod, GuardRules};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};

@@ -1,11 +1,10 @@
 //! The program at clsact ingress, as on kernels without TCX.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
 mod lab;
 
-use common::{Netns, cable, ping};
 use convey_bpf::tables::Method;
+use convey_testkit::netns::{Netns, cable, ping};
 use convey_xdp::kernel::{Hook, Kernel, remove_filter};
 use convey_xdp::{netlink, next_handle};
 use lab::{Lab, frontend, image, path, server, sizes};

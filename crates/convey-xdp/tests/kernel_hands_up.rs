@@ -1,13 +1,12 @@
 //! What the programs leave to user space: it comes whole, and fragments after the first of their datagram.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
 mod lab;
 
 use aya::maps::HashMap;
 use aya::programs::{SchedClassifier, TcAttachType};
-use common::{Netns, cable};
 use convey_bpf::tables::{Hop, Method};
+use convey_testkit::netns::{Netns, cable};
 use convey_testkit::{PacketBuilder, few};
 use convey_xdp::kernel::Hook;
 use lab::{Lab, Verdict, frontend, handed_up, image, path, server, sizes};

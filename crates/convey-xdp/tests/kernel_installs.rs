@@ -1,8 +1,6 @@
 //! One image after another in maps that programs work with.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,7 +9,7 @@ use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use convey_bpf::tables::{Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing};
 use convey_engine::XdpMode;
-use convey_testkit::PacketBuilder;
+use convey_testkit::{PacketBuilder, netns};
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes, Tables, seed_in};
 use convey_xdp::pins::{self, PinFolder};
 
@@ -167,14 +165,14 @@ impl BpfFs {
     fn mount(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("convey-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        common::run("mount", &["-t", "bpf", "bpf", folder.to_str().unwrap()]);
+        netns::run("mount", &["-t", "bpf", "bpf", folder.to_str().unwrap()]);
         Self(folder)
     }
 }
 
 impl Drop for BpfFs {
     fn drop(&mut self) {
-        common::run("umount", &[self.0.to_str().unwrap()]);
+        netns::run("umount", &[self.0.to_str().unwrap()]);
         let _ = std::fs::remove_dir(&self.0);
     }
 }
@@ -244,14 +242,14 @@ fn is_left(interface: &str) -> bool {
 fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_interface_was() {
     let bpffs = BpfFs::mount("links");
     let folder = bpffs.0.join("convey/here_balancer_1_0");
-    let ns = common::Netns::new("pins");
+    let ns = netns::Netns::new("pins");
     let make = "link add veth7 index 77 type veth peer name peer7 index 78";
     ns.ip(make);
     let name = ns.name.clone();
     let ip = move |words: &str| {
         let mut args = vec!["-n", name.as_str()];
         args.extend(words.split_whitespace());
-        common::run("ip", &args);
+        netns::run("ip", &args);
     };
     let pins = Arc::new(PinFolder::create(&folder).unwrap());
     let held = pins.clone();
@@ -294,7 +292,7 @@ fn a_link_that_was_left_goes_to_the_next_program_and_is_made_anew_where_its_inte
 #[ignore = "needs root, ip: makes network namespaces"]
 fn an_xdp_program_that_was_left_makes_way_for_one_with_other_tables_and_nobody_elses_does() {
     let bpffs = BpfFs::mount("xdp");
-    let ns = common::Netns::new("xdp");
+    let ns = netns::Netns::new("xdp");
     ns.ip("link add veth7 index 77 type veth peer name peer7");
     let folder = |n| bpffs.0.join(format!("convey/here_balancer_{n}_0"));
     let [old, new] = [1, 2].map(|n| Arc::new(PinFolder::create(&folder(n)).unwrap()));

@@ -1,68 +1,26 @@
 //! The kernel engines on real links: what it takes, what it refuses and why, and where its packets go.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod common;
-
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::Netns;
-use convey_core::{
-    BackendSpec, Event, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec,
-};
+use convey_core::{Event, Protocol, Snapshot};
 use convey_engine::{
     EngineError, EngineErrorKind, EngineSetup, FilterSink, PacketEngine, PacketOptions, PacketSnapshot,
     XdpMode,
 };
+use convey_testkit::netns::{Netns, link, until_some};
+use convey_testkit::spec::passthrough;
 use convey_xdp::interface::features;
 use convey_xdp::kernel::Hook;
 use convey_xdp::{KernelEngine, netlink, next_handle};
 
 const PASS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../convey-bpf/objects/pass.o");
 
-fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A UDP frontend on 10.0.0.1:53, whose server is 10.1.0.2:53.
 fn snapshot(interfaces: &[&str], xdp_mode: XdpMode) -> Arc<PacketSnapshot> {
-    let server = ServerSpec {
-        name: "s".into(),
-        addr: "10.1.0.2:53".parse().unwrap(),
-        weight: 1,
-        max_connections: 0,
-        up: true,
-        draining: false,
-    };
-    let backend = BackendSpec {
-        name: "b".into(),
-        connect_timeout: Duration::from_secs(3),
-        retries: 0,
-        idle_timeout: Duration::ZERO,
-        max_duration: Duration::ZERO,
-        servers: vec![server],
-    };
-    let frontend = FrontendSpec {
-        name: "f".into(),
-        listen: "10.0.0.1:53".parse().unwrap(),
-        protocol: Protocol::Udp,
-        backend: "b".into(),
-        max_connections: 0,
-    };
-    let spec = SnapshotSpec {
-        mode: Mode::Passthrough,
-        limits: Limits::default(),
-        frontends: vec![frontend],
-        backends: vec![backend],
-    };
+    let spec = passthrough(&[("f", "10.0.0.1:53", Protocol::Udp)], "10.1.0.2:53", true);
     let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
     let options = PacketOptions { capacity: 4096, interfaces, xdp_mode, ..PacketOptions::default() };
     Arc::new(PacketSnapshot::build(&Snapshot::first(spec, 1).unwrap(), &options, None).unwrap())
@@ -99,13 +57,8 @@ impl Arms {
     fn new() -> Self {
         let arms =
             Self { host: Netns::new("host"), client: Netns::new("client"), server: Netns::new("server") };
-        for (device, peer, net) in [("front", &arms.client, 0), ("back", &arms.server, 1)] {
-            arms.host.ip(&format!("link add {device} type veth peer name {device} netns {}", peer.name));
-            for (ns, n) in [(&arms.host, 1), (peer, 2)] {
-                ns.ip(&format!("addr add 10.{net}.0.{n}/24 dev {device}"));
-                ns.ip(&format!("link set {device} up"));
-            }
-        }
+        link(&arms.host, &arms.client, "front", 0, Some(2), "");
+        link(&arms.host, &arms.server, "back", 1, Some(2), "");
         arms.server.ip("route add 10.0.0.0/24 via 10.1.0.1");
         arms
     }
@@ -299,7 +252,7 @@ fn the_kernel_tells_what_a_veth_can_do() {
     let Some(before) = ask() else { return };
     assert!(before.native && !before.sends, "{before:?}");
     arms.program("front");
-    let after = until("the other end has a program", || ask().filter(|features| features.sends));
+    let after = until_some("the other end has a program", || ask().filter(|features| features.sends));
     assert!(after.native);
 }
 

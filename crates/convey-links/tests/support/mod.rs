@@ -1,34 +1,27 @@
 //! A host with links, and a keeper at work in it.
 #![allow(dead_code)] // Each test binary uses its part.
 
-#[path = "../../../convey-xdp/tests/common/mod.rs"]
-pub mod common;
-
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub use common::Netns;
 use convey_engine::{Missing, NextHops, Path};
 use convey_links::{LinkSink, NextHopKeeper, Wake, Wanted, channel};
+pub use convey_testkit::netns::{Netns, link};
 
 /// A host with `front` (10.0.0.1/24) and `back` (10.1.0.1/24), each with a gateway .254 at its other end.
 pub fn host() -> (Netns, Netns) {
     let (host, peer) = (Netns::new("host"), Netns::new("peer"));
-    for (name, subnet) in [("front", 0), ("back", 1)] {
-        host.ip(&format!("link add {name} type veth peer name {name} netns {}", peer.name));
-        host.ip(&format!("addr add 10.{subnet}.0.1/24 dev {name}"));
-        peer.ip(&format!("addr add 10.{subnet}.0.254/24 dev {name}"));
-        peer.ip(&format!("link set {name} up"));
-        host.ip(&format!("link set {name} up"));
+    for (device, subnet) in [("front", 0), ("back", 1)] {
+        link(&host, &peer, device, subnet, Some(254), "");
     }
     (host, peer)
 }
 
 pub fn index(ns: &Netns, name: &str) -> u32 {
-    ns.exec(&format!("cat /sys/class/net/{name}/ifindex")).trim().parse().unwrap()
+    ns.ifindex(name)
 }
 
 pub fn path(source: &str, destination: &str) -> Path {

@@ -12,14 +12,11 @@ use std::time::Instant;
 use aya::programs::Xdp;
 use convey_bpf::tables::{self, Config, Frontend, Hop, Method, STATES, Server, Standing};
 use convey_core::conntrack::{Flow, FlowState, FlowTable, Lifetimes, Overflow, Ticks};
-use convey_testkit::PacketBuilder;
 use convey_testkit::build::{ACK, SYN};
+use convey_testkit::{PacketBuilder, netns};
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
 
 use self::wrapper::{Order, Wrapper};
-
-#[path = "../../tests/common/mod.rs"]
-mod common;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -45,7 +42,7 @@ fn main() -> Outcome<()> {
         flows = vec![1_000_000, 10_000_000];
     }
     // Clients are behind a gateway, which the program finds by the kernel's routes.
-    let ns = common::Netns::new("scale");
+    let ns = netns::Netns::new("scale");
     ns.ip("link add veth0 type veth peer name veth1");
     ns.ip("addr add 10.200.0.1/24 dev veth0");
     ns.ip("link set veth0 up");

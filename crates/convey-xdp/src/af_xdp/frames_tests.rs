@@ -1,36 +1,20 @@
 //! Frames of real sockets on a veth: each is in one place, whatever happens.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::io::IoSlice;
-use std::time::Instant;
 
 use convey_core::Protocol;
 use convey_engine::PacketOptions;
 use convey_testkit::PacketBuilder;
+use convey_testkit::netns::{self, Netns, cable, until};
 use rustix::io::Errno;
 
-use self::common::{Netns, cable};
 use super::super::intake::Ports;
 use super::super::socket::FRAMES;
 use super::*;
 use crate::{Endpoint, GuardRules};
 
 const VIP: &str = "10.9.0.1:53";
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn index(ns: &Netns) -> u32 {
-    ns.exec("cat /sys/class/net/veth0/ifindex").trim().parse().unwrap()
-}
 
 fn mac(ns: &Netns) -> [u8; 6] {
     let text = ns.exec("cat /sys/class/net/veth0/address");
@@ -55,7 +39,7 @@ fn frames(ifindex: u32) -> (Arc<Ports>, Frames) {
 
 /// Sends datagrams from the other end; `count` of them, in batches.
 fn flood(from: &Netns, to: [u8; 6], count: usize) -> std::thread::JoinHandle<()> {
-    let (ifindex, source) = (index(from), mac(from));
+    let (ifindex, source) = (from.ifindex("veth0"), mac(from));
     from.spawn(move || {
         let socket = PacketSocket::open(1 << 20).unwrap();
         let frame = PacketBuilder::udp("10.9.0.2:7777", VIP).macs(to, source).payload(&[7; 32]).build();
@@ -98,7 +82,7 @@ fn echo(frames: &mut Frames, ifindex: u32, copies: usize) -> usize {
 fn frames_are_conserved_while_rings_run_out_and_when_a_worker_gives_up_in_the_middle_of_a_batch() {
     let (here, there) = (Netns::new("here"), Netns::new("there"));
     cable(&here, &there);
-    let (ifindex, to) = (index(&here), mac(&here));
+    let (ifindex, to) = (here.ifindex("veth0"), mac(&here));
     let (sender, done) = std::sync::mpsc::channel();
     let (go, begin) = std::sync::mpsc::channel::<usize>();
     let worker = here.spawn(move || {
@@ -142,7 +126,7 @@ fn frames_are_conserved_while_rings_run_out_and_when_a_worker_gives_up_in_the_mi
 fn a_frame_that_is_too_long_or_leaves_by_an_interface_that_is_gone_is_an_error_and_costs_no_frame() {
     let (here, there) = (Netns::new("here"), Netns::new("there"));
     cable(&here, &there);
-    let ifindex = index(&here);
+    let ifindex = here.ifindex("veth0");
     let name = here.name.clone();
     here.enter(move || {
         let (ports, mut frames) = frames(ifindex);
@@ -151,7 +135,7 @@ fn a_frame_that_is_too_long_or_leaves_by_an_interface_that_is_gone_is_an_error_a
         let error = frames.send(&[Pieces { ifindex, pieces: &pieces }]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::MSGSIZE.raw_os_error()));
         assert_conserved(&frames);
-        common::run("ip", &["-n", &name, "link", "delete", "veth0"]);
+        netns::run("ip", &["-n", &name, "link", "delete", "veth0"]);
         let short = vec![0; 80];
         let pieces = [IoSlice::new(&short)];
         let frame = [Pieces { ifindex, pieces: &pieces }];

@@ -1,18 +1,19 @@
 //! Network namespaces that a test makes, works in and takes away again.
-#![allow(dead_code)]
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A namespace; removed with everything in it when dropped.
 pub struct Netns {
+    /// As `ip netns` knows it.
     pub name: String,
 }
 
 impl Netns {
+    /// A new one; `role` is part of its name.
     pub fn new(role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -35,6 +36,12 @@ impl Netns {
         let mut args = vec!["netns", "exec", self.name.as_str()];
         args.extend(words.split_whitespace());
         run("ip", &args)
+    }
+
+    /// The index of its interface `name`.
+    pub fn ifindex(&self, name: &str) -> u32 {
+        let index = self.exec(&format!("cat /sys/class/net/{name}/ifindex"));
+        index.trim().parse().expect("a number")
     }
 
     /// Runs `f` on a thread that lives in this namespace.
@@ -76,6 +83,36 @@ pub fn cable(left: &Netns, right: &Netns) {
     assert!(up, "the cable does not work");
 }
 
+/// A veth pair named `device` at both ends: `host` has 10.`subnet`.0.1/24, `peer` the address that ends in `at_peer`, if
+/// any. `more` are words of `ip link` for either end.
+pub fn link(host: &Netns, peer: &Netns, device: &str, subnet: u8, at_peer: Option<u8>, more: &str) {
+    host.ip(&format!("link add {device} {more} type veth peer name {device} netns {} {more}", peer.name));
+    host.ip(&format!("addr add 10.{subnet}.0.1/24 dev {device}"));
+    if let Some(at_peer) = at_peer {
+        peer.ip(&format!("addr add 10.{subnet}.0.{at_peer}/24 dev {device}"));
+    }
+    peer.ip(&format!("link set {device} up"));
+    host.ip(&format!("link set {device} up"));
+}
+
+/// Waits until that holds, twenty seconds at most.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    until_some(what, || holds().then_some(()));
+}
+
+/// Waits until `found` gives something, twenty seconds at most.
+pub fn until_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command to its end; returns what it printed.
 pub fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
     assert!(

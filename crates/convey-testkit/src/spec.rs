@@ -1,0 +1,38 @@
+//! Configurations of a few words, for tests that need some.
+
+use std::time::Duration;
+
+use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
+
+/// Passthrough frontends by name and address, all with the backend "b" and its one server "s".
+pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bool) -> SnapshotSpec {
+    let server = ServerSpec {
+        name: "s".into(),
+        addr: server.parse().expect("an address"),
+        weight: 1,
+        max_connections: 0,
+        up: is_up,
+        draining: false,
+    };
+    let backend = BackendSpec {
+        name: "b".into(),
+        connect_timeout: Duration::from_secs(3),
+        retries: 0,
+        idle_timeout: Duration::ZERO,
+        max_duration: Duration::ZERO,
+        servers: vec![server],
+    };
+    let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
+        name: (*name).into(),
+        listen: listen.parse().expect("an address"),
+        protocol: *protocol,
+        backend: "b".into(),
+        max_connections: 0,
+    };
+    SnapshotSpec {
+        mode: Mode::Passthrough,
+        limits: Limits::default(),
+        frontends: frontends.iter().map(frontend).collect(),
+        backends: vec![backend],
+    }
+}
