@@ -3,19 +3,19 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicBool;
 
-use convey_core::{FlowCursor, FlowFilter, FlowRow, Protocol, Snapshot};
+use convey_core::{Protocol, Snapshot};
 use convey_engine::{EngineSetup, Link, NextHops, PacketOptions, PacketSnapshot, Route};
 use convey_links::channel;
 use convey_testkit::PacketBuilder;
 use convey_testkit::spec::passthrough;
 
 use super::*;
-use crate::flow_list;
 use crate::scope::Scope;
 use crate::shared::Intake;
-use crate::shared_memory::own_flows;
+
+#[path = "worker_flow_tests.rs"]
+mod flows;
 
 struct NoFrames;
 
@@ -174,81 +174,6 @@ fn a_frame_whose_gateway_has_a_twin_on_another_link_waits_for_its_own_and_the_wo
     });
     assert_eq!(outcome.sent, [2]);
     assert_eq!(outcome.dropped, 1, "it met its missing neighbour once");
-}
-
-fn list_all(shared: &Shared, filter: &FlowFilter) -> Vec<FlowRow> {
-    let (mut rows, mut cursor) = (Vec::new(), Some(FlowCursor::default()));
-    while let Some(at) = cursor {
-        let page = flow_list::list(shared, filter, at, 50);
-        assert!(page.rows.len() <= 50 && page.partial.is_none());
-        rows.extend(page.rows);
-        cursor = page.next;
-    }
-    rows
-}
-
-#[test]
-fn flows_are_listed_and_ended_beside_a_worker_at_work_and_their_ports_serve_others() {
-    const CLIENTS: u16 = 20_000;
-    let shared = shared();
-    shared.next_hops.store(next_hops(&[2]));
-    let busy = Arc::new(AtomicBool::new(true));
-    let made = Made {
-        batches: (0..CLIENTS).map(|n| vec![syn(1000 + n), syn(1000)]).collect(),
-        batch: Vec::new(),
-        sent: Arc::default(),
-        refusals: RefCell::default(),
-        when_empty: {
-            let busy = busy.clone();
-            Box::new(move || {
-                busy.store(false, Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
-            })
-        },
-    };
-    let memory = own_flows(shared.snapshot.load().options());
-    let (wake, _inbox) = channel().unwrap();
-    let mut runner = Runner::with(0, made, shared.clone(), wake, memory);
-    let totals = shared.snapshot.load().totals().clone();
-    std::thread::scope(|scope| {
-        scope.spawn(|| runner.run(0));
-        let timeout = Duration::from_secs(20);
-        let (mut ended, mut most) = (0, 0);
-        let others = |row: &FlowRow| row.client.port() != 1000;
-        while busy.load(Relaxed) {
-            let rows = list_all(&shared, &FlowFilter::default());
-            most = most.max(rows.len());
-            assert!(rows.iter().all(|row| row.vip == VIP.parse().unwrap() && row.nat.is_some()), "{rows:?}");
-            for row in rows.iter().filter(|row| others(row)).take(3) {
-                let port = Some(row.client.port());
-                let one = FlowFilter { client_port: port, ..FlowFilter::default() };
-                ended += flow_list::end(&shared, &one, timeout).unwrap();
-            }
-        }
-        assert!(ended > 0 && most > 0, "{ended} of {most}");
-        let left = list_all(&shared, &FlowFilter::default());
-        assert!(left.iter().any(|row| !others(row)), "whom nobody ended is there");
-        let count = flow_list::end(&shared, &FlowFilter::default(), timeout).unwrap();
-        assert_eq!(count, left.len() as u64);
-        assert_eq!(list_all(&shared, &FlowFilter::default()), []);
-        assert_eq!(flow_list::end(&shared, &FlowFilter::default(), timeout), Some(0));
-        shared.end();
-    });
-    assert_eq!((runner.worker.flows(), totals.open()), (0, 0));
-}
-
-#[test]
-fn a_kill_that_no_worker_answers_is_given_up() {
-    let shared = shared();
-    let memory = own_flows(shared.snapshot.load().options());
-    let mut worker = shared.new_worker(0, memory);
-    let (snapshot, next_hops) = (shared.snapshot.load(), next_hops(&[2]));
-    let meta = FrameMeta { ingress_ifindex: 1, ..FrameMeta::default() };
-    let mut frame = syn(1000);
-    let len = frame.len();
-    let verdict = process(&mut frame, len, &meta, &snapshot, &next_hops, &mut worker, shared.now());
-    assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
-    assert_eq!(flow_list::end(&shared, &FlowFilter::default(), Duration::from_millis(5)), None);
 }
 
 #[test]
