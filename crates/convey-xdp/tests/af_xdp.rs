@@ -154,6 +154,7 @@ fn generic_mode_takes_an_interface_without_native_xdp() {
 #[ignore = "needs root, ip: makes network namespaces"]
 fn interfaces_come_and_go_and_nothing_is_left_in_the_end() {
     let (host, peer) = one_link("");
+    until("the link is up", || host.exec("ip link show front").contains("state UP"));
     let before = host.exec("ip -d link");
     let name = host.name.clone();
     let front = host.ifindex("front");
