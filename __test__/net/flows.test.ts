@@ -26,7 +26,7 @@ describe("the live flow table", () => {
   /** A connection that stays open. */
   function open(port: number): Running {
     const address = `TCP:${VIP}:80,sourceport=${port},reuseaddr`;
-    return start(segment.at("client", "socat", "-t5", "-", address), { stdin: true });
+    return start(segment.at("client", "socat", "-d", "-t5", "-", address), { stdin: true });
   }
 
   /** Which server answers on it. */
