@@ -23,6 +23,7 @@ import { runCommand } from "./run.ts";
 import { schemaCommand } from "./schema.ts";
 import { drainCommand, enableCommand, weightCommand } from "./servers.ts";
 import { endProcess, signals } from "./signals.ts";
+import { statsCommand } from "./stats.ts";
 import { validateCommand } from "./validate.ts";
 
 /** Commands that run until a signal ends them, and see to signals themselves. */
@@ -44,6 +45,7 @@ export function buildProgram(): Command {
   validateCommand(program);
   configCommand(program);
   schemaCommand(program);
+  statsCommand(program);
   planCommand(program);
   reloadCommand(program);
   drainCommand(program);
