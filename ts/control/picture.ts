@@ -96,20 +96,12 @@ export class Picture {
         const record = context.records.get(one.key);
         const { health, row } = one;
         health.renew(stateOf(record ?? server), context.lastCheck(one.key), at);
-        const nowServer = counted(server.counters, visible);
-        rate(one, nowServer, elapsed);
-        if (endOfStep) step(one, nowServer, at - this.#stepAt);
-        const { state, why, at: since } = health.current;
-        note(changes.servers, index, row, {
-          ...nowServer,
-          state,
-          why,
-          since,
-          weight: record === undefined ? server.weight : weightOf(record),
-          check: health.check,
-          strip: health.strip,
-          reasons: same(row.reasons, server.reasons) ? row.reasons : table(server.reasons),
-        });
+        const count = counted(server.counters, visible);
+        rate(one, count, elapsed);
+        if (endOfStep) step(one, count, at - this.#stepAt);
+        const weight = record === undefined ? server.weight : weightOf(record);
+        const patch = renewServer(row, count, health, weight, server.reasons);
+        if (patch !== undefined) changes.servers.push([index, patch]);
         index += 1;
       }
     });
@@ -265,6 +257,36 @@ function step(kept: KeptServer, now: Counted, seconds: number): void {
     one.push(counts[i] ? more / seconds : undefined);
   });
   kept.base = totals;
+}
+
+/** As `note()`, field by field: this is done for every server each second. */
+function renewServer(
+  row: ServerRow,
+  { open, total, tx, rx }: Counted,
+  health: HealthHistory,
+  weight: number,
+  native: readonly NativeReason[],
+): Partial<ServerRow> | undefined {
+  let patch: Partial<ServerRow> | undefined;
+  const { current, check, strip } = health;
+  const reasons = same(row.reasons, native) ? row.reasons : table(native);
+  const set = <Field extends keyof ServerRow>(field: Field, value: ServerRow[Field]): void => {
+    row[field] = value;
+    patch ??= {};
+    patch[field] = value;
+  };
+  if (open !== undefined && row.open !== open) set("open", open);
+  if (total !== undefined && row.total !== total) set("total", total);
+  if (row.tx !== tx) set("tx", tx);
+  if (row.rx !== rx) set("rx", rx);
+  if (row.state !== current.state) set("state", current.state);
+  if (row.why !== current.why) set("why", current.why);
+  if (row.since !== current.at) set("since", current.at);
+  if (row.weight !== weight) set("weight", weight);
+  if (row.check !== check) set("check", check);
+  if (row.strip !== strip) set("strip", strip);
+  if (row.reasons !== reasons) set("reasons", reasons);
+  return patch;
 }
 
 /** Renews `row` and notes what differed. */

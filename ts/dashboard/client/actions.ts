@@ -24,7 +24,9 @@ export async function drain(server: Server, backend: Backend): Promise<Outcome |
       ? "Open connections go on until they end; they are not counted here."
       : server.open === 0
         ? "It has no open connections."
-        : `Its ${count(server.open)} open connections go on until they end.`;
+        : server.open === 1
+          ? "Its open connection goes on until it ends."
+          : `Its ${count(server.open)} open connections go on until they end.`;
   const answer = await ask({
     title: `Drain ${server.key}?`,
     text: [

@@ -59,7 +59,9 @@ export class Frontends {
 
   update(model: Model): void {
     const backends = new Map(model.backends.map((backend) => [backend.name, backend]));
-    model.frontends.forEach((frontend, i) => this.#rows[i]?.update(frontend, backends.get(frontend.backend)));
+    for (const [i, frontend] of model.frontends.entries()) {
+      this.#rows[i]?.update(frontend, backends.get(frontend.backend));
+    }
   }
 }
 
@@ -92,7 +94,8 @@ class Row {
     const shown = servers.slice(0, DOTS);
     while (this.#dots.childElementCount < shown.length) this.#dots.append(h("i"));
     while (this.#dots.childElementCount > shown.length) this.#dots.lastElementChild?.remove();
-    shown.forEach(({ state }, i) => setAttribute(this.#dots.children[i] as Element, "class", state));
+    for (const [i, { state }] of shown.entries())
+      setAttribute(this.#dots.children[i] as Element, "class", state);
     setText(this.#tally, tally(servers));
     const refused = Object.values(frontend.reasons).reduce((sum, n) => sum + n, 0);
     const { rates } = frontend;
