@@ -46,7 +46,8 @@ export class Chromium implements AsyncDisposable {
     });
   }
 
-  static async start(): Promise<Chromium> {
+  /** `prefix` stands before the command, as for a namespace. */
+  static async start(prefix: readonly string[] = []): Promise<Chromium> {
     const profile = mkdtempSync(join(tmpdir(), "convey-chromium-"));
     const flags = [
       "--headless=new",
@@ -56,7 +57,8 @@ export class Chromium implements AsyncDisposable {
       "--no-first-run",
     ];
     const more = ["--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb"];
-    const child = spawn("chromium", [...flags, ...more, `--user-data-dir=${profile}`, "about:blank"], {
+    const command = [...prefix, "chromium", ...flags, ...more, `--user-data-dir=${profile}`, "about:blank"];
+    const child = spawn(command[0] as string, command.slice(1), {
       stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
       // A group of its own: ending the wrapper alone would leave its children.
       detached: true,
