@@ -23,6 +23,8 @@ export class Connection {
   #retryMs = FIRST_RETRY_MS;
   #wake: (() => void) | undefined;
   #abort = new AbortController();
+  /** The stream was given up on purpose. */
+  #restarting = false;
 
   constructor(onFrame: (frame: Frame) => void, onStatus: (status: Status) => void) {
     this.#onFrame = onFrame;
@@ -33,6 +35,7 @@ export class Connection {
   /** Asks again now, for a full picture. */
   restart(): void {
     this.#retryMs = FIRST_RETRY_MS;
+    this.#restarting = true;
     this.#abort.abort();
     this.#wake?.();
   }
@@ -40,10 +43,15 @@ export class Connection {
   async #run(): Promise<never> {
     for (;;) {
       this.#abort = new AbortController();
+      this.#restarting = false;
       const status = await this.#read(this.#abort).catch(
         (error: unknown): Status => ({ kind: "lost", cause: error instanceof Error ? error.message : "" }),
       );
-      if (!this.#abort.signal.aborted || status.kind !== "live") this.#onStatus(status);
+      if (this.#restarting) {
+        this.#restarting = false;
+        continue;
+      }
+      this.#onStatus(status);
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
         setTimeout(resolve, this.#retryMs);
