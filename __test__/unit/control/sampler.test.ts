@@ -1,7 +1,7 @@
 /** What the sampler keeps and what readers get of it, on a clock and counters of the test's own. */
 import { describe, expect, test } from "vitest";
 import type { DeltaFrame, Frame, FullFrame } from "../../../ts/control/frame.ts";
-import { LiveFeed } from "../../../ts/control/live.ts";
+import { LiveFeed } from "../../../ts/control/live-feed.ts";
 import { Sampler } from "../../../ts/control/sampler.ts";
 import type { ServerRecord } from "../../../ts/control/states.ts";
 import type { StatsContext } from "../../../ts/control/stats.ts";

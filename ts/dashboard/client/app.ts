@@ -44,10 +44,7 @@ const search = h("input", {
 const reloadButton = button("Reload…", async () => told(model && (await reloadFile(model))));
 const signButton = button("Sign in…", async () => {
   if (token() === undefined) {
-    const signed = await signIn(
-      "To drain, enable and weigh servers and to reload, the balancer wants its token.",
-    );
-    if (signed) connection.restart();
+    await signIn("To drain, enable and weigh servers and to reload, the balancer wants its token.");
   } else setToken(undefined);
   showRights();
 });

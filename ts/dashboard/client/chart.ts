@@ -157,7 +157,12 @@ export class Chart {
           label: name,
           stroke: color(stroke),
           width: 1.5,
-          points: { show: false },
+          // A value alone makes no line.
+          points: {
+            show: (u: uPlot, i: number) =>
+              [...(u.data[i] ?? [])].filter((value) => value !== null).length < 3,
+            size: 4,
+          },
         })),
       ],
     };

@@ -33,7 +33,7 @@ export class ReasonLists {
               "p",
               {},
               h("b", {}, engine),
-              ` on ${interfaces?.join(", ") ?? ""}; the kernel is kept from answering by ${guard || "nothing: not needed"}`,
+              ` on ${interfaces?.join(", ") ?? ""}; ${guard ? `${guard} keeps the kernel from answering` : "no guard is needed beside it"}`,
             ),
           ]),
       ...(engines_refused ?? []).map((one) =>
