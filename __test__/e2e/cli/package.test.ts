@@ -38,6 +38,8 @@ describe("packed tarballs", () => {
       ) as object;
       expect(manifest).not.toHaveProperty("scripts");
       expect(await addons(join(app, "node_modules/convey"))).toEqual([]);
+      const dashboard = await readdir(join(app, "node_modules/convey/dist/dashboard/assets"));
+      expect(dashboard.sort()).toEqual(["app.css", "app.js", "icon.svg"]);
 
       const npx = join(directory.path, "bin", "npx");
       const { version } = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8")) as {
