@@ -142,3 +142,20 @@ export function matches(server: Server, q: string): boolean {
     .split(/\s+/)
     .every((word) => text.toLowerCase().includes(word));
 }
+
+const wide = matchMedia("(min-width: 1501px)");
+
+/** Lets a cell span every column that the window shows, also when it gets another size. */
+export function spanning<Cell extends HTMLTableCellElement>(cell: Cell): Cell {
+  cell.dataset.spans = "all";
+  cell.colSpan = columnsShown();
+  return cell;
+}
+
+/** The name before and the checks behind count, too. */
+const columnsShown = (): number => COLUMNS.filter((one) => wide.matches || one.wide !== true).length + 2;
+
+wide.addEventListener("change", () => {
+  for (const cell of document.querySelectorAll<HTMLTableCellElement>("[data-spans]"))
+    cell.colSpan = columnsShown();
+});

@@ -4,7 +4,7 @@ import { ago, bytes, clock, count } from "../format.ts";
 import { drain, enable, weigh } from "./actions.ts";
 import { type Outcome, serverHistory } from "./changes.ts";
 import { Chart } from "./chart.ts";
-import { COLUMNS } from "./columns.ts";
+import { spanning } from "./columns.ts";
 import { h, setText } from "./dom.ts";
 import type { Backend, Model, Server } from "./model.ts";
 import { percent, share } from "./words.ts";
@@ -45,13 +45,12 @@ export class Details {
       h("button", { type: "button", class: "enable", click: () => void act(enable)() }, "Enable…"),
       h("button", { type: "button", class: "weigh", click: () => void act(weigh)() }, "Weight…"),
     ];
-    const columns = COLUMNS.length + 2;
     this.element = h(
       "tr",
       { class: "details", role: "row" },
       h(
         "td",
-        { colspan: columns, role: "cell" },
+        { role: "cell" },
         h(
           "div",
           { class: "panel", role: "group", "aria-label": `Details of ${server.key}` },
@@ -67,6 +66,7 @@ export class Details {
         ),
       ),
     );
+    spanning(this.element.cells[0] as HTMLTableCellElement);
     this.#timer = window.setInterval(() => void this.#ask(), ASK_MS);
     this.update(server, backend, model);
     void this.#ask();

@@ -1,6 +1,6 @@
 /** The servers' table: a group of rows for each backend, sorted and filtered as the page's address says. */
 import { count } from "../format.ts";
-import { COLUMNS, matches, sorted } from "./columns.ts";
+import { COLUMNS, matches, sorted, spanning } from "./columns.ts";
 import { type DetailEvents, Details } from "./details.ts";
 import { h, setAttribute, setChildren, setText } from "./dom.ts";
 import { show, shown } from "./hash.ts";
@@ -151,9 +151,8 @@ export class Servers {
   #newGroup(): Group {
     const name = h("span", { class: "backend-name" });
     const told = h("span", { class: "told" });
-    const columns = COLUMNS.length + 2;
-    const head = h("th", { colspan: columns, scope: "rowgroup", role: "rowheader" }, name, told);
-    const more = h("tr", { class: "more", role: "row" }, h("td", { colspan: columns, role: "cell" }));
+    const head = spanning(h("th", { scope: "rowgroup", role: "rowheader" }, name, told));
+    const more = h("tr", { class: "more", role: "row" }, spanning(h("td", { role: "cell" })));
     const body = h("tbody", { role: "rowgroup" }, h("tr", { class: "backend", role: "row" }, head));
     return { body, name, told, more };
   }
