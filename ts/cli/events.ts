@@ -1,7 +1,7 @@
 /** `convey events`: what happens in the running balancer, as it happens. */
 import type { Command } from "commander";
 import { refuseOperands } from "./options.ts";
-import { addRunningOptions, printLines, type RunningOptions, tellErrors } from "./running.ts";
+import { addRunningOptions, endWithReader, printLines, type RunningOptions, tellErrors } from "./running.ts";
 
 export function eventsCommand(program: Command): void {
   const command = program
@@ -30,8 +30,7 @@ export function eventsCommand(program: Command): void {
             }
           },
         });
-        // Who reads no further wants no more: `convey events | head -1`.
-        process.stdout.on("error", () => process.exit());
+        endWithReader();
         await follow(options, "/api/v1/events", (text) => parser.feed(text));
         process.stderr.write("convey: the running one has ended\n");
       });

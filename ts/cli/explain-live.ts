@@ -1,6 +1,6 @@
 /** `convey explain --live`: the next packets or connections that match, each with its decision. */
 import type { LiveDecision } from "../control/live.ts";
-import { printLines, type RunningOptions, tellErrors } from "./running.ts";
+import { endWithReader, printLines, type RunningOptions, tellErrors } from "./running.ts";
 
 type Filter = { protocol?: string | undefined; client?: string | undefined; vip?: string | undefined };
 
@@ -28,7 +28,7 @@ export async function watch(
         process.stdout.write(`${at} ${sentences(explanation)}`);
       },
     });
-    process.stdout.on("error", () => process.exit());
+    endWithReader();
     await follow(options, `/api/v1/explain/live?${query}`, (text) => parser.feed(text));
   });
 }

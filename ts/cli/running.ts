@@ -51,6 +51,11 @@ export function printLines(lines: readonly string[]): void {
   process.stdout.write(lines.map((line) => `${line}\n`).join(""));
 }
 
+/** For commands that go on until somebody ends them: who reads no further wants no more (`convey events | head -1`). */
+export function endWithReader(): void {
+  process.stdout.on("error", () => process.exit());
+}
+
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const;
 /** A day: what the API takes. */
 const MAX_MS = 86_400_000;

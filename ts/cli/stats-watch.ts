@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { EXIT } from "./exit-codes.ts";
+import { endWithReader } from "./running.ts";
 import type { Reading } from "./stats.ts";
 import { frontendTable, rates, report, serverTable, summary } from "./stats-report.ts";
 import { cut } from "./table.ts";
@@ -25,10 +26,10 @@ const QUIT = ["q", "Q", "\u0003"];
 export async function watch(read: () => Promise<Reading>, periodMs: number): Promise<number> {
   const first = await read();
   if (process.stdout.isTTY) return await new Screen(read, periodMs).run(first);
+  endWithReader();
   let before = first;
   for (;;) {
     await sleep(periodMs);
-    if (process.stdout.destroyed || process.stdout.errored !== null) return EXIT.ok;
     const now = await read();
     process.stdout.write(`${report(now, before).join("\n")}\n\n`);
     before = now;

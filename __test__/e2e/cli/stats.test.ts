@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Client, echoServer } from "../../support/control.ts";
-import { start, until } from "../../support/processes.ts";
+import { finish, start, until } from "../../support/processes.ts";
 import { configuration, convey, folder, ROOT, ready } from "./convey.ts";
 
 /** A balancer of one server with some traffic, and what `convey stats` says of it. */
@@ -161,5 +161,12 @@ describe("stats", () => {
     await until(() => piped.stdout.split(/^Convey /m).length > 3, "three pictures", 15_000);
     expect(piped.stdout).not.toContain("\u001b");
     await piped.stop("SIGINT");
+  });
+
+  test("--watch ends with its reader", async () => {
+    await using it = await running();
+    const command = `'${process.execPath}' '${join(ROOT, "dist/cli/main.js")}' stats -c '${it.file}' --watch | head -1`;
+    const { code, stdout } = await finish(["bash", "-o", "pipefail", "-c", command], { timeoutMs: 20_000 });
+    expect([code, stdout.split("\n").length]).toEqual([0, 2]);
   });
 });
