@@ -141,7 +141,9 @@ const name = z
   .min(1, "a name cannot be empty")
   .max(255, "a name has at most 255 characters")
   .regex(/^[^/]*$/, 'a name cannot contain "/", which separates backend from server in commands')
-  .regex(/^\P{Cc}*$/u, "a name cannot contain control characters");
+  .regex(/^\P{Cc}*$/u, "a name cannot contain control characters")
+  // An address such as /api/v1/servers/app/.. is another one before it is sent, however it is escaped.
+  .regex(/^(?!\.\.?$)/, 'a name cannot be "." or "..", which addresses of the HTTP server cannot name');
 
 const path = z.string().min(1).register(wording, { type: "path", expected: "a path" });
 

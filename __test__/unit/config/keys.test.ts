@@ -274,6 +274,8 @@ test.each([
   ['""', "a name cannot be empty"],
   ['"a/b"', 'a name cannot contain "/", which separates backend from server in commands'],
   ['"a\\nb"', "a name cannot contain control characters"],
+  ['"."', 'a name cannot be "." or "..", which addresses of the HTTP server cannot name'],
+  ['".."', 'a name cannot be "." or "..", which addresses of the HTTP server cannot name'],
 ])("a server named %s is refused", async (key, message) => {
   expect(await linesOf(`${LEAST}[backends.pool.servers.${key}]\naddr = "127.0.0.1:1"\n`)).toEqual([
     `t.toml:6:24: error: backends.pool.servers.${key}: ${message} (found ${key})`,
