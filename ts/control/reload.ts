@@ -36,7 +36,13 @@ export type Candidate =
   | { ok: false; problems: Problem[] };
 
 /** What putting a configuration in service did. */
-export type Applied = { result: "applied" | "unchanged"; changes: Change[]; warnings: Problem[] };
+export type Applied = {
+  result: "applied" | "unchanged";
+  changes: Change[];
+  warnings: Problem[];
+  /** The HTTP server takes another token than before, which no setting shows. */
+  newToken?: boolean;
+};
 
 /** What is reloaded; every call throws ConveyError or has done what it says. */
 export type Reloadable = {
@@ -146,11 +152,12 @@ export class Reloader {
         result,
         changes,
         warnings: left,
+        newToken,
       } = await this.#target.put(candidate.config, confirmMs !== undefined);
       if (source === "file" || result === "applied") this.#fileDiffers = this.#hasFile && source !== "file";
       this.#await(result, confirmMs);
       const by = this.#confirmation.by;
-      const message = told(result, changes, by, confirmMs !== undefined);
+      const message = told({ result, changes, newToken }, by, confirmMs !== undefined);
       const warnings = [...candidate.warnings, ...left];
       this.#record(result, source, message, changes, warnings);
       return {
@@ -234,8 +241,7 @@ export class Reloader {
 }
 
 function told(
-  result: ReloadResult["result"],
-  changes: readonly Change[],
+  { result, changes, newToken }: Pick<Applied, "result" | "changes"> & { newToken: boolean | undefined },
   by: Date | undefined,
   asked: boolean,
 ): string {
@@ -243,6 +249,8 @@ function told(
   if (result === "unchanged") {
     return `nothing has changed${asked && by === undefined ? ", so there is nothing to confirm" : until}`;
   }
-  const text = describeChanges(changes);
+  const text = [describeChanges(changes), newToken ? "the token of the HTTP server is another one" : ""]
+    .filter((part) => part !== "")
+    .join(", ");
   return `the new configuration is in service${text && `: ${text}`}${until}`;
 }

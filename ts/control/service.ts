@@ -254,6 +254,7 @@ export class Service {
     const settings = next.stats && (await adminSettings(next.stats, process.env));
     // A wildcard may stand for other addresses than before.
     const changes = !isDeepStrictEqual(next, before) || this.mayMove(next);
+    const newToken = !this.#admin.serves(settings) && isDeepStrictEqual(next.stats, before.stats);
     if (this.#admin.serves(settings) && !changes) return { result: "unchanged", changes: [], warnings: [] };
     const neighbours = { before: this.#listeners(), after: configuredListeners(next) };
     const move = await this.#admin.move(settings, neighbours);
@@ -278,7 +279,12 @@ export class Service {
     }
     move.commit();
     this.#version += 1;
-    return { result: "applied", changes: diffConfig(before, next), warnings: this.needsRestart(next) };
+    return {
+      result: "applied",
+      changes: diffConfig(before, next),
+      warnings: this.needsRestart(next),
+      newToken,
+    };
   }
 
   /** Without a pause: health results and operators may change records in between. */

@@ -202,6 +202,24 @@ describe("who may ask", () => {
     expect(authorized.status).toBe(200);
   });
 
+  test("a reload takes another token of the same file, says so, and shows neither", async () => {
+    const stats = { port: 0, bind: "0.0.0.0", token_file: await tokenFile("first-token") };
+    await start(stats);
+    const balancer = lb as Balancer;
+    const again = () => balancer.update(poolConfig({ s1: { addr: server.addr } }, { stats }));
+    const status = async (token: string) => {
+      const local = { host: "127.0.0.1", port: balancer.statsAddress?.port ?? 0 };
+      return (await ask(local, "/stats", { headers: { authorization: `Bearer ${token}` } })).status;
+    };
+    await tokenFile("second-token");
+    expect(await again()).toMatchObject({
+      result: "applied",
+      message: "the new configuration is in service: the token of the HTTP server is another one",
+    });
+    expect([await status("first-token"), await status("second-token")]).toEqual([401, 200]);
+    expect((await again()).message).toBe("nothing has changed");
+  });
+
   test("a token file that others can read, is empty, or is missing is refused without showing the token", async () => {
     const refused = async (token_file: string) =>
       await start({ port: 0, token_file }).then(
