@@ -50,6 +50,9 @@ export function explainCommand(program: Command): void {
       const [protocol, source, destination] = given;
       const options = given[3] as ExplainOptions;
       if (options.live) {
+        if (protocol !== undefined && protocol !== "tcp" && protocol !== "udp") {
+          return command.error(`error: the protocol is "tcp" or "udp", not "${protocol}"`);
+        }
         const { watch } = await import("./explain-live.ts");
         return await watch(options, { protocol, client: source, vip: destination });
       }

@@ -44,10 +44,12 @@ const ALSO: Readonly<Record<string, string>> = {
   health: "healthcheck",
 };
 
-/** Refuses operands that a command does not take; the likely cause is a mistyped command. */
+/** Refuses operands that a command does not take; where none is given, the likely cause is a mistyped one. */
 export function refuseOperands(command: Command): void {
   const [operand] = command.args;
   if (operand === undefined) return;
+  // Without a command it is "run" that is asked for, so there the word may have been meant as one.
+  if (command.name() !== "run") command.error(`error: ${command.name()} takes no "${operand}"`);
   const commands = command.parent?.commands.map((other) => other.name()) ?? [];
   const near = ALSO[operand] ?? nearest(operand, [...commands, "help", ...Object.keys(ALSO)]);
   const meant = near === undefined ? undefined : (ALSO[near] ?? near);

@@ -26,6 +26,6 @@ test("explain --live tells the decision on each new connection that matches, unt
   expect(live.stdout.match(/^\d{4}-\S+ tcp 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+$/gm)).toHaveLength(2);
   expect(live.stdout.match(/^verdict: connect$/gm)).toHaveLength(2);
   const wrong = await convey(["explain", "--live", "-c", file, "icmp"], { env });
-  expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("query.protocol")]);
+  expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining('the protocol is "tcp" or "udp"')]);
   expect((await convey(["explain", "tcp", "-c", file], { env })).code).toBe(2);
 });

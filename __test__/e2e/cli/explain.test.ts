@@ -89,7 +89,7 @@ describe("usage of the commands around the packet modes", () => {
     ],
     ["a balancer that is no address", ["dsr-server", "192.0.2.1:80", "--balancer", "lb"], /Expected an IP/],
     ["a method that is none", ["dsr-server", "192.0.2.1:80", "--method=nat"], /choices are rewrite, l2/],
-    ["an operand of cleanup", ["cleanup", "all"], /unknown command "all"/],
+    ["an operand of cleanup", ["cleanup", "all"], /cleanup takes no "all"/],
   ])("%s is a usage error, exit code 2", async (_name, args, message) => {
     const { code, stdout, stderr } = await convey(args);
     expect(stderr).toMatch(message);

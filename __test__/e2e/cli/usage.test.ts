@@ -59,6 +59,7 @@ describe("usage", () => {
     ["a command by another's name", ["serve"], /unknown command "serve"; did you mean "run"\?/],
     ["that name mistyped", ["srve"], /unknown command "srve"; did you mean "run"\?/],
     ["a mistyped command behind options", ["-c", "x", "helthcheck"], /did you mean "healthcheck"\?/],
+    ["an operand of a command that takes none", ["stats", "app/one"], /stats takes no "app\/one"/],
     ["a port that is none", ["--stats-port=70000"], /whole number from 0 to 65535/],
   ])("%s is a usage error: exit code 2, one message, nothing started", async (_name, args, message) => {
     const { code, stdout, stderr } = await convey(args);
