@@ -123,7 +123,10 @@ function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logge
   }
   for (const limit of unserved(config)) logger.info({ mode: config.mode }, limit);
   const stats = balancer.statsAddress;
-  if (stats) logger.info({ address: hostPort(stats) }, `statistics on http://${hostPort(stats)}/stats`);
+  if (stats) {
+    const url = `http://${hostPort(stats)}`;
+    logger.info({ address: hostPort(stats) }, `dashboard on ${url}/, statistics on ${url}/stats`);
+  }
   if (!source.regular) {
     logger.info({ file }, `${inert(file)} is no regular file and is not watched; SIGHUP reads it again`);
   }
