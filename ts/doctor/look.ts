@@ -22,6 +22,8 @@ export interface Running {
   pid: number | undefined;
   /** The engine at work; undefined in proxy mode. */
   engine: string | undefined;
+  /** Its process where it runs in another network namespace; what is looked at is not its network then. */
+  elsewhere?: number | undefined;
 }
 
 /** A check: its stable name, where it applies, and what it finds. */

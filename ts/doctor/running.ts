@@ -1,7 +1,7 @@
 /** The balancer that runs a configuration, if one does. */
 import type { Config } from "../config/schema.ts";
 import type { Host } from "./host.ts";
-import { livingBalancers } from "./journals.ts";
+import { balancersElsewhere, type Journal, livingBalancers } from "./journals.ts";
 import type { Running } from "./look.ts";
 
 /** Asks for what `path` of the running one answers; undefined where none answers. */
@@ -12,8 +12,8 @@ export async function findRunning(host: Host, config: Config, ask: Ask): Promise
   const stats = (await ask("/stats")) as { engine?: string } | undefined;
   if (stats === undefined) return undefined;
   const ours = new Set(Object.values(config.frontends).map((f) => `${f.protocol} ${f.listen_addr}`));
-  const owner = livingBalancers(host).find(({ frontends }) =>
-    frontends.some((frontend) => ours.has(frontend)),
-  );
-  return { pid: owner?.pid, engine: stats.engine };
+  const runsIt = ({ frontends }: Journal): boolean => frontends.some((frontend) => ours.has(frontend));
+  const here = livingBalancers(host).find(runsIt);
+  const elsewhere = here === undefined ? balancersElsewhere(host).find(runsIt) : undefined;
+  return { pid: here?.pid, engine: stats.engine, elsewhere: elsewhere?.pid };
 }

@@ -11,6 +11,7 @@ import { backlog, descriptors } from "./checks/limits.ts";
 import { listeners } from "./checks/listeners.ts";
 import { memory } from "./checks/memory.ts";
 import { mtu } from "./checks/mtu.ts";
+import { namespace } from "./checks/namespace.ts";
 import { neighbours } from "./checks/neighbours.ts";
 import { offloads } from "./checks/offloads.ts";
 import { ports } from "./checks/ports.ts";
@@ -24,6 +25,7 @@ import { timeWait } from "./checks/time-wait.ts";
 import type { Check } from "./look.ts";
 
 export const CHECKS: readonly Check[] = [
+  namespace,
   // What the process may do, and what will forward.
   privileges,
   kernel,

@@ -8,11 +8,14 @@ import { conntrack } from "../../../ts/doctor/checks/conntrack.ts";
 import { drivers } from "../../../ts/doctor/checks/drivers.ts";
 import { kernel } from "../../../ts/doctor/checks/kernel.ts";
 import { memory } from "../../../ts/doctor/checks/memory.ts";
+import { namespace } from "../../../ts/doctor/checks/namespace.ts";
 import { offloads } from "../../../ts/doctor/checks/offloads.ts";
+import { ports } from "../../../ts/doctor/checks/ports.ts";
 import { programs } from "../../../ts/doctor/checks/programs.ts";
 import { queues } from "../../../ts/doctor/checks/queues.ts";
 import type { Found } from "../../../ts/doctor/finding.ts";
 import type { Check, Look } from "../../../ts/doctor/look.ts";
+import { findRunning } from "../../../ts/doctor/running.ts";
 import { CARD, look, type Recording } from "./recorded.ts";
 
 async function bad(check: Check, at: Look): Promise<Found[]> {
@@ -247,6 +250,31 @@ describe("the clock", () => {
       },
     ]);
   });
+});
+
+test("a balancer that runs in another network namespace is found, with the way there; nothing is said of its ports", async () => {
+  const at = look({
+    files: {
+      "/proc/sys/kernel/random/boot_id": "this-boot\n",
+      "/run/convey/balancer_70_0_0.json": JSON.stringify({
+        ...{ boot: "this-boot", pid: 70, frontends: ["tcp 10.0.0.1:80"] },
+      }),
+    },
+    links: { "/proc/self/ns/net": "net:[1]", "/proc/70/ns/net": "net:[2]" },
+  });
+  const running = await findRunning(at.host, at.config, async () => ({ engine: "tc" }));
+  expect(running).toEqual({ pid: undefined, engine: "tc", elsewhere: 70 });
+  expect(await bad(namespace, { ...at, running })).toMatchObject([
+    {
+      severity: "error",
+      evidence: "/proc/70/ns/net is net:[2], /proc/self/ns/net net:[1]",
+      remedy: "run this command by: nsenter -t 70 -n",
+    },
+  ]);
+  expect((await bad(ports, { ...at, running })).map(({ title }) => title)).not.toContainEqual(
+    expect.stringContaining("not reserved"),
+  );
+  expect(await bad(namespace, at)).toEqual([]);
 });
 
 test("IPVS with the same service is found", async () => {

@@ -7,6 +7,8 @@ import type { NativeHostReport, NativeKernelReport } from "../../../ts/native/in
 
 export interface Recording {
   files?: Record<string, string>;
+  /** Where symbolic links lead. */
+  links?: Record<string, string>;
   /** Standard output by command line. */
   commands?: Record<string, string>;
   kernel?: Partial<NativeKernelReport>;
@@ -14,11 +16,17 @@ export interface Recording {
   stepMs?: number;
 }
 
-export function recordedHost({ files = {}, commands = {}, kernel = {}, stepMs = 0 }: Recording): Host {
+export function recordedHost({
+  files = {},
+  links = {},
+  commands = {},
+  kernel = {},
+  stepMs = 0,
+}: Recording): Host {
   let now = 0;
   return {
     read: (path) => files[path],
-    link: () => undefined,
+    link: (path) => links[path],
     list: (path) => [
       ...new Set(
         Object.keys(files)

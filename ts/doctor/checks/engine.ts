@@ -15,7 +15,10 @@ export const engine: Check = {
     if (taken !== report?.engine && running === undefined)
       why.push(`not ${report?.engine}: ${host.kernel().bpfRefused}`);
     const place = `on ${links.map(({ name }) => name).join(", ")}`;
-    const how = running === undefined ? `a start would take it ${place}` : `at work ${place}`;
+    const how =
+      running === undefined || running.elsewhere !== undefined
+        ? `a start would take it ${place}`
+        : `at work ${place}`;
     const needsXdp = ["xdp", "af_xdp"].includes(config.engine) && config.xdp.mode === "native";
     const without = needsXdp ? links.filter(({ nativeXdp }) => nativeXdp === false) : [];
     return [

@@ -21,7 +21,8 @@ function reserved({ host, config, running }: Look): Found {
   const missing = [...parsePorts(nat)].filter((port) => !there.has(port));
   const evidence = `${shown(host, RESERVED)}; passthrough.port_range is ${nat}`;
   if (missing.length === 0) return ok("the NAT ports are reserved", evidence);
-  if (running === undefined) return ok("a start reserves the NAT ports", evidence);
+  if (running === undefined || running.elsewhere !== undefined)
+    return ok("a start reserves the NAT ports", evidence);
   const merged = [sysctl(host, RESERVED) ?? "", nat].filter(Boolean).join(",");
   return error({
     subject: RESERVED,
