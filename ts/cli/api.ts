@@ -95,9 +95,12 @@ function answerOf(reply: Reply): unknown {
   const answer = parsed(reply.body);
   if (reply.status < 300 && answer !== undefined) return answer;
   const { error, code, problems } = (answer ?? {}) as { error?: string; code?: string; problems?: Problem[] };
+  const said = error ?? `${reply.by} answers with HTTP status ${reply.status}`;
+  // The socket would have let it pass, so what kept it from being asked is the thing to mend.
+  const refused = reply.instead !== "" && (reply.status === 401 || reply.status === 403);
   throw new ConveyError(
     (code ?? "INTERNAL") as ConveyErrorCode,
-    error ?? `${reply.by} answers with HTTP status ${reply.status}`,
+    refused ? `${said} (${reply.by}, asked because of the socket: ${reply.instead})` : said,
     problems === undefined ? {} : { problems },
   );
 }

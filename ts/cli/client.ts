@@ -9,7 +9,17 @@ import type { Override } from "../config/overrides.ts";
 import { distrust, socketFolders, socketNames } from "../http/socket-path.ts";
 
 /** What came back, or why nothing did and which ways were tried. */
-export type Reply = { ok: true; status: number; body: string; by: string } | { ok: false; text: string };
+export type Reply =
+  | {
+      ok: true;
+      status: number;
+      body: string;
+      /** The socket's path or the URL that answered. */
+      by: string;
+      /** Why the socket did not, where the HTTP server was asked instead. */
+      instead: string;
+    }
+  | { ok: false; text: string };
 
 export type Question = {
   /** GET unless given. */
@@ -64,7 +74,7 @@ export async function askRunning(
       for (const name of names) {
         const socketPath = join(folder, name);
         const answer = await ask({ socketPath }, question.path, left(), what);
-        if (answer.ok) return { ...answer, by: socketPath };
+        if (answer.ok) return { ...answer, by: socketPath, instead: "" };
         if (answer.code === "ENOENT") continue;
         tried.push(`${socketPath}: ${causeOf(answer)}`);
         // A process is there and does not answer: nobody else can speak for it.
@@ -79,7 +89,7 @@ export async function askRunning(
   if (!server.ok) return { ok: false, text: [...tried, server.text].join("; ") };
   const url = `http://${hostPort(server)}${question.path.replace(/\?.*/s, "")}`;
   const answer = await ask(server, question.path, left(), what);
-  if (answer.ok) return { ...answer, by: url };
+  if (answer.ok) return { ...answer, by: url, instead: tried.join("; ") };
   return { ok: false, text: [...tried, `${url}: ${causeOf(answer)}`].join("; ") };
 }
 

@@ -193,6 +193,21 @@ test("flows are listed, shown and killed", async () => {
   expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("query.state")]);
 });
 
+test("where the HTTP server refuses a change in the socket's place, the error names both", async () => {
+  const own = join(directory.path, "http.toml");
+  await writeFile(own, `${toml()}[stats]\nport = 0\n`);
+  await using one = serving(["-c", own], env);
+  const [, url = ""] = await one.waitFor(/statistics on (http:[^ "]+)\/stats/);
+  await one.waitFor(/is ready/);
+  const elsewhere = { ...env, CONVEY_STATE_DIR: join(directory.path, "none") };
+  await writeFile(own, `${toml()}[stats]\nport = ${new URL(url).port}\n[reload]\nwatch = false\n`);
+  const { code, stderr } = await convey(["drain", "-c", own, "pool/s1"], { env: elsewhere });
+  expect(code).toBe(1);
+  expect(stderr).toContain("this server has no token, so it takes no changes (");
+  expect(stderr).toContain(`${url}/api/v1/servers`);
+  expect(stderr).toMatch(/asked because of the socket: no socket http-\w+\.sock in /);
+});
+
 test("where nothing runs, the error names every way that was tried", async () => {
   const nobody = join(directory.path, "nobody.toml");
   const { code, stderr } = await convey(["drain", "pool/s1", "-c", nobody], { env });
