@@ -3,6 +3,9 @@
  * on addresses of 127.0.0.0/8. Needs dist, so build first; 12,000 open files for the largest one.
  *
  *     node --import ./__test__/support/typescript.mjs __test__/bench/control.ts [idle seconds]
+ *     node --import ./__test__/support/typescript.mjs __test__/bench/control.ts clone
+ *
+ * "clone" measures `git clone` and `npm start` until the dashboard answers, with what npm and cargo have in their caches.
  */
 import { fork } from "node:child_process";
 import { once } from "node:events";
@@ -13,16 +16,33 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CONVEY } from "../support/peers.ts";
-import { cpuSeconds, type Running, start } from "../support/processes.ts";
+import { cpuSeconds, type Running, start, succeed } from "../support/processes.ts";
 
-const IDLE_SECONDS = Number(process.argv[2] ?? 20);
+const IDLE_SECONDS = Number(process.argv[2]) || 20;
 /** After the start: first checks, compiling, collecting garbage. */
 const SETTLE_MS = 8000;
 const SCRAPES = 50;
 const FRAMES = 20;
 
 if (process.send !== undefined) serve();
+else if (process.argv[2] === "clone") await clone();
 else await measure();
+
+async function clone(): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), "convey-bench-clone-"));
+  try {
+    const began = performance.now();
+    await succeed(["git", "clone", "--quiet", join(import.meta.dirname, "../.."), folder]);
+    const npm = start(["npm", "start"], { cwd: folder });
+    const [, url = ""] = await npm.waitFor(/dashboard +(http:\S+)/, 1_200_000);
+    await ask(url);
+    console.log(`from clone to dashboard: ${((performance.now() - began) / 1000).toFixed(0)} s`);
+    await npm.stop("SIGINT", 20_000);
+    npm.kill();
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
 
 /** Answers every connection, on every address of the loopback network. */
 function serve(): void {

@@ -91,7 +91,7 @@ function greeting(servers: readonly DemoServer[], url: string, http: string, key
     "",
     `  try          curl ${url}`,
     `               for i in 1 2 3 4 5 6; do curl -s ${url}; done`,
-    `  page         ${http}/`,
+    `  dashboard    ${http}/`,
     `  statistics   ${http}/stats`,
     `  health       ${http}/healthz`,
     keys
