@@ -126,7 +126,7 @@ async function visit(file: string, what: string): Promise<void> {
     console.log(
       `  a scrape: ${scrape.cpu.toFixed(1)} ms of CPU, ${scrape.wall.toFixed(1)} ms until it has come`,
     );
-    await frames(running, stats, idle);
+    await frames(running, stats);
   } finally {
     await running.stop();
   }
@@ -147,22 +147,24 @@ async function probe(url: string, ms: number): Promise<{ worst: number; asked: n
 }
 
 /** What one who looks at the dashboard costs, above nobody who does; and what /healthz waits meanwhile. */
-async function frames(running: Running, stats: string, idle: number): Promise<void> {
+async function frames(running: Running, stats: string): Promise<void> {
+  const unseen = await share(running, FRAMES);
   const viewer = get(`${stats}/api/v1/live`, { agent: false });
   const [answer] = (await once(viewer, "response")) as [IncomingMessage];
+  let count = 0;
+  answer.setEncoding("utf8").on("data", (text: string) => {
+    count += text.split("event: delta").length - 1;
+  });
   // The full picture that comes first is no frame.
   await sleep(3000);
-  let frames = 0;
-  answer.setEncoding("utf8").on("data", (text: string) => {
-    frames += text.split("event: delta").length - 1;
-  });
-  const looked = await share(running, FRAMES);
-  const cpu = ((looked - idle) * 10 * FRAMES) / Math.max(1, frames);
+  count = 0;
+  const seen = await share(running, FRAMES);
+  const sent = Math.max(1, count);
   const { worst, asked } = await probe(`${stats}/healthz`, 10_000);
   viewer.destroy();
   console.log(
-    `  a frame for one who looks at the dashboard: ${cpu.toFixed(1)} ms of CPU (${frames} frames); ` +
-      `/healthz meanwhile ${worst.toFixed(1)} ms at most of ${asked}`,
+    `  a frame for one who looks at the dashboard: ${(((seen - unseen) * 10 * FRAMES) / sent).toFixed(1)} ms of CPU ` +
+      `(${sent} frames); /healthz meanwhile ${worst.toFixed(1)} ms at most of ${asked}`,
   );
 }
 
