@@ -1,7 +1,6 @@
 /** The live flow table against real connections: what it says of them, and what becomes of one that is ended. */
 import { describe, expect, test } from "vitest";
 import { type Running, start, until } from "../support/processes.ts";
-import { inKernel } from "./engines.ts";
 import { Asked } from "./lab/asked.ts";
 import { CLIENT, onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
@@ -107,14 +106,10 @@ describe("the live flow table", () => {
     await ask(one);
   });
 
-  test("watched live, the next connection's decision is told, and to that server it really goes", async (context) => {
+  test("watched live, the next connection's decision is told, and to that server it really goes", async () => {
     await using balancer = await Asked.start(segment, configuration(SERVERS));
     const filter = { client: `${CLIENT}:5501`, vip: `${VIP}:80` };
     const live = balancer.explainLive(filter, { count: 4 });
-    if (inKernel()) {
-      await expect(live).rejects.toThrow(/Engine (tc|xdp) decides in the kernel/);
-      context.skip("decisions of programs in the kernel are not watched");
-    }
     // Asked and answered after it: the watch stands.
     await balancer.flows();
     await using other = open(5502);

@@ -257,8 +257,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    * for 30 seconds or 1,000 decisions unless `options` say otherwise, or until the reader stops. At most four watch at a
    * time. A flow that the table does not have is in the state `new`; fragments and ICMP are not watched.
    *
-   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `ENGINE_UNSUPPORTED` with the engines that decide in
-   * the kernel (tc and xdp), `INTERNAL` when four watch already.
+   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `INTERNAL` when four watch already.
    */
   explainLive(
     filter: FlowFilter = {},

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_engine::{Loss, NextHops};
+use convey_engine::{Decided, Loss, NextHops};
 
 use crate::rx_batch::RxBatch;
 use crate::sockets::Sockets;
@@ -36,6 +36,11 @@ pub trait FrameIo {
 
     /// The frame goes on by this interface, as it stands in its buffer.
     fn forwards(&mut self, _at: usize, _next_hops: &NextHops) {}
+
+    /// What others have decided on packets that somebody watches, since this was asked last.
+    fn take_decided(&mut self) -> Vec<Decided> {
+        Vec::new()
+    }
 
     /// Its virtio_net_hdr and the frame.
     fn bytes(&self, at: usize) -> &[u8];

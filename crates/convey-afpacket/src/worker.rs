@@ -172,6 +172,9 @@ impl<F: FrameIo> Runner<F> {
         let now = self.shared.now();
         let begun = self.shared.fragments.begun();
         let watches = self.shared.watches.current();
+        for decided in self.frames.take_decided() {
+            decided.tell(&watches, &snapshot, &next_hops, &self.worker);
+        }
         self.tx_batch.clear();
         self.in_hand = received as u64;
         for at in 0..received {

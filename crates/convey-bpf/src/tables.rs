@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of what lies in the maps, or of what that means: a program goes on with the maps of another
 /// process only if it was of the same.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// How a server is reached; the numbers of `METHOD_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -205,7 +205,9 @@ pub struct Config {
 
 impl Config {
     /// Bytes of the value.
-    pub const BYTES: usize = 104;
+    pub const BYTES: usize = 112;
+    /// Where it says whether anything is watched, in words of eight bytes: that is not written with the rest.
+    pub const WATCHED: usize = 13;
 
     /// What the bytes of a value say.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
@@ -332,6 +334,134 @@ impl<'a> HandedUp<'a> {
         let len = word(1)?;
         let frame = room.get(..room.len().min(len as usize))?;
         Some(Self { ingress: word(0)?, len, gso_size: word(2)?, reason: word(3)?, frame })
+    }
+}
+
+/// Watches at a time; `WATCHES`.
+pub const WATCHES: usize = 4;
+
+/// `struct watch`: packets of which the programs tell. Of what goes the other way they tell, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Watch {
+    /// An address of the client, and how many of its first bits count.
+    pub client: Option<(IpAddr, u8)>,
+    /// Its port; 0: any.
+    pub client_port: u16,
+    /// What it talks to.
+    pub vip: Option<IpAddr>,
+    /// The port it talks to; 0: any.
+    pub vip_port: u16,
+    /// IP protocol number; 0: any.
+    pub protocol: u8,
+}
+
+impl Watch {
+    /// Bytes of a value.
+    pub const BYTES: usize = 72;
+
+    /// The value.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let mut families = 3;
+        let nets = [self.client, self.vip.map(|ip| (ip, u8::MAX))];
+        for (net, to) in nets.into_iter().zip(bytes.chunks_exact_mut(32)) {
+            let Some((ip, bits)) = net else { continue };
+            let (width, family) = if ip.is_ipv4() { (32, 1) } else { (128, 2) };
+            families &= family;
+            // Addresses of IPv4 lie in the last word.
+            let rest = width - u32::from(bits).min(width);
+            let mask = u128::MAX.checked_shl(rest).unwrap_or(0) & (u128::MAX >> (128 - width));
+            to[..16].copy_from_slice(&plain_address(ip));
+            to[16..].copy_from_slice(&mask.to_be_bytes());
+        }
+        bytes[64..66].copy_from_slice(&self.client_port.to_be_bytes());
+        bytes[66..68].copy_from_slice(&self.vip_port.to_be_bytes());
+        bytes[68] = self.protocol;
+        bytes[69] = families;
+        bytes
+    }
+}
+
+/// `struct watches`, in words of eight bytes: see there.
+pub mod watches {
+    use super::{WATCHES, Watch};
+
+    /// Bytes of the value.
+    pub const BYTES: usize = 48 + WATCHES * Watch::BYTES;
+    /// How many records may be written.
+    pub const LEAVE: usize = 0;
+    /// The tick when that was given.
+    pub const RENEWED: usize = 1;
+    /// By watch, of how many there was no room to tell.
+    pub const LOST: usize = 2;
+    /// By watch, [`Watch`]: none that says no family.
+    pub const FILTERS: usize = 6;
+    /// Words of one.
+    pub const FILTER: usize = Watch::BYTES / 8;
+}
+
+/// In place of a reason in a record of the ring: it is no frame, but a [`Decided`]; `UP_DECIDED`.
+pub const UP_DECIDED: u32 = u32::MAX;
+
+/// `struct decided`: what a program decided on a packet that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Where it came from, and what it was sent to.
+    pub from_to: [SocketAddr; 2],
+    /// What was decided.
+    pub fate: Fate,
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was sent on.
+    Forwarded {
+        /// Slots of its frontend and server.
+        slots: [u16; 2],
+        /// Number of the state its flow was in; 0: it belonged to none.
+        met: u8,
+        /// Whether it comes from the server.
+        is_reply: bool,
+        /// What its addresses and ports have become.
+        from_to: [SocketAddr; 2],
+    },
+    /// It was dropped, for the reason at this place in [`REASONS`].
+    Dropped(u32),
+}
+
+impl Decided {
+    const BYTES: usize = 88;
+
+    /// Reads a record; `None`: it is none.
+    pub fn parse(record: &[u8]) -> Option<Self> {
+        let bytes = record.first_chunk::<{ Self::BYTES }>()?;
+        let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+        let [protocol, v6, met] = [bytes[8], bytes[9], bytes[10]];
+        if word(12) != UP_DECIDED {
+            return None;
+        }
+        let socket = |address: usize, port: usize| {
+            let at: [u8; 16] = bytes[address..].first_chunk().copied().unwrap_or_default();
+            let ip = match at {
+                [_, _, _, _, _, _, _, _, _, _, _, _, v4 @ ..] if v6 == 0 => IpAddr::from(v4),
+                v6 => IpAddr::from(v6),
+            };
+            SocketAddr::new(ip, u16::from_be_bytes([bytes[port], bytes[port + 1]]))
+        };
+        let fate = match word(0) & 0xff {
+            // FORWARD
+            0 => Fate::Forwarded {
+                slots: [word(4) as u16, (word(4) >> 16) as u16],
+                met: met & 0x7f,
+                is_reply: met & 0x80 != 0,
+                from_to: [socket(48, 84), socket(64, 86)],
+            },
+            _ => Fate::Dropped(word(0) >> 8),
+        };
+        Some(Self { protocol, from_to: [socket(16, 80), socket(32, 82)], fate })
     }
 }
 

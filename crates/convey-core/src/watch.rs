@@ -90,6 +90,14 @@ impl<D> Watch<D> {
         has_room
     }
 
+    /// So many decisions were made that it may have wanted, and there was no room to tell of them.
+    pub fn lose(&self, decisions: u64) {
+        let mut found = lock(&self.found);
+        if found.left > 0 {
+            found.lost += decisions;
+        }
+    }
+
     /// A decision was made.
     pub fn tell(&self, decision: D) {
         let mut found = lock(&self.found);

@@ -10,7 +10,7 @@ use crate::explanation::{Explanation, Interface, Outcome, Step};
 use crate::next_hop::{Missing, NextHops};
 use crate::routes::Path;
 use crate::selection::{Owner, Selection, flow_key, nat_paths, owner, select_server};
-use crate::snapshot::{Method, PacketServer, PacketSnapshot, Placement};
+use crate::snapshot::{Method, PacketFrontend, PacketServer, PacketSnapshot, Placement};
 use crate::transport::Transport;
 use crate::verdict::{DropReason, PassReason};
 use crate::worker::Worker;
@@ -62,12 +62,7 @@ pub(crate) fn explain_tuple(
             from_client(&mut e, slot, tuple, of, snapshot, next_hops, worker);
         }
         Owner::Reply(_, flow) => {
-            e.direction = Some(Direction::FromServer);
-            e.flow = Some(flow.state.name());
-            e.steps.push(Step::FlowPort { port: destination.port(), state: flow.state.name() });
-            if let Some(server) = snapshot.server(flow.server) {
-                e.server(server);
-            }
+            e.answers(destination.port(), flow.state.name(), snapshot.server(flow.server));
             if let Some(frontend) = snapshot.frontend(flow.frontend) {
                 e.frontend = Some(frontend.name.to_string());
                 let client = socket(Addr::from_bits(flow.client), flow.client_port);
@@ -100,14 +95,7 @@ fn from_client(
     let met = flow_key(slot, number_of(protocol), tuple, transport.as_ref(), snapshot, worker);
     let key = met.key;
     let Some(frontend) = snapshot.frontend(key.frontend) else { return };
-    e.direction = Some(Direction::FromClient);
-    let name = frontend.name.to_string();
-    e.frontend = Some(name.clone());
-    e.steps.push(if frontend.has_left() {
-        Step::ListensNoLonger { frontend: name }
-    } else {
-        Step::Listens { frontend: name }
-    });
+    e.listens(frontend);
     let transport = transport.unwrap_or_else(|| match protocol {
         // Of a known flow, its next packet; else its first.
         Protocol::Tcp => {
@@ -128,12 +116,7 @@ fn from_client(
             flow.server
         }
         Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server, .. }) => {
-            e.maglev_slot = Some(slot);
-            if snapshot.is_minimal() {
-                e.table(slot, server, snapshot.place(frontend, &key), snapshot);
-            } else {
-                e.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
-            }
+            e.by_table(slot, server, snapshot.place(frontend, &key), snapshot);
             server
         }
         Err(reason) => {
@@ -173,6 +156,38 @@ impl Explanation {
         self
     }
 
+    /// It is for this frontend.
+    pub(crate) fn listens(&mut self, frontend: &PacketFrontend) {
+        self.direction = Some(Direction::FromClient);
+        let name = frontend.name.to_string();
+        self.frontend = Some(name.clone());
+        self.steps.push(if frontend.has_left() {
+            Step::ListensNoLonger { frontend: name }
+        } else {
+            Step::Listens { frontend: name }
+        });
+    }
+
+    /// It comes from a server, to the port of a flow in this state.
+    pub(crate) fn answers(&mut self, port: u16, state: &'static str, server: Option<&PacketServer>) {
+        self.direction = Some(Direction::FromServer);
+        self.flow = Some(state);
+        self.steps.push(Step::FlowPort { port, state });
+        if let Some(server) = server {
+            self.server(server);
+        }
+    }
+
+    /// The flow table does not know it: it gets the server in `server` by its slot of the Maglev table.
+    pub(crate) fn by_table(&mut self, slot: usize, server: u16, place: Placement, snapshot: &PacketSnapshot) {
+        self.maglev_slot = Some(slot);
+        if snapshot.is_minimal() {
+            self.table(slot, server, place, snapshot);
+        } else {
+            self.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
+        }
+    }
+
     /// Minimal tracking: what the table says of a flow that it does not remember.
     fn table(&mut self, slot: usize, server: u16, place: Placement, snapshot: &PacketSnapshot) {
         self.steps.push(if place.previous.is_some() { Step::NotRemembered } else { Step::NotTracked });
@@ -188,7 +203,7 @@ impl Explanation {
         }
     }
 
-    fn server(&mut self, server: &PacketServer) {
+    pub(crate) fn server(&mut self, server: &PacketServer) {
         let address = socket(server.address, server.port);
         let (backend, name) = (server.backend.to_string(), server.name.to_string());
         self.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: address });
@@ -196,7 +211,7 @@ impl Explanation {
         self.method = Some(server.method);
     }
 
-    fn rewritten_step(&mut self) {
+    pub(crate) fn rewritten_step(&mut self) {
         if let Some((source, destination)) = self.rewritten {
             self.steps.push(match self.method {
                 Some(Method::L2) => Step::MacsOnly,
@@ -205,7 +220,7 @@ impl Explanation {
         }
     }
 
-    fn route(&mut self, next_hops: &NextHops, from: IpAddr, to: IpAddr) {
+    pub(crate) fn route(&mut self, next_hops: &NextHops, from: IpAddr, to: IpAddr) {
         let path = Path { source: from, destination: to, ingress: 0 };
         let (step, outcome) = match next_hops.lookup(&path) {
             Ok(hop) if self.method == Some(Method::L2) && !hop.on_link => {
@@ -238,7 +253,7 @@ impl Explanation {
     }
 }
 
-const fn number_of(protocol: Protocol) -> u8 {
+pub(crate) const fn number_of(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,

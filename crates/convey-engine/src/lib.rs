@@ -18,6 +18,7 @@
 mod accounts;
 pub mod arrival;
 pub mod counters;
+pub mod decided;
 pub mod engine_error;
 pub mod explain;
 pub mod explanation;
@@ -53,6 +54,7 @@ pub mod worker;
 pub use arrival::explain_arrival;
 pub use convey_packet::MAX_EXTENSION_HEADERS;
 pub use counters::WorkerCounters;
+pub use decided::{Decided, Fate, Forwarded};
 pub use engine_error::{EngineError, EngineErrorKind};
 pub use explain::explain;
 pub use explanation::{Explanation, Interface, Outcome, Step};

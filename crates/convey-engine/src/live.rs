@@ -133,7 +133,7 @@ fn tuple_of(frame: &[u8], is_gso: bool) -> Option<(Ip, Tuple)> {
 }
 
 /// Whether the two ends and the frontend are the filter's.
-fn takes_ends(
+pub(crate) fn takes_ends(
     filter: &FlowFilter,
     owner: &Owner,
     protocol: Protocol,
@@ -159,11 +159,22 @@ fn takes_ends(
         Owner::Nobody => return false,
     };
     let name = snapshot.frontend(slot).map(|frontend| &*frontend.name).unwrap_or_default();
-    filter.takes_frontend(protocol, name) && filter.takes_client(client) && filter.takes_vip(vip)
+    takes_flow(filter, protocol, name, client, vip)
+}
+
+/// Whether a flow of this client with this frontend is the filter's.
+pub(crate) fn takes_flow(
+    filter: &FlowFilter,
+    protocol: Protocol,
+    frontend: &str,
+    client: SocketAddr,
+    vip: SocketAddr,
+) -> bool {
+    filter.takes_frontend(protocol, frontend) && filter.takes_client(client) && filter.takes_vip(vip)
 }
 
 /// Whether server and state are.
-fn takes_choice(filter: &FlowFilter, e: &Explanation) -> bool {
+pub(crate) fn takes_choice(filter: &FlowFilter, e: &Explanation) -> bool {
     let takes_server = match &e.server {
         Some((backend, name, _)) => filter.takes_server(backend, name),
         None => filter.backend.is_none() && filter.server.is_none(),

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Protocol, Watches};
+use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Protocol, Watches, Watching};
 
 use crate::engine_error::EngineError;
 use crate::explanation::Explanation;
@@ -168,6 +168,12 @@ pub trait PacketEngine: fmt::Debug + Send + Sync {
 
     /// Packets since the start; cheap, and no packet waits for it.
     fn stats(&self) -> EngineStats;
+
+    /// Watches the decisions on packets that `filter` takes, until there were `count` of them. `None`: as many watch as
+    /// may.
+    fn watch(&self, filter: FlowFilter, count: u64) -> Option<Watching<LiveDecision>> {
+        self.user_side().watches().begin(filter, count)
+    }
 
     /// Its workers in user space, which decide about all packets or about some.
     fn user_side(&self) -> &dyn UserSide;

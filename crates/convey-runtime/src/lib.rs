@@ -325,13 +325,12 @@ impl Runtime {
     /// were `count` of them. Most that wait to be taken: [`convey_core::watch::RING`].
     ///
     /// # Errors
-    /// [`RuntimeError::Closed`]; [`RuntimeError::TooManyWatches`]; [`RuntimeError::Engine`] when the engine decides in
-    /// the kernel.
+    /// [`RuntimeError::Closed`]; [`RuntimeError::TooManyWatches`].
     pub fn watch(&self, filter: FlowFilter, count: u64) -> Result<LiveWatch, RuntimeError> {
         drop(self.open_state()?);
         let kind = match &self.engine {
             Engine::Proxy(proxy) => proxy.watches().begin(filter, count).map(live::Kind::Proxy),
-            Engine::Packet(packet) => packet.watch(filter, count)?.map(live::Kind::Packet),
+            Engine::Packet(packet) => packet.watch(filter, count).map(live::Kind::Packet),
         };
         kind.map(LiveWatch).ok_or(RuntimeError::TooManyWatches)
     }

@@ -23,7 +23,7 @@ use convey_afpacket::monotonic;
 use convey_afpacket::probe::Prober;
 use convey_core::{Event, FlowCursor, FlowFilter, FlowPage, Protocol, Snapshot, SpecError, Watching};
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineKind, EngineStats, Explanation, Keep, LiveDecision, PacketEngine,
+    EngineError, EngineKind, EngineStats, Explanation, Keep, LiveDecision, PacketEngine,
     PacketOptions, PacketSnapshot,
 };
 use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
@@ -240,18 +240,8 @@ impl PacketPath {
     }
 
     /// `None`: as many watch as may.
-    pub(crate) fn watch(
-        &self,
-        filter: FlowFilter,
-        count: u64,
-    ) -> Result<Option<Watching<LiveDecision>>, EngineError> {
-        let kind = self.engine.kind();
-        if matches!(kind, EngineKind::Tc | EngineKind::Xdp) {
-            let cause = format!("Engine {kind} decides in the kernel, where decisions cannot be watched");
-            let remedy = "explain the flow instead, or use engine \"af_xdp\" or \"af_packet\"";
-            return Err(EngineError::new(EngineErrorKind::Unsupported, cause, remedy));
-        }
-        Ok(self.engine.user_side().watches().begin(filter, count))
+    pub(crate) fn watch(&self, filter: FlowFilter, count: u64) -> Option<Watching<LiveDecision>> {
+        self.engine.watch(filter, count)
     }
 
     /// Refuses new flows, as with every server draining; known flows go on.

@@ -12,7 +12,7 @@ export const explainLive = route(
     path: "/api/v1/explain/live",
     operationId: "explainLive",
     summary:
-      "Decisions on the packets, in proxy mode the new connections, that the filter takes, from now on: events `decision` with `{at, explanation, lost}`. Engines in the kernel have none.",
+      "Decisions on the packets, in proxy mode the new connections, that the filter takes, from now on: events `decision` with `{at, explanation, lost}`.",
     request: {
       // Strict: a misspelt part of the filter would watch everything.
       query: z.strictObject({
@@ -35,9 +35,7 @@ export const explainLive = route(
         try {
           return decisions(source.explainLive(filter, { durationMs, count }));
         } catch (error) {
-          throw refused(error, (code) =>
-            code === "CONFIG_INVALID" ? 400 : code === "ENGINE_UNSUPPORTED" ? 409 : 503,
-          );
+          throw refused(error, (code) => (code === "CONFIG_INVALID" ? 400 : 503));
         }
       }) as never;
     },

@@ -74,7 +74,7 @@ export declare class Dataplane {
    * minutes) or until there were `count`. `onBatch` is called with what was decided, some twenty times a second at
    * most, and once with `ended`; it does not keep the process alive. At most four watch at a time.
    *
-   * Throws with `code` CONFIG_INVALID for an argument, CLOSED, ENGINE_UNSUPPORTED, INTERNAL when four watch already.
+   * Throws with `code` CONFIG_INVALID for an argument, CLOSED, INTERNAL when four watch already.
    */
   watchExplain(filter: NativeFlowFilter, durationMs: number, count: number, onBatch: (batch: NativeLiveBatch) => void): ExplainWatch
   /** Whether forwarding goes on without the process: when it is killed, and with `close(true)`. */

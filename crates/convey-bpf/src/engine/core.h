@@ -13,6 +13,7 @@
 #include "advance.h"
 #include "admit.h"
 #include "plan.h"
+#include "watch.h"
 
 /* A newcomer is dealt with before there is a plan, and the stack is small. */
 union work {
@@ -131,11 +132,14 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 		if (reason)
 			return reason == REASON(DROP_SERVER_IS_CLIENT) ? refuse(p, reason, c) : VERDICT(UP, reason - 1);
 	}
-	if (e)
+	if (e) {
+		p->met = CONTROL(e) & STATE_MASK;
 		advance(v6, e, index, FROM_CLIENT, p, now);
+	}
 	if (minimal && !IS_SETTLED(new) && number != PLACE_SERVER(new->place))
 		v6 ? note_use6(p, slot) : note_use4(p, slot);
 	account(FROM_CLIENT, slot, number, p->payload);
+	p->slots = slot | number << 16;
 	plan->method = server->method;
 	*hop = &server->hop;
 	copy_address(v6, &plan->src, &p->src);
@@ -181,8 +185,10 @@ static __always_inline __u32 from_server(const bool v6, context_t *context, __u3
 	reason = check_route(p, METHOD_NAT, *hop);
 	if (reason)
 		return VERDICT(UP, reason - 1);
+	p->met = (CONTROL(e) & STATE_MASK) | MET_REPLY;
 	advance(v6, e, id, FROM_SERVER, p, now);
 	account(FROM_SERVER, slot, server, p->payload);
+	p->slots = slot | server << 16;
 	return VERDICT(FORWARD, 0);
 }
 
@@ -199,14 +205,11 @@ static __always_inline __u32 the_tick(void)
 	return last & TICK_MASK;
 }
 
-static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work,
-				    const struct hop **hop)
+static __always_inline __u32 judge(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work,
+				   const struct config *c, const struct hop **hop)
 {
-	const struct config *c = the_config();
 	__u32 reason, slot, path = 0;
 
-	if (!c)
-		return VERDICT(PASS, PASS_NOT_VIP);
 	p->now = the_tick();
 	struct frame f = frame_of(context, p->gso_size);
 	reason = v6 ? parse6(context, p) : parse_segment(&f, p) ? 0 : parse4(context, p);
@@ -238,6 +241,24 @@ static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ing
 	if (slot)
 		return from_client(v6, p, slot - 1, c, work, hop);
 	return from_server(v6, context, ingress, p, path - 1, c, &work->plan, hop);
+}
+
+static __always_inline __u32 decide(const bool v6, context_t *context, __u32 ingress, struct packet *p, union work *work,
+				    const struct hop **hop)
+{
+	const struct config *c = the_config();
+	__u32 verdict;
+
+	if (!c)
+		return VERDICT(PASS, PASS_NOT_VIP);
+	verdict = judge(v6, context, ingress, p, work, c, hop);
+	/* Whoever decides about the others tells of them. */
+	if (c->watched && (VERDICT_KIND(verdict) == FORWARD || VERDICT_KIND(verdict) == DROP)) {
+		if (VERDICT_KIND(verdict) == DROP)
+			__builtin_memset(&work->plan, 0, sizeof(work->plan));
+		v6 ? tell6(p, &work->plan, verdict) : tell4(p, &work->plan, verdict);
+	}
+	return verdict;
 }
 
 #endif

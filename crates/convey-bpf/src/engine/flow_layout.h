@@ -202,6 +202,33 @@ struct config {
 	__u8 one;    /* 1, which the verifier does not know */
 	__u8 former; /* there are former VIPs */
 	__u8 zero[4];
+	__u32 watched; /* there are watches; its eight bytes are not written with the rest */
+	__u32 zero_too;
+};
+
+/* Watches at a time. */
+#define WATCHES 4
+/* Ticks after which nobody reads what is told: a second. */
+#define WATCH_TICKS 60
+#define WATCH_V4 1
+#define WATCH_V6 2
+
+/* What is told of; ports of 0 are any, IPv4 is in the last word. */
+struct watch {
+	struct address client, client_mask;
+	struct address vip, vip_mask;
+	__be16 client_port, vip_port;
+	__u8 protocol; /* 0: any */
+	__u8 families; /* 0: none is watched */
+	__u16 zero;
+};
+
+struct watches {
+	__s64 leave;   /* records that may be written */
+	__u32 renewed; /* tick when it was given last */
+	__u32 zero;
+	__u64 lost[WATCHES];
+	struct watch of[WATCHES];
 };
 
 struct gauge {
@@ -244,13 +271,34 @@ struct handed_up {
 	__u8 frame[];
 };
 
+/* In place of a reason: the record is no frame but this. */
+#define UP_DECIDED 0xffffffff
+/* In `met`: it comes from a server. */
+#define MET_REPLY 0x80
+
+/* What was decided on a packet that is watched. Its addresses and ports, and what they become if it is forwarded. */
+struct decided {
+	__u32 verdict;
+	__u32 slots; /* of a frontend and, in the upper half, a server */
+	__u8 protocol;
+	__u8 v6;
+	__u8 met; /* state of its flow, MET_REPLY */
+	__u8 zero;
+	__u32 reason; /* UP_DECIDED, where `handed_up` has its reason */
+	struct address src, dst, new_src, new_dst;
+	__be16 src_port, dst_port, new_src_port, new_dst_port;
+};
+
 /* tables.rs writes these. */
+_Static_assert(sizeof(struct decided) == 88, "decided");
+_Static_assert(offsetof(struct decided, reason) == offsetof(struct handed_up, reason), "decided");
+_Static_assert(sizeof(struct watch) == 72 && sizeof(struct watches) == 48 + WATCHES * 72, "watches");
 _Static_assert(sizeof(struct handed_up) == 16, "handed_up");
 _Static_assert(sizeof(struct hop) == 20, "hop");
 _Static_assert(sizeof(struct client_hop) == 40, "client_hop");
 _Static_assert(sizeof(struct frontend) == 32 + 16 * NAT_SOURCES, "frontend");
 _Static_assert(sizeof(struct server) == 64, "server");
-_Static_assert(sizeof(struct config) == 104 && sizeof(struct config) % 8 == 0, "config");
+_Static_assert(sizeof(struct config) == 112 && sizeof(struct config) % 8 == 0, "config");
 _Static_assert(sizeof(struct directory4) == 64, "directory4");
 
 #endif

@@ -41,7 +41,10 @@ struct packet {
 	__u8 protocol;
 	__u8 ttl;
 	bool later_fragment : 1, first_fragment : 1, unchecked : 1; /* UDP without a checksum */
-	__u8 broken;             /* how the transport header is: REASON(), or 0 */
+	union {
+		__u8 broken;     /* how the transport header is: REASON(), or 0 */
+		__u8 met;        /* once that is known to be sound: the state its flow was in, MET_REPLY; 0: it is new */
+	};
 	/* TCP; of UDP only `payload` */
 	__u8 flags;
 	__u8 scale;              /* of a SYN, NO_SCALE: none */
@@ -50,7 +53,11 @@ struct packet {
 		__u32 seq;
 		__u32 datagram; /* of a fragment: the identification, as in the packet */
 	};
-	__u32 ack, payload;
+	__u32 ack;
+	union {
+		__u32 payload;
+		__u32 slots;     /* once it is accounted for: its frontend, in the upper half its server */
+	};
 	__u32 now;               /* tick */
 	__u32 gso_size;          /* of the frame; 0: none */
 };

@@ -37,6 +37,15 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
+/* What is watched; looked at while the configuration says so. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct watches);
+} watches SEC(".maps");
+
 /* The tick in the lower TICK_SHIFT bits, above it the jiffies when it was read. */
 __u64 last_tick;
 

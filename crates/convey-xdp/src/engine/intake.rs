@@ -20,6 +20,7 @@ use super::counts::{Counts, Refusals, SlotCounts};
 use super::pins::{Pins, path_as_written, path_of_record};
 use super::ring::{ClientHops, OpenChecksums};
 use super::slot_uses::SlotUses;
+use super::watched::Watched;
 use crate::interface::{Refused, can_send, refusal};
 use crate::kernel::{Kernel, Sizes, TableRecord, Tables};
 use crate::lower::{self, Ways};
@@ -230,6 +231,12 @@ impl Programs {
                 }),
             },
         })
+    }
+
+    /// What they are to tell of.
+    pub(super) fn watched(&self) -> Result<Watched, XdpError> {
+        let state = lock(&self.state);
+        Ok(Watched::new(state.kernel.memory("config")?.words64(), state.kernel.memory("watches")?.words64()))
     }
 
     /// The ring by which packets are handed up.

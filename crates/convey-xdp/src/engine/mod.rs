@@ -12,20 +12,23 @@ mod pins;
 mod ring;
 mod sizes;
 mod slot_uses;
+mod watched;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use convey_afpacket::monotonic;
 use convey_afpacket::workers::{PacketSocket, Runner, UserPath, lock};
+use convey_core::{FlowFilter, Watching};
 use convey_engine::{
-    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, InterfaceSink, Keep, PacketEngine,
-    PacketSnapshot, SavedFlows, TakenOver, UserSide, Worker,
+    EngineError, EngineErrorKind, EngineKind, EngineSetup, EngineStats, InterfaceSink, Keep, LiveDecision,
+    PacketEngine, PacketSnapshot, SavedFlows, TakenOver, UserSide, Worker,
 };
 
 use self::intake::Programs;
 pub use self::pins::Pins;
 use self::ring::RingFrames;
+use self::watched::Watched;
 use crate::kernel::Hook;
 
 /// Room for frames that are sent from user space.
@@ -36,6 +39,7 @@ pub struct KernelEngine {
     kind: EngineKind,
     path: UserPath,
     programs: Arc<Programs>,
+    watched: Arc<Watched>,
     /// Of killed balancers that other engines served.
     taken_over: Option<TakenOver>,
     /// What it began with was another's, which may go on if this one does not come to stand.
@@ -74,6 +78,8 @@ impl KernelEngine {
         let is_heir = pins.as_ref().is_some_and(|pins| pins.adopted.is_some());
         let programs = Programs::load(hook, &setup, pins)?;
         let memory = programs.memory().map_err(|e| failed("its tables", &e))?;
+        let watched = programs.watched().map_err(|e| failed("what is watched", &e))?;
+        let watched = Arc::new(watched);
         let ring = programs.ring().map_err(|e| failed("its ring", &e))?;
         let socket = PacketSocket::open(SEND_BUFFER_BYTES).map_err(|e| failed("a packet socket", &e))?;
         let prepare = setup.on_interfaces.clone();
@@ -91,6 +97,7 @@ impl KernelEngine {
             kind,
             path,
             programs,
+            watched,
             taken_over: None,
             is_heir,
             stands: AtomicBool::new(false),
@@ -111,8 +118,10 @@ impl KernelEngine {
             return Err(refused);
         }
         followed?;
+        let watches = (engine.watched.clone(), engine.path.watches().clone());
+        let programs = &engine.programs;
         let frames =
-            RingFrames::new(ring, socket, engine.programs.client_hops(), engine.programs.open_checksums());
+            RingFrames::new(ring, socket, programs.client_hops(), programs.open_checksums(), watches);
         engine.programs.begin()?;
         engine.path.run(Runner::of_worker(0, frames, &engine.path, worker))?;
         engine.stands.store(true, Relaxed);
@@ -150,6 +159,14 @@ impl PacketEngine for KernelEngine {
         stats
     }
 
+    /// What the programs decide is told from the return on.
+    fn watch(&self, filter: FlowFilter, count: u64) -> Option<Watching<LiveDecision>> {
+        let watches = self.path.watches();
+        let watching = watches.begin(filter, count)?;
+        self.watched.follow(watches);
+        Some(watching)
+    }
+
     fn user_side(&self) -> &dyn UserSide {
         &self.path
     }
@@ -170,6 +187,7 @@ impl PacketEngine for KernelEngine {
         if keep == Keep::Forwarding && self.outlives_process() {
             self.path.shared().keep_flows();
             self.path.close();
+            self.watched.end();
             return Vec::new();
         }
         // The program first: what arrives from now on is the kernel's.

@@ -11,11 +11,13 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
 use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, VnetHeader, lock};
 use convey_bpf::tables::{CLIENT_HOP_BYTES, CLIENT_HOPS, client_hop, client_of_hop};
-use convey_engine::{Loss, NextHops, Path, REPLY_HEADROOM};
+use convey_core::Watches;
+use convey_engine::{Decided, LiveDecision, Loss, NextHops, Path, REPLY_HEADROOM};
 use convey_packet::{Addr, Ip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::partial;
+use super::watched::{self, Watched};
 use crate::lower::hop_of;
 use crate::netlink::interface_name;
 
@@ -111,6 +113,10 @@ pub(super) struct RingFrames {
     client_hops: Arc<Mutex<ClientHops>>,
     open_checksums: Arc<OpenChecksums>,
     no_next_hop: u32,
+    watched: Arc<Watched>,
+    watches: Arc<Watches<LiveDecision>>,
+    /// What the programs have told since it was taken.
+    decided: Vec<Decided>,
 }
 
 impl RingFrames {
@@ -119,6 +125,7 @@ impl RingFrames {
         socket: PacketSocket,
         client_hops: Arc<Mutex<ClientHops>>,
         open_checksums: Arc<OpenChecksums>,
+        (watched, watches): (Arc<Watched>, Arc<Watches<LiveDecision>>),
     ) -> Self {
         let no_next_hop = convey_bpf::tables::REASONS.iter().position(|name| *name == NO_NEXT_HOP);
         Self {
@@ -129,13 +136,20 @@ impl RingFrames {
             client_hops,
             open_checksums,
             no_next_hop: no_next_hop.map_or(u32::MAX, |at| at as u32),
+            watched,
+            watches,
+            decided: Vec::new(),
         }
     }
 
     fn take(&mut self) -> usize {
         self.count = 0;
-        while self.count < BATCH {
+        while self.count < BATCH && self.decided.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
+            if let Some(decided) = watched::read(&record) {
+                self.decided.push(decided);
+                continue;
+            }
             if let Some(frame) = self.frames.get_mut(self.count)
                 && frame.read(&record, self.no_next_hop)
             {
@@ -178,8 +192,9 @@ impl Frame {
 
 impl FrameIo for RingFrames {
     fn receive(&mut self, timeout: Duration) -> io::Result<usize> {
+        self.watched.renew(&self.watches);
         let taken = self.take();
-        if taken > 0 {
+        if taken > 0 || !self.decided.is_empty() {
             return Ok(taken);
         }
         let timeout = Timespec {
@@ -189,7 +204,7 @@ impl FrameIo for RingFrames {
         let fd = self.ring.as_fd();
         poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout))?;
         match self.take() {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
+            0 if self.decided.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             taken => Ok(taken),
         }
     }
@@ -230,6 +245,10 @@ impl FrameIo for RingFrames {
             let to: Addr = ip.destination;
             lock(&self.client_hops).remember(to.into(), next_hops);
         }
+    }
+
+    fn take_decided(&mut self) -> Vec<Decided> {
+        std::mem::take(&mut self.decided)
     }
 
     fn bytes(&self, at: usize) -> &[u8] {

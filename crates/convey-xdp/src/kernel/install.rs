@@ -82,12 +82,12 @@ impl Kernel {
         }
     }
 
-    /// Word by word; the directory's seed stays.
+    /// Word by word; the directory's seed stays, and what says whether anything is watched.
     fn write_config(&self, config: &Config) {
         let bytes = config.to_bytes();
         for (i, (word, to)) in bytes.chunks_exact(8).zip(self.config.iter()).enumerate() {
             let word = word.try_into().map_or(0, u64::from_ne_bytes);
-            if i != DIRECTORY_SEED && to.load(Relaxed) != word {
+            if i != DIRECTORY_SEED && i != Config::WATCHED && to.load(Relaxed) != word {
                 to.store(word, Relaxed);
             }
         }

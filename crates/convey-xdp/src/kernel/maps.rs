@@ -3,7 +3,9 @@
 
 use aya::maps::{MapData, MapInfo};
 use convey_bpf::directory::{LINE_BYTES, LINES};
-use convey_bpf::tables::{CLIENT_HOP_BYTES, CLIENT_HOPS, Config, Frontend, REASONS, Server, USE_LINES};
+use convey_bpf::tables::{
+    CLIENT_HOP_BYTES, CLIENT_HOPS, Config, Frontend, REASONS, Server, USE_LINES, watches,
+};
 use convey_core::nat_ports::{Partition, PortPool};
 
 use super::Sizes;
@@ -35,6 +37,7 @@ pub(super) fn shapes(sizes: &Sizes) -> Vec<Shape> {
     let words = PortPool::words(partition(sizes)) as u32;
     vec![
         shape("config", 4, Config::BYTES, 1),
+        shape("watches", 4, watches::BYTES, 1),
         shape("directory", 4, LINE_BYTES, 2 * LINES as u32),
         shape("vips6", 20, 4, frontends),
         shape("former_vips", 20, 4, frontends),
