@@ -435,14 +435,16 @@ pub enum Fate {
 impl Decided {
     const BYTES: usize = 88;
 
+    /// Whether a record of the ring is one, and no frame.
+    pub fn is_one(record: &[u8]) -> bool {
+        record.get(12..16) == Some(&UP_DECIDED.to_ne_bytes())
+    }
+
     /// Reads a record; `None`: it is none.
     pub fn parse(record: &[u8]) -> Option<Self> {
-        let bytes = record.first_chunk::<{ Self::BYTES }>()?;
+        let bytes = record.first_chunk::<{ Self::BYTES }>().filter(|bytes| Self::is_one(*bytes))?;
         let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
         let [protocol, v6, met] = [bytes[8], bytes[9], bytes[10]];
-        if word(12) != UP_DECIDED {
-            return None;
-        }
         let socket = |address: usize, port: usize| {
             let at: [u8; 16] = bytes[address..].first_chunk().copied().unwrap_or_default();
             let ip = match at {

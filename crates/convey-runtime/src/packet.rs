@@ -23,8 +23,8 @@ use convey_afpacket::monotonic;
 use convey_afpacket::probe::Prober;
 use convey_core::{Event, FlowCursor, FlowFilter, FlowPage, Protocol, Snapshot, SpecError, Watching};
 use convey_engine::{
-    EngineError, EngineKind, EngineStats, Explanation, Keep, LiveDecision, PacketEngine,
-    PacketOptions, PacketSnapshot,
+    EngineError, EngineKind, EngineStats, Explanation, Keep, LiveDecision, PacketEngine, PacketOptions,
+    PacketSnapshot,
 };
 use convey_xdp::{GuardDrops, GuardMethod, GuardRules};
 

@@ -26,6 +26,7 @@ pub mod nft;
 mod ours;
 pub mod pins;
 mod rules;
+pub mod told;
 
 pub use engine::{KernelEngine, Pins};
 pub use error::XdpError;

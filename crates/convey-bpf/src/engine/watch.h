@@ -56,7 +56,8 @@ static __always_inline __u32 tell(const bool v6, const struct packet *p, const s
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 	struct decided *told = 0;
 
-	if (!all || !c)
+	/* Whose a packet is that was not read so far nobody knows. */
+	if (!all || !c || (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP))
 		return 0;
 	if (age(all->renewed, p->now) > WATCH_TICKS) {
 		/* Whoever lives sets it again. */

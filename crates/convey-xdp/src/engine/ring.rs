@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
 use convey_afpacket::workers::{BATCH, FrameIo, PacketSocket, Pieces, VNET_HEADER_BYTES, VnetHeader, lock};
-use convey_bpf::tables::{CLIENT_HOP_BYTES, CLIENT_HOPS, client_hop, client_of_hop};
+use convey_bpf::tables::{CLIENT_HOP_BYTES, CLIENT_HOPS, Decided as Told, client_hop, client_of_hop};
 use convey_core::Watches;
 use convey_engine::{Decided, LiveDecision, Loss, NextHops, Path, REPLY_HEADROOM};
 use convey_packet::{Addr, Ip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::partial;
-use super::watched::{self, Watched};
+use super::watched::Watched;
 use crate::lower::hop_of;
 use crate::netlink::interface_name;
+use crate::told;
 
 /// Bytes of `struct handed_up` before the frame.
 const HEAD_BYTES: usize = 16;
@@ -146,8 +147,8 @@ impl RingFrames {
         self.count = 0;
         while self.count < BATCH && self.decided.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
-            if let Some(decided) = watched::read(&record) {
-                self.decided.push(decided);
+            if Told::is_one(&record) {
+                self.decided.extend(told::read(&record));
                 continue;
             }
             if let Some(frame) = self.frames.get_mut(self.count)

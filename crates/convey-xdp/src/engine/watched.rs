@@ -7,20 +7,18 @@ use std::time::{Duration, Instant};
 
 use convey_afpacket::monotonic;
 use convey_afpacket::workers::lock;
-use convey_bpf::tables::{self, Config, REASONS, WATCHES, watches};
-use convey_core::conntrack::{Direction, FlowState, Memory, Ticks};
-use convey_core::{FlowFilter, Protocol, Watch, Watches};
-use convey_engine::{Decided, DropReason, Fate, Forwarded, LiveDecision};
+use convey_bpf::tables::{self, Config, WATCHES, watches};
+use convey_core::conntrack::{Memory, Ticks};
+use convey_core::{Watch, Watches};
+use convey_engine::LiveDecision;
+
+use crate::told::coarse;
 
 /// How often programs are given leave to tell. They stop a second after the last time.
 const RENEWAL: Duration = Duration::from_millis(100);
 
 /// Decisions that they may tell of in that time.
 const LEAVE: u64 = 1024;
-
-/// IP protocol numbers.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 type LiveWatch = Arc<Watch<LiveDecision>>;
 
@@ -133,46 +131,4 @@ impl Watched {
 fn first_half(word: u32) -> u64 {
     let [a, b, c, d] = word.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
-}
-
-/// What programs can tell by. The rest of the filter is user space's.
-fn coarse(filter: &FlowFilter) -> tables::Watch {
-    tables::Watch {
-        client: filter.client.map(|net| (net.address, net.bits)),
-        client_port: filter.client_port.unwrap_or(0),
-        vip: filter.vip,
-        vip_port: filter.vip_port.unwrap_or(0),
-        protocol: match filter.protocol {
-            None => 0,
-            Some(Protocol::Tcp) => TCP,
-            Some(Protocol::Udp) => UDP,
-        },
-    }
-}
-
-/// What a record of the ring tells, if that is a decision on a packet of TCP or UDP.
-pub(super) fn read(record: &[u8]) -> Option<Decided> {
-    let decided = tables::Decided::parse(record)?;
-    let protocol = match decided.protocol {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return None,
-    };
-    let [source, destination] = decided.from_to;
-    let fate = match decided.fate {
-        tables::Fate::Forwarded { slots: [frontend, server], met, is_reply, from_to } => {
-            Fate::Forwarded(Forwarded {
-                frontend,
-                server,
-                direction: if is_reply { Direction::FromServer } else { Direction::FromClient },
-                met: FlowState::from_number(met).filter(|state| *state != FlowState::Free),
-                rewritten: (from_to[0], from_to[1]),
-            })
-        }
-        tables::Fate::Dropped(reason) => {
-            let name = REASONS.get(reason as usize)?;
-            Fate::Dropped(DropReason::ALL.iter().copied().find(|reason| reason.name() == *name)?)
-        }
-    };
-    Some(Decided { protocol, source, destination, fate })
 }

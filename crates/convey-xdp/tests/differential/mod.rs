@@ -13,6 +13,7 @@ mod tables;
 #[path = "../lab/test_run.rs"]
 mod test_run;
 mod traffic;
+mod watched;
 mod worlds;
 
 use pair::{Counts, Difference, Pair, Setup, Step};
@@ -28,6 +29,8 @@ pub struct Report {
     pub forwarded: u64,
     pub forwarded_by_program: u64,
     pub handed_up: u64,
+    /// Decisions of programs that were told to those who watch.
+    pub watched: u64,
     /// Steps after which the same flows lay elsewhere in the tables.
     pub elsewhere: u64,
     /// Frames that the kernel does not run.
@@ -53,12 +56,13 @@ pub fn run(frames: u64, seed: u64, most: usize) -> (Report, Vec<String>) {
         report.episodes += 1;
         pairs[at].counts = Counts::default();
         let (steps, result) = play(&mut pairs[at], &setups[at], episode);
-        let Counts { frames, forwarded, forwarded_by_program, handed_up, elsewhere, refused } =
+        let Counts { frames, forwarded, forwarded_by_program, handed_up, watched, elsewhere, refused } =
             pairs[at].counts;
         report.frames += frames;
         report.forwarded += forwarded;
         report.forwarded_by_program += forwarded_by_program;
         report.handed_up += handed_up;
+        report.watched += watched;
         report.elsewhere += elsewhere;
         report.refused += refused;
         if let Err(Difference(what)) = result {
@@ -92,6 +96,7 @@ fn play(pair: &mut Pair, setup: &Setup, seed: u64) -> (Vec<Step>, Result<(), Dif
     let mut spec = setup.spec.clone();
     let mut steps = Vec::new();
     pair.is_precise = false;
+    pair.is_watched = random.one_in(2);
     pair.reset();
     let changes = random.of(&[0, 100, 300]);
     for _ in 0..STEPS {

@@ -6,19 +6,21 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf};
-use convey_bpf::tables::{CLIENT_HOP_BYTES, HandedUp, REASONS, client_hop};
+use convey_bpf::tables::{CLIENT_HOP_BYTES, Decided, HandedUp, REASONS, client_hop};
 use convey_core::nat_ports::Partition;
 use convey_core::{Snapshot, SnapshotSpec};
 use convey_engine::{
-    Checksum, FrameMeta, Nanos, NextHops, PacketOptions, PacketSnapshot, PathNumbers, REPLY_HEADROOM,
+    Checksum, FrameMeta, Looked, Nanos, NextHops, PacketOptions, PacketSnapshot, PathNumbers, REPLY_HEADROOM,
     Verdict, Worker, process,
 };
 use convey_xdp::kernel::{Hook, Image, Kernel, Sizes};
 use convey_xdp::lower::{self, Ways};
+use convey_xdp::told;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::tables::Tables;
 use super::test_run::{self, TestRun};
+use super::watched::{self, Watcher, Words};
 
 /// Ticks come round again after this time: the whole table is swept, and no flow is older.
 const ROUND: u64 = 1 << 48;
@@ -70,6 +72,8 @@ pub struct Counts {
     pub forwarded: u64,
     pub forwarded_by_program: u64,
     pub handed_up: u64,
+    /// Decisions of the program that were told to those who watch.
+    pub watched: u64,
     pub elsewhere: u64,
     pub refused: u64,
 }
@@ -79,6 +83,7 @@ struct Side {
     snapshot: Arc<PacketSnapshot>,
     worker: Worker,
     tables: Tables,
+    watcher: Watcher,
 }
 
 pub struct Pair {
@@ -100,6 +105,9 @@ pub struct Pair {
     pub counts: Counts,
     /// Reasons are asked for after every frame.
     pub is_precise: bool,
+    /// Decisions are told, and compared.
+    pub is_watched: bool,
+    words: Words,
 }
 
 impl Pair {
@@ -132,7 +140,7 @@ impl Pair {
             let config = Snapshot::first(setup.spec.clone(), 1).unwrap();
             let snapshot = Arc::new(PacketSnapshot::build(&config, options, None).unwrap());
             let worker = Worker::in_kernel(&snapshot, tables.memory(numbers.clone())).unwrap();
-            Side { config, snapshot, worker, tables }
+            Side { config, snapshot, worker, tables, watcher: Watcher::new() }
         };
         let (rust, c) = (side(&shadow), side(&kernel));
         know(&mut kernel, &setup);
@@ -140,6 +148,7 @@ impl Pair {
         let take = |kernel: &mut Kernel, name| kernel.ebpf.take_map(name).unwrap();
         Self {
             program,
+            words: Words::of(&kernel),
             ring: take(&mut kernel, "slow_path").try_into().unwrap(),
             fragments: take(&mut kernel, "fragments").try_into().unwrap(),
             reasons: take(&mut kernel, "reasons").try_into().unwrap(),
@@ -155,6 +164,7 @@ impl Pair {
             counted: Names::new(),
             counts: Counts::default(),
             is_precise: false,
+            is_watched: false,
         }
     }
 
@@ -271,6 +281,7 @@ impl Pair {
     }
 
     fn frame(&mut self, frame: &[u8]) -> Result<Option<Outcome>, Difference> {
+        self.words.allow(self.is_watched, now());
         let Some((verdict, sent)) = self.run_program(frame)? else {
             self.counts.refused += 1;
             return Ok(None);
@@ -278,8 +289,16 @@ impl Pair {
         let now = Nanos(self.base + now());
         self.counts.frames += 1;
         let next_hops = &self.setup.next_hops;
-        let rust = decide(&mut self.rust, frame, next_hops, &mut self.buffer, now);
-        let up = self.ring.next().map(|record| {
+        let rust = decide(&mut self.rust, frame, next_hops, &mut self.buffer, now, self.is_watched);
+        let mut record = self.ring.next();
+        self.counts.watched += u64::from(record.as_ref().is_some_and(|record| Decided::is_one(record)));
+        if let Some(decided) = record.as_ref().and_then(|record| told::read(record)) {
+            let side = &self.c;
+            decided.tell(&side.watcher.watches.current(), &side.snapshot, next_hops, &side.worker);
+            drop(record);
+            record = self.ring.next();
+        }
+        let up = record.map(|record| {
             let up = HandedUp::parse(&record).unwrap();
             (up.len as usize, up.frame[..(up.len as usize).min(up.frame.len())].to_vec())
         });
@@ -295,7 +314,7 @@ impl Pair {
                 if verdict == "forward" {
                     return Err(Difference("handed up and forwarded".into()));
                 }
-                decide(&mut self.c, &up, next_hops, &mut self.buffer, now)
+                decide(&mut self.c, &up, next_hops, &mut self.buffer, now, self.is_watched)
             }
             None if verdict == "forward" => {
                 self.counts.forwarded_by_program += 1;
@@ -320,6 +339,9 @@ impl Pair {
         }
         if !rust.is_like(&c) {
             return Err(Difference(format!("    Rust {rust:?}\n    C    {c:?}\n")));
+        }
+        if let Some(text) = watched::difference(&self.rust.watcher.told(), &self.c.watcher.told()) {
+            return Err(Difference(text));
         }
         Ok(Some(rust))
     }
@@ -386,12 +408,24 @@ fn has_padding(frame: &[u8]) -> bool {
 }
 
 /// What a worker makes of a frame.
-fn decide(side: &mut Side, frame: &[u8], next_hops: &NextHops, buffer: &mut [u8], now: Nanos) -> Outcome {
+fn decide(
+    side: &mut Side,
+    frame: &[u8],
+    next_hops: &NextHops,
+    buffer: &mut [u8],
+    now: Nanos,
+    is_watched: bool,
+) -> Outcome {
     let room = &mut buffer[..frame.len() + REPLY_HEADROOM];
     room[..frame.len()].copy_from_slice(frame);
     room[frame.len()..].fill(0xee);
     let meta = FrameMeta { ingress_ifindex: 1, checksum: Checksum::Complete, gso: None };
+    let watches = if is_watched { side.watcher.watches.current() } else { Vec::new() };
+    let looked = Looked::at(&watches, frame, &meta, &side.snapshot, next_hops, &side.worker);
     let verdict = process(room, frame.len(), &meta, &side.snapshot, next_hops, &mut side.worker, now);
+    if let Some(looked) = looked {
+        looked.decided(&verdict, room);
+    }
     let kept = |what, reason: &str| Outcome::Kept(what, Some(reason.into()));
     match verdict {
         Verdict::Forward(f) => Outcome::Sent(room[..f.len].to_vec()),
