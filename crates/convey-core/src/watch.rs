@@ -181,6 +181,17 @@ mod tests {
     }
 
     #[test]
+    fn what_others_had_no_room_for_is_lost_for_a_watch_that_wants_more() {
+        let watches = watches();
+        let watching = watches.begin(FlowFilter::default(), 1).unwrap();
+        let watch = watches.current().remove(0);
+        watch.lose(3);
+        watch.tell(0);
+        watch.lose(4);
+        assert_eq!(watching.take().lost, 3);
+    }
+
+    #[test]
     fn a_fifth_watch_is_refused_until_one_of_the_four_has_ended() {
         let watches = watches();
         let mut four: Vec<_> =

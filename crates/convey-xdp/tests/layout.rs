@@ -36,6 +36,8 @@ fn sizes_are_those_of_the_header() {
     assert_eq!(defined("CLIENT_HOPS"), u64::from(tables::CLIENT_HOPS));
     assert_eq!(defined("UP_SHORT"), tables::UP_SHORT as u64);
     assert_eq!(defined("UP_LONG"), tables::UP_LONG as u64);
+    assert_eq!(defined("WATCHES"), tables::WATCHES as u64);
+    assert_eq!(tables::WATCHES, convey_core::watch::MAX_WATCHES);
     assert_eq!(defined("FORMER_MAX"), tables::FORMER_MAX as u64);
     assert_eq!(defined("NAT_SOURCES"), tables::NAT_SOURCES as u64);
     let slots = defined("MAGLEV_SLOTS") + defined("MAGLEV_PADDING");

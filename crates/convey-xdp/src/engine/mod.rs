@@ -2,7 +2,8 @@
 //! errors, follows fragments and finds next hops, in the same tables.
 //!
 //! Maps are memory of both. What the program cannot decide it hands up by a ring, untouched and uncounted: the worker
-//! decides about it as about any frame. So a packet is decided by one of the two, and by the same state.
+//! decides about it as about any frame. So a packet is decided by one of the two, and by the same state. Whoever watches
+//! is told by the one that decided: of what programs do by records in the same ring (`watched`).
 
 mod attach;
 mod counts;
