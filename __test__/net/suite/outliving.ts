@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { aroundAll, describe, expect, test } from "vitest";
 import { type Product, runConvey } from "../../support/convey.ts";
 import { CONVEY } from "../../support/peers.ts";
-import { finish } from "../../support/processes.ts";
+import { finish, start } from "../../support/processes.ts";
 import { Busy, current, leftBehind } from "../lab/busy.ts";
 import { hostState } from "../lab/host-state.ts";
 import { type PacketLab, SERVERS } from "../lab/lab.ts";
@@ -83,6 +83,33 @@ export function outliving({ method, scene: standing }: Stage): void {
       await end(product);
       await expectClean(balancers);
     });
+
+    test("killed while decisions are watched it takes no packet along, and the next process can be asked for them", async () => {
+      const watch = ({ file }: Product) =>
+        start([...scene.prefix(), process.execPath, CONVEY, "explain", "--live", "--json", "-c", file]);
+      await using talker = await Talker.start(lab, lab.vip());
+      const flows = new Busy(talker);
+      const balancers: Product[] = [];
+      {
+        await using killed = await scene.balance();
+        balancers.push(killed);
+        await using watching = watch(killed);
+        await flows.open(20);
+        await watching.waitFor(/"verdict":"forward"/);
+        await kill(killed);
+      }
+      await flows.rounds(20);
+      expect(Object.keys(await names(lab, lab.vip(), 30)).sort()).toEqual([...SERVERS]);
+      await using product = await scene.balance();
+      balancers.push(product);
+      await product.process.waitFor(/took over \d+ flows of a killed balancer"/);
+      await using watching = watch(product);
+      await watching.waitFor(/"verdict":"forward"/);
+      expect(await flows.lost()).toBe(0);
+      expect((await talker.ask({ do: "close" })).ok).toBe(20);
+      await end(product);
+      await expectClean(balancers);
+    }, 60_000);
 
     test("with shutdown.keep_forwarding SIGTERM waits for nobody, everything goes on, and the next start goes on with it", async () => {
       await using talker = await Talker.start(lab, lab.vip());

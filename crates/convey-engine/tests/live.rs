@@ -8,8 +8,12 @@ use std::sync::Arc;
 
 use common::Lab;
 use common::world::{VIP, connect, tuple};
+use convey_core::conntrack::FlowState;
 use convey_core::{FlowFilter, FlowStage, Net, Watches, Watching};
-use convey_engine::{FrameMeta, LiveDecision, Looked, Nanos, Outcome, REPLY_HEADROOM, Step, process};
+use convey_engine::{
+    Decided, DropReason, Fate, Forwarded, FrameMeta, LiveDecision, Looked, Nanos, Outcome, REPLY_HEADROOM,
+    Step, process,
+};
 use convey_testkit::PacketBuilder as P;
 
 const CLIENT: &str = "198.51.100.7:4000";
@@ -113,4 +117,73 @@ fn a_packet_is_forwarded_the_same_whether_or_not_somebody_watches() {
             .map(|(lab, watches)| send(lab, watches, P::syn(&client, VIP)));
         assert_eq!(frames[0], frames[1], "{client}");
     }
+}
+
+/// A program's decision that is the same as this one of a worker on a packet from a client.
+fn by_program(lab: &Lab, told: &LiveDecision, met: Option<FlowState>) -> Decided {
+    let e = &told.explanation;
+    let (_, _, address) = e.server.clone().unwrap();
+    let server =
+        lab.snapshot.servers().find(|(_, s)| (s.address, s.port) == (address.ip().into(), address.port()));
+    let frontend = lab.snapshot.frontends().find(|(_, f)| Some(&*f.name) == e.frontend.as_deref());
+    let forwarded = Forwarded {
+        frontend: frontend.unwrap().0,
+        server: server.unwrap().0,
+        direction: e.direction.unwrap(),
+        met,
+        rewritten: e.rewritten.unwrap(),
+    };
+    let LiveDecision { protocol, source, destination, .. } = *told;
+    Decided { protocol, source, destination, fate: Fate::Forwarded(forwarded) }
+}
+
+/// What is told of it to one with this filter.
+fn told_of(lab: &Lab, decided: &Decided, filter: FlowFilter) -> Vec<LiveDecision> {
+    let (watches, watching) = watch(filter);
+    decided.tell(&watches.current(), &lab.snapshot, &lab.next_hops, &lab.worker);
+    watching.take().decisions
+}
+
+#[test]
+fn what_a_program_decided_is_told_as_a_worker_would_and_to_whoever_wants_it() {
+    let mut lab = Lab::passthrough((40000, 40099), 3);
+    let (watches, watching) = watch(FlowFilter::default());
+    let packets = [
+        (P::syn(CLIENT, VIP), None, FlowStage::New),
+        (P::syn(CLIENT, VIP), Some(FlowState::SynSent), FlowStage::New),
+    ];
+    for (packet, met, stage) in packets {
+        send(&mut lab, &watches, packet);
+        let by_worker = watching.take().decisions.remove(0);
+        let decided = by_program(&lab, &by_worker, met);
+        let is = |stage| FlowFilter { stage: Some(stage), ..FlowFilter::default() };
+        let told = told_of(&lab, &decided, is(stage));
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].explanation, by_worker.explanation);
+        assert!(told_of(&lab, &decided, is(FlowStage::Established)).is_empty());
+        let other = FlowFilter { frontend: Some("other".into()), ..FlowFilter::default() };
+        assert!(told_of(&lab, &decided, other).is_empty());
+        let Fate::Forwarded(forwarded) = decided.fate else { panic!("{decided:?}") };
+        let gone = Forwarded { server: 999, ..forwarded };
+        assert!(
+            told_of(&lab, &Decided { fate: Fate::Forwarded(gone), ..decided }, FlowFilter::default())
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn what_a_program_dropped_is_told_with_the_reason_unless_it_is_nobodys() {
+    let lab = Lab::passthrough((40000, 40099), 1);
+    let dropped = |destination: &str| Decided {
+        protocol: convey_core::Protocol::Tcp,
+        source: CLIENT.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        fate: Fate::Dropped(DropReason::BadTcpFlags),
+    };
+    let told = told_of(&lab, &dropped(VIP), FlowFilter::default());
+    let e = &told[0].explanation;
+    assert_eq!(e.outcome, Outcome::Drop(DropReason::BadTcpFlags));
+    assert_eq!(e.steps[1..], [Step::Refused { reason: DropReason::BadTcpFlags }], "{:?}", e.steps);
+    assert!(told_of(&lab, &dropped("192.0.2.99:80"), FlowFilter::default()).is_empty());
 }
