@@ -173,7 +173,7 @@ impl<F: FrameIo> Runner<F> {
         let begun = self.shared.fragments.begun();
         let watches = self.shared.watches.current();
         for decided in self.frames.take_decided() {
-            decided.tell(&watches, &snapshot, &next_hops, &self.worker);
+            decided.tell(&watches, &snapshot, &next_hops, &mut self.worker, now);
         }
         self.tx_batch.clear();
         self.in_hand = received as u64;
@@ -193,7 +193,7 @@ impl<F: FrameIo> Runner<F> {
                 None
             } else {
                 let bytes = frame.get(..len).unwrap_or_default();
-                Looked::at(&watches, bytes, &meta, &snapshot, &next_hops, &self.worker)
+                Looked::at(&watches, bytes, &meta, &snapshot, &next_hops, &mut self.worker, now)
             };
             let verdict = process(frame, len, &meta, &snapshot, &next_hops, &mut self.worker, now);
             if let Some(looked) = looked {

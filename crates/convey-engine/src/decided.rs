@@ -12,6 +12,7 @@ use convey_packet::{Addr, Tuple};
 use crate::explain::{number_of, socket};
 use crate::explanation::{Explanation, Outcome, Step};
 use crate::live::{LiveDecision, takes_choice, takes_ends, takes_flow};
+use crate::meta::Nanos;
 use crate::next_hop::NextHops;
 use crate::selection::{Owner, owner};
 use crate::snapshot::{Method, PacketSnapshot};
@@ -62,7 +63,8 @@ impl Decided {
         watches: &[Arc<Watch<LiveDecision>>],
         snapshot: &PacketSnapshot,
         next_hops: &NextHops,
-        worker: &Worker,
+        worker: &mut Worker,
+        now: Nanos,
     ) {
         if watches.is_empty() {
             return;
@@ -89,7 +91,12 @@ impl Decided {
             }
             Fate::Dropped(reason) => {
                 let tuple = self.tuple();
-                let owner = owner(number_of(self.protocol), &tuple, snapshot, worker);
+                worker.begin(snapshot, now);
+                let owner = match owner(number_of(self.protocol), &tuple, snapshot, worker) {
+                    // For the program its time was over.
+                    Owner::Reply(..) if *reason == DropReason::NoFlow => Owner::StrayReply,
+                    owner => owner,
+                };
                 let Some(e) = self.dropped(*reason, &owner, snapshot) else { return };
                 told(&e, &|filter| takes_ends(filter, &owner, self.protocol, &tuple, snapshot));
             }

@@ -14,7 +14,7 @@ use convey_packet::{Addr, Fragment, Ip, Ports, TCP, Tuple, UDP};
 
 use crate::explain::{explain_tuple, socket};
 use crate::explanation::{Explanation, Outcome, Step};
-use crate::meta::FrameMeta;
+use crate::meta::{FrameMeta, Nanos};
 use crate::next_hop::NextHops;
 use crate::selection::{Owner, owner};
 use crate::snapshot::PacketSnapshot;
@@ -53,8 +53,11 @@ impl Looked {
         meta: &FrameMeta,
         snapshot: &PacketSnapshot,
         next_hops: &NextHops,
-        worker: &Worker,
+        worker: &mut Worker,
+        now: Nanos,
     ) -> Option<Self> {
+        // So that flows whose time is over are so in both.
+        worker.begin(snapshot, now);
         let is_gso = meta.gso.is_some();
         let (ip, tuple) = tuple_of(frame, is_gso)?;
         let protocol = if ip.protocol == UDP { Protocol::Udp } else { Protocol::Tcp };

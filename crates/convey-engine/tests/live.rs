@@ -32,9 +32,9 @@ fn send(lab: &mut Lab, watches: &Watches<LiveDecision>, packet: P) -> Vec<u8> {
     let len = frame.len();
     let meta = FrameMeta { ingress_ifindex: 1, ..FrameMeta::default() };
     let watches = watches.current();
-    let looked = Looked::at(&watches, &frame, &meta, &lab.snapshot, &lab.next_hops, &lab.worker);
-    frame.resize(len + REPLY_HEADROOM, 0);
     let now = Nanos::from_millis(1000);
+    let looked = Looked::at(&watches, &frame, &meta, &lab.snapshot, &lab.next_hops, &mut lab.worker, now);
+    frame.resize(len + REPLY_HEADROOM, 0);
     let verdict = process(&mut frame, len, &meta, &lab.snapshot, &lab.next_hops, &mut lab.worker, now);
     if let Some(looked) = looked {
         looked.decided(&verdict, &frame);
@@ -138,9 +138,15 @@ fn by_program(lab: &Lab, told: &LiveDecision, met: Option<FlowState>) -> Decided
 }
 
 /// What is told of it to one with this filter.
-fn told_of(lab: &Lab, decided: &Decided, filter: FlowFilter) -> Vec<LiveDecision> {
+fn told_of(lab: &mut Lab, decided: &Decided, filter: FlowFilter) -> Vec<LiveDecision> {
     let (watches, watching) = watch(filter);
-    decided.tell(&watches.current(), &lab.snapshot, &lab.next_hops, &lab.worker);
+    decided.tell(
+        &watches.current(),
+        &lab.snapshot,
+        &lab.next_hops,
+        &mut lab.worker,
+        Nanos::from_millis(1000),
+    );
     watching.take().decisions
 }
 
@@ -157,16 +163,16 @@ fn what_a_program_decided_is_told_as_a_worker_would_and_to_whoever_wants_it() {
         let by_worker = watching.take().decisions.remove(0);
         let decided = by_program(&lab, &by_worker, met);
         let is = |stage| FlowFilter { stage: Some(stage), ..FlowFilter::default() };
-        let told = told_of(&lab, &decided, is(stage));
+        let told = told_of(&mut lab, &decided, is(stage));
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].explanation, by_worker.explanation);
-        assert!(told_of(&lab, &decided, is(FlowStage::Established)).is_empty());
+        assert!(told_of(&mut lab, &decided, is(FlowStage::Established)).is_empty());
         let other = FlowFilter { frontend: Some("other".into()), ..FlowFilter::default() };
-        assert!(told_of(&lab, &decided, other).is_empty());
+        assert!(told_of(&mut lab, &decided, other).is_empty());
         let Fate::Forwarded(forwarded) = decided.fate else { panic!("{decided:?}") };
         let gone = Forwarded { server: 999, ..forwarded };
         assert!(
-            told_of(&lab, &Decided { fate: Fate::Forwarded(gone), ..decided }, FlowFilter::default())
+            told_of(&mut lab, &Decided { fate: Fate::Forwarded(gone), ..decided }, FlowFilter::default())
                 .is_empty()
         );
     }
@@ -174,16 +180,16 @@ fn what_a_program_decided_is_told_as_a_worker_would_and_to_whoever_wants_it() {
 
 #[test]
 fn what_a_program_dropped_is_told_with_the_reason_unless_it_is_nobodys() {
-    let lab = Lab::passthrough((40000, 40099), 1);
+    let mut lab = Lab::passthrough((40000, 40099), 1);
     let dropped = |destination: &str| Decided {
         protocol: convey_core::Protocol::Tcp,
         source: CLIENT.parse().unwrap(),
         destination: destination.parse().unwrap(),
         fate: Fate::Dropped(DropReason::BadTcpFlags),
     };
-    let told = told_of(&lab, &dropped(VIP), FlowFilter::default());
+    let told = told_of(&mut lab, &dropped(VIP), FlowFilter::default());
     let e = &told[0].explanation;
     assert_eq!(e.outcome, Outcome::Drop(DropReason::BadTcpFlags));
     assert_eq!(e.steps[1..], [Step::Refused { reason: DropReason::BadTcpFlags }], "{:?}", e.steps);
-    assert!(told_of(&lab, &dropped("192.0.2.99:80"), FlowFilter::default()).is_empty());
+    assert!(told_of(&mut lab, &dropped("192.0.2.99:80"), FlowFilter::default()).is_empty());
 }

@@ -56,8 +56,10 @@ static __always_inline __u32 tell(const bool v6, const struct packet *p, const s
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 	struct decided *told = 0;
 
-	/* Whose a packet is that was not read so far nobody knows. */
 	if (!all || !c || (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP))
+		return 0;
+	/* It was not read so far that its ports are known, and so whose it is. */
+	if (!forwarded && VERDICT_REASON(verdict) < DROP_FRAGMENT_REFUSED && !p->broken)
 		return 0;
 	if (age(all->renewed, p->now) > WATCH_TICKS) {
 		/* Whoever lives sets it again. */

@@ -293,8 +293,9 @@ impl Pair {
         let mut record = self.ring.next();
         self.counts.watched += u64::from(record.as_ref().is_some_and(|record| Decided::is_one(record)));
         if let Some(decided) = record.as_ref().and_then(|record| told::read(record)) {
-            let side = &self.c;
-            decided.tell(&side.watcher.watches.current(), &side.snapshot, next_hops, &side.worker);
+            let side = &mut self.c;
+            let watches = side.watcher.watches.current();
+            decided.tell(&watches, &side.snapshot, next_hops, &mut side.worker, now);
             drop(record);
             record = self.ring.next();
         }
@@ -421,7 +422,7 @@ fn decide(
     room[frame.len()..].fill(0xee);
     let meta = FrameMeta { ingress_ifindex: 1, checksum: Checksum::Complete, gso: None };
     let watches = if is_watched { side.watcher.watches.current() } else { Vec::new() };
-    let looked = Looked::at(&watches, frame, &meta, &side.snapshot, next_hops, &side.worker);
+    let looked = Looked::at(&watches, frame, &meta, &side.snapshot, next_hops, &mut side.worker, now);
     let verdict = process(room, frame.len(), &meta, &side.snapshot, next_hops, &mut side.worker, now);
     if let Some(looked) = looked {
         looked.decided(&verdict, room);
