@@ -185,21 +185,17 @@ impl PortPool {
                 places += 1;
                 let word = self.word(at);
                 let rest = word.rest(now, turn);
-                if !word.is_free() || best.is_some_and(|(longest, _)| rest <= longest) {
-                    continue;
-                }
-                if usable(self.partition.port(at)) {
-                    best = Some((rest, Place { at, word }));
-                } else {
-                    skipped += 1;
+                if word.is_free() && best.is_none_or(|(longest, _)| rest > longest) {
+                    if usable(self.partition.port(at)) {
+                        best = Some((rest, Place { at, word }));
+                    } else {
+                        skipped += 1;
+                    }
                 }
                 if skipped >= SKIPS || best.is_some_and(|(rest, _)| rest >= Word::RESTED || places >= LOOKS) {
                     *looks += places;
                     return Found::new(best, skipped);
                 }
-            }
-            if best.is_some() && places >= LOOKS {
-                break;
             }
             places += 1;
         }

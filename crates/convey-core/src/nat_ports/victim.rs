@@ -57,12 +57,10 @@ impl PortPool {
                 // worth to look for the flow, which lies far away.
                 if let Some(at_most) = judge(word.age(now) + 1) {
                     looks += 1;
-                    if best.is_none_or(|best| at_most.is_readier_than(&best)) {
-                        let Some(idle) =
-                            idle(word.owner()).or((word.age(now) >= NOT_YET).then_some(u32::MAX))
-                        else {
-                            continue;
-                        };
+                    let is_held_for_none = word.age(now) >= NOT_YET;
+                    if best.is_none_or(|best| at_most.is_readier_than(&best))
+                        && let Some(idle) = idle(word.owner()).or(is_held_for_none.then_some(u32::MAX))
+                    {
                         let judged = judge(idle);
                         let word = self.was_used(Place { at, word }, now, idle);
                         if let Some(judged) = judged
