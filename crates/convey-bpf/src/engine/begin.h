@@ -248,22 +248,23 @@ static __always_inline void take_from_paths(const bool v6, struct newcomer *new,
 	}
 }
 
-static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new, struct packet *p)
+/* `again`: a half-open flow has given way already, where they are as many as may be. */
+static __always_inline __u32 claim_and_fill(const bool v6, struct newcomer *new, struct packet *p, const bool again)
 {
-	__u32 reason = REASON(DROP_FLOW_TABLE_FULL);
-
 	/* Every flow begins half-open. */
-	if (is_crowded(v6)) {
-		reason = claim_victim(v6, new, true);
+	bool crowded = !again && is_crowded(v6);
+	__u32 reason = crowded ? claim_victim(v6, new, true) : REASON(DROP_FLOW_TABLE_FULL);
+
+	if (reason) {
+		reason = v6 ? claim6(new) : claim4(new);
 		if (reason)
+			reason = claim_victim(v6, new, false);
+		if (reason)
+			return reason;
+		/* Not for one that finds no room. */
+		if (crowded)
 			v6 ? end_half_open6(new) : end_half_open4(new);
 	}
-	if (reason)
-		reason = v6 ? claim6(new) : claim4(new);
-	if (reason)
-		reason = claim_victim(v6, new, false);
-	if (reason)
-		return reason;
 	if (new->was)
 		v6 ? settle6(new->index, new->was, new->now) : settle4(new->index, new->was, new->now);
 	if (passthrough)
@@ -313,11 +314,11 @@ static __always_inline bool end_port_victim(const bool v6, struct newcomer *new,
 /* One after the other, because each has a stack of its own. Gives 0, or the reason why there is no flow. */
 static __always_inline __u32 begin_flow(const bool v6, struct newcomer *new, struct packet *p)
 {
-	__u32 reason = claim_and_fill(v6, new, p);
+	__u32 reason = claim_and_fill(v6, new, p, false);
 
 	if (!passthrough || reason != REASON(DROP_PORTS_EXHAUSTED) || !end_port_victim(v6, new, p))
 		return reason;
-	return claim_and_fill(v6, new, p);
+	return claim_and_fill(v6, new, p, true);
 }
 
 #endif

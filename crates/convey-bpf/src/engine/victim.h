@@ -25,7 +25,6 @@ struct victim_search {
 	__u32 crowded;  /* half-open flows alone, and the first set that has any */
 	__u32 best;     /* rank and idle ticks; 0: none yet */
 	__u32 index, control, passed;
-	__u32 twin;     /* index plus one of an expired flow with the key */
 };
 
 static __always_inline __u32 rank_of(const bool v6, void *e, __u32 state, __u32 idle, bool crowded)
@@ -50,7 +49,6 @@ static __always_inline __u32 rank_of(const bool v6, void *e, __u32 state, __u32 
 static __always_inline long victim_step(const bool v6, __u32 step, struct victim_search *s)
 {
 	const __u32 sets = v6 ? sets6 : sets4;
-	const struct config *c = the_config();
 	__u32 place = s->from + step / WAYS(v6), way = step % WAYS(v6), set, control, idle, rank;
 	__u64 hash = s->new->key.hash;
 	char *e;
@@ -62,14 +60,12 @@ static __always_inline long victim_step(const bool v6, __u32 step, struct victim
 	if (place && place < CHAIN(v6) && set == first_set(hash, sets))
 		return 0;
 	e = entry_at(v6, set * WAYS(v6) + way);
-	if (!e || !c)
+	if (!e)
 		return 0;
 	control = CONTROL(e);
 	if (!in_use(control))
 		return 0;
 	idle = age(SEEN(e), s->new->now);
-	if (is_flow(v6, e, &s->new->key) && is_expired(control, SEEN(e), c, s->new->now))
-		s->twin = set * WAYS(v6) + way + 1;
 	rank = rank_of(v6, e, control & STATE_MASK, idle, s->crowded) << RANK_SHIFT;
 	/* Of equal ones the first: it is passed by the fewest lookups. */
 	if (rank && (rank | idle) > s->best) {
@@ -111,8 +107,6 @@ static __always_inline __u32 try_victim(const bool v6, struct newcomer *new, boo
 	__u32 *e, claimed;
 
 	bpf_loop(CHAIN(v6) * WAYS(v6), v6 ? (void *)victim_step6 : (void *)victim_step4, &s, 0);
-	if (s.twin && s.twin != s.index + 1)
-		v6 ? end_flow6(s.twin - 1, new->now) : end_flow4(s.twin - 1, new->now);
 	if (!s.best)
 		return VICTIM_NONE;
 	e = entry_at(v6, s.index);

@@ -94,7 +94,8 @@ impl FlowId {
 pub struct Found {
     /// The live flow.
     pub live: Option<FlowId>,
-    /// A flow whose time is over and that was not swept yet: [`FlowTable::claim`] ends it.
+    /// A flow whose time is over and that was not swept yet: [`FlowTable::claim`] ends it, or, in a table that several
+    /// threads use, [`FlowTable::publish`].
     pub expired: Option<FlowId>,
     /// For [`FlowTable::claim_for_heir`].
     pub place: Place,
@@ -265,9 +266,9 @@ impl FlowTable {
             || space!(self, place.is_v4, space => space.has_room(place.hash, self.clock(now), victims))
     }
 
-    /// Takes an entry for a new flow with the key that was looked up: that of the one before it whose time is over, if
-    /// there is one. Who gives way to it is given to `ended`, which settles it (ports, counters). `None`: there is no
-    /// room.
+    /// Takes an entry for a new flow with the key that was looked up: in a table of one thread that of the one before
+    /// it whose time is over, if there is one. Who gives way to it is given to `ended`, which settles it (ports,
+    /// counters). `None`: there is no room.
     pub fn claim(
         &self,
         found: &Found,
@@ -277,7 +278,10 @@ impl FlowTable {
     ) -> Option<Claim> {
         let place = &found.place;
         let hash_of = |flow: &Flow| self.hash_of(flow);
-        if let Some(expired) = found.expired {
+        // Where others write, too, the flow that was found may be another by now; programs in the kernel end it last.
+        if let Some(expired) =
+            found.expired.filter(|_| !space!(self, place.is_v4, space => space.is_shared()))
+        {
             let at = expired.index();
             let replaced = match is_half_open && self.is_crowded(place) {
                 true => None,

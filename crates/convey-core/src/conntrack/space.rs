@@ -89,8 +89,6 @@ pub(super) struct Space<const WORDS: usize> {
     /// both families. Flows are not counted then.
     half_open_of_all: Option<Arc<Memory<AtomicU64>>>,
     cursor: AtomicUsize,
-    /// Where the search for half-open flows goes on.
-    hand: AtomicUsize,
 }
 
 impl<const WORDS: usize> Space<WORDS> {
@@ -117,7 +115,6 @@ impl<const WORDS: usize> Space<WORDS> {
             counts: AtomicU64::new(0),
             half_open_of_all: None,
             cursor: AtomicUsize::new(0),
-            hand: AtomicUsize::new(0),
         }
     }
 

@@ -6,15 +6,15 @@
 //! their own: moments may differ by two ticks, and what differs only once of three times is put down to the clock.
 #![allow(dead_code)] // The example and the test use parts.
 
-mod pair;
+pub mod pair;
 pub mod race;
 mod random;
 mod tables;
 #[path = "../lab/test_run.rs"]
 mod test_run;
-mod traffic;
+pub mod traffic;
 mod watched;
-mod worlds;
+pub mod worlds;
 
 use pair::{Counts, Difference, Pair, Setup, Step};
 use random::Random;
@@ -179,7 +179,7 @@ fn told(pair: &mut Pair, setup: &Setup, steps: &[Step], first: &str) -> String {
 }
 
 /// Moves this thread into a network namespace of its own.
-fn alone() {
+pub fn alone() {
     // SAFETY: no memory is touched, and files stay open.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(result, 0, "root may make a network namespace: {}", std::io::Error::last_os_error());

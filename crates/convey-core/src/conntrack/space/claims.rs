@@ -8,6 +8,8 @@ use super::{Claimed, Clock, Flow, FlowState, SETS_A_CHUNK, Space, Ticks, Victims
 
 /// Attempts to take an entry from others that write.
 const ATTEMPTS: usize = 8;
+/// Sets behind a chain in which a half-open flow is looked for that ends for a newcomer.
+const SETS_BEHIND: usize = 256;
 
 /// An entry that may be taken.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,8 @@ impl<const WORDS: usize> Space<WORDS> {
     }
 
     /// As [`Space::claim`], where half-open flows are as many as may be: takes the entry of the oldest in the first
-    /// set that has any. Where the chain has none, one elsewhere ends, and nothing is taken.
+    /// set that has any. Where the chain has none, one behind it ends, and nothing is taken. Programs in the kernel
+    /// choose the same.
     pub(in super::super) fn claim_half_open(
         &self,
         hash: u64,
@@ -58,11 +61,11 @@ impl<const WORDS: usize> Space<WORDS> {
                 return Some(claimed);
             }
         }
-        for _ in 0..self.sets.count {
-            let hand = (self.hand.load(Relaxed) + 1) % self.sets.count;
-            self.hand.store(hand, Relaxed);
-            if self.sets.is_touched(hand / SETS_A_CHUNK)
-                && let Some((at, control)) = self.oldest_half_open(hand, now)
+        // At `sets.count` one has come round to where the chain goes on from its first set.
+        for i in Self::CHAIN..=(Self::CHAIN + SETS_BEHIND - 1).min(self.sets.count) {
+            let set = self.set_of(hash, i);
+            if self.sets.is_touched(set / SETS_A_CHUNK)
+                && let Some((at, control)) = self.oldest_half_open(set, now)
                 && let Some(flow) = self.get(at).filter(|flow| entry::control(flow) == control)
                 && self.remove_as(at, &flow, &hash_of)
             {
@@ -92,7 +95,7 @@ impl<const WORDS: usize> Space<WORDS> {
         (0..Self::CHAIN).position(|i| self.set_of(hash, i) == at / Self::WAYS).unwrap_or(0)
     }
 
-    /// Where it is, and its control word.
+    /// Where it is, and its control word. Of equal ones the first.
     fn oldest_half_open(&self, set: usize, now: Ticks) -> Option<(usize, u32)> {
         let ways = (0..Self::WAYS).map(|way| set * Self::WAYS + way);
         let half_open = ways.filter_map(|at| {
@@ -100,7 +103,7 @@ impl<const WORDS: usize> Space<WORDS> {
             let control = entry.control().load(Acquire);
             entry::state(control)?.is_half_open().then(|| (now.since(entry.last_seen()), at, control))
         });
-        half_open.max().map(|(_, at, control)| (at, control))
+        half_open.rev().max_by_key(|(idle, ..)| *idle).map(|(_, at, control)| (at, control))
     }
 
     /// The first entry of the chain that is free or whose flow's time is over: programs in the kernel take the same.
