@@ -329,7 +329,7 @@ fn a_sweep_does_no_more_than_its_budget_and_gets_round_in_the_end() {
         assert!(ended <= 16);
         rounds += 1;
     }
-    assert!(rounds <= t.entries() / 8);
+    assert!(rounds <= t.entries().div_ceil(8));
 }
 
 #[test]
