@@ -11,12 +11,12 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { get, type IncomingMessage } from "node:http";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CONVEY } from "../support/peers.ts";
 import { cpuSeconds, type Running, start, succeed } from "../support/processes.ts";
+import { serve } from "./many-servers.ts";
 
 const IDLE_SECONDS = Number(process.argv[2]) || 20;
 /** After the start: first checks, compiling, collecting garbage. */
@@ -42,15 +42,6 @@ async function clone(): Promise<void> {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-/** Answers every connection, on every address of the loopback network. */
-function serve(): void {
-  const server = createServer((socket) => socket.on("error", () => {}).end());
-  server.listen({ host: "0.0.0.0", port: 0, backlog: 4096 }, () => {
-    process.send?.((server.address() as { port: number }).port);
-  });
-  process.on("disconnect", () => process.exit());
 }
 
 async function measure(): Promise<void> {

@@ -6,22 +6,14 @@
  */
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { HealthMonitor } from "../../ts/control/health/monitor.ts";
+import { serve } from "./many-servers.ts";
 
 const servers = Number(process.argv[2] ?? 1000);
 const seconds = Number(process.argv[3] ?? 10);
 
 if (process.send !== undefined) serve();
 else await measure();
-
-function serve(): void {
-  const server = createServer((socket) => socket.on("error", () => {}).end());
-  server.listen({ host: "0.0.0.0", port: 0, backlog: 4096 }, () => {
-    process.send?.((server.address() as { port: number }).port);
-  });
-  process.on("disconnect", () => process.exit());
-}
 
 async function measure(): Promise<void> {
   const child = fork(process.argv[1] as string);

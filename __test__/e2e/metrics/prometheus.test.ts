@@ -2,7 +2,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Balancer, createBalancer } from "../../../ts/index.ts";
 import { Metrics } from "../../../ts/metrics/metrics.ts";
 import { answers, ask, echoServer, type TestServer } from "../../support/control.ts";
@@ -134,56 +134,48 @@ const data = (text: string): Promise<Result[]> =>
     () => prometheus?.output() ?? "",
   );
 
-test.skipIf(missing !== undefined)(
-  "Prometheus scrapes it and gives the values back",
-  async () => {
-    expect((await data('up{job="convey"} == 1')).length).toBeGreaterThan(0);
-    const [up] = await data('convey_backend_server_up{backend="pool",server="s1"}');
-    expect(up?.value[1]).toBe("1");
-    const [total] = await data(
-      `convey_frontend_connections_total{instance="127.0.0.1:${lb.statsAddress?.port}"} > 0`,
-    );
-    expect(Number(total?.value[1])).toBeLessThanOrEqual(lb.stats().total_connections ?? 0);
-    const [bucket] = await data('convey_health_check_duration_seconds_count{backend="pool"} > 0');
-    expect(bucket).toBeDefined();
-  },
-  60_000,
-);
+beforeEach((context) => {
+  if (missing !== undefined) context.skip(missing);
+});
 
-test.skipIf(missing !== undefined)(
-  "every query of the Grafana dashboard gives data",
-  async () => {
-    const dashboard = JSON.parse(await readFile(join(SAMPLES, "grafana", "convey.json"), "utf8"));
-    const texts = [...panels(dashboard)].flatMap((panel) => panel.targets.map(({ expr }) => expr));
-    expect(texts.length).toBeGreaterThan(40);
-    for (const text of texts) await data(filled(text));
-    const annotation = dashboard.annotations.list[0].expr as string;
-    await query(filled(annotation));
-    for (const { name, definition } of dashboard.templating.list) {
-      if (definition === undefined) continue;
-      const [, series, label] = /^label_values\((.+), (\w+)\)$/.exec(definition) ?? [];
-      expect(await data(`count by (${label}) (${filled(series ?? "")})`), name).not.toEqual([]);
-    }
-  },
-  120_000,
-);
+test("Prometheus scrapes it and gives the values back", async () => {
+  expect((await data('up{job="convey"} == 1')).length).toBeGreaterThan(0);
+  const [up] = await data('convey_backend_server_up{backend="pool",server="s1"}');
+  expect(up?.value[1]).toBe("1");
+  const [total] = await data(
+    `convey_frontend_connections_total{instance="127.0.0.1:${lb.statsAddress?.port}"} > 0`,
+  );
+  expect(Number(total?.value[1])).toBeLessThanOrEqual(lb.stats().total_connections ?? 0);
+  const [bucket] = await data('convey_health_check_duration_seconds_count{backend="pool"} > 0');
+  expect(bucket).toBeDefined();
+}, 60_000);
 
-test.skipIf(missing !== undefined)(
-  "every alert can be evaluated, and those whose case is here fire",
-  async () => {
-    const rules = (await (await fetch(`${api}/rules`)).json()) as {
-      data: { groups: { rules: { name: string; query: string }[] }[] };
-    };
-    const alerts = rules.data.groups.flatMap((group) => group.rules);
-    expect(alerts.length).toBeGreaterThan(8);
-    for (const { query: text } of alerts) await query(text);
-    const here = ["ConveyServerDown", "ConveyBackendDown"];
-    for (const { query: text } of alerts.filter(({ name }) => here.includes(name))) {
-      expect(await data(text)).not.toEqual([]);
-    }
-  },
-  60_000,
-);
+test("every query of the Grafana dashboard gives data", async () => {
+  const dashboard = JSON.parse(await readFile(join(SAMPLES, "grafana", "convey.json"), "utf8"));
+  const texts = [...panels(dashboard)].flatMap((panel) => panel.targets.map(({ expr }) => expr));
+  expect(texts.length).toBeGreaterThan(40);
+  for (const text of texts) await data(filled(text));
+  const annotation = dashboard.annotations.list[0].expr as string;
+  await query(filled(annotation));
+  for (const { name, definition } of dashboard.templating.list) {
+    if (definition === undefined) continue;
+    const [, series, label] = /^label_values\((.+), (\w+)\)$/.exec(definition) ?? [];
+    expect(await data(`count by (${label}) (${filled(series ?? "")})`), name).not.toEqual([]);
+  }
+}, 120_000);
+
+test("every alert can be evaluated, and those whose case is here fire", async () => {
+  const rules = (await (await fetch(`${api}/rules`)).json()) as {
+    data: { groups: { rules: { name: string; query: string }[] }[] };
+  };
+  const alerts = rules.data.groups.flatMap((group) => group.rules);
+  expect(alerts.length).toBeGreaterThan(8);
+  for (const { query: text } of alerts) await query(text);
+  const here = ["ConveyServerDown", "ConveyBackendDown"];
+  for (const { query: text } of alerts.filter(({ name }) => here.includes(name))) {
+    expect(await data(text)).not.toEqual([]);
+  }
+}, 60_000);
 
 test("the alerts fire on the samples beside them, and only where they should", async (context) => {
   needs(context, { tools: ["promtool"] });
@@ -197,7 +189,7 @@ test("the alerts fire on the samples beside them, and only where they should", a
   }
 });
 
-test.skipIf(missing !== undefined)("promtool finds nothing to say about the metrics", async () => {
+test("promtool finds nothing to say about the metrics", async () => {
   for (const port of [lb.statsAddress?.port ?? 0, packets.port]) {
     const { body } = await ask({ host: "127.0.0.1", port }, "/metrics");
     await writeFile(join(home.path, "metrics.txt"), body);
