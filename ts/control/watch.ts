@@ -30,6 +30,8 @@ const SECOND_LOOK_MS = 500;
 /** Gone or empty this long, a file is not just being replaced. */
 const GRACE_MS = 500;
 const POLL_MS = 3000;
+/** A file that is written all the time has to be taken as it is after so many looks. */
+const MAX_LOOKS = 10;
 
 const MISSING = "missing";
 const UNKNOWN = "unknown";
@@ -144,16 +146,14 @@ export class ConfigWatcher {
     try {
       do {
         this.#lookAgain = false;
-        let id = await identify(this.#file, true);
-        let hash = await hashFile(this.#file);
+        let { id, hash } = await fingerprint(this.#file);
         for (
           let waited = 0;
           (hash === MISSING || hash === EMPTY) && waited < GRACE_MS;
           waited += DEBOUNCE_MS
         ) {
           await sleep(DEBOUNCE_MS, undefined, { ref: false });
-          id = await identify(this.#file, true);
-          hash = await hashFile(this.#file);
+          ({ id, hash } = await fingerprint(this.#file));
         }
         // For a reason of this process: the next poll tries again.
         if (hash === UNKNOWN) this.#fileId = "";
@@ -172,6 +172,17 @@ export class ConfigWatcher {
   async #offer(change: FileChange, id: string): Promise<void> {
     const served = await this.#listener(change).catch(() => false);
     if (!served && change === "changed") this.#refused = id;
+  }
+}
+
+/** The content and the file, by inode and time, that had it: a file that is being written is looked at again. */
+async function fingerprint(file: string): Promise<{ id: string; hash: string }> {
+  let id = await identify(file, true);
+  for (let tries = 0; ; tries++) {
+    const hash = await hashFile(file);
+    const after = await identify(file, true);
+    if (after === id || tries === MAX_LOOKS) return { id: after, hash };
+    id = after;
   }
 }
 

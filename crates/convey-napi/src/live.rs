@@ -97,13 +97,20 @@ pub fn follow(
                 let is_stopped = stop.heard(PAUSE.min(left)) || is_closed();
                 let Taken { decisions, lost, is_over } = watch.take();
                 let ended = is_stopped || is_over || Instant::now() >= end;
-                if ended || !decisions.is_empty() || lost != known_lost {
-                    known_lost = lost;
-                    let decisions = decisions.into_iter().map(NativeLiveDecision::from).collect();
-                    told(NativeLiveBatch { decisions, lost: lost as f64, ended });
-                }
+                let has_news = !decisions.is_empty() || lost != known_lost;
+                let batch = || NativeLiveBatch {
+                    decisions: decisions.into_iter().map(NativeLiveDecision::from).collect(),
+                    lost: lost as f64,
+                    ended,
+                };
                 if ended {
-                    return;
+                    // Whoever hears of the end may begin another watch.
+                    drop(watch);
+                    return told(batch());
+                }
+                if has_news {
+                    known_lost = lost;
+                    told(batch());
                 }
             }
         }

@@ -81,7 +81,11 @@ fn a_connection_that_is_ended_is_reset_on_both_sides_once_and_others_go_on() {
     let (mut one, mut other) = (lab.connect(), lab.connect());
     let servers = [taken.recv().unwrap(), taken.recv().unwrap()];
     let mut servers = servers.map(|server| (server.peer_addr().ok(), server));
-    wait_until("both are there", || all(&lab, &FlowFilter::default(), 10).len() == 2);
+    // The kernel hands a server its connection before the proxy hears of it.
+    wait_until("both are connected through", || {
+        let rows = all(&lab, &FlowFilter::default(), 10);
+        rows.len() == 2 && rows.iter().all(|row| row.stage == FlowStage::Established && row.nat.is_some())
+    });
     let row = all(&lab, &of(&one), 10).remove(0);
     assert_eq!(lab.proxy.end_connections(&of(&one)), 1);
     expect_reset(&mut one);
