@@ -52,6 +52,7 @@ export class ServiceManager {
 
   /** It serves: at the start and after a reload. */
   ready(balancer: Balancer): void {
+    if (this.#tell === undefined) return;
     this.#say(["READY=1", `STATUS=${statusOf(balancer)}`]);
     if (this.#watchdogMs === undefined || this.#watchdog !== undefined) return;
     this.#watchdog = setInterval(() => this.#say(["WATCHDOG=1"]), this.#watchdogMs);

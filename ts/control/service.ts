@@ -19,6 +19,7 @@ import {
   type NativeEvent,
   type NativeStats,
 } from "../native/index.ts";
+import { CounterReader } from "./counter-reader.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
 import { type HealthListener, HealthMonitor } from "./health/monitor.ts";
@@ -41,6 +42,7 @@ const MAX_QUESTIONS = 16;
 export class Service {
   readonly dataplane: Dataplane;
   readonly servers: ServerTable;
+  readonly #counters: CounterReader;
   readonly #reporter: Reporter;
   readonly #health: HealthMonitor;
   readonly #adminSource: AdminSource;
@@ -74,6 +76,7 @@ export class Service {
     this.#admin = new AdminSlot(parts.admin);
     const records = carryOver(config, new Map());
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
+    this.#counters = new CounterReader(this.dataplane);
     this.servers = new ServerTable(records, this.dataplane, parts.reporter);
     this.#health = new HealthMonitor(
       {
@@ -93,7 +96,7 @@ export class Service {
         ),
       },
     );
-    const { packet } = config.mode === "proxy" ? {} : this.dataplane.stats();
+    const { packet } = config.mode === "proxy" ? {} : this.#counters.read();
     if (packet) parts.reporter.write(narratePacketPath(packet));
     if (config.shutdown.keep_forwarding && !this.dataplane.outlivesProcess()) {
       const engine = packet ? `engine ${packet.engine} as it is set up here` : "proxy mode";
@@ -162,6 +165,7 @@ export class Service {
   /** Takes no new connections from now on. */
   stopAccepting(): void {
     this.#addresses = undefined;
+    this.#counters.unsettle();
     this.dataplane.stopAccepting();
   }
 
@@ -183,7 +187,7 @@ export class Service {
       lastReload,
       isRuntime,
     };
-    return { native: this.dataplane.stats(), context };
+    return { native: this.#counters.read(), context };
   }
 
   readiness(draining: boolean): Readiness {

@@ -26,6 +26,7 @@ import type {
   NativeProbe,
   NativeProbeReport,
   NativeProtocol,
+  NativeReading,
   NativeServerUpdate,
   NativeSetting,
   NativeStats,
@@ -106,6 +107,8 @@ export interface Dataplane {
   setServers(updates: NativeServerUpdate[]): number;
   /** Reads every counter; works after `close()` too. */
   stats(): NativeStats;
+  /** Reads what may have changed since `stats()` was read at version `known`; works after `close()` too. */
+  reread(known: number): NativeReading;
   /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): NativeAddress[];
   /** Connections open now, over all frontends; works after `close()` too. `null` where they are not counted. */
@@ -235,6 +238,7 @@ function wrap(native: NativeDataplane): Dataplane {
     install: (config) => unwrap(() => native.install(config)),
     setServers: (updates) => unwrap(() => native.setServers(updates)),
     stats: () => unwrap(() => native.stats()),
+    reread: (known) => unwrap(() => native.reread(known)),
     addresses: () => unwrap(() => native.addresses()),
     openConnections: () => unwrap(() => native.openConnections()),
     serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),

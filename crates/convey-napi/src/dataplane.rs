@@ -17,7 +17,7 @@ use crate::explain::{ExplainTask, Question};
 use crate::flows::{FlowsTask, KillFlowsTask, NativeFlowFilter, parse_cursor};
 use crate::live::{self, ExplainWatch, NativeLiveBatch};
 use crate::probe::{NativeProbe, NativeProbeReport};
-use crate::stats::{self, NativeAddress, NativeStats, ServerGauge};
+use crate::stats::{self, NativeAddress, NativeReading, NativeStats, ServerGauge};
 
 /// Waits on a thread of Node's pool.
 pub struct SettleTask(Arc<Runtime>);
@@ -117,6 +117,12 @@ impl Dataplane {
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {
         stats::read(&self.runtime)
+    }
+
+    /// Reads what may have changed since `stats()` was read at version `known`. Works after `close()` too.
+    #[napi(catch_unwind)]
+    pub fn reread(&self, known: f64) -> NativeReading {
+        stats::reread(&self.runtime, known)
     }
 
     /// Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on.

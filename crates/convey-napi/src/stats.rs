@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, RefusedEngine, Runtime};
+use napi::bindgen_prelude::Float64Array;
 use napi_derive::napi;
 
 /// Connections, absent where they are not counted, and bytes; tx is client→server, rx is server→client.
@@ -127,6 +128,19 @@ pub struct NativeStats {
     pub packet: Option<NativePacketStats>,
 }
 
+/// What may differ between two readings of one configuration.
+#[napi(object)]
+pub struct NativeReading {
+    /// Version of the snapshot in service.
+    pub version: f64,
+    /// Absent when the version is not the one that was known. Five numbers each for the totals, every frontend and
+    /// every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
+    /// bytes tx and rx, and how often anything happened for a reason.
+    pub numbers: Option<Float64Array>,
+    /// Only in the packet modes.
+    pub packet: Option<NativePacketStats>,
+}
+
 /// Where a frontend listens.
 #[napi(object)]
 pub struct NativeAddress {
@@ -213,6 +227,39 @@ pub fn read(runtime: &Runtime) -> NativeStats {
             })
             .collect(),
     }
+}
+
+/// As [`read`], without what a reader of version `known` has: a name as a JavaScript string costs more than a counter.
+pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
+    let snapshot: &Snapshot = &runtime.snapshot();
+    let version = snapshot.version as f64;
+    let counts_connections = runtime.counts_connections();
+    let numbers = (version == known).then(|| {
+        let servers: usize = snapshot.backends.iter().map(|backend| backend.servers.len()).sum();
+        let rows = 1 + snapshot.frontends.len() + snapshot.backends.len() + servers;
+        let mut numbers = Vec::with_capacity(rows * 5);
+        let mut add = |c: &ConnCounters, reasons: u64| {
+            let connections = |count: u64| if counts_connections { count as f64 } else { f64::NAN };
+            let (tx, rx) = (c.bytes_tx() as f64, c.bytes_rx() as f64);
+            numbers.extend([connections(c.total()), connections(c.open()), tx, rx, reasons as f64]);
+        };
+        add(&snapshot.totals, sum(&snapshot.reasons));
+        for frontend in &snapshot.frontends {
+            add(&frontend.counters, sum(&frontend.reasons));
+        }
+        for backend in &snapshot.backends {
+            add(&backend.counters, 0);
+            for server in &backend.servers {
+                add(&server.counters, sum(&server.reasons));
+            }
+        }
+        Float64Array::new(numbers)
+    });
+    NativeReading { version, numbers, packet: runtime.packet_stats().map(packet) }
+}
+
+fn sum(reasons: &ReasonCounters) -> u64 {
+    Reason::ALL.iter().map(|&reason| reasons.get(reason)).sum()
 }
 
 fn packet(stats: PacketStats) -> NativePacketStats {

@@ -24,6 +24,8 @@ export declare class Dataplane {
   setServers(updates: Array<NativeServerUpdate>): number
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
+  /** Reads what may have changed since `stats()` was read at version `known`. Works after `close()` too. */
+  reread(known: number): NativeReading
   /** Where each frontend listens or, once accepting has stopped, did; in the packet modes none from then on. */
   addresses(): Array<NativeAddress>
   /** Connections open now, over all frontends. Works after `close()` too. */
@@ -638,6 +640,20 @@ export interface NativeProbeReport {
 
 /** The layer-4 protocol of a frontend. */
 export type NativeProtocol = 'tcp' | 'udp'
+
+/** What may differ between two readings of one configuration. */
+export interface NativeReading {
+  /** Version of the snapshot in service. */
+  version: number
+  /**
+   * Absent when the version is not the one that was known. Five numbers each for the totals, every frontend and
+   * every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
+   * bytes tx and rx, and how often anything happened for a reason.
+   */
+  numbers?: Float64Array
+  /** Only in the packet modes. */
+  packet?: NativePacketStats
+}
 
 /** How often something happened for one reason; reasons that never occurred are left out. */
 export interface NativeReason {

@@ -1,0 +1,62 @@
+/**
+ * Reads every counter often and cheaply: names, addresses and reasons are read again only when the configuration in
+ * service is another or something more was refused; the rest is numbers.
+ */
+import type { Dataplane, NativeCounters, NativeStats } from "../native/index.ts";
+
+/** Numbers a row: connections in total and open, bytes tx and rx, reasons. */
+const WIDTH = 5;
+
+/** See the module's head. */
+export class CounterReader {
+  readonly #dataplane: Pick<Dataplane, "stats" | "reread">;
+  #stats: NativeStats | undefined;
+  #settled = true;
+
+  constructor(dataplane: Pick<Dataplane, "stats" | "reread">) {
+    this.#dataplane = dataplane;
+  }
+
+  /** All counters as of now. What it returns is valid until the next reading, which renews it in place. */
+  read(): NativeStats {
+    const known = this.#settled ? this.#stats : undefined;
+    if (known === undefined) return this.#whole();
+    const { numbers, packet } = this.#dataplane.reread(known.version);
+    if (numbers === undefined || !renew(known, numbers)) return this.#whole();
+    if (packet !== undefined) known.packet = packet;
+    return known;
+  }
+
+  /** From now on addresses change without a new configuration: listeners are being closed. */
+  unsettle(): void {
+    this.#settled = false;
+  }
+
+  #whole(): NativeStats {
+    this.#stats = this.#dataplane.stats();
+    return this.#stats;
+  }
+}
+
+/** Takes the numbers over; false when the reasons of one are others, which numbers do not tell. */
+function renew(stats: NativeStats, numbers: Float64Array): boolean {
+  let at = 0;
+  const row = (counters: NativeCounters, reasons: NativeStats["reasons"]): boolean => {
+    if (counters.totalConnections !== undefined) counters.totalConnections = numbers[at] as number;
+    if (counters.currentConnections !== undefined) counters.currentConnections = numbers[at + 1] as number;
+    counters.bytesTx = numbers[at + 2] as number;
+    counters.bytesRx = numbers[at + 3] as number;
+    let known = 0;
+    for (const { count } of reasons) known += count;
+    const same = known === numbers[at + 4];
+    at += WIDTH;
+    return same;
+  };
+  let same = row(stats.counters, stats.reasons);
+  for (const { counters, reasons } of stats.frontends) same = row(counters, reasons) && same;
+  for (const { counters, servers } of stats.backends) {
+    same = row(counters, []) && same;
+    for (const server of servers) same = row(server.counters, server.reasons) && same;
+  }
+  return same && at === numbers.length;
+}
