@@ -91,7 +91,7 @@ export type {
   RemoveResult,
 } from "./control/options.ts";
 export { loadConfig, type ParsedConfig, parseConfig } from "./control/parse.ts";
-export { describePlan, type Plan, type PlanSource, type SlotChange, type Touched } from "./control/plan.ts";
+export { describePlan, type Plan, type PlanSource, type SlotChange } from "./control/plan.ts";
 export type { ServerHandle } from "./control/server-handle.ts";
 export type {
   BackendStats,
@@ -107,6 +107,7 @@ export type {
   ServerStats,
   Stats,
 } from "./control/stats.ts";
+export type { Touched } from "./control/touched.ts";
 export type { Finding } from "./control/wording.ts";
 export type { MetricsFormat } from "./metrics/family.ts";
 export { ConveyError, type ConveyErrorCode, type ErrorCode, type NativeStep } from "./native/index.ts";

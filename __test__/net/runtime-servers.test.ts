@@ -63,7 +63,16 @@ describe.skipIf(missing !== undefined)("servers at run time", () => {
     expect(share).toBeLessThan(0.35);
     expect(added).toMatchObject({ result: "applied", changes: plan.changes });
     expect(await answering(segment, 20_000)).toEqual(new Set(SERVERS));
-    const { other, removed } = await it.step<{ other: object; removed: ChangeResult }>();
+    const { other, without, removed } = await it.step<{
+      other: object;
+      without: Plan;
+      removed: ChangeResult;
+    }>();
+    const [gone, ...others] = without.servers;
+    expect(gone).toMatchObject({ name: `app/${SERVERS[2]}`, change: "removed" });
+    expect(gone?.current_flows, "60 clients asked four servers").toBeGreaterThan(4);
+    expect(gone?.current_flows).toBeLessThan(30);
+    expect([others, without.partial]).toEqual([[], null]);
     expect(other).toEqual({ code: "CONFIG_INVALID", field: "backends.app.servers.six.addr" });
     expect(removed.changes).toMatchObject([{ kind: "removed", name: `app/${SERVERS[2]}` }]);
     const left = await answering(segment, 21_000);
@@ -78,6 +87,7 @@ describe.skipIf(missing !== undefined)("servers at run time", () => {
     const { plan, added } = await it.step<{ plan: Plan; added: ChangeResult }>();
     expect(plan.ok).toBe(true);
     expect(plan.slots).toHaveLength(1);
+    expect(plan.partial, "nothing goes, so nothing is counted").toBeNull();
     expect(added).toMatchObject({ result: "applied", warnings: [] });
     const { limited, removed } = await it.step<{ limited: object; removed: ChangeResult }>();
     expect(limited).toEqual({

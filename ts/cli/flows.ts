@@ -60,7 +60,7 @@ function filterOf(command: Command, action: string, operands: string[], options:
     command.error(
       action === "ls"
         ? `error: "${operands[0]}" is no option; flows ls takes a filter such as --client 192.0.2.7`
-        : `error: flows ${action} takes one flow, <tcp|udp> <client ip:port> <vip ip:port>${action === "kill" ? ", or --all" : ""}`,
+        : `error: flows ${action} takes one flow, <tcp|udp> <client ip:port> <vip ip:port>${action === "kill" ? "; to end every flow that the options take, add --all" : ""}`,
     );
   }
   const [first, from, to] = operands as [Filter["protocol"] & string, string, string];

@@ -323,7 +323,9 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     this.#assertOpen();
     const loaded = await loadPlanned(source, this.#source?.overrides);
     this.#assertOpen();
-    return await makePlan(loaded, this.#configuration, this.#service);
+    return await makePlan(loaded, this.#configuration, this.#service, (cursor) =>
+      this.#flows.list({}, { cursor, limit: 10_000 }),
+    );
   }
 
   /**

@@ -12,7 +12,7 @@ import { type Change, describeChange, diffConfig } from "./diff.ts";
 import { otherMode } from "./restart.ts";
 import type { Service } from "./service.ts";
 import { type ServerRecords, weightOf } from "./states.ts";
-import type { Stats } from "./stats.ts";
+import { type FlowPages, type Touched, touched, touchedLine } from "./touched.ts";
 
 /** A configuration to plan with: an object, a file, or a text with a name for messages. */
 export type PlanSource = ConfigInput | { configFile: string } | { toml: string; file?: string };
@@ -32,18 +32,12 @@ export type Plan = {
   frontends: Touched[];
   /** Servers that would go or have another address. Their connections go on. */
   servers: Touched[];
+  /** Why flows may be missing from the counts, in words; `null` when all were counted. */
+  partial: string | null;
 };
 
 /** Of so many slots of a backend's table so many would name another server than now: that share of new flows moves. */
 export type SlotChange = { backend: string; moved: number; slots: number };
-
-/** What would no longer take new connections, and its connections now; absent where they are not counted. */
-export type Touched = {
-  name: string;
-  address: string;
-  change: "removed" | "moved";
-  current_connections?: number;
-};
 
 type Loaded = { ok: true; config: Config; warnings: Problem[] } | { ok: false; problems: Problem[] };
 
@@ -67,8 +61,12 @@ export async function makePlan(
   loaded: Loaded | LoadResult,
   configuration: Configuration,
   service: Service,
+  flows: FlowPages,
 ): Promise<Plan> {
-  const nothing = { changes: [], restart_needed: [], slots: [], frontends: [], servers: [] };
+  const nothing = {
+    ...{ changes: [], restart_needed: [], slots: [], frontends: [], servers: [] },
+    partial: null,
+  };
   if (!loaded.ok) return { ok: false, problems: loaded.problems, ...nothing };
   const { config: next, problems: atRunTime } = configuration.under(loaded.config);
   const now = service.config;
@@ -78,15 +76,13 @@ export async function makePlan(
     problems.unshift({ severity: "error", path: "mode", message: mode.replace(/^mode: /, "") });
   problems.sort((a, b) => Number(a.severity === "warning") - Number(b.severity === "warning"));
   if (problems.some(({ severity }) => severity === "error")) return { ok: false, problems, ...nothing };
-  const stats = service.counted();
   return {
     ok: true,
     problems,
     changes: diffConfig(now, next),
     restart_needed: service.needsRestart(next),
     slots: await slotChanges(next, service),
-    frontends: touchedFrontends(now, next, stats),
-    servers: touchedServers(now, next, stats),
+    ...(await touched(now, next, service.counted(), flows)),
   };
 }
 
@@ -117,34 +113,6 @@ function members(records: ServerRecords): Map<string, NativeMember[]> {
   return backends;
 }
 
-function touchedFrontends(now: Config, next: Config, stats: Pick<Stats, "frontends">): Touched[] {
-  return Object.entries(now.frontends).flatMap(([name, { listen_addr, protocol }]) => {
-    const later = own(next.frontends, name);
-    const same = later?.listen_addr === listen_addr && later.protocol === protocol;
-    if (same) return [];
-    const change = later === undefined ? ("removed" as const) : ("moved" as const);
-    return [{ name, address: listen_addr, change, ...connections(own(stats.frontends, name)) }];
-  });
-}
-
-function touchedServers(now: Config, next: Config, stats: Pick<Stats, "backends">): Touched[] {
-  return Object.entries(now.backends).flatMap(([backend, { servers }]) =>
-    Object.entries(servers).flatMap(([server, { addr }]) => {
-      const later = own(own(next.backends, backend)?.servers ?? {}, server);
-      if (later?.addr === addr) return [];
-      const change = later === undefined ? ("removed" as const) : ("moved" as const);
-      const counted = own(own(stats.backends, backend)?.server_details ?? {}, server);
-      return [{ name: `${backend}/${server}`, address: addr, change, ...connections(counted) }];
-    }),
-  );
-}
-
-const own = <T>(table: Readonly<Record<string, T>>, name: string): T | undefined =>
-  Object.hasOwn(table, name) ? table[name] : undefined;
-
-const connections = (it: { current_connections?: number } | undefined): { current_connections?: number } =>
-  it?.current_connections === undefined ? {} : { current_connections: it.current_connections };
-
 /** The plan in lines for people, without colours. */
 export function describePlan(plan: Plan): string[] {
   const problems = plan.problems.map(formatProblem);
@@ -160,14 +128,6 @@ export function describePlan(plan: Plan): string[] {
     ),
     ...plan.frontends.map((it) => touchedLine("frontend", it)),
     ...plan.servers.map((it) => touchedLine("server", it)),
+    ...(plan.partial === null ? [] : [plan.partial]),
   ];
-}
-
-function touchedLine(what: string, { name, address, change, current_connections: open }: Touched): string {
-  const how = change === "removed" ? "goes" : "gets another address";
-  const count =
-    open === undefined
-      ? "connections are not counted"
-      : `${open} open ${open === 1 ? "connection" : "connections"}`;
-  return `${what} ${name} (${address}) ${how}: ${count}${open === 0 ? "" : "; they go on"}`;
 }

@@ -22,7 +22,7 @@ export function readiness(config: Config, records: ServerRecords, draining: bool
   const reason = draining
     ? "draining"
     : without.length > 0
-      ? `no server is up for ${without.length === 1 ? "frontend" : "the frontends"} ${without.join(", ")}`
+      ? `no server takes connections for ${without.length === 1 ? "frontend" : "the frontends"} ${without.join(", ")}`
       : "";
   return { ready: reason === "", reason, frontends: Object.fromEntries(frontends) };
 }

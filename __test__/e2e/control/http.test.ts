@@ -82,7 +82,7 @@ describe("what it serves", () => {
     expect(answer.status).toBe(503);
     expect(JSON.parse(answer.body)).toEqual({
       status: "not ready",
-      reason: "no server is up for frontend web",
+      reason: "no server takes connections for frontend web",
       frontends: { web: false },
     });
     expect((await ask(address, "/healthz")).status).toBe(200);
@@ -108,7 +108,7 @@ describe("what it serves", () => {
       503,
       {
         status: "not ready",
-        reason: "no server is up for frontend bare",
+        reason: "no server takes connections for frontend bare",
         frontends: { good: true, bare: false },
       },
     ]);

@@ -31,6 +31,7 @@ test("a plan tells what would change and whose connections it touches, and chang
     slots: [],
     frontends: [],
     servers: [{ name: "pool/b", address: b.addr, change: "removed", current_connections: open }],
+    partial: null,
   });
   expect(describePlan(plan)).toEqual([
     "+ server pool/c",

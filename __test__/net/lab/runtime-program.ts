@@ -38,7 +38,8 @@ const limited =
 const other = await lb
   .addServer("app", { name: "six", addr: "[2001:db8::9]:80" })
   .catch(({ code, field }: { code: string; field: string }) => ({ code, field }));
+const without = await lb.plan(config([...first.slice(1), last]));
 const removed = await lb.removeServer(`app/${first[0]}`);
-say({ limited, other, removed });
+say({ limited, other, without, removed });
 await next();
 say({ left: await lb.setServers("app", []), stats: lb.stats().backends.app?.server_details });

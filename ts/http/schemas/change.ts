@@ -60,7 +60,8 @@ const touchedSchema = z
     name: z.string(),
     address: z.string(),
     change: z.enum(["removed", "moved"]),
-    current_connections: z.number().optional(),
+    current_connections: z.number().optional().openapi({ description: "Proxy mode." }),
+    current_flows: z.number().optional().openapi({ description: "Packet modes." }),
   })
   .openapi("Touched");
 
@@ -77,5 +78,6 @@ export const planSchema = z
       .openapi({ description: "Maglev slots of a backend that would name another server; packet modes." }),
     frontends: z.array(touchedSchema).openapi({ description: "Those that would go or listen elsewhere." }),
     servers: z.array(touchedSchema).openapi({ description: "Those that would go or have another address." }),
+    partial: z.string().nullable().openapi({ description: "Why flows may be missing from the counts." }),
   })
   .openapi("Plan");

@@ -1,0 +1,102 @@
+/** What a reload would take out of service, and how many connections or flows it has now. */
+import type { Config } from "../config/schema.ts";
+import type { FlowPage } from "./flows.ts";
+import type { Stats } from "./stats.ts";
+
+/**
+ * What would no longer take new connections, with its connections in proxy mode, its flows in the packet modes; absent
+ * where they are not known.
+ */
+export type Touched = {
+  name: string;
+  address: string;
+  change: "removed" | "moved";
+  current_connections?: number;
+  current_flows?: number;
+};
+
+/** Live flows, a page at a time from `cursor` on. */
+export type FlowPages = (cursor: string | undefined) => Promise<FlowPage>;
+
+/** Flows looked at; a table may have millions. */
+const MOST_FLOWS = 200_000;
+
+/** See the module's head; `partial` says why flows may be missing from the counts. */
+export async function touched(
+  now: Config,
+  next: Config,
+  stats: Pick<Stats, "frontends" | "backends">,
+  pages: FlowPages,
+): Promise<{ frontends: Touched[]; servers: Touched[]; partial: string | null }> {
+  const frontends = touchedFrontends(now, next, stats);
+  const servers = touchedServers(now, next, stats);
+  if (now.mode === "proxy" || frontends.length + servers.length === 0) {
+    return { frontends, servers, partial: null };
+  }
+  const { ofFrontend, ofServer, partial } = await count(pages);
+  const counted = (list: Touched[], flows: ReadonlyMap<string, number>): Touched[] =>
+    list.map((it) => ({ ...it, current_flows: flows.get(it.name) ?? 0 }));
+  return { frontends: counted(frontends, ofFrontend), servers: counted(servers, ofServer), partial };
+}
+
+async function count(pages: FlowPages): Promise<{
+  ofFrontend: ReadonlyMap<string, number>;
+  ofServer: ReadonlyMap<string, number>;
+  partial: string | null;
+}> {
+  const [ofFrontend, ofServer] = [new Map<string, number>(), new Map<string, number>()];
+  const add = (to: Map<string, number>, name: string): unknown => to.set(name, (to.get(name) ?? 0) + 1);
+  let cursor: string | undefined;
+  let partial: string | null = null;
+  let seen = 0;
+  do {
+    const page = await pages(cursor);
+    for (const { frontend, server } of page.flows) {
+      add(ofFrontend, frontend);
+      if (server !== null) add(ofServer, `${server.backend}/${server.name}`);
+    }
+    seen += page.flows.length;
+    partial ??= page.partial;
+    cursor = page.cursor ?? undefined;
+  } while (cursor !== undefined && seen < MOST_FLOWS);
+  if (cursor !== undefined) partial = `there are more flows than the first ${seen}, which alone were counted`;
+  return { ofFrontend, ofServer, partial };
+}
+
+function touchedFrontends(now: Config, next: Config, stats: Pick<Stats, "frontends">): Touched[] {
+  return Object.entries(now.frontends).flatMap(([name, { listen_addr, protocol }]) => {
+    const later = own(next.frontends, name);
+    const same = later?.listen_addr === listen_addr && later.protocol === protocol;
+    if (same) return [];
+    const change = later === undefined ? ("removed" as const) : ("moved" as const);
+    return [{ name, address: listen_addr, change, ...connections(own(stats.frontends, name)) }];
+  });
+}
+
+function touchedServers(now: Config, next: Config, stats: Pick<Stats, "backends">): Touched[] {
+  return Object.entries(now.backends).flatMap(([backend, { servers }]) =>
+    Object.entries(servers).flatMap(([server, { addr }]) => {
+      const later = own(own(next.backends, backend)?.servers ?? {}, server);
+      if (later?.addr === addr) return [];
+      const change = later === undefined ? ("removed" as const) : ("moved" as const);
+      const counted = own(own(stats.backends, backend)?.server_details ?? {}, server);
+      return [{ name: `${backend}/${server}`, address: addr, change, ...connections(counted) }];
+    }),
+  );
+}
+
+const own = <T>(table: Readonly<Record<string, T>>, name: string): T | undefined =>
+  Object.hasOwn(table, name) ? table[name] : undefined;
+
+const connections = (it: { current_connections?: number } | undefined): { current_connections?: number } =>
+  it?.current_connections === undefined ? {} : { current_connections: it.current_connections };
+
+/** For people. */
+export function touchedLine(what: string, it: Touched): string {
+  const how = it.change === "removed" ? "goes" : "gets another address";
+  const [open, kind] =
+    it.current_flows === undefined ? [it.current_connections, "connection"] : [it.current_flows, "flow"];
+  const count =
+    open === undefined ? "connections are not counted" : `${open} open ${kind}${open === 1 ? "" : "s"}`;
+  return `${what} ${it.name} (${it.address}) ${how}: ${count}${open === 0 ? "" : "; they go on"}`;
+}
