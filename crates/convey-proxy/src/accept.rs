@@ -23,6 +23,7 @@ use crate::connections::Listed;
 use crate::events::Subject;
 use crate::limits::ClientPlace;
 use crate::listener::ListenGroup;
+use crate::log::Entry;
 use crate::published::Published;
 use crate::shortage::{BACKOFF, is_shortage};
 use crate::worker::{Worker, panic_message};
@@ -187,7 +188,8 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
         Ok(place) => {
             let backend = &published.snapshot.backends[frontend.backend].name;
             let names = (&frontend.name, group.local, backend);
-            let listed = worker.shared.connections.add(worker.number, peer, names);
+            let listed =
+                worker.shared.connections.add(worker.number, peer, names, worker.shared.log.ticket());
             let connection = listed.connection.clone();
             let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed)));
             connection.runs_as(task.abort_handle());
@@ -198,6 +200,9 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
             choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
             worker.shared.reasons.count(reason);
             frontend.reasons.count(reason);
+            if let Some(ticket) = worker.shared.log.ticket() {
+                ticket.tell(false, || Entry::refused(ends, (&frontend.name, backend), reason));
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::choice;
 use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
 use crate::limits::{ClientPlace, ServerPlace};
+use crate::log::Fate;
 use crate::meters::Meters;
 use crate::published::Published;
 use crate::relay::{self, Limits};
@@ -46,6 +47,7 @@ pub(crate) async fn serve(
     (place, listed): (ClientPlace, Listed),
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
+    let cut = CutWithoutServer { worker: &worker, connection: &listed.connection };
     let connected = {
         let mut attempt =
             pin!(Attempt::new(&worker, &published, frontend, &listed.connection).run(timer.as_mut()));
@@ -56,6 +58,7 @@ pub(crate) async fn serve(
         })
         .await
     };
+    std::mem::forget(cut);
     let (server, meters, limits) = match connected {
         Ok(connected) => connected,
         Err(reason) => {
@@ -63,6 +66,7 @@ pub(crate) async fn serve(
             let backend = &published.snapshot.backends[frontend.backend].name;
             let ends = listed.connection.ends();
             choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
+            listed.connection.story().ends(Fate::Ended(reason));
             worker.shared.reasons.count(reason);
             frontend.reasons.count(reason);
             return;
@@ -72,6 +76,20 @@ pub(crate) async fn serve(
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
     drop((place, listed));
+}
+
+/// Dropped with its client's task while that looks for a server: the proxy closes, or an operator has ended it.
+struct CutWithoutServer<'a> {
+    worker: &'a Worker,
+    connection: &'a Connection,
+}
+
+impl Drop for CutWithoutServer<'_> {
+    fn drop(&mut self) {
+        if self.worker.shared.is_closing() {
+            self.connection.story().ends(Fate::Ended(Reason::DrainDeadline));
+        }
+    }
 }
 
 /// Waits until `client` has reset its connection.
@@ -107,6 +125,7 @@ impl<'a> Attempt<'a> {
         loop {
             let (index, mut place) = self.select()?;
             let server = &self.backend.servers[index];
+            self.connection.tries();
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
             timer.as_mut().reset(deadline);
             match self.dial(server.addr, timer.as_mut()).await {

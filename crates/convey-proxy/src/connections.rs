@@ -7,11 +7,12 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
 use tokio::task::AbortHandle;
 
+use crate::log::{Entry, Fate, Got, Story, Ticket};
 use crate::meters::Way;
 
 /// Places looked at under one lock.
@@ -32,6 +33,8 @@ pub(crate) struct Connection {
     bytes: [AtomicU64; 2],
     task: OnceLock<AbortHandle>,
     ended: AtomicBool,
+    is_logged: bool,
+    story: Story,
 }
 
 /// The server a connection got.
@@ -54,9 +57,29 @@ impl Connection {
         let _ = self.task.set(task);
     }
 
+    /// A server is tried.
+    pub fn tries(&self) {
+        if self.is_logged {
+            self.story.tries(|| self.since.elapsed());
+        }
+    }
+
     /// It got a server.
     pub fn connected(&self, server: Connected) {
         let _ = self.server.set(server);
+        if self.is_logged {
+            self.story.connected(self.since.elapsed());
+        }
+    }
+
+    /// What its line in the log is made of.
+    pub fn story(&self) -> &Story {
+        &self.story
+    }
+
+    /// Whether it may get a line in the log.
+    pub fn is_logged(&self) -> bool {
+        self.is_logged
     }
 
     pub fn delivered(&self, way: Way, bytes: u64) {
@@ -65,6 +88,9 @@ impl Connection {
             Way::Rx => 1,
         }];
         sum.store(sum.load(Relaxed) + bytes, Relaxed);
+        if self.is_logged {
+            self.story.moved(way, || self.since.elapsed());
+        }
     }
 
     fn stage(&self) -> FlowStage {
@@ -127,6 +153,7 @@ pub(crate) struct Listed {
     worker: usize,
     place: u32,
     pub connection: Arc<Connection>,
+    ticket: Option<Ticket>,
 }
 
 impl Connections {
@@ -140,6 +167,7 @@ impl Connections {
         worker: usize,
         client: SocketAddr,
         (frontend, listen, backend): (&Arc<str>, SocketAddr, &Arc<str>),
+        ticket: Option<Ticket>,
     ) -> Listed {
         let connection = Arc::new(Connection {
             client,
@@ -151,6 +179,8 @@ impl Connections {
             bytes: [AtomicU64::new(0), AtomicU64::new(0)],
             task: OnceLock::new(),
             ended: AtomicBool::new(false),
+            is_logged: ticket.is_some(),
+            story: Story::default(),
         });
         let mut places = self.places(worker);
         let place = match places.free.pop() {
@@ -164,7 +194,7 @@ impl Connections {
             }
         };
         drop(places);
-        Listed { all: self.clone(), worker, place, connection }
+        Listed { all: self.clone(), worker, place, connection, ticket }
     }
 
     /// A page of at most `limit` of the connections that `filter` takes, from `cursor` on.
@@ -218,10 +248,34 @@ impl Connections {
     }
 }
 
+impl Listed {
+    fn entry(&self) -> Entry {
+        let connection = &self.connection;
+        let server = connection.server.get();
+        Entry {
+            at: SystemTime::now(),
+            client: connection.client,
+            listen: connection.listen,
+            frontend: connection.frontend.clone(),
+            backend: connection.backend.clone(),
+            server: server.map(|s| Got { name: s.name.clone(), addr: s.addr, source: s.source }),
+            total: connection.since.elapsed(),
+            bytes: [connection.bytes[0].load(Relaxed), connection.bytes[1].load(Relaxed)],
+            fate: connection.story.fate(),
+            killed: connection.ended.load(Relaxed),
+            connection: Some(connection.clone()),
+        }
+    }
+}
+
 impl Drop for Listed {
     fn drop(&mut self) {
         let mut places = self.all.places(self.worker);
         places.taken[self.place as usize] = None;
         places.free.push(self.place);
+        drop(places);
+        if let Some(ticket) = &self.ticket {
+            ticket.tell(self.connection.story.fate() == Fate::Closed, || self.entry());
+        }
     }
 }

@@ -6,6 +6,7 @@ use convey_core::{ConnCounters, Reason, ReasonCounters};
 
 use crate::connections::Connection;
 use crate::limits::ServerPlace;
+use crate::log::Fate;
 use crate::shared::Shared;
 
 /// Which way bytes go.
@@ -47,6 +48,7 @@ impl Meters {
 
     /// Counts why the connection ended early.
     pub fn ended(&self, reason: Reason) {
+        self.connection.story().ends(Fate::Ended(reason));
         self.shared.reasons.count(reason);
         self.frontend_reasons.count(reason);
     }

@@ -11,6 +11,7 @@ use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
 use crate::events::Events;
 use crate::listeners::{Listeners, Plan};
+use crate::log::{LogError, LogSpec};
 use crate::published::Published;
 use crate::shared::Shared;
 use crate::thread;
@@ -89,6 +90,27 @@ impl Proxy {
     /// been sent their FIN.
     pub fn end_connections(&self, filter: &FlowFilter) -> u64 {
         self.shared.connections.end(filter)
+    }
+
+    /// Logs connections by `spec` from now on, none with `None`; those that are open go on with what they began with.
+    ///
+    /// # Errors
+    /// [`LogError`]; what was in service goes on.
+    pub fn log_connections(&self, spec: Option<&LogSpec>) -> Result<(), LogError> {
+        self.shared.log.set(spec)
+    }
+
+    /// Opens the log's file anew by its name, after it was moved away; `None` where there is no file of its own.
+    ///
+    /// # Errors
+    /// [`LogError`]; the one that was open goes on.
+    pub fn reopen_log(&self) -> Option<Result<(), LogError>> {
+        self.shared.log.reopen()
+    }
+
+    /// Lines of connections that were lost because they could not be written in time.
+    pub fn lost_log_lines(&self) -> u64 {
+        self.shared.log.lost()
     }
 
     /// Where it is watched which servers connections get.

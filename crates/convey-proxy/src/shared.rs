@@ -15,6 +15,7 @@ use crate::connections::Connections;
 use crate::events::Events;
 use crate::limits::Admission;
 use crate::listener::ListenGroup;
+use crate::log::Log;
 use crate::published::Published;
 
 /// How long a caller waits for workers to take over a change before it goes on without them.
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub connections: Arc<Connections>,
     pub watches: Arc<Watches<Choice>>,
     pub events: Events,
+    pub log: Log,
     listening: Mutex<Listening>,
     applied: Condvar,
     wake: Vec<Notify>,
@@ -58,6 +60,7 @@ impl Shared {
             watches: Arc::default(),
             published: ArcSwap::from_pointee(published),
             events,
+            log: Log::default(),
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
             applied: Condvar::new(),
             wake: (0..workers).map(|_| Notify::new()).collect(),

@@ -102,6 +102,11 @@ impl Direction {
         }
     }
 
+    /// Whether the source has sent its FIN.
+    pub fn source_closed(&self) -> bool {
+        self.eof && !self.source_broken
+    }
+
     /// Whether all bytes and the FIN were passed on.
     pub fn finished(&self) -> bool {
         self.finished

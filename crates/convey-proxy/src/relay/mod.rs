@@ -23,6 +23,8 @@ use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::connections::Connection;
+use crate::log::{self, Fate};
 use crate::meters::{Meters, Way};
 use clock::Clock;
 use direction::{Break, Direction, Failure};
@@ -123,6 +125,10 @@ pub(crate) async fn run(
     let mut pair = Pair { client, server, tx, rx, meters, ended: false };
     let mut clock = Clock::begin(limits, timer.as_mut());
     let reason = match relay(&mut pair, &mut clock, timer.as_mut()).await {
+        Outcome::Over(None) => {
+            meters.connection.story().ends(Fate::Closed);
+            None
+        }
         Outcome::Over(reason) => reason,
         // Boxed, so that connections which end otherwise do not carry room for it.
         Outcome::Lost(Side::Client) => {
@@ -165,6 +171,9 @@ async fn relay(pair: &mut Pair<'_>, clock: &mut Clock, mut timer: Pin<&mut Sleep
         if sent + received > 0 {
             clock.moved();
         }
+        if meters.connection.is_logged() {
+            note_close(&meters.connection, tx, rx);
+        }
         match (tx_failure, rx_failure) {
             (None, None) if tx.finished() && rx.finished() => return Poll::Ready(Outcome::Over(None)),
             (None, None) => {}
@@ -198,6 +207,16 @@ async fn relay(pair: &mut Pair<'_>, clock: &mut Clock, mut timer: Pin<&mut Sleep
         Poll::Ready(Outcome::Over(Some(reason)))
     })
     .await
+}
+
+/// Tells the log who closed first.
+fn note_close(connection: &Connection, tx: &Direction, rx: &Direction) {
+    if tx.source_closed() {
+        connection.story().closes(log::Side::Client);
+    }
+    if rx.source_closed() {
+        connection.story().closes(log::Side::Server);
+    }
 }
 
 /// Takes the error that waits on `socket`.
