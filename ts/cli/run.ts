@@ -25,7 +25,8 @@ export function runCommand(program: Command): Command {
     .addHelpText(
       "after",
       "\nSignals: SIGTERM and SIGINT take no new connections and wait for the open ones; a second one cuts them.\n" +
-        "SIGHUP reads the configuration again; so does saving the file. Closing the terminal is as SIGTERM.\n\n" +
+        "SIGHUP reads the configuration again; so does saving the file. Closing the terminal is as SIGTERM.\n" +
+        "SIGUSR1 opens log.connections_file again, after it was moved away.\n\n" +
         `Environment: CONVEY_CONFIG, ${ENVIRONMENT_VARIABLES.join(", ")}.\n` +
         "They win over the file; flags win over them.\n" +
         "CONVEY_STATE_DIR names where passthrough and dsr remember what to undo, instead of /run/convey;\n" +

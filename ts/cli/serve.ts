@@ -90,6 +90,8 @@ async function balance(
       });
   });
 
+  steering.onReopen(() => reopenLog(balancer, log));
+
   const code = await Promise.race([
     lost.then(() => EXIT.failure),
     steering.first.then((signal) => {
@@ -134,6 +136,21 @@ function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logge
     { version: VERSION, mode: config.mode, pid: process.pid },
     `convey ${VERSION} is ready (${config.mode} mode)`,
   );
+}
+
+function reopenLog(balancer: Balancer, { logger }: ProgramLog): void {
+  try {
+    if (balancer.reopenLog())
+      logger.info({ signal: "SIGUSR1" }, "SIGUSR1: the file of log.connections is opened anew");
+    else
+      logger.info(
+        { signal: "SIGUSR1" },
+        "SIGUSR1: no log.connections_file is in use; the log is standard error",
+      );
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    logger.error({ signal: "SIGUSR1" }, `SIGUSR1: ${why}; the file that was open goes on`);
+  }
 }
 
 function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string): void {

@@ -2,7 +2,8 @@
  * The signals that steer a program that serves. They are caught from the first moment, before anything heavy is
  * loaded, so that one during the start is neither lost nor kills half-way.
  *
- * SIGTERM and SIGINT end, a second one at once; SIGHUP reloads. When a terminal is closed its processes get SIGHUP
+ * SIGTERM and SIGINT end, a second one at once; SIGHUP reloads; SIGUSR1 opens logs anew, and not Node's inspector to
+ * whoever may send a signal. When a terminal is closed its processes get SIGHUP
  * too: then it ends the program, as nobody can see or steer it any more.
  */
 import { closeSync } from "node:fs";
@@ -21,6 +22,7 @@ export class Signals {
   #received: NodeJS.Signals[] = [];
   #reload: (() => void) | undefined;
   #reloadAsked = false;
+  #reopenLogs: () => void = () => undefined;
 
   constructor() {
     const next = () => new Promise<NodeJS.Signals>((resolve) => this.#waiting.push(resolve));
@@ -28,6 +30,7 @@ export class Signals {
     this.second = next();
     for (const name of ENDING) process.on(name, this.#end);
     process.on("SIGHUP", this.#hangUp);
+    process.on("SIGUSR1", this.#reopen);
   }
 
   /** Whether the end has been asked for. */
@@ -43,10 +46,16 @@ export class Signals {
     reload();
   }
 
+  /** Calls `reopen` at each SIGUSR1 from now on; at the start a log is opened anyway. */
+  onReopen(reopen: () => void): void {
+    this.#reopenLogs = reopen;
+  }
+
   /** For commands that do not serve: every signal does again what it does by default, one that came as well. */
   release(): void {
     for (const name of ENDING) process.off(name, this.#end);
     process.off("SIGHUP", this.#hangUp);
+    process.off("SIGUSR1", this.#reopen);
     const [first] = this.#reloadAsked ? (["SIGHUP"] as const) : this.#received;
     if (first) process.kill(process.pid, first);
   }
@@ -60,6 +69,8 @@ export class Signals {
     this.#received.push(signal);
     this.#waiting.shift()?.(signal);
   };
+
+  readonly #reopen = (): void => this.#reopenLogs();
 
   readonly #hangUp = (): void => {
     if (this.goneTerminals().length > 0) this.#end("SIGHUP");

@@ -2,6 +2,7 @@
 import { availableParallelism } from "node:os";
 import type {
   NativeConfig,
+  NativeConnectionLog,
   NativeConnectionTracking,
   NativeDsrMethod,
   NativeEngine,
@@ -36,6 +37,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
     maxConnections: config.limits.max_connections,
     maxConnectionsPerClient: config.limits.max_connections_per_client,
     packet: lowerPacketOptions(config),
+    ...lowerLog(config),
     frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
       name,
       listen: frontend.listen_addr,
@@ -63,6 +65,18 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       }),
     })),
   } satisfies NativeConfig;
+}
+
+/** Of those that end well, "errors" logs none. */
+function lowerLog({ mode, log }: Config): { log?: NativeConnectionLog } {
+  if (mode !== "proxy" || log.connections === "off") return {};
+  const share = { errors: 0, all: 1 };
+  return {
+    log: {
+      share: typeof log.connections === "number" ? log.connections : share[log.connections],
+      ...(log.connections_file === undefined ? {} : { file: log.connections_file }),
+    },
+  };
 }
 
 function lowerPacketOptions({ engine, interfaces, passthrough, dsr, xdp }: Config): NativePacketOptions {

@@ -46,6 +46,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),
+    ...idleLogFile(view),
   ];
 }
 
@@ -348,6 +349,17 @@ function packetLimits({ root, mode }: View): Finding[] {
       }),
     );
   }
+  const logged = isTable(root.log) ? root.log.connections : undefined;
+  if (logged !== undefined && logged !== "off") {
+    findings.push(
+      error(
+        ["log", "connections"],
+        "value",
+        `is not available in ${mode} mode, where packets pass and no connection ends here`,
+        { found: describeValue(logged), expected: '"off"; convey explain --live shows decisions' },
+      ),
+    );
+  }
   const { workers, port_range } = isTable(root.passthrough) ? root.passthrough : {};
   const range = typeof port_range === "string" ? parsePortRange(port_range) : undefined;
   const threads = typeof workers === "number" && workers > 0 ? workers : availableParallelism();
@@ -397,6 +409,18 @@ function exposure({ root, stats }: View): Finding[] {
     warning(["stats", "bind"], "value", "can be reached from other machines, which needs a token", {
       found: describeValue(bind),
       expected: "a loopback address, or a token in stats.token_file or CONVEY_STATS_TOKEN",
+    }),
+  ];
+}
+
+/** A file for lines that nobody writes. */
+function idleLogFile({ root }: View): Finding[] {
+  const { connections, connections_file: file } = isTable(root.log) ? root.log : {};
+  if (file === undefined || (connections !== undefined && connections !== "off")) return [];
+  return [
+    warning(["log", "connections_file"], "value", 'has no effect while log.connections is "off"', {
+      found: describeValue(file),
+      expected: 'log.connections = "all", "errors" or a share',
     }),
   ];
 }

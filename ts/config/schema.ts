@@ -443,6 +443,21 @@ export const configSchema = z
     log: z
       .strictObject({
         level: logLevelSchema.default("info").describe("The least severe messages that are logged."),
+        connections: z
+          .union([z.enum(["off", "errors", "all"]), z.number().gt(0).max(1)])
+          .register(wording, {
+            type: '"off", "errors", "all" or number',
+            expected: '"off", "errors", "all", or a share above 0 and up to 1',
+          })
+          .default("off")
+          .describe(
+            "Which connections get a line when they have ended: none, those that ended badly, all, or with a number these and that share of the others. Proxy mode.",
+          ),
+        connections_file: path
+          .optional()
+          .describe(
+            "File for these lines instead of standard error; opened again on SIGUSR1. A relative path begins at the working directory.",
+          ),
       })
       .prefault({})
       .describe("The log, on standard error."),

@@ -443,6 +443,16 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     return this.#closed;
   }
 
+  /**
+   * Opens `log.connections_file` anew by its name, after it was moved away; false where there is none.
+   *
+   * @throws ConveyError `CLOSED`, `CONFIG_INVALID`: it cannot be opened; the one that was open goes on.
+   */
+  reopenLog(): boolean {
+    this.#assertOpen();
+    return this.#service.dataplane.reopenLog();
+  }
+
   /** Whether the kernel goes on forwarding after `close()`. @internal */
   get keepsForwarding(): boolean {
     return this.#service.keepsForwarding;

@@ -21,9 +21,10 @@ export class CounterReader {
   read(): NativeStats {
     const known = this.#settled ? this.#stats : undefined;
     if (known === undefined) return this.#whole();
-    const { numbers, packet } = this.#dataplane.reread(known.version);
+    const { numbers, packet, lostLogLines } = this.#dataplane.reread(known.version);
     if (numbers === undefined || !renew(known, numbers)) return this.#whole();
     if (packet !== undefined) known.packet = packet;
+    known.lostLogLines = lostLogLines;
     return known;
   }
 

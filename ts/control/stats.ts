@@ -140,6 +140,8 @@ export type Stats = Partial<PacketStats> &
     /** Whether the balancer takes no new connections because it is closing. */
     draining: boolean;
     reasons: Reasons;
+    /** Lines of `log.connections` that were lost because they could not be written in time. */
+    lost_log_lines: number;
     /** null until a reload was tried. */
     last_reload: LastReload | null;
     /** Only in dsr mode: answers do not cross the balancer, so rx is 0. */
@@ -210,6 +212,7 @@ export function overview(
     config_version: context.configVersion,
     draining: context.draining,
     reasons: reasons(native.reasons),
+    lost_log_lines: native.lostLogLines,
     last_reload: lastReload === undefined ? null : toLastReload(lastReload),
     ...(native.packet === undefined ? {} : packetStats(native.packet)),
     ...(context.mode === "dsr" ? { return_path_visible: false as const } : {}),

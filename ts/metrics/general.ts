@@ -45,6 +45,11 @@ export function generalFamilies(
       one(reload === null ? undefined : Date.parse(reload.at) / 1000),
     ),
     counter(
+      "convey_lost_log_lines_total",
+      "Lines of log.connections that could not be written in time.",
+      one(stats.lost_log_lines),
+    ),
+    counter(
       "convey_connections_total",
       "Connections over all frontends, removed ones included.",
       one(stats.total_connections),

@@ -105,6 +105,8 @@ export interface Dataplane {
   install(config: NativeConfig): number;
   /** Changes health, drain state and weight of servers; unknown names are passed over. */
   setServers(updates: NativeServerUpdate[]): number;
+  /** Opens the file that connections are logged to anew, by its name; false where there is none. */
+  reopenLog(): boolean;
   /** Reads every counter; works after `close()` too. */
   stats(): NativeStats;
   /** Reads what may have changed since `stats()` was read at version `known`; works after `close()` too. */
@@ -237,6 +239,7 @@ function wrap(native: NativeDataplane): Dataplane {
   return {
     install: (config) => unwrap(() => native.install(config)),
     setServers: (updates) => unwrap(() => native.setServers(updates)),
+    reopenLog: () => unwrap(() => native.reopenLog()),
     stats: () => unwrap(() => native.stats()),
     reread: (known) => unwrap(() => native.reread(known)),
     addresses: () => unwrap(() => native.addresses()),

@@ -54,7 +54,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
       limits: { max_connections: 0, max_connections_per_client: 0 },
       reload: { watch: true },
       shutdown: { drain_timeout_ms: 30_000, keep_forwarding: false },
-      log: { level: "info" },
+      log: { level: "info", connections: "off" },
     },
   });
 });

@@ -7,6 +7,7 @@ const none = { totalConnections: 0, currentConnections: 0, bytesTx: 0, bytesRx: 
 
 const native = (packet?: NativeStats["packet"]): NativeStats => ({
   version: 1,
+  lostLogLines: 0,
   counters: none,
   reasons: [],
   frontends: [],

@@ -35,6 +35,7 @@ function world(n: number, mode: StatsContext["mode"] = "proxy") {
   const read = (): { native: NativeStats; context: StatsContext } => ({
     native: {
       version,
+      lostLogLines: 0,
       counters: counters(),
       reasons: [],
       frontends: [{ name: "web", address: "10.0.0.1:80", counters: counters(), reasons: [] }],

@@ -12,6 +12,7 @@ function statsOf(servers: readonly string[], more: Partial<Stats> = {}): Stats {
     ...counters,
     total_bytes_tx: 10,
     total_bytes_rx: 20,
+    lost_log_lines: 0,
     frontends: { web: { ...counters, address: "127.0.0.1:80", backend: "pool", reasons: { no_server: 3 } } },
     backends: {
       pool: {

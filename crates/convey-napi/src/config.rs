@@ -1,11 +1,12 @@
 //! What `lower()` hands over, and its way into a `RuntimeSpec`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
-use convey_runtime::{EngineChoice, RuntimeSpec};
+use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
 use napi_derive::napi;
 
 use crate::error::{Result, invalid};
@@ -102,8 +103,26 @@ pub struct NativeConfig {
     /// Connections open at once from one client address; 0: no limit.
     pub max_connections_per_client: u32,
     pub packet: NativePacketOptions,
+    /// What is logged of connections, in proxy mode; absent: nothing.
+    pub log: Option<NativeConnectionLog>,
     pub frontends: Vec<NativeFrontend>,
     pub backends: Vec<NativeBackend>,
+}
+
+/// Which connections get a line, and where it goes.
+#[napi(object)]
+pub struct NativeConnectionLog {
+    /// Of those that end well, this share gets one, 0 to 1; of the others all do.
+    pub share: f64,
+    /// A file of its own; absent: standard error.
+    pub file: Option<String>,
+}
+
+impl From<NativeConnectionLog> for LogSpec {
+    fn from(NativeConnectionLog { share, file }: NativeConnectionLog) -> Self {
+        let logged = if share > 0.0 { Logged::Share(share.min(1.0)) } else { Logged::Errors };
+        Self { logged, file: file.map(PathBuf::from) }
+    }
 }
 
 /// A listening address.
@@ -160,7 +179,7 @@ pub struct NativeServerUpdate {
 }
 
 impl NativeConfig {
-    pub fn into_spec(self) -> Result<RuntimeSpec> {
+    pub fn into_spec(mut self) -> Result<RuntimeSpec> {
         let workers = (self.workers as usize).max(1);
         let packet = PacketOptions {
             workers,
@@ -175,7 +194,8 @@ impl NativeConfig {
             ..PacketOptions::default()
         };
         let engine = (&self.packet.engine).into();
-        Ok(RuntimeSpec { workers, engine, packet, snapshot: self.into_snapshot_spec()? })
+        let log = self.log.take().map(LogSpec::from);
+        Ok(RuntimeSpec { workers, engine, packet, log, snapshot: self.into_snapshot_spec()? })
     }
 
     fn into_snapshot_spec(self) -> Result<SnapshotSpec> {

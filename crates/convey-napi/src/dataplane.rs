@@ -113,6 +113,12 @@ impl Dataplane {
         Ok(version as f64)
     }
 
+    /// Opens the file that connections are logged to anew, by its name; false where there is none.
+    #[napi(catch_unwind)]
+    pub fn reopen_log(&self) -> Result<bool> {
+        self.runtime.reopen_log().map_err(|e| from_runtime(&e))
+    }
+
     /// Reads every counter. Works after `close()` too.
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {

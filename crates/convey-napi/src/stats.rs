@@ -124,6 +124,8 @@ pub struct NativeStats {
     pub reasons: Vec<NativeReason>,
     pub frontends: Vec<NativeFrontendStats>,
     pub backends: Vec<NativeBackendStats>,
+    /// Lines of connections that were lost because they could not be written in time.
+    pub lost_log_lines: f64,
     /// Only in the packet modes.
     pub packet: Option<NativePacketStats>,
 }
@@ -137,6 +139,8 @@ pub struct NativeReading {
     /// every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
     /// bytes tx and rx, and how often anything happened for a reason.
     pub numbers: Option<Float64Array>,
+    /// As in the whole.
+    pub lost_log_lines: f64,
     /// Only in the packet modes.
     pub packet: Option<NativePacketStats>,
 }
@@ -193,6 +197,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
     NativeStats {
         packet: runtime.packet_stats().map(packet),
         version: snapshot.version as f64,
+        lost_log_lines: runtime.lost_log_lines() as f64,
         counters: counters(&snapshot.totals),
         reasons: reasons(&snapshot.reasons),
         frontends: snapshot
@@ -255,7 +260,8 @@ pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
         }
         Float64Array::new(numbers)
     });
-    NativeReading { version, numbers, packet: runtime.packet_stats().map(packet) }
+    let lost_log_lines = runtime.lost_log_lines() as f64;
+    NativeReading { version, numbers, lost_log_lines, packet: runtime.packet_stats().map(packet) }
 }
 
 fn sum(reasons: &ReasonCounters) -> u64 {

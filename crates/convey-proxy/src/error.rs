@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::descriptors::{self, Descriptors};
+use crate::log::LogError;
 use crate::shortage::is_shortage;
 
 /// Why the proxy could not start or take a new snapshot.
@@ -32,6 +33,9 @@ pub enum ProxyError {
         /// The cause.
         source: io::Error,
     },
+    /// Connections cannot be logged.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 fn remedy(source: &io::Error, holder: Option<&str>) -> String {
@@ -59,6 +63,7 @@ impl ProxyError {
         match self {
             Self::Bind { source, .. } | Self::Worker { source, .. } => is_shortage(source),
             Self::Descriptors(_) => true,
+            Self::Log(_) => false,
         }
     }
 }

@@ -100,6 +100,11 @@ impl Proxy {
         self.shared.log.set(spec)
     }
 
+    /// What [`Proxy::log_connections`] was told last.
+    pub fn logged(&self) -> Option<LogSpec> {
+        self.shared.log.spec()
+    }
+
     /// Opens the log's file anew by its name, after it was moved away; `None` where there is no file of its own.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use convey_core::{
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep, LiveDecision};
-pub use convey_proxy::inherited;
+pub use convey_proxy::{LogSpec, Logged, inherited};
 use convey_proxy::{Proxy, ProxyError, descriptors_problem};
 
 pub use crate::host::state_dir;
@@ -92,6 +92,7 @@ impl RuntimeError {
             }
             Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
             Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
+            Self::Proxy(ProxyError::Log(_)) => ErrorKind::Config,
             Self::Engine(error) => match error.kind {
                 EngineErrorKind::Permission => ErrorKind::Permission,
                 EngineErrorKind::NoInterface => ErrorKind::Bind,
@@ -139,6 +140,8 @@ pub struct RuntimeSpec {
     pub engine: EngineChoice,
     /// Settings of the packet modes; capacity and NAT ports are fixed while running.
     pub packet: PacketOptions,
+    /// What is logged of connections, in proxy mode; `None`: nothing.
+    pub log: Option<LogSpec>,
 }
 
 /// A change of one server's part in selection.
@@ -186,7 +189,9 @@ impl Runtime {
         let engine = match snapshot.mode {
             Mode::Proxy => {
                 packet::reclaim_leftovers(&events);
-                Engine::Proxy(Proxy::start(snapshot.clone(), workers, events)?)
+                let proxy = Proxy::start(snapshot.clone(), workers, events)?;
+                proxy.log_connections(spec.log.as_ref()).map_err(ProxyError::from)?;
+                Engine::Proxy(proxy)
             }
             Mode::Passthrough | Mode::Dsr => {
                 let path = PacketPath::start(spec.engine, snapshot, spec.packet, events)?;
@@ -204,7 +209,35 @@ impl Runtime {
     /// [`RuntimeError`] names the offending field or address.
     pub fn install(&self, spec: RuntimeSpec) -> Result<u64, RuntimeError> {
         let mut state = self.open_state()?;
-        self.publish(&mut state, spec.snapshot, Some(&spec.packet))
+        let Engine::Proxy(proxy) = &self.engine else {
+            return self.publish(&mut state, spec.snapshot, Some(&spec.packet));
+        };
+        let before = proxy.logged();
+        proxy.log_connections(spec.log.as_ref()).map_err(ProxyError::from)?;
+        let outcome = self.publish(&mut state, spec.snapshot, Some(&spec.packet));
+        if outcome.is_err() {
+            // Should its file be gone by now, the one of the refused configuration goes on: nothing is lost by that.
+            let _ = proxy.log_connections(before.as_ref());
+        }
+        outcome
+    }
+
+    /// Opens the file that connections are logged to anew; false where there is none.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Proxy`]; the one that was open goes on.
+    pub fn reopen_log(&self) -> Result<bool, RuntimeError> {
+        let Engine::Proxy(proxy) = &self.engine else { return Ok(false) };
+        let reopened = proxy.reopen_log().transpose().map_err(ProxyError::from)?;
+        Ok(reopened.is_some())
+    }
+
+    /// Lines of connections that were lost because they could not be written in time.
+    pub fn lost_log_lines(&self) -> u64 {
+        match &self.engine {
+            Engine::Proxy(proxy) => proxy.lost_log_lines(),
+            Engine::Packet(_) => 0,
+        }
     }
 
     /// Changes health, drain state and weight of servers. Names that are not there (any more) are passed over.

@@ -78,6 +78,7 @@ export const statsSchema = z
     config_version: z.number().int(),
     draining: z.boolean(),
     reasons,
+    lost_log_lines: count,
     last_reload: z
       .object({
         at: z.string(),

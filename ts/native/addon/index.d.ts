@@ -22,6 +22,8 @@ export declare class Dataplane {
   install(config: NativeConfig): number
   /** Changes health, drain state and weight of servers; unknown names are passed over. */
   setServers(updates: Array<NativeServerUpdate>): number
+  /** Opens the file that connections are logged to anew, by its name; false where there is none. */
+  reopenLog(): boolean
   /** Reads every counter. Works after `close()` too. */
   stats(): NativeStats
   /** Reads what may have changed since `stats()` was read at version `known`. Works after `close()` too. */
@@ -224,8 +226,18 @@ export interface NativeConfig {
   /** Connections open at once from one client address; 0: no limit. */
   maxConnectionsPerClient: number
   packet: NativePacketOptions
+  /** What is logged of connections, in proxy mode; absent: nothing. */
+  log?: NativeConnectionLog
   frontends: Array<NativeFrontend>
   backends: Array<NativeBackend>
+}
+
+/** Which connections get a line, and where it goes. */
+export interface NativeConnectionLog {
+  /** Of those that end well, this share gets one, 0 to 1; of the others all do. */
+  share: number
+  /** A file of its own; absent: standard error. */
+  file?: string
 }
 
 /** Which flows DSR keeps. */
@@ -651,6 +663,8 @@ export interface NativeReading {
    * bytes tx and rx, and how often anything happened for a reason.
    */
   numbers?: Float64Array
+  /** As in the whole. */
+  lostLogLines: number
   /** Only in the packet modes. */
   packet?: NativePacketStats
 }
@@ -724,6 +738,8 @@ export interface NativeStats {
   reasons: Array<NativeReason>
   frontends: Array<NativeFrontendStats>
   backends: Array<NativeBackendStats>
+  /** Lines of connections that were lost because they could not be written in time. */
+  lostLogLines: number
   /** Only in the packet modes. */
   packet?: NativePacketStats
 }

@@ -36,15 +36,15 @@ pub(super) fn write(to: &mut String, entry: &Entry) {
     text(to, "closed_first", story.and_then(|story| story.closed_first()).map(side));
     text(to, "end", Some(end));
     let flags = flags(entry, end);
-    let _ = write!(to, ",\"flags\":\"{}{}\",\"msg\":\"connection\"}}\n", flags.0, flags.1);
+    let _ = writeln!(to, ",\"flags\":\"{}{}\",\"msg\":\"connection\"}}", flags.0, flags.1);
 }
 
 /// Appends a line that says how many were lost.
 pub(super) fn write_lost(to: &mut String, at: std::time::SystemTime, lost: u64) {
-    let _ = write!(
+    let _ = writeln!(
         to,
         "{{\"level\":\"warn\",\"time\":\"{}\",\"lost\":{lost},\"msg\":\"lines of connections were lost: they could not be \
-         written in time\"}}\n",
+         written in time\"}}",
         humantime::format_rfc3339_millis(at)
     );
 }

@@ -80,6 +80,11 @@ impl Log {
         Ok(())
     }
 
+    /// What is in service.
+    pub fn spec(&self) -> Option<LogSpec> {
+        self.0.load().as_ref().map(|active| active.spec.clone())
+    }
+
     /// Opens the file anew by its name, after it was moved away. `None`: there is no file.
     ///
     /// # Errors
