@@ -208,6 +208,14 @@ reasons! {
     LimitClient = "limit_client",
     /// Every eligible server was at its own connection limit; the client was closed.
     LimitServer = "limit_server",
+    /// The backend's connection limit was reached; the client was closed.
+    LimitBackend = "limit_backend",
+    /// As many connections as may were waiting for a place at the backend; the client was closed.
+    QueueFull = "queue_full",
+    /// No place at the backend became free within the queue timeout; the client was closed.
+    QueueTimeout = "queue_timeout",
+    /// The client closed its connection while it waited for a place, before it had sent a byte.
+    QueueAbandoned = "queue_abandoned",
     /// No server of the backend was up with a weight above zero; the client was closed.
     NoServer = "no_server",
     /// A server refused the connection; another may have been tried.
@@ -226,6 +234,8 @@ reasons! {
     RetriesExhausted = "retries_exhausted",
     /// Nothing moved in either direction for the idle timeout.
     IdleTimeout = "idle_timeout",
+    /// After one side's FIN the other sent nothing for the half-close timeout.
+    HalfCloseTimeout = "half_close_timeout",
     /// The connection reached its maximum duration.
     MaxDuration = "max_duration",
     /// The client reset the connection.

@@ -12,13 +12,15 @@ pub mod flow_list;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
+pub mod wait_queue;
 pub mod watch;
 
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use snapshot::{
-    Backend, BackendSpec, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
-    SnapshotSpec, SpecError,
+    Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
+    SnapshotSpec, SocketOptions, SpecError, Waiting,
 };
+pub use wait_queue::{QueueCounts, Ticket, WaitQueue};
 pub use watch::{Taken, Watch, Watches, Watching};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::counters::{ConnCounters, ReasonCounters};
 use crate::selection::RoundRobin;
+use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +41,39 @@ pub struct Limits {
     pub max_connections_per_client: u64,
 }
 
+/// How connections wait for a place at a backend or for a server, proxy mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Connections open at once over all servers of the backend; 0 means no limit.
+    pub max_connections: u64,
+    /// Connections that may wait for a place; 0: none, they are closed.
+    pub queue: u64,
+    /// How long one waits for a place at most.
+    pub queue_timeout: Duration,
+    /// How long servers that failed are tried again, and one is waited for where none is up; zero: not at all.
+    pub retry_timeout: Duration,
+}
+
+/// When sockets that are silent end, proxy mode; zero: never, or as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// How long one side may be silent after the other's FIN.
+    pub half_close_timeout: Duration,
+    /// How long what was sent to a server may stay unacknowledged (TCP_USER_TIMEOUT).
+    pub tcp_user_timeout: Duration,
+}
+
+/// What the sockets of a frontend are set to, proxy mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SocketOptions {
+    /// How long what was sent to a client may stay unacknowledged (TCP_USER_TIMEOUT); zero: as the kernel has it.
+    pub tcp_user_timeout: Duration,
+    /// Connections begun by TCP Fast Open that wait for their handshake; 0: it is off.
+    pub fast_open: u32,
+    /// Whether to listen for Multipath TCP; fixed while a listener lives.
+    pub mptcp: bool,
+}
+
 /// What a [`Snapshot`] is made of, before it is checked.
 #[derive(Debug, Clone)]
 pub struct SnapshotSpec {
@@ -66,6 +100,8 @@ pub struct FrontendSpec {
     pub backend: String,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
+    /// What its sockets are set to.
+    pub sockets: SocketOptions,
 }
 
 /// A pool of servers and how connections to it behave.
@@ -81,6 +117,10 @@ pub struct BackendSpec {
     pub idle_timeout: Duration,
     /// The longest a connection may last; zero: for ever.
     pub max_duration: Duration,
+    /// How connections wait.
+    pub waiting: Waiting,
+    /// When silent sockets end.
+    pub ends: Ends,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -125,6 +165,8 @@ pub struct Frontend {
     pub backend: usize,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
+    /// What its sockets are set to.
+    pub sockets: SocketOptions,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Refusals and early ends.
@@ -144,12 +186,18 @@ pub struct Backend {
     pub idle_timeout: Duration,
     /// The longest a connection may last; zero: for ever.
     pub max_duration: Duration,
+    /// How connections wait.
+    pub waiting: Waiting,
+    /// When silent sockets end.
+    pub ends: Ends,
     /// Members.
     pub servers: Vec<Server>,
     /// Scheduler state, in the order of `servers`.
     pub round_robin: RoundRobin,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
+    /// Connections that wait for a place.
+    pub queue: Arc<WaitQueue>,
 }
 
 /// A server in service.
@@ -250,6 +298,7 @@ impl Snapshot {
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
                     max_connections: f.max_connections,
+                    sockets: f.sockets,
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
                     reasons: old.map(|o| o.reasons.clone()).unwrap_or_default(),
                 }
@@ -305,15 +354,19 @@ fn build_backend(
         // Credits earned under other weights would skew the first picks under the new ones.
         credits.fill(0);
     }
+    let counters = old.map_or_else(new_counters, |o| o.counters.clone());
     Backend {
         name: old.map_or_else(|| spec.name.as_str().into(), |o| o.name.clone()),
         connect_timeout: spec.connect_timeout,
         retries: spec.retries,
         idle_timeout: spec.idle_timeout,
         max_duration: spec.max_duration,
+        waiting: spec.waiting,
+        ends: spec.ends,
         servers,
         round_robin: RoundRobin::new(credits),
-        counters: old.map_or_else(new_counters, |o| o.counters.clone()),
+        queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),
+        counters,
     }
 }
 

@@ -16,6 +16,8 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),
@@ -33,6 +35,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         protocol: Protocol::Tcp,
         backend: format!("b{b}"),
         max_connections: 0,
+        sockets: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

@@ -17,6 +17,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         protocol: Protocol::Tcp,
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
         max_connections: 0,
+        sockets: Default::default(),
     }
 }
 
@@ -27,6 +28,8 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),

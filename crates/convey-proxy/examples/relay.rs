@@ -70,6 +70,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             protocol: Protocol::Tcp,
             backend: "pool".to_owned(),
             max_connections: 0,
+            sockets: Default::default(),
         }],
         backends: vec![BackendSpec {
             name: "pool".to_owned(),
@@ -77,6 +78,8 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             retries: 2,
             idle_timeout: Duration::from_secs(300),
             max_duration: Duration::ZERO,
+            waiting: Default::default(),
+            ends: Default::default(),
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

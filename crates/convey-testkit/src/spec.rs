@@ -20,6 +20,8 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
@@ -28,6 +30,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         protocol: *protocol,
         backend: "b".into(),
         max_connections: 0,
+        sockets: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

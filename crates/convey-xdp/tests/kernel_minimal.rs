@@ -35,6 +35,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         protocol,
         backend: "pool".into(),
         max_connections: 0,
+        sockets: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Dsr,
@@ -46,6 +47,8 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             retries: 0,
             idle_timeout: Duration::ZERO,
             max_duration: Duration::ZERO,
+            waiting: Default::default(),
+            ends: Default::default(),
             servers: servers.iter().map(server).collect(),
         }],
     }

@@ -66,6 +66,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 protocol: if f.protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp },
                 backend: family(&listen).into(),
                 max_connections: 0,
+                sockets: Default::default(),
             }
         })
         .collect();
@@ -75,6 +76,8 @@ pub fn spec(world: &World) -> SnapshotSpec {
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
     };
     SnapshotSpec {

@@ -30,6 +30,8 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             retries: 2,
             idle_timeout: Duration::from_secs(60),
             max_duration: Duration::ZERO,
+            waiting: Default::default(),
+            ends: Default::default(),
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }
@@ -42,6 +44,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         protocol: Protocol::Tcp,
         backend: "pool".to_owned(),
         max_connections: 0,
+        sockets: Default::default(),
     }
 }
 

@@ -119,6 +119,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 protocol,
                 backend: of_backend.clone(),
                 max_connections: 0,
+                sockets: Default::default(),
             });
         }
     }
@@ -135,6 +136,8 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers: Vec::new(),
     });
     spec.backends.len() - 1

@@ -66,6 +66,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         protocol,
         backend: backend.into(),
         max_connections: if small { 12 } else { 0 },
+        sockets: Default::default(),
     };
     let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
     let mut frontends = vec![
@@ -99,6 +100,8 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         retries: 0,
         idle_timeout: Duration::ZERO,
         max_duration: Duration::ZERO,
+        waiting: Default::default(),
+        ends: Default::default(),
         servers,
     };
     SnapshotSpec {
