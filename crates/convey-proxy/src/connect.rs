@@ -24,12 +24,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::choice;
 use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
-use crate::limits::{ClientPlace, ServerPlace};
+use crate::limits::{ClientPlace, Full, ServerPlace};
 use crate::log::Fate;
 use crate::meters::Meters;
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, is_shortage};
+use crate::waiting::{self, Standing};
 use crate::worker::Worker;
 
 /// Longer connect timeouts are cut to this; the kernel gives up long before.
@@ -49,8 +50,9 @@ pub(crate) async fn serve(
     let mut timer = pin!(sleep_until(Instant::now()));
     let cut = CutWithoutServer { worker: &worker, connection: &listed.connection };
     let connected = {
+        let timer = timer.as_mut();
         let mut attempt =
-            pin!(Attempt::new(&worker, &published, frontend, &listed.connection).run(timer.as_mut()));
+            pin!(waiting::reach(&worker, &published, frontend, &listed.connection, &client, timer));
         let mut left = pin!(left(&client));
         poll_fn(|cx| match attempt.as_mut().poll(cx) {
             Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
@@ -100,30 +102,35 @@ async fn left(client: &TcpStream) {
     let _ = client.ready(Interest::ERROR).await;
 }
 
-/// One client's search for a server.
-struct Attempt<'a> {
+/// A server that was reached, and by what its connection goes.
+pub(crate) type Reached = (TcpStream, Meters, Limits);
+
+/// One client's search for a server among those that it has not tried.
+pub(crate) struct Attempt<'a> {
     worker: &'a Arc<Worker>,
     frontend: &'a Frontend,
     backend: &'a Backend,
     connection: &'a Arc<Connection>,
+    standing: &'a mut Standing,
     tried: Vec<usize>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(
+    pub fn new(
         worker: &'a Arc<Worker>,
-        published: &'a Published,
-        frontend: usize,
+        frontend: &'a Frontend,
+        backend: &'a Backend,
         connection: &'a Arc<Connection>,
+        standing: &'a mut Standing,
     ) -> Self {
-        let frontend = &published.snapshot.frontends[frontend];
-        let backend = &published.snapshot.backends[frontend.backend];
-        Self { worker, frontend, backend, connection, tried: Vec::new() }
+        Self { worker, frontend, backend, connection, standing, tried: Vec::new() }
     }
 
-    async fn run(mut self, mut timer: Pin<&mut Sleep>) -> Result<(TcpStream, Meters, Limits), Reason> {
+    pub async fn run(mut self, mut timer: Pin<&mut Sleep>) -> Result<Reached, Reason> {
         loop {
             let (index, mut place) = self.select()?;
+            // The next in the queue may look.
+            self.standing.ticket = None;
             let server = &self.backend.servers[index];
             self.connection.tries();
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
@@ -137,12 +144,13 @@ impl<'a> Attempt<'a> {
                         Ok((name.clone(), addr, source))
                     });
                     self.connection.connected(Connected { name, addr, source });
-                    place.admit(&self.backend.counters);
+                    place.admit();
                     return Ok((stream, self.meters(place), Limits::of(self.backend)));
                 }
                 Err(error) if is_shortage(&error) => return Err(Reason::FdsExhausted),
                 Err(error) => self.failed(server, &error),
             }
+            self.standing.failed = true;
             self.tried.push(index);
             if self.tried.len() > self.backend.retries as usize {
                 return Err(Reason::RetriesExhausted);
@@ -152,6 +160,10 @@ impl<'a> Attempt<'a> {
 
     /// The next server by weight that was not tried yet and has room.
     fn select(&self) -> Result<(usize, ServerPlace), Reason> {
+        let limit = self.backend.waiting.max_connections;
+        if limit != 0 && self.backend.counters.open() >= limit {
+            return Err(Reason::LimitBackend);
+        }
         // Servers that filled up between being picked and being entered.
         let mut full: Vec<usize> = Vec::new();
         loop {
@@ -167,18 +179,21 @@ impl<'a> Attempt<'a> {
             });
             let Some(index) = picked else { return Err(self.why_none()) };
             let server = &self.backend.servers[index];
-            match ServerPlace::try_take(&server.counters, server.max_connections) {
-                Some(place) => return Ok((index, place)),
-                None => full.push(index),
+            match ServerPlace::try_take(self.backend, server) {
+                Ok(place) => return Ok((index, place)),
+                Err(Full::Server) => full.push(index),
+                Err(Full::Backend) => return Err(Reason::LimitBackend),
             }
         }
     }
 
     fn why_none(&self) -> Reason {
-        if !self.tried.is_empty() {
-            Reason::RetriesExhausted
-        } else if self.backend.servers.iter().any(|s| s.effective_weight() > 0) {
+        let mut servers = self.backend.servers.iter().enumerate();
+        let is_full = servers.any(|(i, s)| s.effective_weight() > 0 && !self.tried.contains(&i));
+        if is_full && (self.tried.is_empty() || self.backend.waiting.queue != 0) {
             Reason::LimitServer
+        } else if !self.tried.is_empty() {
+            Reason::RetriesExhausted
         } else {
             Reason::NoServer
         }

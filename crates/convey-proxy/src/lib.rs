@@ -30,6 +30,7 @@ mod relay;
 mod shared;
 mod shortage;
 mod thread;
+mod waiting;
 mod worker;
 
 pub use choice::Choice;

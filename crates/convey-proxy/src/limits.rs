@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use convey_core::{ConnCounters, Frontend, Limits, Reason};
+use convey_core::{Backend, ConnCounters, Frontend, Limits, Reason, Server, WaitQueue};
 
 const SHARDS: usize = 64;
 /// A shard this much emptier than its table gives memory back.
@@ -118,27 +118,42 @@ impl Drop for ClientPlace {
     }
 }
 
-/// A server connection's places, taken before the connect so that a server's limit holds during it too. Given back
-/// when the server's side is over, at the latest by dropping it.
+/// A server connection's places at its server and backend, taken before the connect so that limits hold during it too.
+/// Given back when the server's side is over, at the latest by dropping it; the first who waits for one is woken.
 #[derive(Debug)]
 pub(crate) struct ServerPlace {
     server: Arc<ConnCounters>,
-    backend: Option<Arc<ConnCounters>>,
+    backend: Arc<WaitQueue>,
     left: AtomicBool,
 }
 
+/// Whose places are all taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    Server,
+    Backend,
+}
+
 impl ServerPlace {
-    /// Takes a place at the server, or none when it is at `limit`.
-    pub fn try_take(server: &Arc<ConnCounters>, limit: u64) -> Option<Self> {
-        let place = || Self { server: server.clone(), backend: None, left: AtomicBool::new(false) };
-        server.try_reserve(limit).then(place)
+    /// Takes both places or none.
+    pub fn try_take(backend: &Backend, server: &Server) -> Result<Self, Full> {
+        if !server.counters.try_reserve(server.max_connections) {
+            return Err(Full::Server);
+        }
+        if !backend.counters.try_reserve(backend.waiting.max_connections) {
+            server.counters.closed();
+            // Someone may have taken the server for full meanwhile.
+            backend.queue.place_is_free();
+            return Err(Full::Backend);
+        }
+        let (server, backend) = (server.counters.clone(), backend.queue.clone());
+        Ok(Self { server, backend, left: AtomicBool::new(false) })
     }
 
     /// Counts the connection now that it is established.
-    pub fn admit(&mut self, backend: &Arc<ConnCounters>) {
+    pub fn admit(&mut self) {
         self.server.admit();
-        backend.opened();
-        self.backend = Some(backend.clone());
+        self.backend.counters().admit();
     }
 
     /// Gives the places back while the counters are still written to: the server has no connection any more.
@@ -147,17 +162,16 @@ impl ServerPlace {
             return;
         }
         self.server.closed();
-        if let Some(backend) = &self.backend {
-            backend.closed();
-        }
+        self.backend.counters().closed();
+        self.backend.place_is_free();
     }
 
     pub fn server(&self) -> &ConnCounters {
         &self.server
     }
 
-    pub fn backend(&self) -> Option<&ConnCounters> {
-        self.backend.as_deref()
+    pub fn backend(&self) -> &ConnCounters {
+        self.backend.counters()
     }
 }
 

@@ -78,7 +78,7 @@ impl Listeners {
     pub fn install(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<(), ProxyError> {
         let mut state = self.state();
         if state.stopped {
-            self.shared.published.store(Arc::new(Published { snapshot, routes: Vec::new() }));
+            self.shared.publish(Published { snapshot, routes: Vec::new() });
             return Ok(());
         }
         let plan = Plan::over(&snapshot, &state.serving, &state.going(), self.workers)?;
@@ -89,7 +89,7 @@ impl Listeners {
             // Never set before: a group that was removed does not come back.
             let _ = group.retired.set(previous.clone());
         }
-        self.shared.published.store(Arc::new(Published { routes: plan.routes(), snapshot }));
+        self.shared.publish(Published { routes: plan.routes(), snapshot });
         state.names = plan.names;
         state.serving = plan.groups;
         if !unchanged {

@@ -41,9 +41,7 @@ impl Meters {
         add(&self.shared.totals, self.worker, bytes);
         add(&self.frontend, self.worker, bytes);
         add(self.server.server(), self.worker, bytes);
-        if let Some(backend) = self.server.backend() {
-            add(backend, self.worker, bytes);
-        }
+        add(self.server.backend(), self.worker, bytes);
     }
 
     /// Counts why the connection ended early.

@@ -68,6 +68,15 @@ impl Shared {
         }
     }
 
+    /// New connections go by `published` from now on, and those that wait for a place, which there may be now.
+    pub fn publish(&self, published: Published) {
+        let published = Arc::new(published);
+        self.published.store(published.clone());
+        for backend in &published.snapshot.backends {
+            backend.queue.place_is_free();
+        }
+    }
+
     /// The listeners `worker` is to serve, and their version.
     pub fn groups(&self) -> (u64, Vec<Arc<ListenGroup>>) {
         let listening = self.listening();

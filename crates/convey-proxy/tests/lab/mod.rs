@@ -121,6 +121,10 @@ impl Lab {
         wait_until("all gauges are zero", || self.gauges() == [0; 4]);
     }
 
+    pub fn wait_at_least(&self, reason: Reason, count: u64) {
+        wait_until(&format!("{} reaches {count}", reason.name()), || self.count(reason) >= count);
+    }
+
     pub fn wait_count(&self, reason: Reason, count: u64) {
         wait_until(&format!("{} reaches {count}", reason.name()), || self.count(reason) >= count);
         assert_eq!(self.count(reason), count, "{}", reason.name());
