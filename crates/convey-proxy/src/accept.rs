@@ -7,15 +7,17 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use convey_core::{Event, Reason};
 use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::choice;
 use crate::connect;
@@ -25,11 +27,11 @@ use crate::limits::ClientPlace;
 use crate::listener::ListenGroup;
 use crate::log::Entry;
 use crate::published::Published;
-use crate::shortage::{BACKOFF, is_shortage};
+use crate::shortage::{BACKOFF, Kept, Spare, is_shortage};
 use crate::worker::{Worker, panic_message};
 
 /// Connections taken in a row before others on this thread get their turn.
-const BATCH: usize = 64;
+const MOST_IN_A_ROW: usize = 64;
 /// How long a listener that closes waits for descriptors for those in its queue.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -80,7 +82,24 @@ pub(crate) async fn run(
 ) {
     let mut stop = pin!(stop.notified());
     let mut batch = 0;
+    let most = worker.shared.file_limit.batch(worker.shared.workers(), MOST_IN_A_ROW);
+    // Whether the limit on open files is near.
+    let mut near = false;
     loop {
+        let mut spare = None;
+        if near {
+            match worker.shared.file_limit.keep_one(&listener) {
+                Kept::NotNeeded => near = false,
+                Kept::Spare(kept) => spare = Some(kept),
+                Kept::None => {
+                    report_shortage(&worker, &group, worker.shared.file_limit.told());
+                    if paused(&worker, stop.as_mut()).await {
+                        break;
+                    }
+                    continue;
+                }
+            }
+        }
         let accepted = poll_fn(|cx| {
             if stop.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
@@ -90,7 +109,8 @@ pub(crate) async fn run(
         match accepted.await {
             None => break,
             Some(Ok((client, peer))) => {
-                admit(&worker, &group, client, peer);
+                near |= worker.shared.file_limit.is_near(&client);
+                admit(&worker, &group, client, peer, spare);
                 batch += 1;
             }
             Some(Err(error)) => match Trouble::of(&error) {
@@ -99,7 +119,10 @@ pub(crate) async fn run(
                     failed(&worker, &group);
                     batch += 1;
                 }
-                Trouble::Shortage => report_shortage(&worker, &group, &error),
+                Trouble::Shortage => {
+                    near = true;
+                    report_shortage(&worker, &group, error.to_string());
+                }
                 Trouble::Closed => {
                     failed(&worker, &group);
                     if let Some(revived) = revive(&worker, &group) {
@@ -113,10 +136,10 @@ pub(crate) async fn run(
                 }
             },
         }
-        if worker.fds_short.take_pause() {
-            tokio::time::sleep(BACKOFF).await;
+        if paused(&worker, stop.as_mut()).await {
+            break;
         }
-        if batch >= BATCH {
+        if batch >= most {
             batch = 0;
             tokio::task::yield_now().await;
         }
@@ -125,17 +148,32 @@ pub(crate) async fn run(
     drain(&worker, &group).await;
 }
 
+/// Waits while accepting is to pause; tells whether it is to stop.
+async fn paused(worker: &Worker, mut stop: Pin<&mut Notified<'_>>) -> bool {
+    while let Some(left) = worker.fds_short.paused_for() {
+        let mut over = pin!(tokio::time::sleep(left));
+        let stopped = poll_fn(|cx| match stop.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => over.as_mut().poll(cx).map(|()| false),
+        });
+        if stopped.await {
+            return true;
+        }
+    }
+    false
+}
+
 /// The reactor may not have heard yet of connections that wait, so the socket itself is asked.
 async fn drain(worker: &Arc<Worker>, group: &ListenGroup) {
     let give_up = Instant::now() + DRAIN_PATIENCE;
     while !worker.shared.is_closing() && Instant::now() < give_up {
         match group.accept(worker.number).and_then(|(client, peer)| Ok((TcpStream::from_std(client)?, peer)))
         {
-            Ok((client, peer)) => admit(worker, group, client, peer),
+            Ok((client, peer)) => admit(worker, group, client, peer, None),
             Err(error) => match Trouble::of(&error) {
                 Trouble::Peer => failed(worker, group),
                 Trouble::Shortage => {
-                    report_shortage(worker, group, &error);
+                    report_shortage(worker, group, error.to_string());
                     tokio::time::sleep(BACKOFF).await;
                 }
                 Trouble::Empty => return,
@@ -171,19 +209,29 @@ fn warn(worker: &Worker, group: &ListenGroup, what: &str) {
     });
 }
 
-fn report_shortage(worker: &Worker, group: &ListenGroup, error: &io::Error) {
+fn report_shortage(worker: &Worker, group: &ListenGroup, cause: String) {
     let published = worker.shared.published.load_full();
     if worker.fds_short.note() {
         let frontend = published.frontend_of(group.id).map(|f| published.snapshot.frontends[f].name.clone());
         let frontend = frontend.unwrap_or_else(|| group.frontend.clone());
-        worker.shared.events.send(Event::AcceptBackoff { frontend, cause: error.to_string() });
+        worker.shared.events.send(Event::AcceptBackoff { frontend, cause });
     }
 }
 
-fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: SocketAddr) {
+fn admit(
+    worker: &Arc<Worker>,
+    group: &ListenGroup,
+    client: TcpStream,
+    peer: SocketAddr,
+    spare: Option<Spare>,
+) {
     let Some((published, index)) = route(worker, group) else { return };
     group.make_ordinary(&client);
     let frontend = &published.snapshot.frontends[index];
+    if !frontend.sockets.tcp_user_timeout.is_zero() {
+        // Without it the kernel gives up later.
+        let _ = SockRef::from(&client).set_tcp_user_timeout(Some(frontend.sockets.tcp_user_timeout));
+    }
     match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
             let backend = &published.snapshot.backends[frontend.backend].name;
@@ -191,7 +239,7 @@ fn admit(worker: &Arc<Worker>, group: &ListenGroup, client: TcpStream, peer: Soc
             let listed =
                 worker.shared.connections.add(worker.number, peer, names, worker.shared.log.ticket());
             let connection = listed.connection.clone();
-            let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed)));
+            let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed, spare)));
             connection.runs_as(task.abort_handle());
         }
         Err(reason) => {
@@ -224,7 +272,7 @@ async fn serve(
     published: Arc<Published>,
     frontend: usize,
     client: TcpStream,
-    places: (ClientPlace, Listed),
+    places: (ClientPlace, Listed, Option<Spare>),
 ) {
     // Made here and not by the caller: a future that is passed in is kept twice, as argument and pinned.
     let mut connection = pin!(connect::serve(worker.clone(), published, frontend, client, places));

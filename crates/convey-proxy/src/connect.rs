@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use convey_core::{Backend, Event, Frontend, Reason, Server};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -29,7 +29,7 @@ use crate::log::Fate;
 use crate::meters::Meters;
 use crate::published::Published;
 use crate::relay::{self, Limits};
-use crate::shortage::{BACKOFF, is_shortage};
+use crate::shortage::{BACKOFF, Spare, is_shortage};
 use crate::waiting::{self, Standing};
 use crate::worker::Worker;
 
@@ -45,14 +45,14 @@ pub(crate) async fn serve(
     published: Arc<Published>,
     frontend: usize,
     client: TcpStream,
-    (place, listed): (ClientPlace, Listed),
+    (place, listed, spare): (ClientPlace, Listed, Option<Spare>),
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
     let cut = CutWithoutServer { worker: &worker, connection: &listed.connection };
     let connected = {
         let timer = timer.as_mut();
         let mut attempt =
-            pin!(waiting::reach(&worker, &published, frontend, &listed.connection, &client, timer));
+            pin!(waiting::reach(&worker, &published, frontend, &listed.connection, (&client, spare), timer));
         let mut left = pin!(left(&client));
         poll_fn(|cx| match attempt.as_mut().poll(cx) {
             Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
@@ -202,11 +202,13 @@ impl<'a> Attempt<'a> {
     /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
     async fn dial(
-        &self,
+        &mut self,
         addr: SocketAddr,
         mut timer: Pin<&mut Sleep>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
+        // Its descriptor is for the socket made now.
+        self.standing.spare = None;
         let stream = loop {
             match begin(addr) {
                 Err(error) if is_shortage(&error) => {
@@ -226,6 +228,11 @@ impl<'a> Attempt<'a> {
                 socket => break socket?,
             }
         };
+        let user_timeout = self.backend.ends.tcp_user_timeout;
+        if !user_timeout.is_zero() {
+            // Without it the kernel gives up later.
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(user_timeout));
+        }
         let readiness = {
             let mut ready = pin!(stream.ready(Interest::WRITABLE));
             poll_fn(|cx| match ready.as_mut().poll(cx) {

@@ -17,6 +17,7 @@ mod connections;
 mod descriptors;
 mod error;
 mod events;
+mod fast_open;
 mod handshakes;
 pub mod inherited;
 mod limits;

@@ -22,19 +22,24 @@
 //! An address on which the service manager listens already is served by its socket, which all workers share
 //! ([`inherited`]).
 //!
+//! Where Multipath TCP is asked for and the kernel has it, the sockets are of that kind; others than ours that speak
+//! plain TCP are accepted as plain TCP connections. The kind is fixed while a group lives.
+//!
 //! A group that goes takes no new handshakes ([`ListenGroup::refuse_handshakes`]) before its sockets close:
 //! closing one resets what is half open on it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use convey_core::SocketOptions;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::fast_open;
 use crate::inherited;
 use crate::published::Published;
 
@@ -77,7 +82,33 @@ pub(crate) struct ListenGroup {
     door: Option<Socket>,
     /// Whether the socket is the service manager's, which listens on when this group is gone.
     pub inherited: bool,
+    kind: Kind,
+    /// Why it does not listen for Multipath TCP though it should.
+    pub no_mptcp: Option<String>,
+    fast_open: AtomicU32,
     refuses_handshakes: AtomicBool,
+}
+
+/// What its sockets speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Mptcp,
+}
+
+impl Kind {
+    /// What is asked for, if the kernel has it; otherwise TCP, and why.
+    fn choose(ip: IpAddr, options: SocketOptions) -> (Self, Option<String>) {
+        if !options.mptcp {
+            return (Self::Tcp, None);
+        }
+        match new_socket(ip, Self::Mptcp) {
+            Ok(_) => (Self::Mptcp, None),
+            Err(error) => {
+                (Self::Tcp, Some(format!("the kernel offers none ({error}): see net.mptcp.enabled")))
+            }
+        }
+    }
 }
 
 impl ListenGroup {
@@ -85,30 +116,47 @@ impl ListenGroup {
     ///
     /// # Errors
     /// `AddrInUse` when anything else listens there.
-    pub fn bind(frontend: Arc<str>, configured: SocketAddr, workers: usize) -> io::Result<Self> {
+    pub fn bind(
+        frontend: Arc<str>,
+        configured: SocketAddr,
+        workers: usize,
+        options: SocketOptions,
+    ) -> io::Result<Self> {
+        let (kind, no_mptcp) = Kind::choose(configured.ip(), options);
+        let mut group = Self::bind_kind(frontend, configured, workers, kind)?;
+        group.no_mptcp = no_mptcp;
+        if group.inherited && options.mptcp {
+            group.no_mptcp =
+                Some("its socket is the service manager's, which makes it of the kind it has".to_owned());
+        }
+        Ok(group)
+    }
+
+    fn bind_kind(frontend: Arc<str>, configured: SocketAddr, workers: usize, kind: Kind) -> io::Result<Self> {
         if let Some(socket) = inherited::socket_at(configured) {
             let socket = socket?;
             prepare(&socket)?;
-            let mut group = Self::new(frontend, configured, configured, workers, vec![socket], None)?;
+            let mut group =
+                Self::new(frontend, (configured, configured), workers, (vec![socket], None), Kind::Tcp)?;
             group.inherited = true;
             return Ok(group);
         }
-        let first = open(configured.ip())?;
+        let first = open(configured.ip(), kind)?;
         first.bind(&configured.into())?;
         first.listen(BACKLOG)?;
         let local = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         if workers == 1 || !NEUTRAL.into_iter().any(|ip| bind_neutral(ip, local.port()).is_ok()) {
-            return Self::new(frontend, configured, local, workers, vec![first], None);
+            return Self::new(frontend, (configured, local), workers, (vec![first], None), kind);
         }
         first.set_reuse_port(true)?;
-        let door = join(local)?;
+        let door = join(local, kind)?;
         let mut sockets = vec![first];
         for _ in 1..workers {
-            let socket = join(local)?;
+            let socket = join(local, kind)?;
             socket.listen(BACKLOG)?;
             sockets.push(socket);
         }
-        let group = Self::new(frontend, configured, local, workers, sockets, Some(door))?;
+        let group = Self::new(frontend, (configured, local), workers, (sockets, Some(door)), kind)?;
         group.close_door()?;
         Ok(group)
     }
@@ -122,15 +170,17 @@ impl ListenGroup {
         frontend: Arc<str>,
         configured: SocketAddr,
         workers: usize,
+        options: SocketOptions,
         old: &[Arc<Self>],
     ) -> io::Result<Self> {
+        let (kind, no_mptcp) = Kind::choose(configured.ip(), options);
         let claim = || {
             old.iter().try_for_each(|group| group.open_door())?;
-            let sockets = (0..workers).map(|_| join(configured)).collect::<io::Result<Vec<_>>>()?;
-            let door = join(configured)?;
-            Self::new(frontend, configured, configured, workers, sockets, Some(door))
+            let sockets = (0..workers).map(|_| join(configured, kind)).collect::<io::Result<Vec<_>>>()?;
+            let door = join(configured, kind)?;
+            Self::new(frontend, (configured, configured), workers, (sockets, Some(door)), kind)
         };
-        let claimed: io::Result<_> = claim();
+        let claimed = claim().map(|group| Self { no_mptcp, ..group });
         if claimed.is_err() {
             for group in old {
                 // As it was before; there is nobody to tell if the kernel refuses that.
@@ -154,11 +204,10 @@ impl ListenGroup {
 
     fn new(
         frontend: Arc<str>,
-        configured: SocketAddr,
-        local: SocketAddr,
+        (configured, local): (SocketAddr, SocketAddr),
         workers: usize,
-        sockets: Vec<Socket>,
-        door: Option<Socket>,
+        (sockets, door): (Vec<Socket>, Option<Socket>),
+        kind: Kind,
     ) -> io::Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let mut handles = Vec::with_capacity(workers);
@@ -176,8 +225,24 @@ impl ListenGroup {
             handles,
             door,
             inherited: false,
+            kind,
+            no_mptcp: None,
+            fast_open: AtomicU32::new(0),
             refuses_handshakes: AtomicBool::new(false),
         })
+    }
+
+    /// Sets TCP Fast Open where it is another than it was; says what is in the way.
+    pub fn set_fast_open(&self, pending: u32) -> Option<String> {
+        if self.fast_open.swap(pending, Relaxed) == pending {
+            return None;
+        }
+        for socket in &self.sockets {
+            if let Err(error) = fast_open::set(&*lock(socket), pending) {
+                return Some(format!("the kernel refuses it: {error}"));
+            }
+        }
+        if pending == 0 { None } else { fast_open::obstacle() }
     }
 
     /// A handle to the socket of `worker`: the one made for it or, after a panic, another.
@@ -249,15 +314,20 @@ impl ListenGroup {
         if !listens {
             let socket = if self.door.is_some() {
                 self.open_door()?;
-                let joined = join(self.local).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
+                let joined =
+                    join(self.local, self.kind).and_then(|socket| socket.listen(BACKLOG).map(|()| socket));
                 self.close_door()?;
                 joined?
             } else {
-                let socket = open(self.local.ip())?;
+                let socket = open(self.local.ip(), self.kind)?;
                 socket.bind(&self.local.into())?;
                 socket.listen(BACKLOG)?;
                 socket
             };
+            if self.fast_open.load(Relaxed) != 0 {
+                // It worked on the socket before, or was told not to.
+                let _ = fast_open::set(&socket, self.fast_open.load(Relaxed));
+            }
             *self.socket(worker) = socket;
         }
         self.handle(worker)
@@ -294,16 +364,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A further socket on an address whose door is open.
-fn join(local: SocketAddr) -> io::Result<Socket> {
-    let socket = open(local.ip())?;
+fn join(local: SocketAddr, kind: Kind) -> io::Result<Socket> {
+    let socket = open(local.ip(), kind)?;
     socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
     Ok(socket)
 }
 
 /// What accepted sockets inherit is set here, once, and not on each of them.
-fn open(ip: IpAddr) -> io::Result<Socket> {
-    let socket = new_socket(ip)?;
+fn open(ip: IpAddr, kind: Kind) -> io::Result<Socket> {
+    let socket = new_socket(ip, kind)?;
     // A predecessor's connections in TIME_WAIT must not keep us from listening.
     socket.set_reuse_address(true)?;
     prepare(&socket)?;
@@ -323,9 +393,13 @@ pub(crate) fn keepalive() -> TcpKeepalive {
         .with_retries(KEEPALIVE_PROBES)
 }
 
-fn new_socket(ip: IpAddr) -> io::Result<Socket> {
+fn new_socket(ip: IpAddr, kind: Kind) -> io::Result<Socket> {
     let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let protocol = match kind {
+        Kind::Tcp => Protocol::TCP,
+        Kind::Mptcp => Protocol::MPTCP,
+    };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(protocol))?;
     if ip.is_ipv6() {
         // So that 0.0.0.0 and [::] can be listened on side by side.
         socket.set_only_v6(true)?;
@@ -334,7 +408,7 @@ fn new_socket(ip: IpAddr) -> io::Result<Socket> {
 }
 
 fn bind_neutral(ip: IpAddr, port: u16) -> io::Result<()> {
-    let socket = new_socket(ip)?;
+    let socket = new_socket(ip, Kind::Tcp)?;
     match ip {
         IpAddr::V4(_) => socket.set_freebind_v4(true)?,
         IpAddr::V6(_) => socket.set_freebind_v6(true)?,
@@ -347,12 +421,20 @@ mod tests {
     use super::*;
 
     fn group(addr: &str, workers: usize) -> io::Result<ListenGroup> {
-        ListenGroup::bind("web".into(), addr.parse().unwrap(), workers)
+        group_of(addr, workers, SocketOptions::default())
+    }
+
+    fn group_of(addr: &str, workers: usize, options: SocketOptions) -> io::Result<ListenGroup> {
+        ListenGroup::bind("web".into(), addr.parse().unwrap(), workers, options)
+    }
+
+    fn bind(addr: SocketAddr, workers: usize) -> io::Result<ListenGroup> {
+        ListenGroup::bind("b".into(), addr, workers, SocketOptions::default())
     }
 
     /// Another program of the same user that sets all that could let it in.
     fn intrude(addr: SocketAddr) -> io::Result<()> {
-        let socket = new_socket(addr.ip())?;
+        let socket = new_socket(addr.ip(), Kind::Tcp)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&addr.into())?;
@@ -362,7 +444,7 @@ mod tests {
     fn assert_taken(addr: SocketAddr) {
         let error = intrude(addr).expect_err("an intruder listens too");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{addr}");
-        let error = ListenGroup::bind("b".into(), addr, 3).expect_err("a second group listens too");
+        let error = bind(addr, 3).expect_err("a second group listens too");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{addr}");
     }
 
@@ -370,23 +452,49 @@ mod tests {
     fn nobody_else_can_listen_on_an_address_of_ours_however_it_is_written() {
         for addr in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
             for workers in [1, 2, 3] {
-                let group = group(addr, workers).unwrap();
-                let port = group.local.port();
-                assert_taken(group.local);
-                let wildcard = if group.local.is_ipv4() { "0.0.0.0" } else { "::" };
-                assert_taken(SocketAddr::new(wildcard.parse().unwrap(), port));
-                let loopback = if group.local.is_ipv4() { "127.0.0.1" } else { "::1" };
-                assert_taken(SocketAddr::new(loopback.parse().unwrap(), port));
-                assert_taken(group.local);
+                assert_ours(&group(addr, workers).unwrap());
             }
         }
+    }
+
+    /// Whether the kernel has Multipath TCP, of which a test that needs it says so otherwise.
+    fn has_mptcp() -> bool {
+        let has = new_socket("127.0.0.1".parse().unwrap(), Kind::Mptcp).is_ok();
+        if !has {
+            eprintln!("skipped: this kernel has no Multipath TCP, or net.mptcp.enabled is 0");
+        }
+        has
+    }
+
+    #[test]
+    fn nobody_else_can_listen_where_we_listen_for_multipath_tcp() {
+        if !has_mptcp() {
+            return;
+        }
+        let options = SocketOptions { mptcp: true, ..SocketOptions::default() };
+        for addr in ["127.0.0.1:0", "[::]:0"] {
+            for workers in [1, 3] {
+                let group = group_of(addr, workers, options).unwrap();
+                assert_eq!((group.kind, &group.no_mptcp), (Kind::Mptcp, &None));
+                assert_ours(&group);
+            }
+        }
+    }
+
+    fn assert_ours(group: &ListenGroup) {
+        let port = group.local.port();
+        assert_taken(group.local);
+        let wildcard = if group.local.is_ipv4() { "0.0.0.0" } else { "::" };
+        assert_taken(SocketAddr::new(wildcard.parse().unwrap(), port));
+        let loopback = if group.local.is_ipv4() { "127.0.0.1" } else { "::1" };
+        assert_taken(SocketAddr::new(loopback.parse().unwrap(), port));
+        assert_taken(group.local);
     }
 
     #[test]
     fn both_wildcards_of_a_port_are_listened_on_side_by_side_and_both_stay_ours() {
         let four = group("0.0.0.0:0", 3).unwrap();
-        let six =
-            ListenGroup::bind("six".into(), SocketAddr::new("::".parse().unwrap(), four.local.port()), 3);
+        let six = bind(SocketAddr::new("::".parse().unwrap(), four.local.port()), 3);
         let six = six.unwrap();
         assert_taken(four.local);
         assert_taken(six.local);
@@ -397,7 +505,7 @@ mod tests {
         let first = group("127.0.0.1:0", 2).unwrap();
         let addr = first.local;
         drop(first);
-        ListenGroup::bind("web".into(), addr, 2).unwrap();
+        bind(addr, 2).unwrap();
     }
 
     #[test]
@@ -409,7 +517,7 @@ mod tests {
                 let tries = [(); 2].map(|()| {
                     s.spawn(|| {
                         start.wait();
-                        ListenGroup::bind("web".into(), free, 2)
+                        bind(free, 2)
                     })
                 });
                 tries.map(|t| t.join().unwrap()).into_iter().filter(Result::is_ok).count()

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use convey_core::{Frontend, Snapshot};
+use convey_core::{Event, Frontend, Snapshot};
 
 use crate::error::ProxyError;
 use crate::handshakes::half_open;
@@ -82,6 +82,9 @@ impl Listeners {
             return Ok(());
         }
         let plan = Plan::over(&snapshot, &state.serving, &state.going(), self.workers)?;
+        for message in plan.set_options(&snapshot, &state.serving) {
+            self.shared.events.send(Event::Warning { message });
+        }
         let unchanged = state.serving.iter().map(|g| g.id).eq(plan.groups.iter().map(|g| g.id));
         let previous = self.shared.published.load_full();
         let gone: Vec<_> = state.serving.iter().filter(|g| !contains(&plan.groups, g)).cloned().collect();
@@ -265,6 +268,22 @@ impl Plan {
         Ok(Self { names, groups: groups.into_iter().flatten().collect() })
     }
 
+    /// Sets what of the listeners' options can change while they live. Returns warnings: of those of `known`, which
+    /// were there before, only about what is new.
+    pub fn set_options(&self, snapshot: &Snapshot, known: &[Arc<ListenGroup>]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (group, frontend) in self.groups.iter().zip(&snapshot.frontends) {
+            let name = &frontend.name;
+            if let Some(why) = group.no_mptcp.as_ref().filter(|_| !contains(known, group)) {
+                warnings.push(format!("frontend {name} listens for plain TCP, not for Multipath TCP: {why}"));
+            }
+            if let Some(why) = group.set_fast_open(frontend.sockets.fast_open) {
+                warnings.push(format!("frontend {name} has no TCP Fast Open: {why}"));
+            }
+        }
+        warnings
+    }
+
     /// Listener ids and the frontends they belong to.
     pub fn routes(&self) -> Vec<(u64, usize)> {
         self.groups.iter().enumerate().map(|(frontend, group)| (group.id, frontend)).collect()
@@ -277,7 +296,7 @@ fn claim(
     workers: usize,
     going: &[Arc<ListenGroup>],
 ) -> io::Result<(ListenGroup, Vec<Arc<ListenGroup>>)> {
-    match ListenGroup::bind(frontend.name.clone(), frontend.listen, workers) {
+    match ListenGroup::bind(frontend.name.clone(), frontend.listen, workers, frontend.sockets) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             // One of the service manager's never lets go of its address.
             let in_the_way = |g: &&Arc<ListenGroup>| !g.inherited && g.overlaps(frontend.listen);
@@ -285,7 +304,8 @@ fn claim(
             if old.is_empty() {
                 return Err(error);
             }
-            let group = ListenGroup::bind_beside(frontend.name.clone(), frontend.listen, workers, &old)?;
+            let (name, listen) = (frontend.name.clone(), frontend.listen);
+            let group = ListenGroup::bind_beside(name, listen, workers, frontend.sockets, &old)?;
             Ok((group, old))
         }
         bound => Ok((bound?, Vec::new())),

@@ -40,6 +40,7 @@ impl Proxy {
         }
         let warning = descriptors.warning(snapshot.limits.max_connections);
         let plan = Plan::first(&snapshot, workers)?;
+        let options = plan.set_options(&snapshot, &[]);
         let published = Published { routes: plan.routes(), snapshot };
         let shared = Arc::new(Shared::new(published, workers, Events::new(events)));
         let listeners = Arc::new(Listeners::new(shared.clone(), workers, plan));
@@ -50,7 +51,7 @@ impl Proxy {
             lock(&proxy.threads).push(thread);
         }
         proxy.listeners.begin();
-        if let Some(message) = warning {
+        for message in warning.into_iter().chain(options) {
             shared.events.send(Event::Warning { message });
         }
         Ok(proxy)

@@ -17,6 +17,7 @@ use crate::limits::Admission;
 use crate::listener::ListenGroup;
 use crate::log::Log;
 use crate::published::Published;
+use crate::shortage::FileLimit;
 
 /// How long a caller waits for workers to take over a change before it goes on without them.
 const APPLY_WAIT: Duration = Duration::from_secs(2);
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub watches: Arc<Watches<Choice>>,
     pub events: Events,
     pub log: Log,
+    pub file_limit: FileLimit,
     listening: Mutex<Listening>,
     applied: Condvar,
     wake: Vec<Notify>,
@@ -61,6 +63,7 @@ impl Shared {
             published: ArcSwap::from_pointee(published),
             events,
             log: Log::default(),
+            file_limit: FileLimit::read(),
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
             applied: Condvar::new(),
             wake: (0..workers).map(|_| Notify::new()).collect(),
@@ -127,6 +130,11 @@ impl Shared {
 
     pub fn is_closing(&self) -> bool {
         self.closing.load(SeqCst)
+    }
+
+    /// How many worker threads there are.
+    pub fn workers(&self) -> usize {
+        self.wake.len()
     }
 
     fn wake_all(&self) {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 use crate::connect::{Attempt, Reached};
 use crate::connections::Connection;
 use crate::published::Published;
+use crate::shortage::Spare;
 use crate::worker::Worker;
 
 /// Before servers that failed are tried again; doubled each time up to the longest.
@@ -36,6 +37,8 @@ pub(crate) struct Standing {
     pub ticket: Option<Ticket>,
     /// A connect has failed in this attempt.
     pub failed: bool,
+    /// What its first connect takes the place of.
+    pub spare: Option<Spare>,
 }
 
 /// Tries to reach a server of `frontend`'s backend as long as may be waited for one.
@@ -44,12 +47,13 @@ pub(crate) async fn reach(
     published: &Published,
     frontend: usize,
     connection: &Arc<Connection>,
-    client: &TcpStream,
+    (client, spare): (&TcpStream, Option<Spare>),
     mut timer: Pin<&mut Sleep>,
 ) -> Result<Reached, Reason> {
     let frontend = &published.snapshot.frontends[frontend];
     let mut newer: Option<(Arc<Published>, usize)> = None;
-    let mut patience = Patience::default();
+    let mut patience =
+        Patience { standing: Standing { spare, ..Standing::default() }, ..Patience::default() };
     loop {
         let backend = match &newer {
             Some((published, backend)) => &published.snapshot.backends[*backend],

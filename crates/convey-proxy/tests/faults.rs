@@ -7,6 +7,7 @@
 
 mod lab;
 
+use std::collections::VecDeque;
 use std::io::{Read, Seek, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -83,6 +84,75 @@ fn child_with_few_file_descriptors() {
     }
     drop(clients);
     lab.wait_idle();
+}
+
+#[test]
+fn near_the_limit_on_open_files_clients_wait_to_be_accepted_and_none_is_closed() {
+    let server = format!("{SERVER}={}", serve(echo));
+    run_in_child(&["prlimit", "--nofile=4096:4096", "env", &server], "child_near_the_limit_on_open_files");
+}
+
+#[test]
+#[ignore = "run in a child process by near_the_limit_on_open_files_clients_wait_to_be_accepted_and_none_is_closed"]
+fn child_near_the_limit_on_open_files() {
+    const CLIENTS: usize = 200;
+    const LIMIT: u64 = 128;
+    let mut cpu = CpuTime::open();
+    let addr = std::env::var(SERVER).unwrap().parse().unwrap();
+    let limit = |files| {
+        let limit = rustix::process::Rlimit { current: Some(files), maximum: Some(4096) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    };
+    limit(LIMIT);
+    let lab = Lab::start_with(spec(&[addr]), 2);
+    // The clients' descriptors lie beyond the limit, so that all below are the balancer's.
+    limit(4096);
+    let client = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        TcpStream::from(rustix::io::fcntl_dupfd_cloexec(socket, 1000).unwrap())
+    };
+    let mut clients: VecDeque<TcpStream> = (0..CLIENTS).map(client).collect();
+    limit(LIMIT);
+    for client in &mut clients {
+        socket2::SockRef::from(&*client).connect(&lab.addr().into()).unwrap();
+        client.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+        client.write_all(b"?").unwrap();
+    }
+    let open = || lab.gauges()[0] as usize;
+    let settled = || {
+        let before = open();
+        std::thread::sleep(Duration::from_millis(500));
+        before == open()
+    };
+    wait_until("nobody more is accepted", || open() > 20 && settled());
+    assert!(open() < LIMIT as usize / 2, "{} of {LIMIT} descriptors are clients'", open());
+    let used = cpu.used();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cpu.used() - used;
+    assert!(used < Duration::from_millis(200), "{used:?} of CPU in 2 s of shortage");
+    // Health checks and statistics still get theirs.
+    drop([(); 4].map(|()| std::fs::File::open("/dev/null").unwrap()));
+    let backoffs =
+        lab.events.lock().unwrap().iter().filter(|e| matches!(e, Event::AcceptBackoff { .. })).count();
+    assert!((1..=4).contains(&backoffs), "{backoffs} events");
+
+    // Whoever is accepted is served, until all have been, in an order of the kernel's.
+    let mut served = 0;
+    while served < CLIENTS {
+        let mut waiting = VecDeque::new();
+        for mut client in clients.drain(..) {
+            client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            match client.read(&mut [0]) {
+                Ok(1) => served += 1,
+                Ok(_) => panic!("a client was closed"),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => waiting.push_back(client),
+                Err(error) => panic!("{error}; fds_exhausted {}", lab.count(Reason::FdsExhausted)),
+            }
+        }
+        clients = waiting;
+    }
+    lab.wait_idle();
+    assert!(Reason::ALL.iter().all(|reason| lab.count(*reason) == 0));
 }
 
 /// Runs `name` as [`run_in_child`] does, in a network of its own with the source ports `range`.

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use convey_core::Reason;
 use socket2::SockRef;
@@ -37,6 +38,8 @@ pub(super) struct Clock {
     settled: bool,
     /// No timer is needed any more.
     idle: bool,
+    /// One side has sent its FIN, and the half-close timeout is the shorter one.
+    half_closed: bool,
 }
 
 impl Clock {
@@ -52,6 +55,7 @@ impl Clock {
             armed: false,
             settled: false,
             idle: false,
+            half_closed: false,
         };
         if let Some(next) = clock.next(now)
             && next < timer.deadline()
@@ -64,6 +68,26 @@ impl Clock {
     /// Bytes were delivered.
     pub fn moved(&mut self) {
         self.last_moved = Instant::now();
+    }
+
+    /// One side's FIN was passed on: from now on the half-close timeout is the idle timeout, where that is not shorter.
+    pub fn half_closed(&mut self, mut timer: Pin<&mut Sleep>) {
+        let Limits { idle_timeout, half_close_timeout, .. } = self.limits;
+        if self.half_closed || half_close_timeout.is_zero() {
+            return;
+        }
+        if idle_timeout.is_zero() || half_close_timeout < idle_timeout {
+            self.half_closed = true;
+            self.limits.idle_timeout = half_close_timeout;
+            self.limits.half_close_timeout = Duration::ZERO;
+            let now = Instant::now();
+            self.last_moved = now;
+            self.idle = false;
+            self.armed = false;
+            if let Some(next) = self.next(now) {
+                timer.as_mut().reset(next);
+            }
+        }
     }
 
     /// Why the connection has to end, if it has.
@@ -93,7 +117,7 @@ impl Clock {
                 return Some(Reason::MaxDuration);
             }
             if self.is_idle(now, client, server) {
-                return Some(Reason::IdleTimeout);
+                return Some(if self.half_closed { Reason::HalfCloseTimeout } else { Reason::IdleTimeout });
             }
             match self.next(now) {
                 Some(next) => {

@@ -35,11 +35,17 @@ use linger::{Ending, Survivor};
 pub(crate) struct Limits {
     idle_timeout: Duration,
     max_duration: Duration,
+    /// How long one side may be silent after the other's FIN.
+    half_close_timeout: Duration,
 }
 
 impl Limits {
     pub fn of(backend: &Backend) -> Self {
-        Self { idle_timeout: backend.idle_timeout, max_duration: backend.max_duration }
+        Self {
+            idle_timeout: backend.idle_timeout,
+            max_duration: backend.max_duration,
+            half_close_timeout: backend.ends.half_close_timeout,
+        }
     }
 }
 
@@ -196,6 +202,9 @@ async fn relay(pair: &mut Pair<'_>, clock: &mut Clock, mut timer: Pin<&mut Sleep
         if !rx.reading && server_error.fired(cx) {
             rx.source_broken = waiting_error(server) == Break::Midway;
             return Poll::Ready(Outcome::Lost(Side::Server));
+        }
+        if tx.finished() != rx.finished() {
+            clock.half_closed(timer.as_mut());
         }
         let Some(reason) = clock.poll(cx, timer.as_mut(), client, server) else { return Poll::Pending };
         if tx.holds_bytes() {
