@@ -105,9 +105,10 @@ async function balance(
     // Something that hangs, such as a reload's file, does not keep the process; its end frees the rest.
     await Promise.race([balancer.close({ drainMs: 0 }), sleep(CUT_MS)]);
   });
-  const drainMs = code === EXIT.ok ? balancer.config.shutdown.drain_timeout_ms : 0;
-  manager.stopping(drainMs);
-  await Promise.race([balancer.close({ drainMs }), cut]);
+  const { drain_timeout_ms, delay_ms } = balancer.config.shutdown;
+  const [drainMs, delayMs] = code === EXIT.ok ? [drain_timeout_ms, delay_ms] : [0, 0];
+  manager.stopping(delayMs + drainMs);
+  await Promise.race([balancer.close({ drainMs, delayMs }), cut]);
   log.logger.info({}, "stopped");
   return code;
 }
@@ -158,8 +159,14 @@ function tellDraining(balancer: Balancer, { logger }: ProgramLog, signal: string
     logger.info({ signal }, `${signal}: the kernel goes on forwarding`);
     return;
   }
+  const { drain_timeout_ms: deadline, delay_ms: delay } = balancer.config.shutdown;
+  if (delay > 0) {
+    const then = `open connections then have ${deadline} ms to end, a second signal cuts them`;
+    const message = `${signal}: not ready any more; new connections are taken for ${delay} ms yet, ${then}`;
+    logger.info({ signal, delay_ms: delay }, message);
+    return;
+  }
   const open = balancer.stats().current_connections;
-  const deadline = balancer.config.shutdown.drain_timeout_ms;
   const wait =
     open === undefined
       ? `connections are not counted, open ones have ${deadline} ms to end, a second signal cuts them`

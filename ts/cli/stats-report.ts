@@ -16,11 +16,23 @@ export function report(now: Reading, before?: Reading, width?: number): string[]
   const fit = (line: string): string => (width === undefined ? line : cut(line, width));
   const lines = summary(stats, rate).map(printable).map(fit);
   lines.push("", ...frontendTable(now, rate, width), "", ...serverTable(now, rate, width));
+  lines.push(...queueLines(stats).map(printable).map(fit));
   const reasons = Object.entries(stats.reasons).map(([reason, n]) => `${reason} ${count(n)}`);
   if (reasons.length > 0) lines.push("", fit(`refused or ended early: ${reasons.join(", ")}`));
   const dropped = Object.entries(stats.packets?.dropped ?? {}).map(([reason, n]) => `${reason} ${count(n)}`);
   if (dropped.length > 0) lines.push("", fit(`packets dropped: ${dropped.join(", ")}`));
   return lines;
+}
+
+/** Backends at which somebody waits or has waited for a place. */
+function queueLines({ backends }: Stats): string[] {
+  const lines = Object.entries(backends).flatMap(([name, { queue }]) => {
+    if (queue === undefined || queue.total + queue.refused === 0) return [];
+    const { waiting, total, timed_out, refused } = queue;
+    const closed = `${count(timed_out)} timed out, ${count(refused)} refused because it was full`;
+    return [`queue of ${name}: ${count(waiting)} waiting, ${count(total)} so far, ${closed}`];
+  });
+  return lines.length === 0 ? [] : ["", ...lines];
 }
 
 /** The lines above the tables: what runs, and totals. */

@@ -1,5 +1,4 @@
 /** From a checked configuration to what the data plane takes: every field set, nothing decided there. */
-import { availableParallelism } from "node:os";
 import type {
   NativeConfig,
   NativeConnectionLog,
@@ -11,6 +10,7 @@ import type {
   NativeProtocol,
   NativeXdpMode,
 } from "../native/addon/index.js";
+import { availableCpus } from "./cpus.ts";
 import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol, XdpMode } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
@@ -33,7 +33,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
   const workers = config.mode === "proxy" ? config.proxy.workers : config.passthrough.workers;
   return {
     mode: config.mode,
-    workers: workers || availableParallelism(),
+    workers: workers || availableCpus(),
     maxConnections: config.limits.max_connections,
     maxConnectionsPerClient: config.limits.max_connections_per_client,
     packet: lowerPacketOptions(config),
@@ -44,6 +44,9 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       protocol: frontend.protocol,
       backend: frontend.backend,
       maxConnections: frontend.max_connections,
+      tcpUserTimeoutMs: frontend.tcp_user_timeout_ms,
+      tcpFastOpen: frontend.tcp_fast_open,
+      mptcp: frontend.mptcp,
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,
@@ -51,6 +54,12 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       retries: backend.retries,
       idleTimeoutMs: backend.idle_timeout_ms,
       maxDurationMs: backend.max_duration_ms,
+      maxConnections: backend.max_connections,
+      queue: backend.queue,
+      queueTimeoutMs: backend.queue_timeout_ms,
+      retryTimeoutMs: backend.retry_timeout_ms,
+      halfCloseTimeoutMs: backend.half_close_timeout_ms,
+      tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
       dsrMethod: backend.dsr_method ?? config.dsr.method,
       servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
         const state = states.get(serverKey(name, server));

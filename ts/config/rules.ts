@@ -3,7 +3,6 @@
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
 
-import { availableParallelism } from "node:os";
 import {
   hostPort,
   isLinkLocal,
@@ -12,11 +11,13 @@ import {
   parsePortRange,
   type SocketAddress,
 } from "./address.ts";
+import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
+import { proxyOnly } from "./proxy-only.ts";
 import {
   type Backend,
   error,
@@ -289,6 +290,7 @@ function packetRules(view: View): Finding[] {
   return [
     ...findings,
     ...packetLimits(view),
+    ...proxyOnly(view),
     ...trackingRules(view),
     ...withoutEffect(root, frontends, backends, mode ?? ""),
   ];
@@ -362,7 +364,7 @@ function packetLimits({ root, mode }: View): Finding[] {
   }
   const { workers, port_range } = isTable(root.passthrough) ? root.passthrough : {};
   const range = typeof port_range === "string" ? parsePortRange(port_range) : undefined;
-  const threads = typeof workers === "number" && workers > 0 ? workers : availableParallelism();
+  const threads = typeof workers === "number" && workers > 0 ? workers : availableCpus();
   if (range?.ok && range.value.to - range.value.from + 1 < threads) {
     findings.push(
       error(["passthrough", "port_range"], "value", `has fewer ports than there are workers, ${threads}`, {

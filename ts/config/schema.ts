@@ -122,6 +122,14 @@ const interfaceNames = z
     expected: 'an array of names of interfaces, such as ["eth0", "eth1"]',
   });
 
+const fastOpen = z
+  .union([z.boolean(), z.int().min(0).max(65535)])
+  .transform((value) => (typeof value === "number" ? value : value ? 256 : 0))
+  .register(wording, {
+    type: "boolean or integer, 0 to 65535",
+    expected: "true, false, or a number from 0 to 65535",
+  });
+
 const statsPort = z
   .union([z.int().min(0).max(65535), z.string().regex(/^\d{1,5}$/)])
   .transform((value, context) => {
@@ -226,6 +234,33 @@ export const backendSchema = z
     max_duration_ms: milliseconds
       .default(0)
       .describe("Milliseconds a connection may last, proxy mode; 0 is no maximum."),
+    half_close_timeout_ms: milliseconds
+      .default(0)
+      .describe(
+        "Milliseconds one side may be silent after the other has sent its FIN, proxy mode; 0 is as long as idle_timeout_ms.",
+      ),
+    tcp_user_timeout_ms: milliseconds
+      .default(0)
+      .describe(
+        "Milliseconds that what was sent to a server may stay unacknowledged, or a server take nothing, before the kernel ends the connection (TCP_USER_TIMEOUT), proxy mode; 0 is as the kernel has it.",
+      ),
+    max_connections: count
+      .default(0)
+      .describe("Connections open at once over all servers of the backend, proxy mode; 0 is no limit."),
+    queue: count
+      .default(0)
+      .describe(
+        "Connections that may wait, in the order in which they came, while the backend or all its servers are at max_connections or no server is up, proxy mode; 0 is none: they are closed.",
+      ),
+    queue_timeout_ms: milliseconds
+      .min(1)
+      .default(5000)
+      .describe("Milliseconds a connection waits in the queue before it is closed, proxy mode."),
+    retry_timeout_ms: milliseconds
+      .default(0)
+      .describe(
+        "Milliseconds for which servers that failed are tried again, after pauses of 50 ms doubled up to 1 s, and one is waited for where none is up, proxy mode; 0 is not at all.",
+      ),
     dsr_method: dsrMethodSchema
       .optional()
       .describe("How packets reach the servers of this backend in dsr mode; dsr.method unless given."),
@@ -259,6 +294,23 @@ export const frontendSchema = z
     max_connections: count
       .default(0)
       .describe("Connections open at once on this frontend, proxy and passthrough mode; 0 is no limit."),
+    tcp_user_timeout_ms: milliseconds
+      .default(0)
+      .describe(
+        "Milliseconds that what was sent to a client may stay unacknowledged, or a client take nothing, before the kernel ends the connection (TCP_USER_TIMEOUT), proxy mode; 0 is as the kernel has it.",
+      ),
+    tcp_fast_open: fastOpen
+      .default(0)
+      .describe(
+        "Connections begun with data in the SYN (TCP Fast Open) that may wait for their handshake, proxy mode; true is 256, 0 or false off. Needs bit 2 of net.ipv4.tcp_fastopen.",
+      ),
+    mptcp: z
+      .boolean()
+      .register(wording, { type: "boolean", expected: "true or false" })
+      .default(false)
+      .describe(
+        "Whether clients may come by Multipath TCP, proxy mode; plain TCP where the kernel has none. A change takes effect at the next start.",
+      ),
     xdp: xdpSchema.optional(),
   })
   .describe("A listening address.");
@@ -310,7 +362,11 @@ export const configSchema = z
     backends: z.record(name, backendSchema).describe("The pools of servers, by name."),
     proxy: z
       .strictObject({
-        workers: workers.default(0).describe("Data-plane threads; 0 is one for each core."),
+        workers: workers
+          .default(0)
+          .describe(
+            "Data-plane threads; 0 is one for each core, or as many as a CPU quota of the cgroup allows.",
+          ),
       })
       .prefault({})
       .describe("Settings of proxy mode."),
@@ -322,7 +378,11 @@ export const configSchema = z
           .max(0x1000_0000)
           .default(1_048_576)
           .describe("Flows remembered at once."),
-        workers: workers.default(0).describe("Data-plane threads; 0 is one for each core."),
+        workers: workers
+          .default(0)
+          .describe(
+            "Data-plane threads; 0 is one for each core, or as many as a CPU quota of the cgroup allows.",
+          ),
         stats_update_frequency: z
           .int()
           .min(0)
@@ -384,6 +444,11 @@ export const configSchema = z
         drain_timeout_ms: milliseconds
           .default(30_000)
           .describe("Milliseconds that open connections get to end after SIGTERM or SIGINT."),
+        delay_ms: milliseconds
+          .default(0)
+          .describe(
+            "Milliseconds after SIGTERM or SIGINT for which connections are still accepted while /readyz answers 503, so that whoever sends them can go elsewhere; drain_timeout_ms begins after it.",
+          ),
         keep_forwarding: z
           .boolean()
           .register(wording, { type: "boolean", expected: "true or false" })

@@ -12,7 +12,7 @@ import type { MetricsFormat } from "../metrics/family.ts";
 import { Metrics } from "../metrics/metrics.ts";
 import { ConveyError, type DataplaneModule, loadDataplane } from "../native/index.ts";
 import { Configuration } from "./configuration.ts";
-import { untilQuiet } from "./ending.ts";
+import { until, untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
 import type { Explanation } from "./explain.ts";
 import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
@@ -69,6 +69,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   readonly #closed = new Promise<void>((resolve) => {
     this.#tellClosed = resolve;
   });
+  #acceptUntil = Number.POSITIVE_INFINITY;
   #closeDeadline = Number.POSITIVE_INFINITY;
 
   private constructor(
@@ -428,12 +429,14 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   }
 
   /**
-   * Takes no new connections, waits up to `drainMs` (default 0) for the open ones, cuts the rest and frees
-   * everything. Called again it can only shorten the wait. With `shutdown.keep_forwarding` the kernel goes on instead,
+   * Says that it is not ready for `delayMs` (default 0), then takes no new connections, waits up to `drainMs` (default
+   * 0) for the open ones, cuts the rest and frees everything. Called again it can only shorten both. With `shutdown.keep_forwarding` the kernel goes on instead,
    * where it can, and nothing is waited for or cut.
    */
-  close(options: { drainMs?: number } = {}): Promise<void> {
-    this.#closeDeadline = Math.min(this.#closeDeadline, performance.now() + (options.drainMs ?? 0));
+  close({ drainMs = 0, delayMs = 0 }: { drainMs?: number; delayMs?: number } = {}): Promise<void> {
+    const now = performance.now();
+    this.#acceptUntil = Math.min(this.#acceptUntil, now + delayMs);
+    this.#closeDeadline = Math.min(this.#closeDeadline, now + delayMs + drainMs);
     this.#closing ??= this.#shutDown();
     return this.#closing;
   }
@@ -504,6 +507,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
         await this.#watcher?.close();
         return;
       }
+      await until(() => this.#acceptUntil);
       this.#service.stopAccepting();
       await this.#watcher?.close();
       let settled = false;

@@ -6,6 +6,13 @@ const POLL_MS = 50;
 /** What a reload that is being put in service gets when the deadline comes sooner. */
 const RELOAD_GRACE_MS = 1000;
 
+/** Waits until `time`, which is asked again and again: it may come nearer meanwhile. */
+export async function until(time: () => number): Promise<void> {
+  for (let left = time() - performance.now(); left > 0; left = time() - performance.now()) {
+    await sleep(Math.min(left, POLL_MS));
+  }
+}
+
 /** `deadline` is asked again and again: it may come nearer meanwhile. */
 export async function untilQuiet(
   connections: () => number,

@@ -21,7 +21,7 @@ export type Explanation = FlowQuestion & {
   /** Both addresses once rewritten; source port 0 is one still to be taken. */
   rewritten: { source: string; destination: string } | null;
   next_hop: { ifindex: number; mtu: number; source_mac: string; destination_mac: string } | null;
-  /** `forward`, `connect` (proxy mode), or verdict and reason, such as `pass not_vip`. */
+  /** `forward`, `connect` or `wait` (proxy mode), or verdict and reason, such as `pass not_vip`. */
   verdict: string;
   /** How that came about, in order; `kind` tells what was found, `text` is the sentence. */
   steps: Step[];

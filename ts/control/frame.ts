@@ -52,7 +52,13 @@ export type Rated = { rates: { connections?: number; tx: number; rx: number | nu
 
 export type FrontendRow = Counted & { name: string; address: string; backend: string; reasons: Reasons };
 
-export type BackendRow = Counted & { name: string };
+/** Connections that wait now, those that have waited or wait, and those that waited in vain; absent where none can. */
+export type BackendRow = Counted & {
+  name: string;
+  waiting?: number;
+  waited?: number;
+  waited_in_vain?: number;
+};
 
 export type ServerState = "up" | "down" | "draining";
 

@@ -1,6 +1,6 @@
 /** The rows of the latest sample, and frames made of them. Rows are renewed in place; a frame tells what differed. */
 import { serverKey } from "../config/lower.ts";
-import type { NativeCounters, NativeReason, NativeStats } from "../native/index.ts";
+import type { NativeCounters, NativeQueueStats, NativeReason, NativeStats } from "../native/index.ts";
 import type {
   BackendRow,
   Changed,
@@ -87,7 +87,7 @@ export class Picture {
     let index = 0;
     native.backends.forEach((backend, i) => {
       const kept = this.#backends[i] as KeptBackend;
-      const now = counted(backend.counters, visible);
+      const now = { ...counted(backend.counters, visible), ...queued(backend.queue) };
       rate(kept, now, elapsed);
       kept.open.push(now.open, steps);
       note(changes.backends, i, kept.row, now);
@@ -186,9 +186,9 @@ export class Picture {
     );
     this.#sizes = native.backends.map((backend) => backend.servers.length);
     this.#backends = native.backends.map(
-      ({ name, counters }) =>
+      ({ name, counters, queue }) =>
         backends.get(name) ?? {
-          row: { name, ...counted(counters, visible) },
+          row: { name, ...counted(counters, visible), ...queued(queue) },
           rates: none(visible),
           open: new Series(new Float32Array(SECONDS)),
         },
@@ -238,6 +238,12 @@ function counted(native: NativeCounters, visible: boolean): Counted {
   const { totalConnections: total, currentConnections: open, bytesTx: tx, bytesRx } = native;
   const rx = visible ? bytesRx : null;
   return total === undefined || open === undefined ? { tx, rx } : { open, total, tx, rx };
+}
+
+function queued(native: NativeQueueStats | undefined): Partial<BackendRow> {
+  if (native === undefined) return {};
+  const { waiting, total, timedOut, refused } = native;
+  return { waiting, waited: total, waited_in_vain: timedOut + refused };
 }
 
 /** Before the row is renewed: counters of a name that came back may have begun anew. */

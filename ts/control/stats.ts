@@ -8,6 +8,7 @@ import type {
   NativeCounters,
   NativeGuardDrops,
   NativePacketStats,
+  NativeQueueStats,
   NativeReason,
   NativeRefusedEngine,
   NativeServerStats,
@@ -48,7 +49,20 @@ export type ServerStats = CounterStats & {
   reasons: Reasons;
 };
 
+/** Connections that wait for a place at a backend, or for a server of it to come up. */
+export type QueueStats = {
+  waiting: number;
+  /** Those that have waited or wait. */
+  total: number;
+  /** Those closed because `queue_timeout_ms` was over. */
+  timed_out: number;
+  /** Those closed because as many waited as may. */
+  refused: number;
+};
+
 export type BackendStats = CounterStats & {
+  /** Only in proxy mode. */
+  queue?: QueueStats;
   /** "ip:port" → up, as in 0.3.5. */
   servers: Record<string, boolean>;
   /** The same servers by name. */
@@ -137,7 +151,7 @@ export type Stats = Partial<PacketStats> &
     mode: Mode;
     /** Counts configurations put in service, from 1. */
     config_version: number;
-    /** Whether the balancer takes no new connections because it is closing. */
+    /** Whether the balancer is closing: after `shutdown.delay_ms` it takes no new connections. */
     draining: boolean;
     reasons: Reasons;
     /** Lines of `log.connections` that were lost because they could not be written in time. */
@@ -171,6 +185,7 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
         backend.name,
         {
           ...counters(backend.counters),
+          ...queueStats(backend.queue),
           servers: anyUp(backend.servers),
           server_details: Object.fromEntries(
             backend.servers.map((server) => {
@@ -297,6 +312,12 @@ function counters(native: NativeCounters): CounterStats {
     bytes_tx: native.bytesTx,
     bytes_rx: native.bytesRx,
   };
+}
+
+export function queueStats(native: NativeQueueStats | undefined): { queue?: QueueStats } {
+  if (native === undefined) return {};
+  const { waiting, total, timedOut, refused } = native;
+  return { queue: { waiting, total, timed_out: timedOut, refused } };
 }
 
 const reasons = (native: readonly NativeReason[]): Reasons =>

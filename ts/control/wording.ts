@@ -70,6 +70,12 @@ export function wording(finding: Finding): string {
       return `server "${finding.name}", ${finding.addr}, weight ${finding.weight}: ${share(finding)} of new connections`;
     case "no_server":
       return `backend "${finding.backend}" has no server that is up with a weight`;
+    case "at_limit":
+      return `backend "${finding.backend}", or each of its servers that are up, has as many connections as it may have`;
+    case "waits":
+      return `it waits in the queue of backend "${finding.backend}", where ${finding.waiting} of ${finding.queue} wait already`;
+    case "tries_again":
+      return `it waits up to ${finding.timeoutMs} ms for a server of backend "${finding.backend}"`;
     case "server_down":
       return `server "${finding.name}" is down${finding.cause === "" ? "" : `: ${finding.cause}`}`;
     case "more_servers_down":

@@ -57,7 +57,7 @@ export class Metrics {
       [
         ...generalFamilies(stats, readiness, config, this.#observed),
         ...frontendFamilies(stats, readiness, config),
-        ...backendFamilies(stats),
+        ...backendFamilies(stats, config),
         ...serverFamilies(stats, config, this.#observed),
         this.#observed.durations(),
         ...packetFamilies(stats),

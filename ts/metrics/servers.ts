@@ -14,7 +14,7 @@ const stateOf = ({ up, draining }: ServerStats): State => (up ? (draining ? "dra
 
 type Server = { of: { backend: string; server: string }; its: ServerStats; state: State; key: string };
 
-export function backendFamilies(stats: Stats): Family[] {
+export function backendFamilies(stats: Stats, config: Config): Family[] {
   const backends = Object.entries(stats.backends).map(([backend, its]) => ({ of: { backend }, its }));
   return [
     gauge(
@@ -30,6 +30,35 @@ export function backendFamilies(stats: Stats): Family[] {
       "backend",
       stats,
       backends.map(({ of, its }) => [of, its] as const),
+    ),
+    limit(
+      "convey_backend_limit_connections",
+      "Connections open at once over all servers of the backend, where limited.",
+      Object.entries(config.backends).map(([backend, { max_connections }]) => [max_connections, { backend }]),
+    ),
+    limit(
+      "convey_backend_limit_queue",
+      "Connections that may wait for a place at the backend, where any may.",
+      Object.entries(config.backends).map(([backend, { queue }]) => [queue, { backend }]),
+    ),
+    gauge(
+      "convey_backend_queue_connections",
+      "Connections that wait for a place at the backend now.",
+      backends.flatMap(({ of, its }) => (its.queue === undefined ? [] : [{ value: its.queue.waiting, of }])),
+    ),
+    counter(
+      "convey_backend_queued_connections_total",
+      "Connections that waited for a place at the backend.",
+      backends.flatMap(({ of, its }) => (its.queue === undefined ? [] : [{ value: its.queue.total, of }])),
+    ),
+    counter(
+      "convey_backend_queue_failures_total",
+      "Connections closed instead of getting a place, by whether their time was over or the queue was full.",
+      backends.flatMap(({ of, its: { queue } }) =>
+        queue === undefined
+          ? []
+          : by("reason", { queue_timeout: queue.timed_out, queue_full: queue.refused }, of),
+      ),
     ),
   ];
 }

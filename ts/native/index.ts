@@ -57,6 +57,7 @@ export type {
   NativePacketStats,
   NativeProbe,
   NativeProbeReport,
+  NativeQueueStats,
   NativeReason,
   NativeRefusedEngine,
   NativeServerStats,

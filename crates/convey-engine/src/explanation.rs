@@ -60,6 +60,8 @@ pub enum Outcome {
     Forward,
     /// Proxy mode: the balancer connects to a server.
     Connect,
+    /// Proxy mode: it waits for a place or for a server.
+    Wait,
     /// Proxy mode: the client is closed.
     Close(Reason),
     /// It is the kernel's.
@@ -84,6 +86,7 @@ impl Outcome {
         match self {
             Self::Forward => "forward",
             Self::Connect => "connect",
+            Self::Wait => "wait",
             Self::Pass(_) | Self::NotListenedOn => "pass",
             Self::Drop(_) => "drop",
             Self::Refuse(_) | Self::Close(_) => "refuse",
@@ -93,7 +96,7 @@ impl Outcome {
     /// The reason's name, as in statistics.
     pub const fn reason(self) -> Option<&'static str> {
         match self {
-            Self::Forward | Self::Connect => None,
+            Self::Forward | Self::Connect | Self::Wait => None,
             Self::Close(reason) => Some(reason.name()),
             Self::Pass(reason) => Some(reason.name()),
             Self::NotListenedOn => Some("not_listened_on"),
@@ -182,6 +185,12 @@ pub enum Step {
     Share { name: String, addr: SocketAddr, weight: u16, total: u64 },
     /// The backend has no server that is up with a weight above 0.
     NoServer { backend: String },
+    /// The backend, or each of its servers that are up, has as many connections as it may have (proxy mode).
+    AtLimit { backend: String },
+    /// It waits in the backend's queue, in which `waiting` of `queue` wait already (proxy mode).
+    Waits { backend: String, waiting: u64, queue: u64 },
+    /// It waits for a server this long (proxy mode).
+    TriesAgain { backend: String, timeout_ms: u64 },
     /// The connection to the server is one of the balancer's own (proxy mode).
     OwnConnection,
 }

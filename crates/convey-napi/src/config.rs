@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
+use convey_core::{
+    BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions, Waiting,
+};
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
 use napi_derive::napi;
@@ -136,6 +138,12 @@ pub struct NativeFrontend {
     pub backend: String,
     /// Connections open at once; 0: no limit.
     pub max_connections: u32,
+    /// Towards clients; 0: as the kernel has it.
+    pub tcp_user_timeout_ms: u32,
+    /// Connections begun with data that wait for their handshake; 0: off.
+    pub tcp_fast_open: u32,
+    /// Fixed for the life of a listener: a reload ignores it.
+    pub mptcp: bool,
 }
 
 /// A pool of servers.
@@ -149,6 +157,17 @@ pub struct NativeBackend {
     pub idle_timeout_ms: u32,
     /// 0: no maximum.
     pub max_duration_ms: u32,
+    /// Connections open at once over all servers; 0: no limit.
+    pub max_connections: u32,
+    /// Connections that may wait for a place; 0: none.
+    pub queue: u32,
+    pub queue_timeout_ms: u32,
+    /// How long servers that failed are tried again; 0: not at all.
+    pub retry_timeout_ms: u32,
+    /// 0: as idle_timeout_ms.
+    pub half_close_timeout_ms: u32,
+    /// Towards servers; 0: as the kernel has it.
+    pub tcp_user_timeout_ms: u32,
     pub dsr_method: NativeDsrMethod,
     pub servers: Vec<NativeServer>,
 }
@@ -313,6 +332,11 @@ impl NativeFrontend {
             protocol: (&self.protocol).into(),
             backend: self.backend,
             max_connections: self.max_connections.into(),
+            sockets: SocketOptions {
+                tcp_user_timeout: ms(self.tcp_user_timeout_ms),
+                fast_open: self.tcp_fast_open,
+                mptcp: self.mptcp,
+            },
         })
     }
 }
@@ -325,6 +349,16 @@ impl NativeBackend {
             retries: self.retries,
             idle_timeout: ms(self.idle_timeout_ms),
             max_duration: ms(self.max_duration_ms),
+            waiting: Waiting {
+                max_connections: self.max_connections.into(),
+                queue: self.queue.into(),
+                queue_timeout: ms(self.queue_timeout_ms),
+                retry_timeout: ms(self.retry_timeout_ms),
+            },
+            ends: Ends {
+                half_close_timeout: ms(self.half_close_timeout_ms),
+                tcp_user_timeout: ms(self.tcp_user_timeout_ms),
+            },
             servers: self.servers.into_iter().map(|s| s.into_spec(&path)).collect::<Result<_>>()?,
             name: self.name,
         })

@@ -52,7 +52,7 @@ pub struct NativeExplanation {
     /// Destination once rewritten.
     pub rewritten_destination: String,
     pub next_hop: Option<NativeNextHop>,
-    /// "forward", "connect", "pass", "drop" or "refuse".
+    /// "forward", "connect", "wait", "pass", "drop" or "refuse".
     pub verdict: String,
     /// Why, where there is a why: as counted in statistics.
     pub reason: String,
@@ -94,6 +94,9 @@ pub enum NativeStep {
     RoundRobin { backend: String },
     Share { name: String, addr: String, weight: u16, total: f64 },
     NoServer { backend: String },
+    AtLimit { backend: String },
+    Waits { backend: String, waiting: f64, queue: f64 },
+    TriesAgain { backend: String, timeout_ms: f64 },
     OwnConnection,
 }
 
@@ -149,6 +152,13 @@ impl From<Step> for NativeStep {
                 Self::Share { name, addr: addr.to_string(), weight, total: total as f64 }
             }
             Step::NoServer { backend } => Self::NoServer { backend },
+            Step::AtLimit { backend } => Self::AtLimit { backend },
+            Step::Waits { backend, waiting, queue } => {
+                Self::Waits { backend, waiting: waiting as f64, queue: queue as f64 }
+            }
+            Step::TriesAgain { backend, timeout_ms } => {
+                Self::TriesAgain { backend, timeout_ms: timeout_ms as f64 }
+            }
             Step::OwnConnection => Self::OwnConnection,
         }
     }

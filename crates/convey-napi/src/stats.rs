@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use std::collections::HashMap;
 
-use convey_core::{ConnCounters, Reason, ReasonCounters, Snapshot};
+use convey_core::{ConnCounters, Mode, QueueCounts, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, RefusedEngine, Runtime};
 use napi::bindgen_prelude::Float64Array;
 use napi_derive::napi;
@@ -45,10 +45,25 @@ pub struct NativeServerStats {
     pub reasons: Vec<NativeReason>,
 }
 
+/// Connections that wait for a place at a backend.
+#[napi(object)]
+pub struct NativeQueueStats {
+    /// Now.
+    pub waiting: f64,
+    /// Those that have waited or wait.
+    pub total: f64,
+    /// Those whose time was over before they got a place.
+    pub timed_out: f64,
+    /// Those refused since the queue was full.
+    pub refused: f64,
+}
+
 #[napi(object)]
 pub struct NativeBackendStats {
     pub name: String,
     pub counters: NativeCounters,
+    /// Only in proxy mode.
+    pub queue: Option<NativeQueueStats>,
     pub servers: Vec<NativeServerStats>,
 }
 
@@ -216,6 +231,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
             .map(|b| NativeBackendStats {
                 name: b.name.to_string(),
                 counters: counters(&b.counters),
+                queue: (snapshot.mode == Mode::Proxy).then(|| queue(b.queue.counts())),
                 servers: b
                     .servers
                     .iter()
@@ -266,6 +282,15 @@ pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
 
 fn sum(reasons: &ReasonCounters) -> u64 {
     Reason::ALL.iter().map(|&reason| reasons.get(reason)).sum()
+}
+
+fn queue(counts: QueueCounts) -> NativeQueueStats {
+    NativeQueueStats {
+        waiting: counts.waiting as f64,
+        total: counts.total as f64,
+        timed_out: counts.timed_out as f64,
+        refused: counts.refused as f64,
+    }
 }
 
 fn packet(stats: PacketStats) -> NativePacketStats {

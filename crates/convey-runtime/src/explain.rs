@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use convey_core::{Protocol, Snapshot};
+use convey_core::{Backend, Protocol, Reason, Snapshot};
 use convey_engine::{DropReason, Explanation, Outcome, Step};
 use convey_xdp::netlink;
 
@@ -33,6 +33,7 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
     if total == 0 {
         e.steps.push(Step::NoServer { backend: backend.name.to_string() });
         e.outcome = Outcome::Refuse(DropReason::NoServer);
+        wait(backend, &mut e);
         return e;
     }
     e.steps.push(Step::RoundRobin { backend: backend.name.to_string() });
@@ -45,9 +46,41 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
     if let [only] = eligible.as_slice() {
         e.server = Some((backend.name.to_string(), only.name.to_string(), only.addr));
     }
+    let (backend_limit, counters) = (backend.waiting.max_connections, &backend.counters);
+    let is_full = |limit, open| limit != 0 && open >= limit;
+    let full = if is_full(backend_limit, counters.open()) {
+        Some(Reason::LimitBackend)
+    } else if eligible.iter().all(|s| is_full(s.max_connections, s.counters.open())) {
+        Some(Reason::LimitServer)
+    } else {
+        // Those who came before are not overtaken.
+        backend.queue.is_waited_in().then_some(Reason::LimitBackend)
+    };
+    if let Some(reason) = full {
+        e.server = None;
+        e.steps.push(Step::AtLimit { backend: backend.name.to_string() });
+        e.outcome = Outcome::Close(reason);
+        wait(backend, &mut e);
+        return e;
+    }
     e.steps.push(Step::OwnConnection);
     e.outcome = Outcome::Connect;
     e
+}
+
+/// Whether it may wait where it would be closed otherwise.
+fn wait(backend: &Backend, e: &mut Explanation) {
+    let (rules, waiting) = (backend.waiting, backend.queue.counts().waiting);
+    let retries = !rules.retry_timeout.is_zero() && e.outcome == Outcome::Refuse(DropReason::NoServer);
+    if rules.queue != 0 {
+        let backend = backend.name.to_string();
+        e.steps.push(Step::Waits { backend, waiting, queue: rules.queue });
+        e.outcome = if waiting < rules.queue { Outcome::Wait } else { Outcome::Close(Reason::QueueFull) };
+    } else if retries {
+        let timeout_ms = u64::try_from(rules.retry_timeout.as_millis()).unwrap_or(u64::MAX);
+        e.steps.push(Step::TriesAgain { backend: backend.name.to_string(), timeout_ms });
+        e.outcome = Outcome::Wait;
+    }
 }
 
 /// The engine knows interfaces by number, people by name.

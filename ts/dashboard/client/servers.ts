@@ -6,7 +6,7 @@ import { h, setAttribute, setChildren, setText } from "./dom.ts";
 import { show, shown } from "./hash.ts";
 import type { Backend, Model, Server, Touched } from "./model.ts";
 import { ServerRow } from "./server-row.ts";
-import { counted, ratePerSecond, sizePerSecond, tally } from "./words.ts";
+import { counted, queue, ratePerSecond, sizePerSecond, tally } from "./words.ts";
 
 /** Rows at once: more cost more than anybody reads. */
 const MAX_ROWS = 1000;
@@ -163,6 +163,7 @@ export class Servers {
     const told = [
       tally(backend.servers),
       `${counted(backend.open)} open`,
+      ...queue(backend),
       `${ratePerSecond(rates.connections)} conn/s`,
       `to servers ${sizePerSecond(rates.tx)}`,
       `to clients ${sizePerSecond(rates.rx)}`,

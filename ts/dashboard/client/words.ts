@@ -20,6 +20,13 @@ export function tally(servers: readonly Server[]): string {
   return [`${count(of("up"))} of ${count(servers.length)} up`, ...more].join(", ");
 }
 
+/** Who waits for a place, where somebody has. */
+export function queue({ waiting = 0, waited = 0, waited_in_vain = 0 }: Backend): string[] {
+  if (waited + waited_in_vain === 0) return [];
+  const vain = waited_in_vain > 0 ? [`${count(waited_in_vain)} closed instead`] : [];
+  return [[`${count(waiting)} waiting for a place`, ...vain].join(", ")];
+}
+
 /** Whether it may get new connections. */
 export const takesNew = ({ state, weight }: Server): boolean => state === "up" && weight > 0;
 

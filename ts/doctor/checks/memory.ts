@@ -1,5 +1,5 @@
 /** Whether the flow tables that the configuration asks for fit into memory, and into the limit of the control group. */
-import { availableParallelism } from "node:os";
+import { availableCpus } from "../../config/cpus.ts";
 import { error, type Found, ok, warning } from "../finding.ts";
 import type { Host } from "../host.ts";
 import { type Check, engineTaken, frontends, type Look, PACKET_MODES, servers } from "../look.ts";
@@ -57,7 +57,7 @@ function needed(look: Look): { bytes: number; text: string } {
       ? parsePorts(passthrough.port_range.replaceAll(" ", "")).size * pairs * BYTES_NAT_PORT
       : 0;
   const userSpace = engineTaken(look) === "af_packet";
-  const workers = userSpace ? (passthrough.workers || availableParallelism()) * BYTES_WORKER : 0;
+  const workers = userSpace ? (passthrough.workers || availableCpus()) * BYTES_WORKER : 0;
   return {
     bytes: flow * capacity + nat + workers,
     text: `connection_tracker_capacity ${capacity} at ${flow} bytes a flow, with NAT ports and rings`,

@@ -22,7 +22,7 @@ export const explanationSchema = z
         destination_mac: z.string(),
       })
       .nullable(),
-    verdict: z.string().openapi({ description: "`forward`, `connect`, or verdict and reason." }),
+    verdict: z.string().openapi({ description: "`forward`, `connect`, `wait`, or verdict and reason." }),
     steps: z.array(z.object({ kind: z.string(), text: z.string() })),
   })
   .openapi("Explanation");

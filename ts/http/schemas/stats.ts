@@ -24,6 +24,10 @@ export const serverStatsSchema = z
 const backendStatsSchema = z
   .object({
     ...counters,
+    queue: z
+      .object({ waiting: count, total: count, timed_out: count, refused: count })
+      .optional()
+      .openapi({ description: "Connections that wait for a place; only in proxy mode." }),
     servers: z.record(z.string(), z.boolean()).openapi({ description: 'By "ip:port": whether it is up.' }),
     server_details: z.record(z.string(), serverStatsSchema),
   })

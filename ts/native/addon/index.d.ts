@@ -206,6 +206,17 @@ export interface NativeBackend {
   idleTimeoutMs: number
   /** 0: no maximum. */
   maxDurationMs: number
+  /** Connections open at once over all servers; 0: no limit. */
+  maxConnections: number
+  /** Connections that may wait for a place; 0: none. */
+  queue: number
+  queueTimeoutMs: number
+  /** How long servers that failed are tried again; 0: not at all. */
+  retryTimeoutMs: number
+  /** 0: as idle_timeout_ms. */
+  halfCloseTimeoutMs: number
+  /** Towards servers; 0: as the kernel has it. */
+  tcpUserTimeoutMs: number
   dsrMethod: NativeDsrMethod
   servers: Array<NativeServer>
 }
@@ -213,6 +224,8 @@ export interface NativeBackend {
 export interface NativeBackendStats {
   name: string
   counters: NativeCounters
+  /** Only in proxy mode. */
+  queue?: NativeQueueStats
   servers: Array<NativeServerStats>
 }
 
@@ -339,7 +352,7 @@ export interface NativeExplanation {
   /** Destination once rewritten. */
   rewrittenDestination: string
   nextHop?: NativeNextHop
-  /** "forward", "connect", "pass", "drop" or "refuse". */
+  /** "forward", "connect", "wait", "pass", "drop" or "refuse". */
   verdict: string
   /** Why, where there is a why: as counted in statistics. */
   reason: string
@@ -431,6 +444,12 @@ export interface NativeFrontend {
   backend: string
   /** Connections open at once; 0: no limit. */
   maxConnections: number
+  /** Towards clients; 0: as the kernel has it. */
+  tcpUserTimeoutMs: number
+  /** Connections begun with data that wait for their handshake; 0: off. */
+  tcpFastOpen: number
+  /** Fixed for the life of a listener: a reload ignores it. */
+  mptcp: boolean
 }
 
 export interface NativeFrontendStats {
@@ -669,6 +688,18 @@ export interface NativeReading {
   packet?: NativePacketStats
 }
 
+/** Connections that wait for a place at a backend. */
+export interface NativeQueueStats {
+  /** Now. */
+  waiting: number
+  /** Those that have waited or wait. */
+  total: number
+  /** Those whose time was over before they got a place. */
+  timedOut: number
+  /** Those refused since the queue was full. */
+  refused: number
+}
+
 /** How often something happened for one reason; reasons that never occurred are left out. */
 export interface NativeReason {
   reason: string
@@ -779,6 +810,9 @@ export type NativeStep =
   | { kind: 'round_robin'; backend: string }
   | { kind: 'share'; name: string; addr: string; weight: number; total: number }
   | { kind: 'no_server'; backend: string }
+  | { kind: 'at_limit'; backend: string }
+  | { kind: 'waits'; backend: string; waiting: number; queue: number }
+  | { kind: 'tries_again'; backend: string; timeoutMs: number }
   | { kind: 'own_connection' }
 
 /** How XDP programs are attached. */
