@@ -102,6 +102,7 @@ export type {
   GuardStats,
   LastReload,
   PacketStats,
+  QueueStats,
   Reasons,
   RefusedEngine,
   ServerStats,

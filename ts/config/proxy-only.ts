@@ -11,7 +11,6 @@ const WHY = {
   backends: {
     max_connections: "only servers and frontends have limits",
     queue: "a packet cannot wait for a place",
-    queue_timeout_ms: "a packet cannot wait for a place",
     retry_timeout_ms: "clients' own retries find the server that is up by then",
     half_close_timeout_ms: "passthrough.timeouts says how long flows live",
     tcp_user_timeout_ms: "TCP is the endpoints' own",

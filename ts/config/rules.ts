@@ -376,7 +376,13 @@ function packetLimits({ root, mode }: View): Finding[] {
   return findings;
 }
 
-const PROXY_BACKEND_KEYS = ["connect_timeout_ms", "retries", "idle_timeout_ms", "max_duration_ms"] as const;
+const PROXY_BACKEND_KEYS = [
+  "connect_timeout_ms",
+  "retries",
+  "idle_timeout_ms",
+  "max_duration_ms",
+  "queue_timeout_ms",
+] as const;
 
 function withoutEffect(
   root: Table,

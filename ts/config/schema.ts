@@ -309,7 +309,7 @@ export const frontendSchema = z
       .register(wording, { type: "boolean", expected: "true or false" })
       .default(false)
       .describe(
-        "Whether clients may come by Multipath TCP, proxy mode; plain TCP where the kernel has none. A change takes effect at the next start.",
+        "Whether clients may come by Multipath TCP, proxy mode; plain TCP where the kernel has none.",
       ),
     xdp: xdpSchema.optional(),
   })

@@ -1,12 +1,19 @@
-import { availableParallelism } from "node:os";
 import { expect, test } from "vitest";
 import { checkConfig } from "../../../ts/config/check.ts";
+import { availableCpus } from "../../../ts/config/cpus.ts";
 import { lower, serverKey } from "../../../ts/config/lower.ts";
 import type { Config, ConfigInput } from "../../../ts/config/schema.ts";
 
 const input: ConfigInput = {
   frontends: {
-    web: { listen_addr: ":3000", backend: "pool", max_connections: 7 },
+    web: {
+      listen_addr: ":3000",
+      backend: "pool",
+      max_connections: 7,
+      tcp_user_timeout_ms: 20,
+      tcp_fast_open: true,
+      mptcp: true,
+    },
     six: { listen_addr: "[0:0::1]:0", backend: "pool" },
   },
   backends: {
@@ -15,6 +22,12 @@ const input: ConfigInput = {
       retries: 1,
       idle_timeout_ms: 12,
       max_duration_ms: 13,
+      half_close_timeout_ms: 14,
+      tcp_user_timeout_ms: 15,
+      max_connections: 16,
+      queue: 17,
+      queue_timeout_ms: 18,
+      retry_timeout_ms: 19,
       servers: {
         a: { addr: "127.0.0.1:8081", weight: 3 },
         b: { addr: "[2001:DB8::1]:80", max_connections: 9 },
@@ -37,7 +50,16 @@ test("every setting of proxy mode reaches the data plane, addresses in canonical
     maxConnections: 100,
     maxConnectionsPerClient: 10,
     frontends: [
-      { name: "web", listen: "0.0.0.0:3000", protocol: "tcp", backend: "pool", maxConnections: 7 },
+      {
+        name: "web",
+        listen: "0.0.0.0:3000",
+        protocol: "tcp",
+        backend: "pool",
+        maxConnections: 7,
+        tcpUserTimeoutMs: 20,
+        tcpFastOpen: 256,
+        mptcp: true,
+      },
       { name: "six", listen: "[::1]:0", protocol: "tcp", backend: "pool", maxConnections: 0 },
     ],
     backends: [
@@ -47,6 +69,12 @@ test("every setting of proxy mode reaches the data plane, addresses in canonical
         retries: 1,
         idleTimeoutMs: 12,
         maxDurationMs: 13,
+        halfCloseTimeoutMs: 14,
+        tcpUserTimeoutMs: 15,
+        maxConnections: 16,
+        queue: 17,
+        queueTimeoutMs: 18,
+        retryTimeoutMs: 19,
         servers: [
           { name: "a", addr: "127.0.0.1:8081", weight: 3, maxConnections: 0, up: true, draining: false },
           { name: "b", addr: "[2001:db8::1]:80", weight: 1, maxConnections: 9, up: true, draining: false },
@@ -56,8 +84,8 @@ test("every setting of proxy mode reaches the data plane, addresses in canonical
   });
 });
 
-test("0 workers are one for each core", () => {
-  expect(lower(checked()).workers).toBe(availableParallelism());
+test("0 workers are one for each core that this process may use", () => {
+  expect(lower(checked()).workers).toBe(availableCpus());
 });
 
 test("the packet modes take their own number of workers", () => {

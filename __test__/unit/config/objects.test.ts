@@ -16,7 +16,15 @@ test("defaults are applied to what is left out, and to nothing else", () => {
       engine: "auto",
       interfaces: [],
       frontends: {
-        web: { listen_addr: "0.0.0.0:3000", backend: "pool", protocol: "tcp", max_connections: 0 },
+        web: {
+          listen_addr: "0.0.0.0:3000",
+          backend: "pool",
+          protocol: "tcp",
+          max_connections: 0,
+          tcp_user_timeout_ms: 0,
+          tcp_fast_open: 0,
+          mptcp: false,
+        },
       },
       backends: {
         pool: {
@@ -29,6 +37,12 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           retries: 2,
           idle_timeout_ms: 300_000,
           max_duration_ms: 0,
+          half_close_timeout_ms: 0,
+          tcp_user_timeout_ms: 0,
+          max_connections: 0,
+          queue: 0,
+          queue_timeout_ms: 5000,
+          retry_timeout_ms: 0,
           servers: { s1: { addr: "127.0.0.1:8081", weight: 1, max_connections: 0 } },
         },
       },
@@ -53,7 +67,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
       xdp: { mode: "native" },
       limits: { max_connections: 0, max_connections_per_client: 0 },
       reload: { watch: true },
-      shutdown: { drain_timeout_ms: 30_000, keep_forwarding: false },
+      shutdown: { drain_timeout_ms: 30_000, delay_ms: 0, keep_forwarding: false },
       log: { level: "info", connections: "off" },
     },
   });

@@ -70,7 +70,7 @@ pub struct SocketOptions {
     pub tcp_user_timeout: Duration,
     /// Connections begun by TCP Fast Open that wait for their handshake; 0: it is off.
     pub fast_open: u32,
-    /// Whether to listen for Multipath TCP; fixed while a listener lives.
+    /// Whether to listen for Multipath TCP.
     pub mptcp: bool,
 }
 

@@ -142,7 +142,7 @@ pub struct NativeFrontend {
     pub tcp_user_timeout_ms: u32,
     /// Connections begun with data that wait for their handshake; 0: off.
     pub tcp_fast_open: u32,
-    /// Fixed for the life of a listener: a reload ignores it.
+    /// Whether to listen for Multipath TCP.
     pub mptcp: bool,
 }
 

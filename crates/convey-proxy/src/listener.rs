@@ -23,7 +23,7 @@
 //! ([`inherited`]).
 //!
 //! Where Multipath TCP is asked for and the kernel has it, the sockets are of that kind; others than ours that speak
-//! plain TCP are accepted as plain TCP connections. The kind is fixed while a group lives.
+//! plain TCP are accepted as plain TCP connections. The kind is fixed while a group lives; another one takes its place.
 //!
 //! A group that goes takes no new handshakes ([`ListenGroup::refuse_handshakes`]) before its sockets close:
 //! closing one resets what is half open on it.
@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use convey_core::SocketOptions;
+use convey_core::{Frontend, SocketOptions};
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
@@ -83,6 +83,8 @@ pub(crate) struct ListenGroup {
     /// Whether the socket is the service manager's, which listens on when this group is gone.
     pub inherited: bool,
     kind: Kind,
+    /// Whether it was bound to listen for Multipath TCP.
+    wants_mptcp: bool,
     /// Why it does not listen for Multipath TCP though it should.
     pub no_mptcp: Option<String>,
     fast_open: AtomicU32,
@@ -124,6 +126,7 @@ impl ListenGroup {
     ) -> io::Result<Self> {
         let (kind, no_mptcp) = Kind::choose(configured.ip(), options);
         let mut group = Self::bind_kind(frontend, configured, workers, kind)?;
+        group.wants_mptcp = options.mptcp;
         group.no_mptcp = no_mptcp;
         if group.inherited && options.mptcp {
             group.no_mptcp =
@@ -180,7 +183,7 @@ impl ListenGroup {
             let door = join(configured, kind)?;
             Self::new(frontend, (configured, configured), workers, (sockets, Some(door)), kind)
         };
-        let claimed = claim().map(|group| Self { no_mptcp, ..group });
+        let claimed = claim().map(|group| Self { no_mptcp, wants_mptcp: options.mptcp, ..group });
         if claimed.is_err() {
             for group in old {
                 // As it was before; there is nobody to tell if the kernel refuses that.
@@ -226,6 +229,7 @@ impl ListenGroup {
             door,
             inherited: false,
             kind,
+            wants_mptcp: false,
             no_mptcp: None,
             fast_open: AtomicU32::new(0),
             refuses_handshakes: AtomicBool::new(false),
@@ -254,9 +258,12 @@ impl ListenGroup {
         made.map_or_else(|| Ok(self.socket(worker).try_clone()?.into()), Ok)
     }
 
-    /// Whether a frontend called `name` that is to listen on `listen` can take this group over.
-    pub fn serves(&self, name: &str, listen: SocketAddr) -> bool {
-        self.local == listen || self.configured == listen && *self.frontend == *name
+    /// Whether `frontend` can take this group over.
+    pub fn serves(&self, frontend: &Frontend) -> bool {
+        let is_there = self.local == frontend.listen
+            || self.configured == frontend.listen && self.frontend == frontend.name;
+        // What a service manager's socket speaks is not ours to choose.
+        is_there && (self.inherited || self.wants_mptcp == frontend.sockets.mptcp)
     }
 
     /// Whether the kernel cannot tell the listeners of both addresses apart.

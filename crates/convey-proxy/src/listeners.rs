@@ -229,7 +229,7 @@ impl Plan {
     ) -> Result<Self, ProxyError> {
         let mut groups: Vec<Option<Arc<ListenGroup>>> = vec![None; snapshot.frontends.len()];
         for (slot, frontend) in snapshot.frontends.iter().enumerate() {
-            let mut kept = serving.iter().filter(|g| g.serves(&frontend.name, frontend.listen));
+            let mut kept = serving.iter().filter(|g| g.serves(frontend));
             groups[slot] = kept.find(|g| !groups.iter().flatten().any(|taken| taken.id == g.id)).cloned();
         }
         let (kept, leaving): (Vec<_>, Vec<_>) =

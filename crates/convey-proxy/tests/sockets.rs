@@ -135,6 +135,33 @@ fn clients_of_multipath_tcp_and_of_plain_tcp_are_served_by_one_frontend() {
 }
 
 #[test]
+fn a_reload_to_multipath_tcp_and_back_refuses_nobody() {
+    let mut spec = spec(&[serve(echo)]);
+    // A port of its own: with port 0 a new listener would get another one.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    spec.frontends[0].listen = port;
+    let lab = Lab::start(spec.clone());
+    let mut standing = lab.connect();
+    standing.write_all(b"?").unwrap();
+    standing.read_exact(&mut [0]).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                expect_echo(port);
+            }
+        });
+        for turn in 0..10 {
+            spec.frontends[0].sockets.mptcp = turn % 2 == 0;
+            lab.install(spec.clone());
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    standing.write_all(b"?").unwrap();
+    standing.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
 #[ignore = "needs user-namespaces, ip: makes a namespace of its own"]
 fn without_multipath_tcp_in_the_kernel_a_frontend_listens_for_plain_tcp_and_says_so() {
     run_in_child(&OWN_NETWORK, "child_without_multipath_tcp");

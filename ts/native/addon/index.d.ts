@@ -448,7 +448,7 @@ export interface NativeFrontend {
   tcpUserTimeoutMs: number
   /** Connections begun with data that wait for their handshake; 0: off. */
   tcpFastOpen: number
-  /** Fixed for the life of a listener: a reload ignores it. */
+  /** Whether to listen for Multipath TCP. */
   mptcp: boolean
 }
 
