@@ -96,7 +96,7 @@ test("clients beyond max_connections wait in order, are counted, and are refused
     'convey_backend_limit_queue{backend="pool"} 2',
     'convey_backend_queue_connections{backend="pool"} 2',
     'convey_backend_queued_connections_total{backend="pool"} 2',
-    'convey_backend_queue_failures_total{backend="pool",reason="queue_full"} 1',
+    'convey_backend_queue_failures_total{reason="queue_full",backend="pool"} 1',
   ]) {
     expect(metrics).toContain(line);
   }

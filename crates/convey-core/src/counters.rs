@@ -89,9 +89,11 @@ impl ConnCounters {
     /// counting it in the total yet. Exact across threads. Follow with [`ConnCounters::admit`] or, in any
     /// case, [`ConnCounters::closed`]; the total therefore never goes down.
     pub fn try_reserve(&self, limit: u64) -> bool {
-        self.open
-            .fetch_update(Relaxed, Relaxed, |open| (limit == 0 || open < limit).then_some(open + 1))
-            .is_ok()
+        if limit == 0 {
+            self.open.fetch_add(1, Relaxed);
+            return true;
+        }
+        self.open.fetch_update(Relaxed, Relaxed, |open| (open < limit).then_some(open + 1)).is_ok()
     }
 
     /// Counts a reserved connection in the total.

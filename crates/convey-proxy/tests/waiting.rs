@@ -217,6 +217,22 @@ fn those_who_wait_when_the_queue_is_taken_away_are_served_and_new_ones_are_refus
 }
 
 #[test]
+fn those_who_wait_when_their_frontend_and_backend_are_removed_are_served() {
+    let mut spec = queueing(&[serve(echo)], 1, 10);
+    let lab = Lab::start(spec.clone());
+    let mut holder = lab.connect();
+    assert!(is_served(&mut holder));
+    let mut waiting = lab.connect();
+    wait_waiting(&lab, 1);
+    spec.backends[0].name = "other".to_owned();
+    spec.frontends[0] = lab::frontend("another", "127.0.0.1:0");
+    spec.frontends[0].backend = "other".to_owned();
+    lab.install(spec);
+    drop(holder);
+    assert!(is_served(&mut waiting));
+}
+
+#[test]
 fn a_drain_serves_those_who_wait_until_its_deadline_cuts_them() {
     let lab = Lab::start(queueing(&[serve(echo)], 1, 10));
     let mut holder = lab.connect();
