@@ -48,32 +48,21 @@ pub(crate) async fn serve(
     (place, listed, spare): (ClientPlace, Listed, Option<Spare>),
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
-    let cut = CutWithoutServer { worker: &worker, connection: &listed.connection };
-    let connected = {
-        let timer = timer.as_mut();
-        let mut attempt =
-            pin!(waiting::reach(&worker, &published, frontend, &listed.connection, (&client, spare), timer));
-        let mut left = pin!(left(&client));
-        poll_fn(|cx| match attempt.as_mut().poll(cx) {
-            Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
-            connected => connected,
-        })
-        .await
-    };
-    std::mem::forget(cut);
-    let (server, meters, limits) = match connected {
-        Ok(connected) => connected,
-        Err(reason) => {
-            let frontend = &published.snapshot.frontends[frontend];
-            let backend = &published.snapshot.backends[frontend.backend].name;
-            let ends = listed.connection.ends();
-            choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
-            listed.connection.story().ends(Fate::Ended(reason));
-            worker.shared.reasons.count(reason);
-            frontend.reasons.count(reason);
-            return;
-        }
-    };
+    let (for_whom, client_side) = ((frontend, &listed.connection), (&client, spare));
+    let (server, meters, limits) =
+        match reach(&worker, &published, for_whom, client_side, timer.as_mut()).await {
+            Ok(connected) => connected,
+            Err(reason) => {
+                let frontend = &published.snapshot.frontends[frontend];
+                let backend = &published.snapshot.backends[frontend.backend].name;
+                let ends = listed.connection.ends();
+                choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
+                listed.connection.story().ends(Fate::Ended(reason));
+                worker.shared.reasons.count(reason);
+                frontend.reasons.count(reason);
+                return;
+            }
+        };
     // A long connection must not keep the configuration it began with in memory.
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
@@ -91,6 +80,30 @@ impl Drop for CutWithoutServer<'_> {
         if self.worker.shared.is_closing() {
             self.connection.story().ends(Fate::Ended(Reason::DrainDeadline));
         }
+    }
+}
+
+/// Tries to reach a server until the client has reset its connection. A function of its own, so that nothing of it is
+/// kept while the connection is relayed.
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+fn reach<'a>(
+    worker: &'a Arc<Worker>,
+    published: &'a Published,
+    for_whom: (usize, &'a Arc<Connection>),
+    (client, spare): (&'a TcpStream, Option<Spare>),
+    timer: Pin<&'a mut Sleep>,
+) -> impl Future<Output = Result<Reached, Reason>> + 'a {
+    async move {
+        let cut = CutWithoutServer { worker, connection: for_whom.1 };
+        let mut reached = pin!(waiting::reach(worker, published, for_whom, (client, spare), timer));
+        let mut left = pin!(left(client));
+        let outcome = poll_fn(|cx| match reached.as_mut().poll(cx) {
+            Poll::Pending => left.as_mut().poll(cx).map(|()| Err(Reason::ClientReset)),
+            reached => reached,
+        })
+        .await;
+        std::mem::forget(cut);
+        outcome
     }
 }
 
@@ -126,7 +139,7 @@ impl<'a> Attempt<'a> {
         Self { worker, frontend, backend, connection, standing, tried: Vec::new() }
     }
 
-    pub async fn run(mut self, mut timer: Pin<&mut Sleep>) -> Result<Reached, Reason> {
+    pub async fn run(&mut self, mut timer: Pin<&mut Sleep>) -> Result<Reached, Reason> {
         loop {
             let (index, mut place) = self.select()?;
             // The next in the queue may look.

@@ -41,37 +41,37 @@ pub(crate) struct Standing {
     pub spare: Option<Spare>,
 }
 
-/// Tries to reach a server of `frontend`'s backend as long as may be waited for one.
-pub(crate) async fn reach(
-    worker: &Arc<Worker>,
-    published: &Published,
-    frontend: usize,
-    connection: &Arc<Connection>,
-    (client, spare): (&TcpStream, Option<Spare>),
-    mut timer: Pin<&mut Sleep>,
-) -> Result<Reached, Reason> {
+impl Standing {
+    /// Whether it may look for a place: nobody tries while others wait, but the first of them.
+    fn may_try(&self, backend: &Backend) -> bool {
+        self.ticket.is_some() || !backend.queue.is_waited_in()
+    }
+}
+
+/// Tries to reach a server of `frontend`'s backend as long as may be waited for one. No `async fn`, which would keep its
+/// arguments twice.
+pub(crate) fn reach<'a>(
+    worker: &'a Arc<Worker>,
+    published: &'a Published,
+    (frontend, connection): (usize, &'a Arc<Connection>),
+    (client, spare): (&'a TcpStream, Option<Spare>),
+    mut timer: Pin<&'a mut Sleep>,
+) -> impl Future<Output = Result<Reached, Reason>> + 'a {
     let frontend = &published.snapshot.frontends[frontend];
-    let mut newer: Option<(Arc<Published>, usize)> = None;
-    let mut patience =
-        Patience { standing: Standing { spare, ..Standing::default() }, ..Patience::default() };
-    loop {
-        let backend = match &newer {
-            Some((published, backend)) => &published.snapshot.backends[*backend],
-            None => &published.snapshot.backends[frontend.backend],
-        };
-        let standing = &mut patience.standing;
-        let reason = if standing.ticket.is_some() || !backend.queue.is_waited_in() {
-            let attempt = Attempt::new(worker, frontend, backend, connection, standing);
+    let backend = &published.snapshot.backends[frontend.backend];
+    let mut standing = Standing { spare, ..Standing::default() };
+    async move {
+        let mut reason = Reason::LimitBackend;
+        if standing.may_try(backend) {
+            let mut attempt = Attempt::new(worker, frontend, backend, connection, &mut standing);
             match attempt.run(timer.as_mut()).await {
                 Ok(reached) => return Ok(reached),
-                Err(reason) => reason,
+                Err(met) => reason = met,
             }
-        } else {
-            Reason::LimitBackend
-        };
+        }
+        let whom = (frontend, backend, connection);
         // Boxed, so that connections which need not wait do not carry room for it.
-        Box::pin(patience.wait((worker, frontend, backend), reason, client, timer.as_mut())).await?;
-        newer = newest(worker, backend).or(newer);
+        Box::pin(Patience::new(standing).reach(worker, whom, reason, client, timer)).await
     }
 }
 
@@ -99,6 +99,36 @@ enum Waited {
 }
 
 impl Patience {
+    fn new(standing: Standing) -> Self {
+        Self { standing, ..Self::default() }
+    }
+
+    /// Tries again, as long as may be waited, after an attempt that has met `reason`.
+    async fn reach(
+        mut self,
+        worker: &Arc<Worker>,
+        (frontend, first, connection): (&Frontend, &Backend, &Arc<Connection>),
+        mut reason: Reason,
+        client: &TcpStream,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Result<Reached, Reason> {
+        let mut newer: Option<(Arc<Published>, usize)> = None;
+        loop {
+            let backend = newer.as_ref().map_or(first, |(published, at)| &published.snapshot.backends[*at]);
+            self.wait((worker, frontend, backend), reason, client, timer.as_mut()).await?;
+            newer = newest(worker, backend).or(newer);
+            let backend = newer.as_ref().map_or(first, |(published, at)| &published.snapshot.backends[*at]);
+            reason = Reason::LimitBackend;
+            if self.standing.may_try(backend) {
+                let mut attempt = Attempt::new(worker, frontend, backend, connection, &mut self.standing);
+                match attempt.run(timer.as_mut()).await {
+                    Ok(reached) => return Ok(reached),
+                    Err(met) => reason = met,
+                }
+            }
+        }
+    }
+
     /// Waits until another attempt makes sense, or says why the connection is refused: for `reason`, which the last
     /// attempt met, or since it waited in vain.
     async fn wait(
