@@ -39,25 +39,33 @@ export class CounterReader {
   }
 }
 
-/** Takes the numbers over; false when the reasons of one are others, which numbers do not tell. */
+/** Takes the numbers over; false when reasons or a queue are others, which numbers do not tell. */
 function renew(stats: NativeStats, numbers: Float64Array): boolean {
   let at = 0;
-  const row = (counters: NativeCounters, reasons: NativeStats["reasons"]): boolean => {
+  const row = (counters: NativeCounters, known: number): boolean => {
     if (counters.totalConnections !== undefined) counters.totalConnections = numbers[at] as number;
     if (counters.currentConnections !== undefined) counters.currentConnections = numbers[at + 1] as number;
     counters.bytesTx = numbers[at + 2] as number;
     counters.bytesRx = numbers[at + 3] as number;
-    let known = 0;
-    for (const { count } of reasons) known += count;
     const same = known === numbers[at + 4];
     at += WIDTH;
     return same;
   };
-  let same = row(stats.counters, stats.reasons);
-  for (const { counters, reasons } of stats.frontends) same = row(counters, reasons) && same;
-  for (const { counters, servers } of stats.backends) {
-    same = row(counters, []) && same;
-    for (const server of servers) same = row(server.counters, server.reasons) && same;
+  let same = row(stats.counters, sum(stats.reasons));
+  for (const { counters, reasons } of stats.frontends) same = row(counters, sum(reasons)) && same;
+  for (const { counters, queue, servers } of stats.backends) {
+    same = row(counters, moves(queue)) && same;
+    for (const server of servers) same = row(server.counters, sum(server.reasons)) && same;
   }
   return same && at === numbers.length;
 }
+
+function sum(reasons: NativeStats["reasons"]): number {
+  let sum = 0;
+  for (const { count } of reasons) sum += count;
+  return sum;
+}
+
+/** As the data plane counts them. */
+const moves = (queue: NativeStats["backends"][number]["queue"]): number =>
+  queue === undefined ? 0 : 2 * queue.total + queue.timedOut + queue.refused - queue.waiting;

@@ -30,6 +30,7 @@ test("`convey stats` has a line for each queue in which somebody has waited", ()
     mode: "proxy",
     config_version: 1,
     draining: false,
+    lost_log_lines: 0,
     reasons: {},
     last_reload: null,
   };

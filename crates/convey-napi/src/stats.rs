@@ -152,7 +152,7 @@ pub struct NativeReading {
     pub version: f64,
     /// Absent when the version is not the one that was known. Five numbers each for the totals, every frontend and
     /// every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
-    /// bytes tx and rx, and how often anything happened for a reason.
+    /// bytes tx and rx, and how often anything happened for a reason, in a backend how often anything did in its queue.
     pub numbers: Option<Float64Array>,
     /// As in the whole.
     pub lost_log_lines: f64,
@@ -269,7 +269,7 @@ pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
             add(&frontend.counters, sum(&frontend.reasons));
         }
         for backend in &snapshot.backends {
-            add(&backend.counters, 0);
+            add(&backend.counters, moves(backend.queue.counts()));
             for server in &backend.servers {
                 add(&server.counters, sum(&server.reasons));
             }
@@ -278,6 +278,11 @@ pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
     });
     let lost_log_lines = runtime.lost_log_lines() as f64;
     NativeReading { version, numbers, lost_log_lines, packet: runtime.packet_stats().map(packet) }
+}
+
+/// Grows with whatever happens in a queue: a client that comes adds one to both of the first, one that goes takes one.
+fn moves(QueueCounts { waiting, total, timed_out, refused }: QueueCounts) -> u64 {
+    (2 * total + timed_out + refused).saturating_sub(waiting)
 }
 
 fn sum(reasons: &ReasonCounters) -> u64 {

@@ -672,22 +672,6 @@ export interface NativeProbeReport {
 /** The layer-4 protocol of a frontend. */
 export type NativeProtocol = 'tcp' | 'udp'
 
-/** What may differ between two readings of one configuration. */
-export interface NativeReading {
-  /** Version of the snapshot in service. */
-  version: number
-  /**
-   * Absent when the version is not the one that was known. Five numbers each for the totals, every frontend and
-   * every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
-   * bytes tx and rx, and how often anything happened for a reason.
-   */
-  numbers?: Float64Array
-  /** As in the whole. */
-  lostLogLines: number
-  /** Only in the packet modes. */
-  packet?: NativePacketStats
-}
-
 /** Connections that wait for a place at a backend. */
 export interface NativeQueueStats {
   /** Now. */
@@ -698,6 +682,22 @@ export interface NativeQueueStats {
   timedOut: number
   /** Those refused since the queue was full. */
   refused: number
+}
+
+/** What may differ between two readings of one configuration. */
+export interface NativeReading {
+  /** Version of the snapshot in service. */
+  version: number
+  /**
+   * Absent when the version is not the one that was known. Five numbers each for the totals, every frontend and
+   * every backend, which is followed by its servers: connections in total and open (NaN where they are not counted),
+   * bytes tx and rx, and how often anything happened for a reason, in a backend how often anything did in its queue.
+   */
+  numbers?: Float64Array
+  /** As in the whole. */
+  lostLogLines: number
+  /** Only in the packet modes. */
+  packet?: NativePacketStats
 }
 
 /** How often something happened for one reason; reasons that never occurred are left out. */
