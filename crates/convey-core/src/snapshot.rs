@@ -87,13 +87,13 @@ pub struct SnapshotSpec {
     pub backends: Vec<BackendSpec>,
 }
 
-/// A listening address and the backend that serves it.
+/// Listening addresses and the backend that serves them.
 #[derive(Debug, Clone)]
 pub struct FrontendSpec {
     /// Unique name.
     pub name: String,
-    /// Where clients connect; port 0 lets the kernel choose (proxy mode).
-    pub listen: SocketAddr,
+    /// Where clients connect, at least one; port 0 lets the kernel choose (proxy mode).
+    pub listen: Vec<SocketAddr>,
     /// Layer-4 protocol.
     pub protocol: Protocol,
     /// Name of the backend.
@@ -157,8 +157,8 @@ pub struct SpecError {
 pub struct Frontend {
     /// Unique name.
     pub name: Arc<str>,
-    /// Where clients connect, as configured (the port may be 0).
-    pub listen: SocketAddr,
+    /// Where clients connect, as configured (the port may be 0); at least one.
+    pub listen: Vec<SocketAddr>,
     /// Layer-4 protocol.
     pub protocol: Protocol,
     /// Index into [`Snapshot::backends`].
@@ -294,7 +294,7 @@ impl Snapshot {
                 let old = previous.and_then(|p| p.frontends.iter().find(|o| *o.name == *f.name));
                 Frontend {
                     name: old.map_or_else(|| f.name.as_str().into(), |o| o.name.clone()),
-                    listen: f.listen,
+                    listen: f.listen.clone(),
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
                     max_connections: f.max_connections,
@@ -403,11 +403,14 @@ fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>
             let message = format!("no backend is named \"{}\"", f.backend);
             return Err(invalid(format!("frontends.{}.backend", f.name), message));
         }
-        if f.listen.port() != 0
-            && let Some(other) = listens.insert((f.listen, f.protocol), f.name.as_str())
-        {
-            let message = format!("{} is already the address of frontend \"{other}\"", f.listen);
-            return Err(invalid(format!("frontends.{}.listen_addr", f.name), message));
+        if f.listen.is_empty() {
+            return Err(invalid(format!("frontends.{}.listen_addr", f.name), "must have an address"));
+        }
+        for listen in f.listen.iter().filter(|listen| listen.port() != 0) {
+            if let Some(other) = listens.insert((*listen, f.protocol), f.name.as_str()) {
+                let message = format!("{listen} is already the address of frontend \"{other}\"");
+                return Err(invalid(format!("frontends.{}.listen_addr", f.name), message));
+            }
         }
     }
     Ok(())

@@ -31,7 +31,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
     };
     let frontend = |b: usize| FrontendSpec {
         name: format!("f{b}"),
-        listen: format!("192.0.2.10:{}", 1000 + b).parse().expect("an address"),
+        listen: vec![format!("192.0.2.10:{}", 1000 + b).parse().expect("an address")],
         protocol: Protocol::Tcp,
         backend: format!("b{b}"),
         max_connections: 0,

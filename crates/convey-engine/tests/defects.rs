@@ -61,7 +61,7 @@ fn two_frontends_on_one_address_never_share_a_port_towards_one_server_and_relay_
     let mut spec = common::spec(&world);
     let mut second = spec.frontends[0].clone();
     second.name = "second".into();
-    second.listen.set_port(81);
+    second.listen[0].set_port(81);
     spec.frontends.push(second);
     let mut lab = Lab::with(&world, spec, common::options(&world));
     let mut ports = HashSet::new();

@@ -191,14 +191,14 @@ fn connections_of_a_frontend_that_is_removed_renamed_or_gets_another_backend_go_
         }
     };
     lab.reload_at(2000, |spec| {
-        let at = spec.frontends.iter().position(|f| f.listen.to_string() == VIP).expect("a frontend");
+        let at = spec.frontends.iter().position(|f| f.listen[0].to_string() == VIP).expect("a frontend");
         spec.frontends[at].backend = "other".into();
     });
     all_go_on(&mut lab, 2001);
     let newer = connect(&mut lab, 70, 2002);
     assert!(!before.contains(&newer));
     lab.reload_at(3000, |spec| {
-        let at = spec.frontends.iter().position(|f| f.listen.to_string() == VIP).expect("a frontend");
+        let at = spec.frontends.iter().position(|f| f.listen[0].to_string() == VIP).expect("a frontend");
         spec.frontends[at].name = "renamed".into();
     });
     all_go_on(&mut lab, 3001);

@@ -216,7 +216,7 @@ fn with_tables_that_are_gone_on_with_what_left_keeps_its_slot_its_address_and_it
     let saved = lab.snapshot.slot_table().clone();
     let paths: Vec<_> = lab.snapshot.nat_paths().copied().collect();
     let mut spec = lab.config.spec().clone();
-    spec.frontends[0].listen = "192.0.2.77:81".parse().unwrap();
+    spec.frontends[0].listen = vec!["192.0.2.77:81".parse().unwrap()];
     let servers = &mut spec.backends[0].servers;
     let left = servers.remove(0);
     let new =
@@ -310,7 +310,7 @@ fn what_has_no_counterpart_is_counted_by_its_reason_and_the_rest_goes_on() {
     for (client, (nat, server)) in kept {
         goes_on(&mut lab, client, nat, server, 2000);
     }
-    let (_, report) = restart(lab, 3000, |spec, _| spec.frontends.retain(|f| f.listen.port() != 80));
+    let (_, report) = restart(lab, 3000, |spec, _| spec.frontends.retain(|f| f.listen[0].port() != 80));
     assert_eq!((report.kept, report.lost(NotKept::NoFrontend)), (0, open_flows(&flows, high)));
 }
 

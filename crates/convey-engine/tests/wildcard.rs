@@ -13,7 +13,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
     let listen: SocketAddr = listen.parse().expect("an address");
     FrontendSpec {
         name: name.into(),
-        listen,
+        listen: vec![listen],
         protocol: Protocol::Tcp,
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
         max_connections: 0,

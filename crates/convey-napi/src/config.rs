@@ -127,12 +127,12 @@ impl From<NativeConnectionLog> for LogSpec {
     }
 }
 
-/// A listening address.
+/// Listening addresses.
 #[napi(object)]
 pub struct NativeFrontend {
     pub name: String,
-    /// `ip:port`, IPv6 in brackets; port 0 lets the kernel choose.
-    pub listen: String,
+    /// `ip:port`, IPv6 in brackets, at least one; port 0 lets the kernel choose.
+    pub listen: Vec<String>,
     pub protocol: NativeProtocol,
     /// Name of a backend.
     pub backend: String,
@@ -327,7 +327,10 @@ impl From<&NativeXdpMode> for XdpMode {
 impl NativeFrontend {
     fn into_spec(self) -> Result<FrontendSpec> {
         Ok(FrontendSpec {
-            listen: addr(&format!("frontends.{}.listen_addr", self.name), &self.listen)?,
+            listen: {
+                let field = format!("frontends.{}.listen_addr", self.name);
+                self.listen.iter().map(|at| addr(&field, at)).collect::<Result<_>>()?
+            },
             name: self.name,
             protocol: (&self.protocol).into(),
             backend: self.backend,

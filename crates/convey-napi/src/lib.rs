@@ -13,6 +13,7 @@ mod event;
 mod explain;
 mod flows;
 mod host;
+mod listening;
 mod live;
 mod probe;
 mod selection;

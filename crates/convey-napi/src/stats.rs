@@ -9,6 +9,8 @@ use convey_runtime::{PacketStats, RefusedEngine, Runtime};
 use napi::bindgen_prelude::Float64Array;
 use napi_derive::napi;
 
+use crate::listening::listening_text;
+
 /// Connections, absent where they are not counted, and bytes; tx is client→server, rx is server→client.
 #[napi(object)]
 pub struct NativeCounters {
@@ -206,7 +208,10 @@ pub fn server_gauge(runtime: &Runtime, backend: &str, server: &str) -> Option<Se
 
 pub fn read(runtime: &Runtime) -> NativeStats {
     let snapshot: &Snapshot = &runtime.snapshot();
-    let addresses: HashMap<_, _> = runtime.addresses().into_iter().collect();
+    let mut addresses: HashMap<_, Vec<_>> = HashMap::new();
+    for (name, address) in runtime.addresses() {
+        addresses.entry(name).or_default().push(address);
+    }
     let counts_connections = runtime.counts_connections();
     let counters = |c: &ConnCounters| counters(c, counts_connections);
     NativeStats {
@@ -220,7 +225,7 @@ pub fn read(runtime: &Runtime) -> NativeStats {
             .iter()
             .map(|f| NativeFrontendStats {
                 name: f.name.to_string(),
-                address: addresses.get(&f.name).map_or_else(String::new, ToString::to_string),
+                address: addresses.get(&f.name).map_or_else(String::new, |all| listening_text(all)),
                 counters: counters(&f.counters),
                 reasons: reasons(&f.reasons),
             })

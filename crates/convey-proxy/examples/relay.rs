@@ -66,7 +66,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
         limits: Limits::default(),
         frontends: vec![FrontendSpec {
             name: "web".to_owned(),
-            listen,
+            listen: vec![listen],
             protocol: Protocol::Tcp,
             backend: "pool".to_owned(),
             max_connections: 0,

@@ -20,8 +20,8 @@ const OPEN_UNKNOWN: u64 = 32;
 pub struct Descriptors {
     /// Worker threads.
     pub workers: usize,
-    /// Frontends to listen for.
-    pub frontends: usize,
+    /// Addresses to listen on.
+    pub listeners: usize,
     /// Descriptors this process has open already.
     pub open: u64,
     /// The limit in force.
@@ -29,21 +29,21 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// What `workers` and `frontends` mean for this process now.
-    pub(crate) fn of(workers: usize, frontends: usize) -> Self {
+    /// What `workers` and `listeners` mean for this process now.
+    pub(crate) fn of(workers: usize, listeners: usize) -> Self {
         // The directory's own handle is among them.
         let open = std::fs::read_dir("/proc/self/fd").map_or(OPEN_UNKNOWN, |fds| fds.count() as u64 - 1);
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        Self { workers, frontends, open, limit }
+        Self { workers, listeners, open, limit }
     }
 
     /// A handle and a socket for each worker, and the door.
-    fn per_frontend(&self) -> u64 {
+    fn per_listener(&self) -> u64 {
         2 * self.workers as u64 + 1
     }
 
     fn needed(&self) -> u64 {
-        PER_WORKER * self.workers as u64 + self.per_frontend() * self.frontends as u64 + RESERVE
+        PER_WORKER * self.workers as u64 + self.per_listener() * self.listeners as u64 + RESERVE
     }
 
     pub(crate) fn suffice(&self) -> bool {
@@ -69,9 +69,9 @@ impl Descriptors {
     }
 }
 
-/// What there is to say before a start with so many workers and frontends, and whether it is refused.
-pub fn descriptors_problem(workers: usize, frontends: usize, max_connections: u64) -> Option<(bool, String)> {
-    let descriptors = Descriptors::of(workers, frontends);
+/// What there is to say before a start with so many workers and listening addresses, and whether it is refused.
+pub fn descriptors_problem(workers: usize, listeners: usize, max_connections: u64) -> Option<(bool, String)> {
+    let descriptors = Descriptors::of(workers, listeners);
     if descriptors.suffice() {
         return Some((false, descriptors.warning(max_connections)?));
     }
@@ -86,13 +86,13 @@ impl fmt::Display for Descriptors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "too few file descriptors: {} worker(s) and {} frontend(s) need {} ({PER_WORKER} a worker, 2 x workers + 1 = \
-             {} a frontend, {RESERVE} for checks, statistics and the first connections), {} are open already and the \
+            "too few file descriptors: {} worker(s) and {} listening address(es) need {} ({PER_WORKER} a worker, 2 x workers + 1 = \
+             {} a listening address, {RESERVE} for checks, statistics and the first connections), {} are open already and the \
              limit is {}: {REMEDY}, or have fewer workers",
             self.workers,
-            self.frontends,
+            self.listeners,
             self.needed(),
-            self.per_frontend(),
+            self.per_listener(),
             self.open,
             self.limit
         )
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_grows_with_workers_times_frontends() {
-        let mut descriptors = Descriptors { workers: 2, frontends: 3, open: 20, limit: 57 };
+        let mut descriptors = Descriptors { workers: 2, listeners: 3, open: 20, limit: 57 };
         assert_eq!(descriptors.needed(), 6 + 15 + 16);
         assert!(descriptors.suffice());
         descriptors.limit = 56;
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn room_for_few_connections_is_worth_a_warning() {
-        let descriptors = Descriptors { workers: 1, frontends: 1, open: 20, limit: 242 };
+        let descriptors = Descriptors { workers: 1, listeners: 1, open: 20, limit: 242 };
         assert!(descriptors.warning(0).unwrap().contains("some 100 connections;"));
         assert_eq!(descriptors.warning(100), None);
         assert!(descriptors.warning(101).unwrap().contains("asks for 101"));

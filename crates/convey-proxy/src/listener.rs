@@ -258,10 +258,10 @@ impl ListenGroup {
         made.map_or_else(|| Ok(self.socket(worker).try_clone()?.into()), Ok)
     }
 
-    /// Whether `frontend` can take this group over.
-    pub fn serves(&self, frontend: &Frontend) -> bool {
-        let is_there = self.local == frontend.listen
-            || self.configured == frontend.listen && self.frontend == frontend.name;
+    /// Whether `frontend` can take this group over for its address `listen`.
+    pub fn serves(&self, frontend: &Frontend, listen: SocketAddr) -> bool {
+        let is_there =
+            self.local == listen || self.configured == listen && self.frontend == frontend.name;
         // What a service manager's socket speaks is not ours to choose.
         is_there && (self.inherited || self.wants_mptcp == frontend.sockets.mptcp)
     }

@@ -4,6 +4,7 @@
 //! listener that goes closes only when no handshake is under way on it and its queue is served, so that no
 //! client whose connect succeeded is reset.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,8 +37,9 @@ pub(crate) struct Listeners {
 
 #[derive(Debug)]
 struct State {
+    /// Frontends of those that serve.
     names: Vec<Arc<str>>,
-    /// In the order of the snapshot's frontends.
+    /// In the order of the snapshot's frontends and their addresses.
     serving: Vec<Arc<ListenGroup>>,
     /// Accepting what is under way.
     leaving: Vec<Arc<ListenGroup>>,
@@ -61,7 +63,7 @@ impl State {
 impl Listeners {
     /// Takes charge of what [`Plan::first`] bound.
     pub fn new(shared: Arc<Shared>, workers: usize, plan: Plan) -> Self {
-        let Plan { names, groups } = plan;
+        let Plan { names, groups, .. } = plan;
         let state =
             State { names, serving: groups, leaving: Vec::new(), closing: Vec::new(), stopped: false };
         Self { shared, workers, state: Mutex::new(state), settled: Condvar::new() }
@@ -135,7 +137,7 @@ impl Listeners {
         }
     }
 
-    /// Where each frontend listens, by name.
+    /// Where frontends listen, by name, each address once.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let state = self.state();
         state.names.iter().cloned().zip(state.serving.iter().map(|g| g.local)).collect()
@@ -207,9 +209,11 @@ fn contains(groups: &[Arc<ListenGroup>], group: &ListenGroup) -> bool {
     groups.iter().any(|g| g.id == group.id)
 }
 
-/// The listeners of a snapshot, in the order of its frontends.
+/// The listeners of a snapshot, in the order of its frontends and their addresses.
 pub(crate) struct Plan {
     names: Vec<Arc<str>>,
+    /// Index of each one's frontend.
+    frontends: Vec<usize>,
     groups: Vec<Arc<ListenGroup>>,
 }
 
@@ -227,52 +231,55 @@ impl Plan {
         going: &[Arc<ListenGroup>],
         workers: usize,
     ) -> Result<Self, ProxyError> {
-        let mut groups: Vec<Option<Arc<ListenGroup>>> = vec![None; snapshot.frontends.len()];
-        for (slot, frontend) in snapshot.frontends.iter().enumerate() {
-            let mut kept = serving.iter().filter(|g| g.serves(frontend));
-            groups[slot] = kept.find(|g| !groups.iter().flatten().any(|taken| taken.id == g.id)).cloned();
+        let wanted: Vec<(usize, &Frontend, SocketAddr)> = listens(snapshot).collect();
+        let mut groups: Vec<Option<Arc<ListenGroup>>> = vec![None; wanted.len()];
+        let mut taken = HashSet::new();
+        for (slot, (_, frontend, listen)) in wanted.iter().enumerate() {
+            let mut kept = serving.iter().filter(|g| g.serves(frontend, *listen));
+            groups[slot] = kept.find(|g| taken.insert(g.id)).cloned();
         }
-        let (kept, leaving): (Vec<_>, Vec<_>) =
-            serving.iter().cloned().partition(|g| groups.iter().flatten().any(|kept| kept.id == g.id));
+        let (kept, leaving): (Vec<_>, Vec<_>) = serving.iter().cloned().partition(|g| taken.contains(&g.id));
         let going: Vec<_> = leaving.into_iter().chain(going.iter().cloned()).collect();
         let mut beside = Vec::new();
-        for (slot, frontend) in snapshot.frontends.iter().enumerate() {
+        for (slot, &(_, frontend, listen)) in wanted.iter().enumerate() {
             if groups[slot].is_some() {
                 continue;
             }
-            let (group, old) = claim(frontend, workers, &going).map_err(|source| {
-                let holder = kept.iter().chain(groups.iter().flatten()).find(|g| g.overlaps(frontend.listen));
+            let (group, old) = claim(frontend, listen, workers, &going).map_err(|source| {
+                let holder = kept.iter().chain(groups.iter().flatten()).find(|g| g.overlaps(listen));
                 ProxyError::Bind {
                     frontend: frontend.name.to_string(),
-                    addr: frontend.listen,
+                    addr: listen,
                     holder: holder.map(|g| g.frontend.to_string()),
                     source,
                 }
             })?;
             let group = Arc::new(group);
             if !old.is_empty() {
-                beside.push((frontend, group.clone(), old));
+                beside.push((frontend, listen, group.clone(), old));
             }
             groups[slot] = Some(group);
         }
         // Not before all are bound: what a client has begun on a listener that goes again is reset.
-        for (frontend, group, old) in beside {
+        for (frontend, addr, group, old) in beside {
             group.listen(&old).map_err(|source| ProxyError::Bind {
                 frontend: frontend.name.to_string(),
-                addr: frontend.listen,
+                addr,
                 holder: None,
                 source,
             })?;
         }
-        let names = snapshot.frontends.iter().map(|f| f.name.clone()).collect();
-        Ok(Self { names, groups: groups.into_iter().flatten().collect() })
+        let (names, frontends) =
+            wanted.iter().map(|(index, frontend, _)| (frontend.name.clone(), *index)).unzip();
+        Ok(Self { names, frontends, groups: groups.into_iter().flatten().collect() })
     }
 
     /// Sets what of the listeners' options can change while they live. Returns warnings: of those of `known`, which
     /// were there before, only about what is new.
     pub fn set_options(&self, snapshot: &Snapshot, known: &[Arc<ListenGroup>]) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (group, frontend) in self.groups.iter().zip(&snapshot.frontends) {
+        for (group, &index) in self.groups.iter().zip(&self.frontends) {
+            let frontend = &snapshot.frontends[index];
             let name = &frontend.name;
             if let Some(why) = group.no_mptcp.as_ref().filter(|_| !contains(known, group)) {
                 warnings.push(format!("frontend {name} listens for plain TCP, not for Multipath TCP: {why}"));
@@ -281,30 +288,41 @@ impl Plan {
                 warnings.push(format!("frontend {name} has no TCP Fast Open: {why}"));
             }
         }
+        warnings.dedup();
         warnings
     }
 
-    /// Listener ids and the frontends they belong to.
+    /// Listener ids and the frontends they belong to, in the order of ids.
     pub fn routes(&self) -> Vec<(u64, usize)> {
-        self.groups.iter().enumerate().map(|(frontend, group)| (group.id, frontend)).collect()
+        let mut routes: Vec<_> =
+            self.groups.iter().map(|group| group.id).zip(self.frontends.iter().copied()).collect();
+        routes.sort_unstable();
+        routes
     }
 }
 
-/// Binds the address of `frontend`, beside those of `going` that are in the way; returns these.
+/// Every listening address: index of its frontend, the frontend, the address.
+pub(crate) fn listens(snapshot: &Snapshot) -> impl Iterator<Item = (usize, &Frontend, SocketAddr)> {
+    let frontends = snapshot.frontends.iter().enumerate();
+    frontends.flat_map(|(index, f)| f.listen.iter().map(move |listen| (index, f, *listen)))
+}
+
+/// Binds `listen`, beside those of `going` that are in the way; returns these.
 fn claim(
     frontend: &Frontend,
+    listen: SocketAddr,
     workers: usize,
     going: &[Arc<ListenGroup>],
 ) -> io::Result<(ListenGroup, Vec<Arc<ListenGroup>>)> {
-    match ListenGroup::bind(frontend.name.clone(), frontend.listen, workers, frontend.sockets) {
+    match ListenGroup::bind(frontend.name.clone(), listen, workers, frontend.sockets) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             // One of the service manager's never lets go of its address.
-            let in_the_way = |g: &&Arc<ListenGroup>| !g.inherited && g.overlaps(frontend.listen);
+            let in_the_way = |g: &&Arc<ListenGroup>| !g.inherited && g.overlaps(listen);
             let old: Vec<_> = going.iter().filter(in_the_way).cloned().collect();
             if old.is_empty() {
                 return Err(error);
             }
-            let (name, listen) = (frontend.name.clone(), frontend.listen);
+            let name = frontend.name.clone();
             let group = ListenGroup::bind_beside(name, listen, workers, frontend.sockets, &old)?;
             Ok((group, old))
         }

@@ -10,7 +10,7 @@ use crate::choice::Choice;
 use crate::descriptors::Descriptors;
 use crate::error::ProxyError;
 use crate::events::Events;
-use crate::listeners::{Listeners, Plan};
+use crate::listeners::{Listeners, Plan, listens};
 use crate::log::{LogError, LogSpec};
 use crate::published::Published;
 use crate::shared::Shared;
@@ -34,7 +34,7 @@ impl Proxy {
     /// [`ProxyError`] names the frontend and address, or the worker, or how many file descriptors are missing.
     pub fn start(snapshot: Arc<Snapshot>, workers: usize, events: EventSink) -> Result<Self, ProxyError> {
         let workers = workers.max(1);
-        let descriptors = Descriptors::of(workers, snapshot.frontends.len());
+        let descriptors = Descriptors::of(workers, listens(&snapshot).count());
         if !descriptors.suffice() {
             return Err(ProxyError::Descriptors(descriptors));
         }
@@ -75,7 +75,7 @@ impl Proxy {
         self.listeners.settle();
     }
 
-    /// Where each frontend listens, by name, with the port the kernel chose for port 0. A listener that is closed
+    /// Where frontends listen, by name, with the port the kernel chose for port 0. A listener that is closed
     /// is not among them.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         self.listeners.addresses()

@@ -176,7 +176,7 @@ fn child_with_ten_source_ports() {
     let listener = std::net::TcpListener::bind("127.0.0.1:5000").unwrap();
     let server = lab::serve_on(listener, echo);
     let mut spec = spec(&[server]);
-    spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
+    spec.frontends[0].listen = vec!["127.0.0.1:5001".parse().unwrap()];
     let lab = Lab::start(spec);
     // Clients bind ports outside the range, so that all ten are left for the balancer.
     let connect = |port| connect_from(port, &lab);
@@ -228,7 +228,7 @@ fn child_that_would_connect_to_itself() {
     lab::reset(itself);
 
     let mut spec = spec(&[dead]);
-    spec.frontends[0].listen = "127.0.0.1:5001".parse().unwrap();
+    spec.frontends[0].listen = vec!["127.0.0.1:5001".parse().unwrap()];
     let lab = Lab::start(spec.clone());
     for n in 0..3 {
         let mut client = connect_from(6000 + n, &lab);

@@ -17,7 +17,7 @@ use lab::{Lab, echo, frontend, named, read_all, serve, spec};
 fn a_hundred_reloads_under_load_fail_no_connection() {
     let mut spec = spec(&[serve(named("served")), serve(named("served"))]);
     let lab = Lab::start(spec.clone());
-    spec.frontends[0].listen = lab.addr();
+    spec.frontends[0].listen = vec![lab.addr()];
     let (addr, over) = (lab.addr(), AtomicBool::new(false));
     let connections = AtomicU64::new(0);
     thread::scope(|s| {
@@ -66,13 +66,80 @@ fn frontends_come_and_go_and_open_connections_of_those_that_go_stay() {
     third.read_exact(&mut [0]).unwrap();
 }
 
+/// Free ports of loopback, as far as anybody can tell.
+fn free(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+#[test]
+fn addresses_of_a_frontend_come_and_go_and_the_others_and_its_counts_stay() {
+    let ports = free(3);
+    let mut spec = spec(&[serve(named("served"))]);
+    spec.frontends[0].listen = vec![ports[0], ports[1], "[::1]:0".parse().unwrap()];
+    let lab = Lab::start(spec.clone());
+    let addresses = |lab: &Lab| lab.proxy.addresses().into_iter().map(|(_, at)| at).collect::<Vec<_>>();
+    let first = addresses(&lab);
+    assert_eq!(first[..2], ports[..2]);
+    assert!(first[2].is_ipv6() && first[2].port() != 0, "{first:?}");
+    for at in &first {
+        assert_eq!(read_all(&mut lab::connect(*at)), b"served");
+    }
+    // What waits in a queue belongs to a listener that is not touched.
+    spec.frontends[0].listen = vec![ports[2], "[::1]:0".parse().unwrap(), ports[1]];
+    lab.install(spec);
+    assert_eq!(addresses(&lab), [ports[2], first[2], ports[1]]);
+    assert!(TcpStream::connect(ports[0]).is_err(), "the address that went is still listened on");
+    for at in addresses(&lab) {
+        assert_eq!(read_all(&mut lab::connect(at)), b"served");
+    }
+    lab.wait_idle();
+    assert_eq!(lab.snapshot().frontends[0].counters.total(), 6);
+}
+
+#[test]
+fn a_limit_counts_the_frontend_over_all_its_addresses() {
+    let mut spec = spec(&[serve(echo)]);
+    spec.frontends[0].listen = free(8);
+    spec.frontends[0].max_connections = 3;
+    let _lab = Lab::start(spec.clone());
+    let mut open: Vec<TcpStream> = Vec::new();
+    for at in &spec.frontends[0].listen[..3] {
+        let mut client = lab::connect(*at);
+        client.write_all(b"a").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        open.push(client);
+    }
+    for at in &spec.frontends[0].listen {
+        assert_eq!(read_all(&mut lab::connect(*at)), b"", "{at} is beyond the limit");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_keeps_the_whole_set_as_it_was() {
+    let ports = free(2);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut spec = spec(&[serve(named("served"))]);
+    spec.frontends[0].listen = vec![ports[0]];
+    let lab = Lab::start(spec.clone());
+    spec.frontends[0].listen = vec![ports[1], taken.local_addr().unwrap()];
+    let snapshot = lab.snapshot().next(spec).unwrap();
+    let error = lab.proxy.install(Arc::new(snapshot)).unwrap_err();
+    assert!(
+        matches!(&error, ProxyError::Bind { addr, .. } if *addr == taken.local_addr().unwrap()),
+        "{error}"
+    );
+    assert_eq!(read_all(&mut lab::connect(ports[0])), b"served");
+    assert!(TcpStream::connect(ports[1]).is_err());
+}
+
 #[test]
 fn an_address_is_handed_over_when_its_frontend_is_renamed() {
     let mut spec = spec(&[serve(named("served"))]);
     let lab = Lab::start(spec.clone());
     let addr = lab.addr();
     spec.frontends[0].name = "renamed".to_owned();
-    spec.frontends[0].listen = addr;
+    spec.frontends[0].listen = vec![addr];
     lab.install(spec);
     assert_eq!(lab.addr_of("renamed"), addr);
     assert_eq!(read_all(&mut lab::connect(addr)), b"served");
@@ -123,7 +190,7 @@ fn a_reload_that_cannot_bind_changes_nothing() {
 fn a_second_proxy_on_the_same_address_is_refused_with_a_clear_error() {
     let first = Lab::start(spec(&[serve(echo)]));
     let mut spec = spec(&[serve(echo)]);
-    spec.frontends[0].listen = first.addr();
+    spec.frontends[0].listen = vec![first.addr()];
     let snapshot = Arc::new(convey_core::Snapshot::first(spec, 2).unwrap());
     bind_error(Proxy::start(snapshot, 2, Arc::new(|_| ())), "web", first.addr());
 }
@@ -133,7 +200,7 @@ fn a_proxy_can_start_again_on_its_address_at_once() {
     let mut spec = spec(&[serve(named("served"))]);
     for _ in 0..5 {
         let lab = Lab::start(spec.clone());
-        spec.frontends[0].listen = lab.addr();
+        spec.frontends[0].listen = vec![lab.addr()];
         // The proxy closes first, so the connection lingers in TIME_WAIT on its side.
         let mut client = lab.connect();
         assert_eq!(read_all(&mut client), b"served");

@@ -185,7 +185,7 @@ fn families_mix_from_ipv6_clients_to_ipv4_servers_and_back() {
     let six: SocketAddr = lab::serve_on(six, echo);
     for (listen, server) in [("[::1]:0", serve(echo)), ("127.0.0.1:0", six), ("[::]:0", six)] {
         let mut spec = spec(&[server]);
-        spec.frontends[0].listen = listen.parse().unwrap();
+        spec.frontends[0].listen = vec![listen.parse().unwrap()];
         let lab = Lab::start(spec);
         let mut addr = lab.addr();
         if addr.ip().is_unspecified() {

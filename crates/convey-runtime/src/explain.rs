@@ -19,9 +19,10 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
     let frontend = snapshot
         .frontends
         .iter()
-        .filter(|f| f.protocol == protocol && listens(f.listen))
-        .min_by_key(|f| f.listen.ip().is_unspecified());
-    let Some(frontend) = frontend else {
+        .filter(|f| f.protocol == protocol)
+        .flat_map(|f| f.listen.iter().filter(|listen| listens(**listen)).map(move |listen| (listen, f)))
+        .min_by_key(|(listen, _)| listen.ip().is_unspecified());
+    let Some((_, frontend)) = frontend else {
         e.steps.push(Step::NoFrontend { destination });
         return e;
     };

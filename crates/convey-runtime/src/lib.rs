@@ -487,7 +487,8 @@ pub fn host_report(spec: RuntimeSpec) -> Result<HostReport, RuntimeError> {
 }
 
 fn descriptors(snapshot: &Snapshot, workers: usize) -> Vec<Problem> {
-    let of = descriptors_problem(workers.max(1), snapshot.frontends.len(), snapshot.limits.max_connections);
+    let listeners = snapshot.frontends.iter().map(|f| f.listen.len()).sum();
+    let of = descriptors_problem(workers.max(1), listeners, snapshot.limits.max_connections);
     let problem = |(is_refused, fact)| {
         let (kind, consequence) = if is_refused {
             ("no_descriptors", "The start is refused.")

@@ -99,7 +99,8 @@ impl PacketPath {
     /// Frontends on every address follow the addresses that come and go.
     fn follow_addresses(&self, addresses: &[IpAddr]) {
         let mut installed = lock(&self.installed);
-        let is_wildcard = installed.snapshot.frontends.iter().any(|f| f.listen.ip().is_unspecified());
+        let is_wildcard =
+            installed.snapshot.frontends.iter().flat_map(|f| &f.listen).any(|at| at.ip().is_unspecified());
         if !installed.accepting || !is_wildcard || installed.options.local_addresses == addresses {
             return;
         }
@@ -190,7 +191,8 @@ impl PacketPath {
         if !installed.accepting {
             return Vec::new();
         }
-        installed.snapshot.frontends.iter().map(|f| (f.name.clone(), f.listen)).collect()
+        let frontends = installed.snapshot.frontends.iter();
+        frontends.flat_map(|f| f.listen.iter().map(|listen| (f.name.clone(), *listen))).collect()
     }
 
     pub(crate) fn stats(&self) -> PacketStats {

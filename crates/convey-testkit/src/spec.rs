@@ -26,7 +26,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
         name: (*name).into(),
-        listen: listen.parse().expect("an address"),
+        listen: vec![listen.parse().expect("an address")],
         protocol: *protocol,
         backend: "b".into(),
         max_connections: 0,

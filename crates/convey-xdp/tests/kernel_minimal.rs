@@ -31,7 +31,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
     };
     let frontend = |name: &str, protocol| FrontendSpec {
         name: name.into(),
-        listen: VIP.parse().unwrap(),
+        listen: vec![VIP.parse().unwrap()],
         protocol,
         backend: "pool".into(),
         max_connections: 0,

@@ -1,7 +1,7 @@
 //! From a [`Snapshot`] to the tables of the packet path.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -167,12 +167,12 @@ impl PacketSnapshot {
         let mut vips = HashMap::default();
         let mut nat_paths = HashSet::default();
         // Those on one address first: they keep it where another stands for every address.
-        let (wildcard, exact): (Vec<_>, Vec<_>) =
-            snapshot.frontends.iter().partition(|f| f.listen.ip().is_unspecified());
-        for frontend in exact.into_iter().chain(wildcard) {
+        let listens = snapshot.frontends.iter().flat_map(|f| f.listen.iter().map(move |at| (f, *at)));
+        let (wildcard, exact): (Vec<_>, Vec<_>) = listens.partition(|(_, at)| at.ip().is_unspecified());
+        for (frontend, listen) in exact.into_iter().chain(wildcard) {
             let protocol = protocol_number(frontend.protocol);
-            let port = frontend.listen.port();
-            for address in addresses(frontend, options) {
+            let port = listen.port();
+            for address in addresses(listen, options) {
                 let vip = Vip { address: address.bits(), port, protocol };
                 if vips.contains_key(&vip) {
                     continue;
@@ -189,7 +189,7 @@ impl PacketSnapshot {
                 let placed = assignment.place(identity, is_same);
                 let Placed { slot, is_known } = placed.ok_or_else(|| too_many("frontends", "frontends"))?;
                 let old = old_frontend(slot).filter(|_| is_known);
-                frontends.push((slot, packet_frontend(frontend, address, options, old)));
+                frontends.push((slot, packet_frontend(frontend, address, port, options, old)));
                 vips.insert(vip, slot);
                 if snapshot.mode == Mode::Passthrough {
                     for nat in &*nat_sources(address, options) {
@@ -334,6 +334,7 @@ fn packet_server(
 fn packet_frontend(
     f: &Frontend,
     address: Addr,
+    port: u16,
     options: &PacketOptions,
     old: Option<&PacketFrontend>,
 ) -> PacketFrontend {
@@ -341,7 +342,7 @@ fn packet_frontend(
         name: f.name.clone(),
         protocol: protocol_number(f.protocol),
         address,
-        port: f.listen.port(),
+        port,
         nat_sources: nat_sources(address, options),
         max_connections: f.max_connections,
         counters: f.counters.clone(),
@@ -352,9 +353,9 @@ fn packet_frontend(
     }
 }
 
-/// The addresses a frontend has: its own, or every one of its family that packets can have.
-pub(super) fn addresses(frontend: &Frontend, options: &PacketOptions) -> Vec<Addr> {
-    let listen = frontend.listen.ip();
+/// The addresses `listen` stands for: its own, or every one of its family that packets can have.
+pub(super) fn addresses(listen: SocketAddr, options: &PacketOptions) -> Vec<Addr> {
+    let listen = listen.ip();
     if !listen.is_unspecified() {
         return vec![listen.into()];
     }

@@ -1,6 +1,7 @@
 //! What of a [`Snapshot`] cannot be forwarded by packets.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use convey_core::{Frontend, Mode, Snapshot};
 use convey_packet::Addr;
@@ -45,7 +46,10 @@ pub(super) fn check(
     check_tracking(snapshot, options)?;
     check_nat_addresses(snapshot.mode, options)?;
     for frontend in &snapshot.frontends {
-        check_frontend(snapshot, frontend, options)?;
+        for listen in &frontend.listen {
+            check_listen(snapshot, frontend, *listen, options)?;
+        }
+        check_ports(snapshot, frontend)?;
     }
     Ok(())
 }
@@ -94,15 +98,15 @@ fn check_nat_addresses(mode: Mode, options: &PacketOptions) -> Result<(), Packet
     Ok(())
 }
 
-fn check_frontend(
+fn check_listen(
     snapshot: &Snapshot,
     frontend: &Frontend,
+    listen: SocketAddr,
     options: &PacketOptions,
 ) -> Result<(), PacketSpecError> {
     let key = format!("frontends.{}.listen_addr", frontend.name);
-    let listen = frontend.listen;
     if listen.ip().is_unspecified() {
-        if addresses(frontend, options).is_empty() {
+        if addresses(listen, options).is_empty() {
             let message = format!(
                 "{listen} stands for every IPv{} address of this host, which has none but loopback and link-local \
                  ones; give the host an address, or name one here",
@@ -133,24 +137,38 @@ fn check_frontend(
         if server.addr.port() == 0 {
             return Err(invalid(key, "must have a port"));
         }
-        if !is_passthrough && listen.port() != 0 && server.addr.port() != listen.port() {
-            let message = format!(
-                "has port {} where frontend \"{}\" has {}; direct server return cannot change the port",
-                server.addr.port(),
-                frontend.name,
-                listen.port()
-            );
-            return Err(invalid(key, message));
-        }
         let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
         let is_own = server.addr == listen
             || (server.addr.port() == listen.port()
-                && addresses(frontend, options).contains(&server.addr.ip().into()));
+                && addresses(listen, options).contains(&server.addr.ip().into()));
         if is_rewrite && is_own {
             return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
         }
     }
     Ok(())
+}
+
+/// Direct server return leaves ports as they are: a server's, which health checks ask, is one of its frontend's.
+fn check_ports(snapshot: &Snapshot, frontend: &Frontend) -> Result<(), PacketSpecError> {
+    if snapshot.mode != Mode::Dsr || frontend.listen.iter().any(|listen| listen.port() == 0) {
+        return Ok(());
+    }
+    let ports: BTreeSet<u16> = frontend.listen.iter().map(SocketAddr::port).collect();
+    let backend = &snapshot.backends[frontend.backend];
+    let Some(server) = backend.servers.iter().find(|s| !ports.contains(&s.addr.port())) else {
+        return Ok(());
+    };
+    let of_frontend = match (ports.len(), ports.first(), ports.last()) {
+        (1, Some(port), _) => port.to_string(),
+        (n, Some(first), Some(last)) => format!("{n} ports from {first} to {last}"),
+        _ => String::new(),
+    };
+    let message = format!(
+        "has port {} where frontend \"{}\" has {of_frontend}; direct server return cannot change the port",
+        server.addr.port(),
+        frontend.name,
+    );
+    Err(invalid(format!("backends.{}.servers.{}.addr", backend.name, server.name), message))
 }
 
 /// Whether packets from elsewhere can be addressed to it. A link-local IPv6 address names no interface.

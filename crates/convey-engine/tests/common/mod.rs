@@ -62,7 +62,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
             let listen: SocketAddr = f.listen.parse().expect("an address");
             FrontendSpec {
                 name: f.name.clone(),
-                listen,
+                listen: vec![listen],
                 protocol: if f.protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp },
                 backend: family(&listen).into(),
                 max_connections: 0,
@@ -145,7 +145,7 @@ impl Lab {
         set_servers(&mut world, servers, 80);
         let mut spec = spec(&world);
         // IPv6 would take its time and show nothing new.
-        spec.frontends.retain(|f| f.listen.is_ipv4());
+        spec.frontends.retain(|f| f.listen[0].is_ipv4());
         let udp = spec.frontends.iter().map(|f| FrontendSpec {
             name: format!("{} datagrams", f.name),
             protocol: Protocol::Udp,

@@ -40,7 +40,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
 pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
     FrontendSpec {
         name: name.to_owned(),
-        listen: listen.parse().unwrap(),
+        listen: vec![listen.parse().unwrap()],
         protocol: Protocol::Tcp,
         backend: "pool".to_owned(),
         max_connections: 0,

@@ -112,10 +112,10 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
         let protocol =
             if identity.protocol == protocol_number(Protocol::Udp) { Protocol::Udp } else { Protocol::Tcp };
         backend(spec, of_backend);
-        if spec.frontends.iter().all(|f| (f.listen, f.protocol) != (listen, protocol)) {
+        if spec.frontends.iter().all(|f| f.protocol != protocol || !f.listen.contains(&listen)) {
             spec.frontends.push(FrontendSpec {
                 name: format!("{} ({listen}, removed)", identity.name),
-                listen,
+                listen: vec![listen],
                 protocol,
                 backend: of_backend.clone(),
                 max_connections: 0,

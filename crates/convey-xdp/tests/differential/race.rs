@@ -212,10 +212,10 @@ fn client(cpu: usize, shared: &Shared) {
 fn converse(random: &mut Random, setup: &Setup, send: &mut impl FnMut(P) -> Option<(String, String)>) {
     let frontends = &setup.spec.frontends;
     let frontend = &frontends[random.below(frontends.len())];
-    let fit: Vec<_> = setup.clients.iter().filter(|c| c.is_ipv4() == frontend.listen.is_ipv4()).collect();
+    let fit: Vec<_> = setup.clients.iter().filter(|c| c.is_ipv4() == frontend.listen[0].is_ipv4()).collect();
     let client =
         std::net::SocketAddr::new(*fit[random.below(fit.len())], 1024 + random.below(40) as u16).to_string();
-    let mut listen = frontend.listen;
+    let mut listen = frontend.listen[0];
     if listen.port() == 0 {
         listen.set_port(80);
     }

@@ -62,7 +62,7 @@ pub fn is_passthrough(setup: &Setup) -> bool {
 fn spec(mode: Mode, small: bool) -> SnapshotSpec {
     let frontend = |name: &str, listen: &str, protocol, backend: &str| FrontendSpec {
         name: name.into(),
-        listen: listen.parse().unwrap(),
+        listen: vec![listen.parse().unwrap()],
         protocol,
         backend: backend.into(),
         max_connections: if small { 12 } else { 0 },
@@ -77,7 +77,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
     ];
     if mode == Mode::Dsr {
         // It cannot change the port, which is the servers' one.
-        frontends.retain(|f| f.listen.port() == 80);
+        frontends.retain(|f| f.listen[0].port() == 80);
         frontends.push(frontend("any6", "[2001:db8:1::11]:0", udp, "v6"));
         frontends.push(frontend("any", "192.0.2.11:0", udp, "v4"));
         frontends.push(frontend("any-tcp", "192.0.2.11:0", tcp, "v4"));
@@ -145,7 +145,7 @@ fn next_hops() -> NextHops {
 
 /// Where frontends listen, and whether by TCP.
 pub fn listening(spec: &SnapshotSpec) -> Vec<(String, bool)> {
-    spec.frontends.iter().map(|f| (f.listen.to_string(), f.protocol == Protocol::Tcp)).collect()
+    spec.frontends.iter().map(|f| (f.listen[0].to_string(), f.protocol == Protocol::Tcp)).collect()
 }
 
 /// A server goes down, is drained, leaves or comes back, or a frontend does, or a limit moves.
@@ -181,7 +181,7 @@ pub fn described(spec: &SnapshotSpec) -> String {
     let frontends: Vec<String> = spec
         .frontends
         .iter()
-        .map(|f| format!("{} {:?} limit {}", f.listen, f.protocol, f.max_connections))
+        .map(|f| format!("{:?} {:?} limit {}", f.listen, f.protocol, f.max_connections))
         .collect();
     let limit = spec.limits.max_connections;
     format!("frontends {}; servers {}; limit {limit}", frontends.join(", "), servers.join(", "))
