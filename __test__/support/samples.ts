@@ -23,7 +23,7 @@ export async function loadSample(name: Sample): Promise<Config> {
 export function withFreePorts(config: Config): Config {
   const free = structuredClone(config);
   for (const frontend of Object.values(free.frontends)) {
-    frontend.listen_addr = frontend.listen_addr.replace(/:\d+$/, ":0");
+    frontend.listen_addr = frontend.listen_addr?.replace(/:\d+$/, ":0");
   }
   if (free.stats) free.stats.port = 0;
   return free;

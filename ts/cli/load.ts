@@ -19,8 +19,8 @@ export async function loadOrExplain(
   const problems = result.ok ? (warnings ? result.warnings : []) : result.problems;
   if (problems.length > 0) {
     const terminal = process.stderr.isTTY === true;
-    const source = terminal ? result.text : undefined;
-    process.stderr.write(`${formatProblems(problems, { color: useColor(terminal), source })}\n`);
+    const sources = terminal ? result.texts : undefined;
+    process.stderr.write(`${formatProblems(problems, { color: useColor(terminal), sources })}\n`);
   }
   return result.ok ? result : undefined;
 }

@@ -23,7 +23,7 @@ export function planCommand(program: Command): void {
           import("../control/plan.ts"),
           import("../config/diagnostics.ts"),
         ]);
-        const input = file === undefined ? {} : { query: { file }, text: await tomlOf(file) };
+        const input = file === undefined ? {} : await tomlOf(file);
         const plan = await call(options, "post", "/api/v1/plan", input, { patient: true });
         if (!plan.ok) process.exitCode = EXIT.failure;
         if (options.json) return printJson(plan);
@@ -34,16 +34,30 @@ export function planCommand(program: Command): void {
     });
 }
 
-async function tomlOf(file: string): Promise<{ type: string; text: string }> {
-  const [{ readSmallFile }, { MAX_FILE_BYTES }, { ConveyError }] = await Promise.all([
-    import("../config/read.ts"),
-    import("../config/load.ts"),
+type Body = { query: { file: string }; text: { type: string; text: string } };
+
+async function tomlOf(file: string): Promise<Body> {
+  const [{ readFile }, { gather }, { stringify }, { ConveyError }] = await Promise.all([
+    import("../config/source-file.ts"),
+    import("../config/gather.ts"),
+    import("smol-toml"),
     import("../native/index.ts"),
   ]);
-  try {
-    const { bytes } = await readSmallFile(file, MAX_FILE_BYTES, { anything: true });
-    return { type: "application/toml", text: bytes.toString("utf8") };
-  } catch (error) {
-    throw new ConveyError("NOT_FOUND", `${file}: cannot be read: ${(error as Error).message}`);
+  const read = await readFile(file, { anything: true }, process.env);
+  const type = "application/toml";
+  if (!read.ok) {
+    // The running one says what is wrong with a text, and where.
+    if (read.text !== undefined) return { query: { file }, text: { type, text: read.text } };
+    throw new ConveyError("NOT_FOUND", `${file}: ${read.problem.message}`);
   }
+  const { entries, raw, findings, problems } = await gather(read.file, process.env, undefined);
+  if (entries.length === 0) return { query: { file }, text: { type, text: read.file.text } };
+  // The files of this machine are read here; what their variables hold is known where the service runs.
+  if (raw === undefined || problems.length > 0 || [...findings.values()].some((of) => of.length > 0)) {
+    const { loadConfigFile } = await import("../config/load.ts");
+    const { formatProblems } = await import("../config/diagnostics.ts");
+    const loaded = await loadConfigFile(file, [], { host: false });
+    throw new ConveyError("CONFIG_INVALID", formatProblems(loaded.ok ? [] : loaded.problems));
+  }
+  return { query: { file: `${file} put together` }, text: { type, text: stringify(raw) } };
 }

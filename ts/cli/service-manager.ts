@@ -108,7 +108,7 @@ export class ServiceManager {
       else {
         this.#logger.warn(
           fields,
-          `${which} is not used: it listens on ${address}, which is neither a frontend's listen_addr nor that of ` +
+          `${which} is not used: it listens on ${address}, which is neither where a frontend listens nor the address of ` +
             "[stats]; whoever connects to it waits",
         );
       }
@@ -150,7 +150,7 @@ function addressesOf(balancer: Balancer): Set<string> {
   const { config, statsAddress } = balancer;
   const frontends = config.mode === "proxy" ? Object.keys(config.frontends) : [];
   return new Set(
-    [...frontends.map((name) => balancer.address(name)), ...(statsAddress ? [statsAddress] : [])].map(
+    [...frontends.flatMap((name) => balancer.addresses(name)), ...(statsAddress ? [statsAddress] : [])].map(
       hostPort,
     ),
   );

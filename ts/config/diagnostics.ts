@@ -5,20 +5,31 @@ import { inert, type Problem } from "./problem.ts";
 export interface FormatOptions {
   /** Colours, for a terminal. */
   color?: boolean;
-  /** Text of the file: the line and a caret are shown below each problem. */
-  source?: string | undefined;
+  /** Texts by the names of their files: the line and a caret are shown below each problem. */
+  sources?: ReadonlyMap<string, string> | undefined;
   /** Problems shown at most before "and N more"; all unless given. */
   limit?: number;
 }
 
 /** One line for each problem, or three with `source`; no newline at the end. */
 export function formatProblems(problems: readonly Problem[], options: FormatOptions = {}): string {
-  const { limit = Number.POSITIVE_INFINITY, source } = options;
+  const { limit = Number.POSITIVE_INFINITY, sources } = options;
   const paint = pc.createColors(options.color === true);
-  const lines = source === undefined ? undefined : source.replace(/^\ufeff/, "").split(/\r?\n/);
+  const known = new Map<string, string[]>();
+  const linesOf = (file: string): string[] => {
+    const lines =
+      known.get(file) ??
+      sources
+        ?.get(file)
+        ?.replace(/^\ufeff/, "")
+        .split(/\r?\n/) ??
+      [];
+    known.set(file, lines);
+    return lines;
+  };
   const shown = problems.slice(0, limit).flatMap((problem) => {
     const head = headline(problem, paint);
-    const excerpt = lines && problem.line !== undefined ? caret(problem, lines, paint) : [];
+    const excerpt = problem.line === undefined ? [] : caret(problem, linesOf(problem.file ?? ""), paint);
     return [head, ...excerpt];
   });
   if (problems.length > limit) shown.push(`... and ${problems.length - limit} more`);

@@ -1,5 +1,5 @@
 /** What health checks ask servers for, and what is not seen then. */
-import { isWildcard } from "./address.ts";
+import { isEverywhere } from "./listen.ts";
 import { describeValue, type Finding, type KeyPath, quote } from "./problem.ts";
 import { type Backend, error, type Frontend, isTable, oncePerKind, type View } from "./view.ts";
 
@@ -23,7 +23,9 @@ export function healthCheckRules(view: View): Finding[] {
   }
   const used = backends.map((backend) => ({
     backend,
-    frontends: view.frontends.filter(({ backend: name, listen }) => name === backend.name && listen),
+    frontends: view.frontends.filter(
+      ({ backend: name, listen }) => name === backend.name && listen.length > 0,
+    ),
     isL2: (backend.table.dsr_method ?? (isTable(view.root.dsr) ? view.root.dsr.method : undefined)) === "l2",
   }));
   const unasked = (is: (it: (typeof used)[number]) => boolean): KeyPath[] =>
@@ -46,7 +48,7 @@ export function healthCheckRules(view: View): Finding[] {
 }
 
 const askable = (frontends: readonly Frontend[]): Frontend[] =>
-  frontends.filter(({ protocol, listen }) => protocol === "tcp" && listen && !isWildcard(listen));
+  frontends.filter(({ protocol, listen }) => protocol === "tcp" && listen.some((own) => !isEverywhere(own)));
 
 /** Where `check = "vip"` is written. */
 function required({ name, table }: Backend, frontends: readonly Frontend[], isL2: boolean): Finding[] {
@@ -60,7 +62,11 @@ function required({ name, table }: Backend, frontends: readonly Frontend[], isL2
       : "asks servers by TCP for the frontend's address, and only UDP frontends use this backend";
     return [error(at, "value", none, { found, expected: '"address", or a TCP frontend with an address' })];
   }
-  const [first, second] = [...new Set(asked.map(({ listen }) => listen?.host))];
+  const [first, second] = [
+    ...new Set(
+      asked.flatMap(({ listen }) => listen.filter((own) => !isEverywhere(own)).map(({ host }) => host)),
+    ),
+  ];
   if (isL2 || second === undefined) return [];
   return [
     error(

@@ -1,6 +1,6 @@
 /** The schema for editors: JSON Schema, draft 7, which TOML language servers read. */
 import { z } from "zod";
-import { configSchema, wording } from "./schema.ts";
+import { configSchema, frontendSchema, wording } from "./schema.ts";
 
 /** The name that the samples' `#:schema` lines point to, beside them. */
 export const SCHEMA_FILE = "convey.schema.json";
@@ -20,6 +20,9 @@ export function jsonSchema(): object {
         described !== undefined
       ) {
         jsonSchema.description = `${described} Default: ${JSON.stringify(jsonSchema.default)}.`;
+      }
+      if (zodSchema === frontendSchema) {
+        jsonSchema.oneOf = [{ required: ["listen"] }, { required: ["listen_addr"] }];
       }
       if (described?.startsWith("Deprecated")) jsonSchema.deprecated = true;
     },

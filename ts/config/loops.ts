@@ -4,9 +4,10 @@
  * another where a server of the first is an address on which the second listens. Every edge within a circle is
  * told. A weight of 0 changes nothing: the checks connect all the same, and weights change at run time.
  */
-import { hostPort, isLoopback, isWildcard, type SocketAddress } from "./address.ts";
+import { isLoopback, isWildcard, type SocketAddress } from "./address.ts";
+import { formatListen, isEverywhere, MAX_LISTEN } from "./listen.ts";
 import { describeValue, type Finding, type KeyPath, quote } from "./problem.ts";
-import { error, type Frontend, type Server, sameAddress, type View } from "./view.ts";
+import { error, type Frontend, type Listen, type Server, sameAddress, type View } from "./view.ts";
 
 /** One server of a frontend's backend that is the listening address of a frontend. */
 interface Edge {
@@ -39,7 +40,9 @@ type LocalTest = (host: string) => string | undefined;
 function localTo({ frontends, stats }: View, own: ReadonlySet<string>): LocalTest {
   const listening = new Map<string, string>();
   for (const { name, listen } of frontends) {
-    if (listen && !isWildcard(listen)) listening.set(listen.host, `frontend ${quote(name)} listens on it`);
+    for (const own of listen) {
+      if (!isEverywhere(own)) listening.set(own.host, `frontend ${quote(name)} listens on it`);
+    }
   }
   if (stats && !isWildcard(stats)) listening.set(stats.host, "stats.bind is that address");
   return (host) => {
@@ -49,10 +52,16 @@ function localTo({ frontends, stats }: View, own: ReadonlySet<string>): LocalTes
 }
 
 function circles({ frontends, backends }: View, isLocal: LocalTest): Finding[] {
-  const listening = new Map<number, Frontend[]>();
-  for (const frontend of frontends) {
-    const port = frontend.listen?.port ?? 0;
-    listening.set(port, [...(listening.get(port) ?? []), frontend]);
+  // By port: a range of a thousand ports stands at each of them.
+  const listening = new Map<number, { to: Frontend; listen: Listen }[]>();
+  for (const to of frontends) {
+    for (const listen of to.listen) {
+      for (let port = listen.from; port <= Math.min(listen.to, listen.from + MAX_LISTEN); port++) {
+        const there = listening.get(port);
+        if (there) there.push({ to, listen });
+        else listening.set(port, [{ to, listen }]);
+      }
+    }
   }
   const edges = new Map(
     frontends.map((from) => [from.name, edgesOf(from, backends.get(from.backend ?? "")?.servers ?? [])]),
@@ -63,8 +72,8 @@ function circles({ frontends, backends }: View, isLocal: LocalTest): Finding[] {
       const { addr } = server;
       if (!addr || from.backend === undefined) return [];
       const at = ["backends", from.backend, "servers", server.name, "addr"];
-      return (listening.get(addr.port) ?? []).flatMap((to) => {
-        const why = accepts(to.listen, addr, isLocal);
+      return (listening.get(addr.port) ?? []).flatMap(({ to, listen }) => {
+        const why = accepts(listen, addr, isLocal);
         return why === undefined ? [] : [{ to, server, at, why }];
       });
     });
@@ -99,18 +108,13 @@ function circles({ frontends, backends }: View, isLocal: LocalTest): Finding[] {
 }
 
 /** Whether a listener takes connections to an address: "" when it is the same, else why. */
-function accepts(
-  listen: SocketAddress | undefined,
-  addr: SocketAddress,
-  isLocal: LocalTest,
-): string | undefined {
+function accepts(listen: Listen, addr: SocketAddress, isLocal: LocalTest): string | undefined {
   // A frontend's [::] takes IPv6 alone.
-  if (!listen || listen.port === 0 || listen.port !== addr.port || listen.family !== addr.family)
-    return undefined;
-  if (sameAddress(listen, addr)) return "";
-  if (!isWildcard(listen)) return undefined;
+  if (listen.from === 0 || listen.family !== addr.family) return undefined;
+  if (listen.host === addr.host) return "";
+  if (!isEverywhere(listen)) return undefined;
   const why = isLocal(addr.host);
-  return why === undefined ? undefined : `${hostPort(listen)} takes ${addr.host}, since ${why}`;
+  return why === undefined ? undefined : `${formatListen(listen)} takes ${addr.host}, since ${why}`;
 }
 
 /** The frontends on the shortest way from one to another, the last one included; empty when they are the same. */

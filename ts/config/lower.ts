@@ -10,7 +10,9 @@ import type {
   NativeProtocol,
   NativeXdpMode,
 } from "../native/addon/index.js";
+import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
+import { listenAddresses } from "./listen.ts";
 import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol, XdpMode } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
@@ -40,7 +42,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
     ...lowerLog(config),
     frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
       name,
-      listen: frontend.listen_addr,
+      listen: listenAddresses(frontend).map(hostPort),
       protocol: frontend.protocol,
       backend: frontend.backend,
       maxConnections: frontend.max_connections,

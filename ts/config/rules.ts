@@ -3,17 +3,12 @@
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
 
-import {
-  hostPort,
-  isLinkLocal,
-  isLoopback,
-  isWildcard,
-  parsePortRange,
-  type SocketAddress,
-} from "./address.ts";
+import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
+import { entriesOf } from "./include.ts";
+import { listenerRules, packetListenerRules } from "./listeners.ts";
 import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
@@ -24,7 +19,6 @@ import {
   type Frontend,
   isTable,
   oncePerKind,
-  sameAddress,
   type Table,
   type View,
   viewOf,
@@ -36,10 +30,11 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
   if (!isTable(input)) return [];
   const view = viewOf(input);
   return [
+    ...included(view),
     ...names(view),
     ...presence(view),
     ...references(view),
-    ...listeners(view),
+    ...listenerRules(view),
     ...pools(view),
     ...loops(view, host.addresses),
     ...modeRules(view),
@@ -65,6 +60,13 @@ function names({ root, backends }: View): Finding[] {
   return places
     .filter(([, table]) => isTable(table) && Object.hasOwn(table, reserved))
     .map(([at]) => error([...at, reserved], "key", "this name is reserved"));
+}
+
+/** Files have had it replaced by what it names. */
+function included({ root }: View): Finding[] {
+  if (entriesOf(root.include) === undefined) return [];
+  const message = "is for files: a text or an object by itself includes none";
+  return [error(["include"], "key", message, { expected: "all of it in one, or a file" })];
 }
 
 function presence({ root }: View): Finding[] {
@@ -96,61 +98,6 @@ function references({ root, frontends, backends }: View): Finding[] {
     findings.push(warning(["backends", name], "key", "is not used by any frontend"));
   }
   return findings;
-}
-
-interface Taken {
-  address: SocketAddress;
-  protocol: unknown;
-  owner: string;
-}
-
-function listeners(view: View): Finding[] {
-  const { frontends, mode } = view;
-  const findings: Finding[] = [];
-  const taken: Taken[] = [];
-  for (const { name, listen, protocol, table } of frontends) {
-    if (!listen || listen.port === 0) continue;
-    const at = ["frontends", name, "listen_addr"];
-    const other = taken.find((t) => t.protocol === protocol && overlaps(t.address, listen));
-    if (other && sameAddress(other.address, listen)) {
-      findings.push(
-        error(at, "value", `is the address of frontend ${quote(other.owner)} too`, {
-          found: describeValue(table.listen_addr),
-          expected: "an address and port of its own",
-        }),
-      );
-    } else if (other) {
-      // Two listening sockets cannot hold a wildcard and one of its addresses; the packet modes can, and
-      // take the more specific frontend first.
-      const message = `overlaps with frontend ${quote(other.owner)}: one of them is the wildcard address on the same port`;
-      const finding = mode === "proxy" ? error : warning;
-      findings.push(
-        finding(at, "value", message, {
-          found: describeValue(table.listen_addr),
-          expected: "an address and port of its own",
-        }),
-      );
-    }
-    taken.push({ address: listen, protocol, owner: name });
-  }
-  return [...findings, ...statsListener(view, taken)];
-}
-
-function statsListener({ root, stats }: View, taken: readonly Taken[]): Finding[] {
-  if (!stats || stats.port === 0) return [];
-  // Node's [::] takes IPv4 too.
-  const everything = stats.host === "::";
-  const other = taken.find(
-    (t) =>
-      t.protocol === "tcp" && (overlaps(t.address, stats) || (everything && t.address.port === stats.port)),
-  );
-  if (!other) return [];
-  return [
-    error(["stats", "port"], "value", `is taken by frontend ${quote(other.owner)}`, {
-      found: describeValue((root.stats as Table).port),
-      expected: "a port of its own",
-    }),
-  ];
 }
 
 function pools({ backends }: View): Finding[] {
@@ -207,7 +154,7 @@ function proxyRules({ frontends, backends }: View): Finding[] {
       }),
     );
   // The kernel wants to know the link, which only a zone could say.
-  const linkLocal = (at: KeyPath, address: SocketAddress | undefined, written: unknown): Finding[] =>
+  const linkLocal = (at: KeyPath, address: { host: string } | undefined, written: unknown): Finding[] =>
     address && isLinkLocal(address.host)
       ? [
           error(at, "value", "is a link-local address, which needs a zone, and zones are not supported", {
@@ -218,9 +165,7 @@ function proxyRules({ frontends, backends }: View): Finding[] {
       : [];
   return [
     ...udp,
-    ...frontends.flatMap(({ name, listen, table }) =>
-      linkLocal(["frontends", name, "listen_addr"], listen, table.listen_addr),
-    ),
+    ...frontends.flatMap(({ listen }) => listen.flatMap((own) => linkLocal(own.at, own, own.written))),
     ...[...backends.values()].flatMap((backend) =>
       backend.servers.flatMap(({ name, addr, table }) =>
         linkLocal(["backends", backend.name, "servers", name, "addr"], addr, table.addr),
@@ -240,55 +185,9 @@ function keepForwarding({ root: { shutdown, engine } }: View): Finding[] {
 
 function packetRules(view: View): Finding[] {
   const { root, frontends, backends, mode } = view;
-  const findings: Finding[] = keepForwarding(view);
-  for (const { name, listen, table, backend } of frontends) {
-    if (!listen) continue;
-    const at = ["frontends", name, "listen_addr"];
-    if (listen.port === 0) {
-      findings.push(
-        error(at, "value", `has port 0, which only proxy mode can let the kernel choose`, {
-          found: describeValue(table.listen_addr),
-          expected: "a port from 1 to 65535",
-        }),
-      );
-      continue;
-    }
-    if (isLoopback(listen.host)) {
-      findings.push(
-        error(at, "value", `is a loopback address, for which no packet comes over a network`, {
-          found: describeValue(table.listen_addr),
-          expected: `an address that clients can reach in ${mode} mode`,
-        }),
-      );
-    }
-    for (const server of (backend === undefined ? undefined : backends.get(backend))?.servers ?? []) {
-      if (!server.addr || backend === undefined) continue;
-      const place = ["backends", backend, "servers", server.name, "addr"];
-      const found = describeValue(server.table.addr);
-      if (server.addr.family !== listen.family) {
-        findings.push(
-          error(place, "value", `is not of the address family of frontend ${quote(name)}`, {
-            found,
-            expected: `an IPv${listen.family} address in ${mode} mode`,
-          }),
-        );
-      } else if (mode === "dsr" && server.addr.port !== listen.port) {
-        findings.push(
-          error(
-            place,
-            "value",
-            `has another port than frontend ${quote(name)}, and dsr mode leaves ports as they are`,
-            {
-              found,
-              expected: `port ${listen.port}`,
-            },
-          ),
-        );
-      }
-    }
-  }
   return [
-    ...findings,
+    ...keepForwarding(view),
+    ...packetListenerRules(view),
     ...packetLimits(view),
     ...proxyOnly(view),
     ...trackingRules(view),
@@ -439,10 +338,4 @@ function deprecated({ frontends }: View): Finding[] {
     places.map(({ name }) => ["frontends", name, "xdp"]),
     "is deprecated and has no effect: the built-in program is used",
   );
-}
-
-/** Whether two listeners cannot both have their address: equal, or one the wildcard of the other's family. */
-function overlaps(a: SocketAddress, b: SocketAddress): boolean {
-  if (a.port !== b.port || a.family !== b.family) return false;
-  return a.host === b.host || isWildcard(a) || isWildcard(b);
 }

@@ -89,14 +89,14 @@ class Scanner {
 
   /** Passes a value; `path` is undefined where keys inside are not to be told of. Nesting costs no stack. */
   #value(path: string[] | undefined): void {
-    // What is open: a table with the path its keys have, or an array, whose inner tables have no path.
-    const open: { end: "}" | "]"; path: string[] | undefined }[] = [];
+    // What is open: a table with the path its keys have, or an array with its own and how many items it had.
+    const open: { end: "}" | "]"; path: string[] | undefined; items: number }[] = [];
     let own = path;
     for (;;) {
       const character = this.#text[this.#at];
       if (character === "{" || character === "[") {
         this.#at++;
-        open.push(character === "{" ? { end: "}", path: own } : { end: "]", path: undefined });
+        open.push({ end: character === "{" ? "}" : "]", path: own, items: 0 });
       } else if (character === '"' || character === "'") {
         this.#string();
       } else {
@@ -118,10 +118,15 @@ class Scanner {
           this.#at++;
           continue;
         }
-        own = inner.end === "}" ? this.#innerKey(inner.path) : undefined;
+        own = inner.end === "}" ? this.#innerKey(inner.path) : this.#item(inner.path, inner.items++);
         break;
       }
     }
+  }
+
+  /** Tells of an item of an array, under its number. */
+  #item(array: string[] | undefined, number: number): string[] | undefined {
+    return this.#report(array, [{ name: String(number), at: this.#at }], this.#at);
   }
 
   #innerKey(table: string[] | undefined): string[] | undefined {

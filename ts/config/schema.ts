@@ -15,6 +15,7 @@ import {
   parsePortRange,
   parseSocketAddress,
 } from "./address.ts";
+import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
 /**
@@ -50,6 +51,37 @@ const listenAddress = readString((text) => {
   expected: '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"',
   pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]*):[0-9]{1,5}$`,
 });
+
+const ADDRESSES =
+  '"ip:port" or "ip:from-to", or a list of them, such as ["127.0.0.1:80", "[::1]:80", ":8000-8010"]';
+
+const listenRange = z.string().register(wording, {
+  type: '"ip:port"',
+  expected: '"ip:port" or "ip:from-to", such as "127.0.0.1:3000", "[::1]:3000" or ":8000-8010"',
+  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]*):[0-9]{1,5}(-[0-9]{1,5})?$`,
+});
+
+/** Always a list from then on. What is wrong with an item is told of that item, which a union of its own would not do. */
+const listenRanges = z
+  .union([listenRange, z.array(listenRange)])
+  .transform((written, context) => {
+    const texts = typeof written === "string" ? [written] : written;
+    const bad = (message: string, path: number[] = []): void => {
+      context.issues.push({ code: "custom", message, input: written, path });
+    };
+    const ranges = texts.flatMap((text, index) => {
+      const parsed = parseListen(text);
+      if (parsed.ok) return [parsed.value];
+      bad(parsed.message, typeof written === "string" ? [] : [index]);
+      return [];
+    });
+    const count = countListens(ranges);
+    if (texts.length === 0) bad("is empty");
+    else if (texts.length > 64) bad(`has ${texts.length} entries, more than 64`);
+    else if (count > MAX_LISTEN) bad(`has ${count} addresses and ports, more than ${MAX_LISTEN}`);
+    return context.issues.length > 0 ? z.NEVER : ranges.map(formatListen);
+  })
+  .register(wording, { type: '"ip:port", "ip:from-to" or list of them', expected: ADDRESSES });
 
 const serverAddress = readString((text) => {
   const parsed = parseSocketAddress(text, { wildcard: false });
@@ -283,9 +315,14 @@ const xdpSchema = z
 
 export const frontendSchema = z
   .strictObject({
-    listen_addr: listenAddress.describe(
-      'Where clients connect; IPv6 in brackets. ":80" is every IPv4 address. Port 0 lets the kernel choose, proxy mode.',
-    ),
+    listen: listenRanges
+      .optional()
+      .describe(
+        `Where clients connect: one address or a list of up to 64, each with a port or a range of ports, ${MAX_LISTEN} in all; IPv6 in brackets. ":80" is every IPv4 address. Port 0 lets the kernel choose, proxy mode. A range leads to the one port of each server, in dsr mode to the port that the client asked for.`,
+      ),
+    listen_addr: listenAddress
+      .optional()
+      .describe("The same for one address and port; a frontend has listen or listen_addr."),
     backend: z
       .string()
       .register(wording, { type: "name of a backend", expected: "the name of a backend" })
@@ -313,7 +350,7 @@ export const frontendSchema = z
       ),
     xdp: xdpSchema.optional(),
   })
-  .describe("A listening address.");
+  .describe("Where clients connect, and the backend that serves them.");
 
 const flowTimeoutsSchema = z
   .strictObject({
@@ -357,6 +394,16 @@ export const configSchema = z
       .default([])
       .describe(
         "Where passthrough and dsr mode listen for packets, by name; empty is every Ethernet link that is up.",
+      ),
+    include: z
+      .union([path, z.array(path).max(64)])
+      .register(wording, {
+        type: "path or list of paths",
+        expected: 'a path or at most 64 of them, such as ["conf.d/*.toml"]',
+      })
+      .optional()
+      .describe(
+        "Further files that are part of this one, relative to its folder; * and ? in a file's name stand for any characters and for one. What is in two files is an error. In the main file alone; not for programs, which hand over one object.",
       ),
     frontends: z.record(name, frontendSchema).describe("Where clients connect, by name; at least one."),
     backends: z.record(name, backendSchema).describe("The pools of servers, by name."),

@@ -38,9 +38,10 @@ export function schemaAt(path: KeyPath): Schema | undefined {
   return schema;
 }
 
-/** The list that `schema` is, with or without a check of the whole behind it. */
+/** The list that `schema` is or may be, with or without a check of the whole behind it. */
 function list(schema: Schema): z.ZodArray | undefined {
   const inner = schema instanceof z.ZodPipe ? schema.def.in : schema;
+  if (inner instanceof z.ZodUnion) return inner.options.find((option) => option instanceof z.ZodArray);
   return inner instanceof z.ZodArray ? inner : undefined;
 }
 

@@ -3,6 +3,7 @@
  * schema has refused something elsewhere. What the schema refuses itself is undefined here.
  */
 import { hostPort, parseSocketAddress, type SocketAddress } from "./address.ts";
+import { type ListenRange, parseListen } from "./listen.ts";
 import type { Finding, KeyPath } from "./problem.ts";
 
 export type Table = Readonly<Record<string, unknown>>;
@@ -10,9 +11,16 @@ export type Table = Readonly<Record<string, unknown>>;
 export interface Frontend {
   name: string;
   table: Table;
-  listen: SocketAddress | undefined;
+  /** Where it listens, as far as that can be read, in the order written. */
+  listen: Listen[];
   protocol: unknown;
   backend: string | undefined;
+}
+
+/** One of the places where a frontend listens, and where the configuration says so. */
+export interface Listen extends ListenRange {
+  at: KeyPath;
+  written: unknown;
 }
 
 export interface Server {
@@ -45,7 +53,7 @@ export function viewOf(root: Table): View {
     frontends: entries(root.frontends).map(([name, table]) => ({
       name,
       table,
-      listen: addressOf(table.listen_addr, true),
+      listen: listensOf(name, table),
       protocol: table.protocol ?? "tcp",
       backend: typeof table.backend === "string" ? table.backend : undefined,
     })),
@@ -65,6 +73,17 @@ export function viewOf(root: Table): View {
     ),
     stats: statsOf(root),
   };
+}
+
+function listensOf(name: string, { listen, listen_addr }: Table): Listen[] {
+  const at = ["frontends", name];
+  const written: [KeyPath, unknown][] = Array.isArray(listen)
+    ? listen.map((item, index): [KeyPath, unknown] => [[...at, "listen", index], item])
+    : [[[...at, "listen"], listen]];
+  return [...written, [[...at, "listen_addr"], listen_addr] as const].flatMap(([place, text]) => {
+    const parsed = typeof text === "string" ? parseListen(text) : undefined;
+    return parsed?.ok ? [{ ...parsed.value, at: place, written: text }] : [];
+  });
 }
 
 function statsOf({ stats }: Table): SocketAddress | undefined {

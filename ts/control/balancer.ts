@@ -188,13 +188,23 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   }
 
   /**
-   * Where a frontend listens, with the port the kernel chose for port 0.
+   * Where a frontend listens, with the port the kernel chose for port 0; of several addresses the first one that its
+   * configuration names.
    *
    * @throws ConveyError `NOT_FOUND`.
    */
   address(frontend: N["frontend"]): ListenAddress {
-    const found = this.#service.address(frontend);
-    if (found !== undefined) return found;
+    return this.addresses(frontend)[0];
+  }
+
+  /**
+   * Every address where a frontend listens, in the order of its configuration, each port of a range by itself.
+   *
+   * @throws ConveyError `NOT_FOUND`.
+   */
+  addresses(frontend: N["frontend"]): [ListenAddress, ...ListenAddress[]] {
+    const [first, ...more] = this.#service.addresses(frontend);
+    if (first !== undefined) return [first, ...more];
     throw new ConveyError("NOT_FOUND", `no frontend named "${frontend}" is listening`);
   }
 
@@ -322,7 +332,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    */
   async plan(source: PlanSource): Promise<Plan> {
     this.#assertOpen();
-    const loaded = await loadPlanned(source, this.#source?.overrides);
+    const loaded = await loadPlanned(source, this.#source?.overrides, this.#source?.configFile);
     this.#assertOpen();
     return await makePlan(loaded, this.#configuration, this.#service, (cursor) =>
       this.#flows.list({}, { cursor, limit: 10_000 }),

@@ -1,5 +1,6 @@
 /** Where frontends and the HTTP server listen, so that a reload can move them over each other's addresses. */
-import { hostPort, parseSocketAddress } from "../config/address.ts";
+import { hostPort } from "../config/address.ts";
+import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
 import type { FrontendListener } from "../http/slot.ts";
 import { ConveyError } from "../native/index.ts";
@@ -8,10 +9,9 @@ import type { ListenAddress } from "./options.ts";
 /** Where a configuration has frontends listen; in the packet modes nothing does. */
 export function configuredListeners({ mode, frontends }: Config): FrontendListener[] {
   if (mode !== "proxy") return [];
-  return Object.entries(frontends).flatMap(([name, { listen_addr }]) => {
-    const parsed = parseSocketAddress(listen_addr, { wildcard: true });
-    return parsed.ok ? [{ name, ...parsed.value }] : [];
-  });
+  return Object.entries(frontends).flatMap(([name, frontend]) =>
+    listenAddresses(frontend).map((address) => ({ name, ...address })),
+  );
 }
 
 /**

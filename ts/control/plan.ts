@@ -1,7 +1,9 @@
 /** What a reload would change, before it does: the same judgement and the same comparison, without doing it. */
+
 import { isDeepStrictEqual } from "node:util";
 import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
+import type { Environment } from "../config/environment.ts";
 import { type LoadResult, loadConfigFile, loadConfigText } from "../config/load.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
@@ -41,19 +43,45 @@ export type SlotChange = { backend: string; moved: number; slots: number };
 
 type Loaded = { ok: true; config: Config; warnings: Problem[] } | { ok: false; problems: Problem[] };
 
-/** Reads what is planned with, by the way of a reload: the overrides win over files and texts. */
+/**
+ * Reads what is planned with, by the way of a reload: the overrides win over files and texts. `inService` is the file
+ * that the running one has its configuration from.
+ */
 export async function loadPlanned(
   source: PlanSource,
   overrides: Overrides = [],
+  inService?: string,
 ): Promise<Loaded | LoadResult> {
   if (typeof source === "object" && source !== null) {
     if ("configFile" in source) return await loadConfigFile(source.configFile, overrides);
     if ("toml" in source) {
       const { toml, file } = source;
-      return await loadConfigText(toml, { overrides, host: true, ...(file === undefined ? {} : { file }) });
+      const env = await environmentOf(inService, overrides);
+      return explained(await loadConfigText(toml, { overrides, host: true, file, env }));
     }
   }
   return checkConfig(source);
+}
+
+/**
+ * What texts may refer to: the variables that the file in service refers to. A text comes from whoever may ask, and its
+ * problems and changes tell what a variable holds.
+ */
+async function environmentOf(file: string | undefined, overrides: Overrides): Promise<Environment> {
+  const own = file === undefined ? undefined : await loadConfigFile(file, overrides);
+  const names = own?.ok ? own.source.variables : [];
+  return Object.fromEntries(names.map((name) => [name, process.env[name]]));
+}
+
+function explained(loaded: LoadResult): LoadResult {
+  if (loaded.ok) return loaded;
+  const why =
+    ", which is not set, or which the file in service does not refer to: a text cannot ask for others";
+  const tell = (problem: Problem): Problem => ({
+    ...problem,
+    message: problem.message.replace(/, which is not set$/, why),
+  });
+  return { ...loaded, problems: loaded.problems.map(tell) };
 }
 
 /** The plan for a configuration that was loaded. */

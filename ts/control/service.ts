@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
 import { findGroup } from "../config/group.ts";
+import { listenAddresses } from "../config/listen.ts";
 import { lower } from "../config/lower.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config } from "../config/schema.ts";
@@ -51,7 +52,7 @@ export class Service {
   readonly #questions = new Turns(MAX_QUESTIONS);
   readonly #startedAt = performance.now();
   /** Asked for once after each change: programs ask frontend by frontend. */
-  #addresses: ReadonlyMap<string, SocketAddress> | undefined;
+  #addresses: ReadonlyMap<string, readonly SocketAddress[]> | undefined;
   readonly #started: Config;
   #config: Config;
   #version = 1;
@@ -156,10 +157,10 @@ export class Service {
     this.#health.setTargets(checkTargets(this.#config));
   }
 
-  /** Where a frontend listens; undefined when it does not. */
-  address(frontend: string): ListenAddress | undefined {
-    const found = this.#listening().get(frontend);
-    return found && { host: found.host, port: found.port };
+  /** Where a frontend listens, in the order of its configuration; none when it does not. */
+  addresses(frontend: string): ListenAddress[] {
+    const found = this.#listening().get(frontend) ?? [];
+    return found.map(({ host, port }) => ({ host, port }));
   }
 
   /** Takes no new connections from now on. */
@@ -301,7 +302,7 @@ export class Service {
     this.startChecks();
   }
 
-  #listening(): ReadonlyMap<string, SocketAddress> {
+  #listening(): ReadonlyMap<string, readonly SocketAddress[]> {
     this.#addresses ??= addressesOf(this.dataplane);
     return this.#addresses;
   }
@@ -309,7 +310,7 @@ export class Service {
   /** Where the frontends listen now; in the packet modes nothing does. */
   #listeners(): FrontendListener[] {
     if (this.#config.mode !== "proxy") return [];
-    return [...this.#listening()].map(([name, address]) => ({ name, ...address }));
+    return [...this.#listening()].flatMap(([name, all]) => all.map((address) => ({ name, ...address })));
   }
 
   /**
@@ -350,16 +351,16 @@ export class Service {
 }
 
 const hasWildcard = (config: Config): boolean =>
-  Object.values(config.frontends).some(({ listen_addr }) => {
-    const address = parseSocketAddress(listen_addr, { wildcard: true });
-    return address.ok && isWildcard(address.value);
-  });
+  Object.values(config.frontends).some((frontend) => listenAddresses(frontend).some(isWildcard));
 
-function addressesOf(dataplane: Dataplane): Map<string, SocketAddress> {
-  const addresses = new Map<string, SocketAddress>();
+function addressesOf(dataplane: Dataplane): Map<string, SocketAddress[]> {
+  const addresses = new Map<string, SocketAddress[]>();
   for (const { frontend, address } of dataplane.addresses()) {
     const parsed = parseSocketAddress(address, { wildcard: true });
-    if (parsed.ok) addresses.set(frontend, parsed.value);
+    if (!parsed.ok) continue;
+    const known = addresses.get(frontend);
+    if (known) known.push(parsed.value);
+    else addresses.set(frontend, [parsed.value]);
   }
   return addresses;
 }

@@ -1,4 +1,6 @@
 /** What a reload would take out of service, and how many connections or flows it has now. */
+import { hostPort } from "../config/address.ts";
+import { type Listening, listenAddresses, listenText } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
 import type { FlowPage } from "./flows.ts";
 import type { Stats } from "./stats.ts";
@@ -64,13 +66,19 @@ async function count(pages: FlowPages): Promise<{
 }
 
 function touchedFrontends(now: Config, next: Config, stats: Pick<Stats, "frontends">): Touched[] {
-  return Object.entries(now.frontends).flatMap(([name, { listen_addr, protocol }]) => {
+  return Object.entries(now.frontends).flatMap(([name, frontend]) => {
     const later = own(next.frontends, name);
-    const same = later?.listen_addr === listen_addr && later.protocol === protocol;
+    const same = later?.protocol === frontend.protocol && isSubset(frontend, later);
     if (same) return [];
     const change = later === undefined ? ("removed" as const) : ("moved" as const);
-    return [{ name, address: listen_addr, change, ...connections(own(stats.frontends, name)) }];
+    return [{ name, address: listenText(frontend), change, ...connections(own(stats.frontends, name)) }];
   });
+}
+
+/** Whether every address of `now` is one of `later`: listeners that stay are not touched. */
+function isSubset(now: Listening, later: Listening): boolean {
+  const after = new Set(listenAddresses(later).map(hostPort));
+  return listenAddresses(now).every((address) => after.has(hostPort(address)));
 }
 
 function touchedServers(now: Config, next: Config, stats: Pick<Stats, "backends">): Touched[] {

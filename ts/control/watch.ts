@@ -4,13 +4,11 @@
  * ConfigMap; `followSymlinks: false`, or the swap goes unseen. A slow poll backs this up where no event
  * comes: the target of a link elsewhere was edited, the directory was replaced, inotify ran out.
  */
-import { createHash } from "node:crypto";
-import { constants } from "node:fs";
-import { type FileHandle, open, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import { type FSWatcher, watch } from "chokidar";
-import { MAX_FILE_BYTES } from "../config/load.ts";
+import { EMPTY, hashFiles, identify, identifyIncluded, MISSING, UNKNOWN } from "./content.ts";
 
 /** What became of the file. */
 export type FileChange = "changed" | "missing";
@@ -33,11 +31,6 @@ const POLL_MS = 3000;
 /** A file that is written all the time has to be taken as it is after so many looks. */
 const MAX_LOOKS = 10;
 
-const MISSING = "missing";
-const UNKNOWN = "unknown";
-const OUR_FAULT = new Set(["EMFILE", "ENFILE", "ENOMEM"]);
-const EMPTY = digest(Buffer.alloc(0));
-
 /** See the module's head. Keeps no process alive. */
 export class ConfigWatcher {
   readonly #file: string;
@@ -52,6 +45,8 @@ export class ConfigWatcher {
   #secondLook: NodeJS.Timeout | undefined;
   #firstEventAt = 0;
   #poll: NodeJS.Timeout | undefined;
+  /** Folders in which included files come and go, besides the file's own. */
+  #folders: readonly string[] = [];
   #looking = false;
   #lookAgain = false;
   #closed = false;
@@ -83,17 +78,18 @@ export class ConfigWatcher {
 
   async #watchDirectory(): Promise<void> {
     const directory = dirname(this.#file);
-    this.#directoryId = await identify(directory);
+    this.#directoryId = await this.#directories();
     await this.#watcher?.close();
     // Closed meanwhile: nobody would close another one.
     if (this.#closed) return;
-    const relevant = new Set([directory, this.#file, join(directory, "..data")]);
-    const watcher = watch(directory, {
+    const folders = this.#folders;
+    const relevant = new Set([directory, this.#file, join(directory, "..data"), ...folders]);
+    const watcher = watch([directory, ...folders], {
       depth: 0,
       followSymlinks: false,
       ignoreInitial: true,
       persistent: false,
-      ignored: (path) => !relevant.has(resolve(path)),
+      ignored: (path) => !relevant.has(resolve(path)) && !folders.includes(dirname(resolve(path))),
     });
     this.#watcher = watcher;
     watcher.on("all", () => this.#touched());
@@ -107,13 +103,13 @@ export class ConfigWatcher {
 
   /** The poll: cheap signs that something may have changed. */
   async #check(): Promise<void> {
-    const directoryId = await identify(dirname(this.#file));
+    const directoryId = await this.#directories();
     if (this.#closed) return;
     if (directoryId !== "" && directoryId !== this.#directoryId) {
       await this.#watchDirectory();
       this.#touched();
     }
-    const fileId = await identify(this.#file, true);
+    const fileId = await this.#identify();
     if (fileId !== this.#fileId) this.#touched();
     this.#fileId = fileId;
   }
@@ -146,14 +142,14 @@ export class ConfigWatcher {
     try {
       do {
         this.#lookAgain = false;
-        let { id, hash } = await fingerprint(this.#file);
+        let { id, hash } = await this.#fingerprint();
         for (
           let waited = 0;
           (hash === MISSING || hash === EMPTY) && waited < GRACE_MS;
           waited += DEBOUNCE_MS
         ) {
           await sleep(DEBOUNCE_MS, undefined, { ref: false });
-          ({ id, hash } = await fingerprint(this.#file));
+          ({ id, hash } = await this.#fingerprint());
         }
         // For a reason of this process: the next poll tries again.
         if (hash === UNKNOWN) this.#fileId = "";
@@ -169,61 +165,40 @@ export class ConfigWatcher {
     }
   }
 
+  /** The content and the files, by inode and time, that had it: one that is being written is looked at again. */
+  async #fingerprint(): Promise<{ id: string; hash: string }> {
+    let id = await this.#identify();
+    for (let tries = 0; ; tries++) {
+      const hash = await this.#hash();
+      const after = await this.#identify();
+      if (after === id || tries === MAX_LOOKS) return { id: after, hash };
+      id = after;
+    }
+  }
+
+  /** Of the content of all files. */
+  async #hash(): Promise<string> {
+    const { hash, folders } = await hashFiles(this.#file);
+    if (folders !== undefined && !isDeepStrictEqual(folders, this.#folders)) {
+      this.#folders = folders;
+      if (!this.#closed) await this.#watchDirectory();
+    }
+    return hash;
+  }
+
+  /** By inode and time, of the file and of those it includes. */
+  async #identify(): Promise<string> {
+    const own = await identify(this.#file, true);
+    return this.#folders.length === 0 ? own : `${own} ${await identifyIncluded(this.#file)}`;
+  }
+
+  async #directories(): Promise<string> {
+    const all = [dirname(this.#file), ...this.#folders];
+    return (await Promise.all(all.map((directory) => identify(directory)))).join(" ").trim();
+  }
+
   async #offer(change: FileChange, id: string): Promise<void> {
     const served = await this.#listener(change).catch(() => false);
     if (!served && change === "changed") this.#refused = id;
-  }
-}
-
-/** The content and the file, by inode and time, that had it: a file that is being written is looked at again. */
-async function fingerprint(file: string): Promise<{ id: string; hash: string }> {
-  let id = await identify(file, true);
-  for (let tries = 0; ; tries++) {
-    const hash = await hashFile(file);
-    const after = await identify(file, true);
-    if (after === id || tries === MAX_LOOKS) return { id: after, hash };
-    id = after;
-  }
-}
-
-/** What cannot be read for another reason than absence is a content of its own: reading it gives the error. */
-async function hashFile(file: string): Promise<string> {
-  try {
-    // A pipe or a device can be read once; it is no file to watch.
-    if (!(await stat(file)).isFile()) return "not a regular file";
-    // Should it have become a pipe since, opening must not wait for a writer.
-    const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      return await digestOf(handle);
-    } finally {
-      await handle.close();
-    }
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? "";
-    if (OUR_FAULT.has(code)) return UNKNOWN;
-    return code === "ENOENT" || code === "ENOTDIR" ? MISSING : code;
-  }
-}
-
-/** Of a file that is too large to be a configuration, its size says enough. */
-async function digestOf(handle: FileHandle): Promise<string> {
-  const { size } = await handle.stat();
-  if (size > MAX_FILE_BYTES) return `${size} bytes`;
-  const hash = createHash("sha256");
-  for await (const chunk of handle.createReadStream({ end: MAX_FILE_BYTES, autoClose: false }))
-    hash.update(chunk);
-  return hash.digest("hex");
-}
-
-function digest(content: Buffer): string {
-  return createHash("sha256").update(content).digest("hex");
-}
-
-async function identify(path: string, content = false): Promise<string> {
-  try {
-    const { dev, ino, size, mtimeMs } = await stat(path);
-    return content ? `${dev}:${ino}:${size}:${mtimeMs}` : `${dev}:${ino}`;
-  } catch {
-    return "";
   }
 }

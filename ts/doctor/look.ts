@@ -1,5 +1,6 @@
 /** What the balancer's checks look at: the host, the configuration, and what the data plane says of both. */
 import { parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeHostReport } from "../native/index.ts";
 import type { Found } from "./finding.ts";
@@ -51,13 +52,11 @@ export interface Server {
   method: "rewrite" | "l2";
 }
 
+/** Each frontend as often as it has addresses and ports. */
 export function frontends({ config }: Look): Frontend[] {
-  return Object.entries(config.frontends).map(([name, { protocol, listen_addr, backend }]) => ({
-    name,
-    protocol,
-    backend,
-    listen: parsed(listen_addr),
-  }));
+  return Object.entries(config.frontends).flatMap(([name, { protocol, backend, ...its }]) =>
+    listenAddresses(its).map((listen) => ({ name, protocol, backend, listen })),
+  );
 }
 
 /** Servers that a frontend uses and that have a weight. */

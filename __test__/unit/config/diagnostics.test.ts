@@ -27,17 +27,20 @@ test("parts that are not known are left out", () => {
   );
 });
 
+const of = (text: string) => new Map([["c.toml", text]]);
+
 test("with the source, the line and a caret stand below", () => {
-  expect(formatProblems([problem], { source: 'a = 1\r\nmode = "x"\r\n' }).split("\n").slice(1)).toEqual([
-    '    2 | mode = "x"',
-    "      |        ^",
-  ]);
+  expect(
+    formatProblems([problem], { sources: of('a = 1\r\nmode = "x"\r\n') })
+      .split("\n")
+      .slice(1),
+  ).toEqual(['    2 | mode = "x"', "      |        ^"]);
 });
 
 test("the caret stays under its column after tabs and control characters", () => {
   const source = '\n\t\u001b\t= "x"';
   expect(
-    formatProblems([{ ...problem, column: 6 }], { source })
+    formatProblems([{ ...problem, column: 6 }], { sources: of(source) })
       .split("\n")
       .slice(1),
   ).toEqual(['    2 |  \\u001b = "x"', "      |           ^"]);
@@ -45,13 +48,15 @@ test("the caret stays under its column after tabs and control characters", () =>
 
 test("a long line is shown around its column", () => {
   const source = `\n${"a".repeat(5000)}B${"c".repeat(5000)}`;
-  const [, line = "", mark = ""] = formatProblems([{ ...problem, column: 5001 }], { source }).split("\n");
+  const [, line = "", mark = ""] = formatProblems([{ ...problem, column: 5001 }], {
+    sources: of(source),
+  }).split("\n");
   expect(line.length).toBeLessThan(120);
   expect(line[mark.indexOf("^")]).toBe("B");
 });
 
 test("a place outside the source shows no line", () => {
-  expect(formatProblems([problem], { source: "one line" }).split("\n")).toHaveLength(1);
+  expect(formatProblems([problem], { sources: of("one line") }).split("\n")).toHaveLength(1);
 });
 
 test("colours appear when they are asked for alone", () => {

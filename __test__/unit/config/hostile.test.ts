@@ -28,7 +28,10 @@ async function expectVerdict(text: string): Promise<boolean> {
     expect(line).toBeLessThanOrEqual(total);
     expect(column).toBeGreaterThanOrEqual(1);
   }
-  for (const shown of [formatProblems(problems), formatProblems(problems, { source: text })]) {
+  for (const shown of [
+    formatProblems(problems),
+    formatProblems(problems, { sources: new Map([["t.toml", text]]) }),
+  ]) {
     for (const line of shown.split("\n")) expect(ACTIVE.test(line), JSON.stringify(line)).toBe(false);
   }
   return result.ok;

@@ -52,7 +52,7 @@ test("every setting of proxy mode reaches the data plane, addresses in canonical
     frontends: [
       {
         name: "web",
-        listen: "0.0.0.0:3000",
+        listen: ["0.0.0.0:3000"],
         protocol: "tcp",
         backend: "pool",
         maxConnections: 7,
@@ -60,7 +60,7 @@ test("every setting of proxy mode reaches the data plane, addresses in canonical
         tcpFastOpen: 256,
         mptcp: true,
       },
-      { name: "six", listen: "[::1]:0", protocol: "tcp", backend: "pool", maxConnections: 0 },
+      { name: "six", listen: ["[::1]:0"], protocol: "tcp", backend: "pool", maxConnections: 0 },
     ],
     backends: [
       {

@@ -28,7 +28,7 @@ test("the proxy sample is the configuration that 0.3.5 documents", async () => {
   const { mode, frontends, backends, stats } = await loadSample("proxy");
   expect(mode).toBe("proxy");
   expect(
-    Object.entries(frontends).map(([name, f]) => [name, f.listen_addr.split(":")[1], f.backend]),
+    Object.entries(frontends).map(([name, f]) => [name, f.listen_addr?.split(":")[1], f.backend]),
   ).toEqual([
     ["tcp_3000", "3000", "tcp3000_out"],
     ["tcp_3001", "3001", "tcp3001_out"],
@@ -97,6 +97,8 @@ test("with free ports a sample is still sound", async () => {
   for (const name of ["minimal", "full", "proxy"] as const) {
     const config = withFreePorts(await loadSample(name));
     expect(checkConfig(config)).toMatchObject({ ok: true, warnings: [] });
-    expect(Object.values(config.frontends).every(({ listen_addr }) => listen_addr.endsWith(":0"))).toBe(true);
+    expect(Object.values(config.frontends).every(({ listen_addr }) => listen_addr?.endsWith(":0"))).toBe(
+      true,
+    );
   }
 });

@@ -23,8 +23,16 @@ function expected(text: string): string[] {
     return path;
   };
   const pair = (base: string[], node: AST.TOMLKeyValue): void => {
-    const path = note(base, node.key, node.value.range[0]);
-    if (node.value.type === "TOMLInlineTable") for (const inner of node.value.body) pair(path, inner);
+    inside(note(base, node.key, node.value.range[0]), node.value);
+  };
+  const inside = (path: string[], value: AST.TOMLContentNode): void => {
+    if (value.type === "TOMLInlineTable") for (const inner of value.body) pair(path, inner);
+    if (value.type !== "TOMLArray") return;
+    for (const [index, item] of value.elements.entries()) {
+      const own = [...path, String(index)];
+      seen.push(`${JSON.stringify(own)} ${item.range[0]} ${item.range[0]}`);
+      inside(own, item);
+    }
   };
   for (const node of parseTOML(text, { tomlVersion: "latest" }).body[0].body) {
     if (node.type === "TOMLKeyValue") pair([], node);
@@ -46,7 +54,7 @@ test.each([
   ["long strings that end in quotes", `a = """x"""""\nb = '''y'''''\nc = """"""\nd = 1`],
   ["arrays", "a = [1, [2, 3], # ] x = 1\n 'b = 2', ]\nc = 1"],
   ["inline tables", 'a = { b = 1, c.d = { e = "}" }, "f" = [] }\ng = {}\nh = 1'],
-  ["tables in arrays are passed over", "a = [{ b = 1 }, { c = { d = 2 } }]\ne = 1"],
+  ["tables in arrays", "a = [{ b = 1 }, { c = { d = 2 } }]\ne = 1"],
   ["escaped keys", '"a\\u001b\\tb\\"\\\\" = 1\n"\\U0001d11e" = 2\n"" = 3'],
   ["dates, floats and signs", "a = 1979-05-27 07:32:00Z\nb = -1.5e+3\nc = +inf\nd = 07:32:00"],
   ["CRLF", '[a]\r\nb = "c"\r\nd = [\r\n1,\r\n]\r\ne = """\r\nx"""\r\nf = 1\r\n'],

@@ -3,7 +3,8 @@
  * prepared answers a connect to its own address and no client. What a packet finds out is known in Rust; here it is
  * put into words, and what cannot be asked that way is asked by a connect.
  */
-import { hostPort, isWildcard, parseSocketAddress } from "../../config/address.ts";
+import { hostPort } from "../../config/address.ts";
+import { isEverywhere, type Listening, listenTexts, parseListen } from "../../config/listen.ts";
 import type { Config, DsrMethod } from "../../config/schema.ts";
 import type { NativeProbe, NativeProbeReport } from "../../native/index.ts";
 import type { CheckTarget, ProbeFunction } from "./monitor.ts";
@@ -29,11 +30,18 @@ export function vipCheck(config: Config, name: string): VipCheck | undefined {
   if ((backend.check ?? (method === "l2" ? "vip" : "address")) === "address") return undefined;
   const vips = Object.values(config.frontends)
     .filter((frontend) => frontend.backend === name && frontend.protocol === "tcp")
-    .flatMap(({ listen_addr }) => {
-      const parsed = parseSocketAddress(listen_addr, { wildcard: true });
-      return parsed.ok && !isWildcard(parsed.value) ? [hostPort(parsed.value)] : [];
-    });
+    .flatMap((frontend) => askedFor(frontend));
   return vips.length === 0 ? undefined : { vips, method, required: backend.check === "vip" };
+}
+
+/** Of a range of ports the first alone: it is the address that a server lacks or has. */
+function askedFor(frontend: Listening): string[] {
+  return listenTexts(frontend).flatMap((text) => {
+    const parsed = parseListen(text);
+    if (!parsed.ok || isEverywhere(parsed.value)) return [];
+    const { host, from: port } = parsed.value;
+    return [hostPort({ host, port })];
+  });
 }
 
 /**

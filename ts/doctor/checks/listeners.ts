@@ -38,7 +38,7 @@ function program({ host, config, running }: Look, { name, protocol, listen }: Fr
     subject: name,
     title: `another program of this host has ${protocol} ${hostPort(listen)}`,
     evidence: `/proc/net/${protocol}: a socket at ${hostPort(other.local)}`,
-    remedy: `ss -${protocol === "tcp" ? "lt" : "lu"}np 'sport = :${listen.port}'   # names the program; stop it, or change frontends.${name}.listen_addr`,
+    remedy: `ss -${protocol === "tcp" ? "lt" : "lu"}np 'sport = :${listen.port}'   # names the program; stop it, or change where frontend ${name} listens`,
   };
   if (config.mode === "proxy")
     return [error({ ...told, consequence: "The start is refused: the address is in use." })];

@@ -434,11 +434,11 @@ export interface NativeFlowTimeouts {
   udpStreamMs: number
 }
 
-/** A listening address. */
+/** Listening addresses. */
 export interface NativeFrontend {
   name: string
-  /** `ip:port`, IPv6 in brackets; port 0 lets the kernel choose. */
-  listen: string
+  /** `ip:port`, IPv6 in brackets, at least one; port 0 lets the kernel choose. */
+  listen: Array<string>
   protocol: NativeProtocol
   /** Name of a backend. */
   backend: string
