@@ -115,8 +115,9 @@ async function balance(
 
 function tellReady(balancer: Balancer, file: string, { source }: Loaded, { logger }: ProgramLog): void {
   const { config } = balancer;
+  const told = balancer.stats().frontends;
   for (const [name, { backend }] of Object.entries(config.frontends)) {
-    const address = hostPort(balancer.address(name));
+    const address = told[name]?.address ?? "";
     const count = Object.keys(config.backends[backend]?.servers ?? {}).length;
     const servers = `${count} ${count === 1 ? "server" : "servers"}`;
     logger.info(

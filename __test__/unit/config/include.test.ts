@@ -60,11 +60,13 @@ test("problems are told at their places in the files they stand in", async () =>
       "conf.d/a.toml": FRONTEND.replace("3000", "99999"),
       "conf.d/b.toml": `\n${server("s")}wieght = 1\n`,
     }),
-  ).toEqual([
-    'main.toml:3:9: error: log.level: is not a value it can have (found "loud", expected one of "debug", "info", "warn", "error", "silent")',
-    'conf.d/a.toml:2:15: error: frontends.web.listen_addr: has a port that is not a number from 0 to 65535 (found "127.0.0.1:99999", expected "ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000")',
-    'conf.d/b.toml:4:1: error: backends.pool.servers.s.wieght: unknown key; did you mean "weight"?',
-  ].map((line) => expect.stringContaining(line.split(" (")[0] ?? "")));
+  ).toEqual(
+    [
+      'main.toml:3:9: error: log.level: is not a value it can have (found "loud", expected one of "debug", "info", "warn", "error", "silent")',
+      'conf.d/a.toml:2:15: error: frontends.web.listen_addr: has a port that is not a number from 0 to 65535 (found "127.0.0.1:99999", expected "ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000")',
+      'conf.d/b.toml:4:1: error: backends.pool.servers.s.wieght: unknown key; did you mean "weight"?',
+    ].map((line) => expect.stringContaining(line.split(" (")[0] ?? "")),
+  );
 });
 
 test("what two files say is an error that names both places", async () => {
@@ -83,7 +85,10 @@ test("what two files say is an error that names both places", async () => {
 });
 
 test("only the main file includes", async () => {
-  const files = { "main.toml": `include = ["a.toml"]\n${FRONTEND}`, "a.toml": `include = ["b.toml"]\n${server("s")}` };
+  const files = {
+    "main.toml": `include = ["a.toml"]\n${FRONTEND}`,
+    "a.toml": `include = ["b.toml"]\n${server("s")}`,
+  };
   expect(await told(files)).toEqual(["a.toml:1:1: error: include: only the main file may include others"]);
 });
 
