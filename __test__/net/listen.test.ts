@@ -1,7 +1,7 @@
 /** A frontend on several addresses and on a range of ports in passthrough mode. */
 import { describe, expect, test } from "vitest";
-import { finish, succeed } from "../support/processes.ts";
-import { engine } from "./engines.ts";
+import { finish, start, succeed } from "../support/processes.ts";
+import { engine, inKernel } from "./engines.ts";
 import { CLIENT, onSegment, SERVERS, type Segment, VIPS } from "./lab/segment.ts";
 
 const [VIP, OTHER] = VIPS;
@@ -57,6 +57,27 @@ describe("a frontend on several addresses", () => {
       address: `${VIP}:80, ${OTHER}:8002-8005`,
       total_connections: places.length + 3,
     });
+  });
+
+  test("a limit counts the frontend over all its addresses, or is refused where the kernel would count each", async () => {
+    const toml = configuration([`${VIP}:80`, `${OTHER}:80`], "max_connections = 2");
+    if (inKernel()) {
+      await expect(segment.runWith(toml)).rejects.toThrow(
+        /frontends\.web\.max_connections: cannot be kept over several addresses or ports/,
+      );
+      return;
+    }
+    await using product = await segment.runWith(toml);
+    const hold = async (vip: string) => {
+      const one = start(segment.at("client", "socat", "-t5", "-", `TCP:${vip}:80`), { stdin: true });
+      one.child.stdin?.write("GET / HTTP/1.1\r\nHost: vip\r\n\r\n");
+      await one.waitFor(/10\.0\.0\.11 /);
+      return one;
+    };
+    await using _first = await hold(VIP);
+    await using _second = await hold(OTHER);
+    for (const vip of VIPS) expect((await curl(`${vip}:80`)).code).not.toBe(0);
+    expect((await product.stats()).frontends.web?.current_connections).toBe(2);
   });
 
   test("takes a range of a thousand ports", async () => {

@@ -156,16 +156,18 @@ async function httpServerOf(
   overrides: readonly Override[],
   withToken: boolean,
 ): Promise<HttpServer> {
-  const [{ loadConfigFile }, { configSchema }, { applyOverrides }, { parse }] = await Promise.all([
-    import("../config/load.ts"),
-    import("../config/schema.ts"),
-    import("../config/overrides.ts"),
-    import("smol-toml"),
-  ]);
+  const [{ loadConfigFile }, { configSchema }, { applyOverrides }, { parse }, { expandEnvironment }] =
+    await Promise.all([
+      import("../config/load.ts"),
+      import("../config/schema.ts"),
+      import("../config/overrides.ts"),
+      import("smol-toml"),
+      import("../config/environment.ts"),
+    ]);
   const loaded = await loadConfigFile(file, overrides);
   let input: unknown;
   try {
-    input = loaded.ok ? loaded.config : parse(loaded.text ?? "");
+    input = loaded.ok ? loaded.config : expandEnvironment(parse(loaded.text ?? ""), process.env).input;
   } catch {
     input = {};
   }

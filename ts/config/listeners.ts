@@ -188,7 +188,7 @@ function serverRules(
 function limitRules({ name, table, listen }: Frontend, mode: View["mode"], engine: unknown): Finding[] {
   const limit = table.max_connections;
   const several = listen.length > 1 || listen.some(({ from, to }) => from !== to);
-  if (mode !== "passthrough" || engine === "af_packet" || !several) return [];
+  if (mode !== "passthrough" || engine === "af_packet" || engine === "af_xdp" || !several) return [];
   if (typeof limit !== "number" || limit === 0) return [];
   return [
     error(
@@ -197,7 +197,8 @@ function limitRules({ name, table, listen }: Frontend, mode: View["mode"], engin
       "cannot be kept over several addresses or ports by kernel programs, which count each by itself",
       {
         found: describeValue(limit),
-        expected: '0 with limits of the servers or limits.max_connections instead, or engine = "af_packet"',
+        expected:
+          '0 with limits of the servers or limits.max_connections instead, or engine "af_packet" or "af_xdp"',
       },
     ),
   ];

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { formatProblems } from "../../../ts/config/diagnostics.ts";
 import { loadConfigText } from "../../../ts/config/load.ts";
+import { parseConfig } from "../../../ts/index.ts";
 import { LEAST } from "./support.ts";
 
 async function load(text: string, env: Record<string, string> = {}) {
@@ -86,4 +87,26 @@ test.each(["{", "{}", "{1A}", "{A", "{A-b}", "{A:b} x"].map((rest) => `$${rest}`
 test("names of tables and keys are no values", async () => {
   const [line] = await linesOf(`${LEAST}[backends.pool.servers."\${A}"]\naddr = "127.0.0.1:1"\n`);
   expect(line).toBeUndefined();
+});
+
+test("a text takes the environment it is given, and an object is taken as it is", () => {
+  const text = LEAST.replace("3000", `\${PORT}`);
+  const { config } = parseConfig(text, { env: { PORT: "3003" } });
+  expect(config.frontends.web?.listen_addr).toBe("127.0.0.1:3003");
+  expect(() => parseConfig(text, { env: {} })).toThrow(/needs the environment variable PORT/);
+  const input = {
+    frontends: { web: { listen: `127.0.0.1:\${PORT}`, backend: "pool" } },
+    backends: { pool: {} },
+  };
+  expect(() => parseConfig(input, { env: { PORT: "3003" } })).toThrow(
+    /frontends\.web\.listen: has a port that/,
+  );
+});
+
+test("include is for files, not for texts and objects", () => {
+  expect(() => parseConfig(`include = "conf.d/*.toml"\n${LEAST}`, { file: "t.toml" })).toThrow(
+    "t.toml:1:1: error: include: is for files: a text or an object by itself includes none",
+  );
+  const input = { include: ["conf.d/*"], frontends: {}, backends: {} };
+  expect(() => parseConfig(input)).toThrow("include: is for files");
 });

@@ -104,7 +104,7 @@ test("a limit over several addresses is for engines that count in user space", a
   const limited = (engine: string): string =>
     `mode = "passthrough"\nengine = "${engine}"\n${listening('["192.0.2.1:80", "192.0.2.2:80"]', LEAST_PACKETS).replace('backend = "pool"', 'backend = "pool"\nmax_connections = 10')}`;
   expect(await linesOf(limited("tc"))).toEqual([
-    't.toml:6:19: error: frontends.web.max_connections: cannot be kept over several addresses or ports by kernel programs, which count each by itself (found 10, expected 0 with limits of the servers or limits.max_connections instead, or engine = "af_packet")',
+    't.toml:6:19: error: frontends.web.max_connections: cannot be kept over several addresses or ports by kernel programs, which count each by itself (found 10, expected 0 with limits of the servers or limits.max_connections instead, or engine "af_packet" or "af_xdp")',
   ]);
   expect(await linesOf(limited("af_packet"))).toEqual([]);
 });

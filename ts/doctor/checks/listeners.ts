@@ -3,13 +3,14 @@ import { hostPort, isWildcard, type SocketAddress } from "../../config/address.t
 import { error, type Found, ok, warning } from "../finding.ts";
 import { livingBalancers } from "../journals.ts";
 import { type Check, type Frontend, frontends, type Look } from "../look.ts";
-import { LISTEN, sockets, UNCONNECTED } from "../sockets.ts";
+import { LISTEN, type ShownSocket, sockets, UNCONNECTED } from "../sockets.ts";
 
 export const listeners: Check = {
   name: "listeners",
   find(look) {
+    const open = { tcp: sockets(look.host, "tcp"), udp: sockets(look.host, "udp") };
     const found = frontends(look).flatMap((frontend) => [
-      ...program(look, frontend),
+      ...program(look, frontend, open[frontend.protocol]),
       ...balancer(look, frontend),
     ]);
     if (found.length > 0) return found;
@@ -26,11 +27,15 @@ function overlaps(local: SocketAddress, listen: SocketAddress): boolean {
   return isWildcard(listen) && local.family === listen.family;
 }
 
-function program({ host, config, running }: Look, { name, protocol, listen }: Frontend): Found[] {
+function program(
+  { config, running }: Look,
+  { name, protocol, listen }: Frontend,
+  open: readonly ShownSocket[],
+): Found[] {
   // In proxy mode the balancer listens there itself.
   if (config.mode === "proxy" && running !== undefined) return [];
   const state = protocol === "tcp" ? LISTEN : UNCONNECTED;
-  const other = sockets(host, protocol).find(
+  const other = open.find(
     ({ local, ...socket }) => socket.state === state && local.port === listen.port && overlaps(local, listen),
   );
   if (other === undefined) return [];
