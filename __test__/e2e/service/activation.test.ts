@@ -1,4 +1,4 @@
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -112,6 +112,20 @@ test("a reload leaves the socket and takes it again, and clients in between wait
   const waiting = exchange(web, "3\n");
   await configurationOf(`127.0.0.1:${web}`, stats);
   expect(await waiting).toBe("s1\n3\n");
+});
+
+test("of a frontend's addresses those that systemd opened are served by its sockets, the others by our own", async (context) => {
+  needs(context, { tools: ["systemd-socket-activate"] });
+  const [web = 0, second = 0, stats = 0] = await freePorts(3);
+  const file = await configurationOf(`127.0.0.1:${web}`, stats);
+  const own = `listen = ["127.0.0.1:${web}", "127.0.0.1:${second}"]`;
+  await writeFile(file, (await readFile(file, "utf8")).replace(/listen_addr = .*/, own));
+  await using running = activated([`127.0.0.1:${second}`], ["second"], file);
+  await running.waitFor(/Listening on/);
+  expect(await exchange(second, "1\n")).toBe("s1\n1\n");
+  await running.waitFor(/is ready/);
+  expect(running.stderr).toContain(`(second) is the socket of 127.0.0.1:${second}`);
+  expect(await exchange(web, "2\n")).toBe("s1\n2\n");
 });
 
 test("descriptors meant for another process are left alone", async () => {

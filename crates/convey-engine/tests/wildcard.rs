@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
@@ -106,6 +107,38 @@ fn a_frontend_on_one_address_wins_over_a_wildcard_whichever_comes_first() {
         let snapshot = PacketSnapshot::build(&config(frontends), &options(LOCAL), None).unwrap();
         assert_eq!(frontend_of(&snapshot, "10.1.0.1:80").as_deref(), Some("exact"));
         assert_eq!(frontend_of(&snapshot, "10.2.0.1:80").as_deref(), Some("rest"));
+    }
+}
+
+#[test]
+fn a_frontend_on_several_addresses_and_ports_is_one_with_one_set_of_counts() {
+    let mut web = frontend("web", "10.1.0.1:80");
+    web.listen.extend((8000..9023).map(|port| SocketAddr::new("10.2.0.1".parse().unwrap(), port)));
+    let config = config(vec![web]);
+    let snapshot = PacketSnapshot::build(&config, &options(LOCAL), None).unwrap();
+    for to in ["10.1.0.1:80", "10.2.0.1:8000", "10.2.0.1:9022"] {
+        assert_eq!(frontend_of(&snapshot, to).as_deref(), Some("web"), "{to}");
+    }
+    assert_eq!(frontend_of(&snapshot, "10.2.0.1:80"), None);
+    assert_eq!(frontend_of(&snapshot, "10.2.0.1:9023"), None);
+    assert_eq!(snapshot.frontends().count(), 1024);
+    let counters = &config.frontends[0].counters;
+    assert!(snapshot.frontends().all(|(_, f)| Arc::ptr_eq(&f.counters, counters)));
+}
+
+#[test]
+fn in_dsr_mode_a_server_has_one_of_its_frontends_ports() {
+    for (port, is_fine) in [(80, true), (8001, true), (81, false)] {
+        let mut web = frontend("web", "10.1.0.1:80");
+        web.listen.extend(["10.1.0.1:8000", "10.1.0.1:8001"].map(|at| at.parse::<SocketAddr>().unwrap()));
+        let mut spec = config(vec![web]).spec().clone();
+        spec.mode = Mode::Dsr;
+        for backend in &mut spec.backends {
+            backend.servers.iter_mut().for_each(|server| server.addr.set_port(port));
+        }
+        let snapshot = Snapshot::first(spec, 1).unwrap();
+        let built = PacketSnapshot::build(&snapshot, &options(LOCAL), None);
+        assert_eq!(built.is_ok(), is_fine, "{port}: {:?}", built.err());
     }
 }
 
