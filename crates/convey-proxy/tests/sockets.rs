@@ -139,7 +139,7 @@ fn a_reload_to_multipath_tcp_and_back_refuses_nobody() {
     let mut spec = spec(&[serve(echo)]);
     // A port of its own: with port 0 a new listener would get another one.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    spec.frontends[0].listen = port;
+    spec.frontends[0].listen = vec![port];
     let lab = Lab::start(spec.clone());
     let mut standing = lab.connect();
     standing.write_all(b"?").unwrap();
