@@ -165,7 +165,7 @@ export function serverTable({ stats }: Reading, rate: Rates, width?: number, fai
         `${backend}/${name}`,
         it.addr,
         state,
-        count(it.weight),
+        weightText(it),
         counted(it.current_connections),
         ...(rate?.(["server", backend, name], it, stats) ?? []),
         counted(it.total_connections),
@@ -182,6 +182,12 @@ export function serverTable({ stats }: Reading, rate: Rates, width?: number, fai
     ordered.map(({ cells }) => cells),
     width,
   );
+}
+
+/** "3", "0.75 of 3" in slow start, "3 backup". */
+function weightText({ weight, effective_weight: now, backup }: ServerStats): string {
+  const part = now > 0 && now < weight ? `${now} of ` : "";
+  return `${part}${count(weight)}${backup ? " backup" : ""}`;
 }
 
 const stateOf = ({ up, draining }: ServerStats): string => (up ? (draining ? "draining" : "up") : "DOWN");

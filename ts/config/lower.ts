@@ -1,5 +1,6 @@
 /** From a checked configuration to what the data plane takes: every field set, nothing decided there. */
 import type {
+  NativeBalance,
   NativeConfig,
   NativeConnectionLog,
   NativeConnectionTracking,
@@ -13,17 +14,38 @@ import type {
 import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
 import { listenAddresses } from "./listen.ts";
-import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol, XdpMode } from "./schema.ts";
+import type {
+  Balance,
+  Config,
+  ConnectionTracking,
+  DsrMethod,
+  Engine,
+  Mode,
+  Protocol,
+  XdpMode,
+} from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
 export interface ServerState {
   up?: boolean;
   draining?: boolean;
   weight?: number;
+  /** Twentieths of the weight that count, from 1; fewer than all in slow start. */
+  share?: number;
 }
 
 /** States by `serverKey()`. */
 export type ServerStates = ReadonlyMap<string, ServerState>;
+
+/** Of a server that is not in slow start. */
+export const WHOLE_SHARE = 20;
+
+/** How a backend of `config` chooses its servers. */
+export const balanceOf = ({ mode }: Config, { balance }: { balance?: Balance | undefined }): Balance =>
+  balance ?? (mode === "proxy" ? "round_robin" : "maglev");
+
+/** Whether servers are looked up in a Maglev table. */
+export const isByTable = (balance: Balance): boolean => balance === "maglev" || balance === "source_hash";
 
 /** `backend/server`: unambiguous, since names cannot contain a slash. */
 export function serverKey(backend: string, server: string): string {
@@ -63,7 +85,9 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       halfCloseTimeoutMs: backend.half_close_timeout_ms,
       tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
       dsrMethod: backend.dsr_method ?? config.dsr.method,
-      servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
+      balance: balanceOf(config, backend),
+      sourceHashIpv6Prefix: backend.source_hash_ipv6_prefix,
+      servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections, backup }]) => {
         const state = states.get(serverKey(name, server));
         return {
           name: server,
@@ -72,6 +96,8 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
           maxConnections: max_connections,
           up: state?.up ?? true,
           draining: state?.draining ?? false,
+          backup,
+          share: state?.share ?? WHOLE_SHARE,
         };
       }),
     })),
@@ -119,6 +145,7 @@ type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : never) : never;
 true satisfies Same<Mode, NativeMode>;
 true satisfies Same<Protocol, NativeProtocol>;
 true satisfies Same<Engine, NativeEngine>;
+true satisfies Same<Balance, NativeBalance>;
 true satisfies Same<DsrMethod, NativeDsrMethod>;
 true satisfies Same<ConnectionTracking, NativeConnectionTracking>;
 true satisfies Same<XdpMode, NativeXdpMode>;

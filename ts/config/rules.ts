@@ -4,6 +4,7 @@
  */
 
 import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
+import { balanceRules } from "./balance.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
@@ -38,6 +39,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...pools(view),
     ...loops(view, host.addresses),
     ...modeRules(view),
+    ...balanceRules(view),
     ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),

@@ -16,7 +16,7 @@ import {
   parseSocketAddress,
 } from "./address.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
-import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
+import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
 /**
  * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
@@ -201,6 +201,7 @@ export const protocolSchema = z.enum(["tcp", "udp"]);
 export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
 export const connectionTrackingSchema = z.enum(["full", "minimal"]);
 export const xdpModeSchema = z.enum(["native", "generic"]);
+export const balanceSchema = z.enum(BALANCES);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
@@ -216,6 +217,13 @@ export const serverSchema = z
     max_connections: count
       .default(0)
       .describe("Connections open at once to this server, proxy and passthrough mode; 0 is no limit."),
+    backup: z
+      .boolean()
+      .register(wording, { type: "boolean", expected: "true or false" })
+      .default(false)
+      .describe(
+        "Whether it gets connections only while no other server can take one: all are down, drained or weigh 0, in proxy mode also full or tried in vain.",
+      ),
   })
   .describe("A member of a backend.");
 
@@ -292,6 +300,24 @@ export const backendSchema = z
       .default(0)
       .describe(
         "Milliseconds for which servers that failed are tried again, after pauses of 50 ms doubled up to 1 s, and one is waited for where none is up, proxy mode; 0 is not at all.",
+      ),
+    balance: balanceSchema
+      .optional()
+      .describe(
+        "How a server is chosen, always by weight: round_robin in turn; least_connections the one with fewest open; random_two the better of two drawn; source_hash by the client's address; maglev by addresses and ports. round_robin unless given; in passthrough and dsr mode maglev, beside which there is source_hash.",
+      ),
+    source_hash_ipv6_prefix: z
+      .int()
+      .min(1)
+      .max(128)
+      .default(64)
+      .describe(
+        "Leading bits of an IPv6 client's address that source_hash goes by; of IPv4 the whole address counts.",
+      ),
+    slow_start_ms: milliseconds
+      .default(0)
+      .describe(
+        "Milliseconds over which a server that begins or comes back while others serve gets its weight, in 20 steps from a twentieth; 0 is at once. At the start of the process all have it.",
       ),
     dsr_method: dsrMethodSchema
       .optional()
@@ -583,6 +609,7 @@ export type Config = z.output<typeof configSchema>;
 export type Mode = Config["mode"];
 export type Engine = z.output<typeof engineSchema>;
 export type Protocol = Config["frontends"][string]["protocol"];
+export type Balance = z.output<typeof balanceSchema>;
 export type DsrMethod = z.output<typeof dsrMethodSchema>;
 export type ConnectionTracking = z.output<typeof connectionTrackingSchema>;
 export type XdpMode = z.output<typeof xdpModeSchema>;

@@ -511,6 +511,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   async #shutDown(): Promise<void> {
     const { dataplane, servers } = this.#service;
     try {
+      if (this.#service.keepsForwarding) servers.finishSlowStarts();
       servers.close();
       this.#reloader.close();
       if (this.#service.keepsForwarding) {

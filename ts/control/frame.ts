@@ -55,6 +55,7 @@ export type FrontendRow = Counted & { name: string; address: string; backend: st
 /** Connections that wait now, those that have waited or wait, and those that waited in vain; absent where none can. */
 export type BackendRow = Counted & {
   name: string;
+  balance: string;
   waiting?: number;
   waited?: number;
   waited_in_vain?: number;
@@ -71,6 +72,10 @@ export type ServerRow = Counted & {
   /** When it came into it. */
   since: number;
   weight: number;
+  /** How much of its weight counts: 1, or less in slow start. */
+  part: number;
+  /** Gets connections only while no other server can take one. */
+  backup: boolean;
   /** The latest finished check; null before the first. */
   check: { ok: boolean; answer: string; ms: number; at: number } | null;
   /** Latest checks, oldest first, of each second the last: "+" passed, "-" failed. At most `STRIP` of them. */

@@ -1,5 +1,5 @@
 /** The rows of the latest sample, and frames made of them. Rows are renewed in place; a frame tells what differed. */
-import { serverKey } from "../config/lower.ts";
+import { serverKey, WHOLE_SHARE } from "../config/lower.ts";
 import type { NativeCounters, NativeQueueStats, NativeReason, NativeStats } from "../native/index.ts";
 import type {
   BackendRow,
@@ -90,7 +90,7 @@ export class Picture {
       const now = { ...counted(backend.counters, visible), ...queued(backend.queue) };
       rate(kept, now, elapsed);
       kept.open.push(now.open, steps);
-      note(changes.backends, i, kept.row, now);
+      note(changes.backends, i, kept.row, { ...now, balance: backend.balance });
       for (const server of backend.servers) {
         const one = this.#servers[index] as KeptServer;
         const record = context.records.get(one.key);
@@ -100,7 +100,14 @@ export class Picture {
         rate(one, count, elapsed);
         if (endOfStep) step(one, count, at - this.#stepAt);
         const weight = record === undefined ? server.weight : weightOf(record);
-        const patch = renewServer(row, count, health, weight, server.reasons);
+        const part = (record?.share ?? WHOLE_SHARE) / WHOLE_SHARE;
+        const patch = renewServer(
+          row,
+          count,
+          health,
+          { weight, part, backup: server.backup },
+          server.reasons,
+        );
         if (patch !== undefined) changes.servers.push([index, patch]);
         index += 1;
       }
@@ -186,15 +193,15 @@ export class Picture {
     );
     this.#sizes = native.backends.map((backend) => backend.servers.length);
     this.#backends = native.backends.map(
-      ({ name, counters, queue }) =>
+      ({ name, balance, counters, queue }) =>
         backends.get(name) ?? {
-          row: { name, ...counted(counters, visible), ...queued(queue) },
+          row: { name, balance, ...counted(counters, visible), ...queued(queue) },
           rates: none(visible),
           open: new Series(new Float32Array(SECONDS)),
         },
     );
     this.#servers = native.backends.flatMap((backend) =>
-      backend.servers.map(({ name, addr, counters, up, draining, weight }) => {
+      backend.servers.map(({ name, addr, counters, up, draining, weight, backup }) => {
         const key = serverKey(backend.name, name);
         const old = servers.get(key);
         if (old?.row.addr === addr) return old;
@@ -206,7 +213,10 @@ export class Picture {
         return {
           key,
           health,
-          row: { name, addr, state, why, since: at, weight, ...now, check: null, strip: "", reasons: {} },
+          row: {
+            ...{ name, addr, state, why, since: at, weight, part: 1, backup },
+            ...{ ...now, check: null, strip: "", reasons: {} },
+          },
           rates: none(visible),
           over: [series(), series(), series()] as const,
           base: [now.total ?? 0, now.tx, now.rx ?? 0] as const,
@@ -270,7 +280,7 @@ function renewServer(
   row: ServerRow,
   { open, total, tx, rx }: Counted,
   health: HealthHistory,
-  weight: number,
+  { weight, part, backup }: Pick<ServerRow, "weight" | "part" | "backup">,
   native: readonly NativeReason[],
 ): Partial<ServerRow> | undefined {
   let patch: Partial<ServerRow> | undefined;
@@ -289,6 +299,8 @@ function renewServer(
   if (row.why !== current.why) set("why", current.why);
   if (row.since !== current.at) set("since", current.at);
   if (row.weight !== weight) set("weight", weight);
+  if (row.part !== part) set("part", part);
+  if (row.backup !== backup) set("backup", backup);
   if (row.check !== check) set("check", check);
   if (row.strip !== strip) set("strip", strip);
   if (row.reasons !== reasons) set("reasons", reasons);

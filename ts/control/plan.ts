@@ -5,6 +5,7 @@ import { checkConfig } from "../config/check.ts";
 import { formatProblem } from "../config/diagnostics.ts";
 import type { Environment } from "../config/environment.ts";
 import { type LoadResult, loadConfigFile, loadConfigText } from "../config/load.ts";
+import { balanceOf, isByTable } from "../config/lower.ts";
 import type { Overrides } from "../config/overrides.ts";
 import type { Problem } from "../config/problem.ts";
 import type { Config, ConfigInput } from "../config/schema.ts";
@@ -13,6 +14,7 @@ import type { Configuration } from "./configuration.ts";
 import { type Change, describeChange, diffConfig } from "./diff.ts";
 import { otherMode } from "./restart.ts";
 import type { Service } from "./service.ts";
+import { takesConnections } from "./slow-start.ts";
 import { type ServerRecords, weightOf } from "./states.ts";
 import { type FlowPages, type Touched, touched, touchedLine } from "./touched.ts";
 
@@ -28,7 +30,7 @@ export type Plan = {
   changes: Change[];
   /** Settings among the changes that only the next start would take up. */
   restart_needed: Problem[];
-  /** Backends of which slots of the Maglev table would name another server; in the packet modes alone. */
+  /** Backends of which slots of the Maglev table would name another server; in proxy mode of those that have one. */
   slots: SlotChange[];
   /** Frontends that would go or listen elsewhere. Their connections go on. */
   frontends: Touched[];
@@ -114,15 +116,16 @@ export async function makePlan(
   };
 }
 
-/** Of backends that stay and whose servers are others or weighed otherwise. */
+/** Of backends that stay and whose servers are others or weighed otherwise; with a slow start, once that is over. */
 async function slotChanges(next: Config, { config: now, servers }: Service): Promise<SlotChange[]> {
-  if (now.mode === "proxy") return [];
-  const [before, after] = [servers.records, servers.under(next)].map(members);
+  const before = members(now, servers.records);
+  const after = members(next, servers.under(next));
   const { movedSlots } = await loadDataplane();
   const found: SlotChange[] = [];
   for (const backend of Object.keys(next.backends)) {
     if (!Object.hasOwn(now.backends, backend)) continue;
-    const [old, then] = [before?.get(backend) ?? [], after?.get(backend) ?? []];
+    const [old, then] = [before.get(backend), after.get(backend)];
+    if (old === undefined || then === undefined) continue;
     if (isDeepStrictEqual(old, then)) continue;
     const { moved, slots } = await movedSlots(old, then);
     if (moved > 0) found.push({ backend, moved, slots });
@@ -130,13 +133,17 @@ async function slotChanges(next: Config, { config: now, servers }: Service): Pro
   return found;
 }
 
-/** Who takes part in the table of each backend, and how much. */
-function members(records: ServerRecords): Map<string, NativeMember[]> {
-  const backends = new Map<string, NativeMember[]>();
+/** Who takes part in the table of each backend that has one, and how much. */
+function members(config: Config, records: ServerRecords): Map<string, NativeMember[]> {
+  const byTable = Object.entries(config.backends).filter(([, backend]) =>
+    isByTable(balanceOf(config, backend)),
+  );
+  const backends = new Map<string, NativeMember[]>(byTable.map(([name]) => [name, []]));
   for (const record of records.values()) {
-    const list = backends.get(record.backend) ?? [];
-    backends.set(record.backend, list);
-    list.push({ addr: record.addr, weight: record.up && !record.draining ? weightOf(record) : 0 });
+    const { backend, server, addr } = record;
+    const weight = takesConnections(record) ? weightOf(record) : 0;
+    const { backup = false } = config.backends[backend]?.servers[server] ?? {};
+    backends.get(backend)?.push({ addr, weight, backup });
   }
   return backends;
 }

@@ -1,7 +1,7 @@
 /** Whether new traffic should be sent to this balancer. */
 import type { Config } from "../config/schema.ts";
-import type { ServerRecord, ServerRecords } from "./states.ts";
-import { weightOf } from "./states.ts";
+import { takesConnections } from "./slow-start.ts";
+import type { ServerRecords } from "./states.ts";
 
 /** The body of `/readyz`, but for its status. */
 export type Readiness = {
@@ -26,6 +26,3 @@ export function readiness(config: Config, records: ServerRecords, draining: bool
       : "";
   return { ready: reason === "", reason, frontends: Object.fromEntries(frontends) };
 }
-
-const takesConnections = (record: ServerRecord): boolean =>
-  record.up && !record.draining && weightOf(record) > 0;

@@ -7,6 +7,7 @@ import type { Config } from "../config/schema.ts";
 import { ConveyError, type Dataplane } from "../native/index.ts";
 import type { DrainEvent } from "./events.ts";
 import type { Reporter } from "./narrate.ts";
+import { SlowStarts, settle } from "./slow-start.ts";
 import { carryOver, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
 
 /** How often the connections of a draining server are counted. */
@@ -28,12 +29,17 @@ export class ServerTable {
   readonly #transitions = new Map<string, string>();
   /** Drains that have not begun yet. */
   readonly #scheduled = new Set<{ key: string; cancel: AbortController }>();
+  readonly #slowStarts: SlowStarts;
   #closed = false;
 
   constructor(records: ServerRecords, dataplane: Dataplane, reporter: Reporter) {
     this.#records = records;
     this.#dataplane = dataplane;
     this.#reporter = reporter;
+    this.#slowStarts = new SlowStarts(
+      () => this.#records.values(),
+      (changed) => void this.#publish(changed, "weights"),
+    );
   }
 
   get records(): ServerRecords {
@@ -42,17 +48,26 @@ export class ServerTable {
 
   /** The records as they would be under `config`; nothing changes. Servers that come back are as in `earlier`. */
   under(config: Config, earlier?: ServerRecords): ServerRecords {
-    return carryOver(config, this.#records, earlier);
+    const records = carryOver(config, this.#records, earlier);
+    for (const record of records.values()) settle(record);
+    return records;
   }
 
   /** Goes by `records` from now on, which the data plane has. */
   replace(records: ServerRecords): void {
     this.#records = records;
+    this.#slowStarts.arm();
+  }
+
+  /** Gives servers in slow start their whole weight: what forwards goes on without this process. */
+  finishSlowStarts(): void {
+    this.#slowStarts.finish();
   }
 
   /** Ends every drain; no call is answered any more. */
   close(): void {
     this.#closed = true;
+    this.#slowStarts.close();
     for (const { cancel } of this.#scheduled) cancel.abort();
   }
 
@@ -162,14 +177,10 @@ export class ServerTable {
     });
     this.#transitions.clear();
     if (changed.length === 0) return;
-    try {
-      this.#dataplane.setServers(changed.map(({ record }) => toUpdate(record)));
-    } catch (error) {
-      if (this.#closed) return;
-      const why = error instanceof Error ? error.message : String(error);
-      this.#reporter.fatal(`the data plane takes no health changes: ${why}`);
-      return;
-    }
+    const records = changed.map(({ record }) => record);
+    for (const record of records) settle(record);
+    if (!this.#publish(records, "health changes")) return;
+    this.#slowStarts.arm();
     const left = new Map<string, number>();
     for (const { backend, up } of this.#records.values())
       left.set(backend, (left.get(backend) ?? 0) + Number(up));
@@ -202,7 +213,22 @@ export class ServerTable {
   }
 
   #push(record: ServerRecord): void {
+    settle(record);
     this.#dataplane.setServers([toUpdate(record)]);
+    this.#slowStarts.arm();
+  }
+
+  /** From a timer or a socket, where nobody could be thrown at. Returns whether the data plane has it. */
+  #publish(records: readonly ServerRecord[], what: string): boolean {
+    if (this.#closed) return false;
+    try {
+      this.#dataplane.setServers(records.map(toUpdate));
+      return true;
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      this.#reporter.fatal(`the data plane takes no ${what}: ${why}`);
+      return false;
+    }
   }
 
   #tellDrain(record: ServerRecord, state: DrainEvent["state"], connections: number | undefined): void {

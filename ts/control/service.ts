@@ -32,7 +32,8 @@ import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
-import { carryOver, checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
+import { firstRecords } from "./slow-start.ts";
+import { checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
 import { buildStats, type Stats, type StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
@@ -75,7 +76,7 @@ export class Service {
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
     this.#admin = new AdminSlot(parts.admin);
-    const records = carryOver(config, new Map());
+    const records = firstRecords(config);
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
     this.#counters = new CounterReader(this.dataplane);
     this.servers = new ServerTable(records, this.dataplane, parts.reporter);

@@ -6,7 +6,7 @@
  * additionally gives way when the file's own weight changes, since the file then speaks last.
  */
 import { parseSocketAddress } from "../config/address.ts";
-import { serverKey } from "../config/lower.ts";
+import { type ServerState, serverKey, WHOLE_SHARE } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
 import type { CheckTarget } from "./health/monitor.ts";
@@ -23,13 +23,21 @@ export type ServerRecord = {
   weightOverride: number | undefined;
   draining: boolean;
   up: boolean;
+  /** Of its backend. */
+  readonly slowStartMs: number;
+  /** Whether it takes new connections, as `settle()` last saw. */
+  serves: boolean;
+  /** When its slow start began, in the time of `performance.now()`; undefined when it is in none. */
+  slowSince: number | undefined;
+  /** Twentieths of its weight that count. */
+  share: number;
 };
 
 /** Records by `serverKey()`. */
 export type ServerRecords = ReadonlyMap<string, ServerRecord>;
 
 /**
- * Records for `config`; `previous` stays as it was. A server or weight that `previous` does not have any more comes
+ * Records for `config`, to be settled (`slow-start.ts`); `previous` stays as it was. A server or weight that `previous` does not have any more comes
  * back as it was in `earlier`.
  */
 export function carryOver(
@@ -38,7 +46,7 @@ export function carryOver(
   earlier: ServerRecords = new Map(),
 ): ServerRecords {
   const records = new Map<string, ServerRecord>();
-  for (const [backend, { servers }] of Object.entries(config.backends)) {
+  for (const [backend, { servers, slow_start_ms }] of Object.entries(config.backends)) {
     for (const [server, { addr, weight }] of Object.entries(servers)) {
       const key = serverKey(backend, server);
       const [old, older] = [previous, earlier].map((those) => {
@@ -56,6 +64,11 @@ export function carryOver(
         weightOverride: weighed?.weightOverride,
         draining: same?.draining ?? false,
         up: same?.up ?? true,
+        slowStartMs: slow_start_ms,
+        // One that comes back from `earlier` was away.
+        serves: old?.serves ?? false,
+        slowSince: old?.slowSince,
+        share: old?.share ?? WHOLE_SHARE,
       });
     }
   }
@@ -71,16 +84,17 @@ export const weightOf = (record: ServerRecord): number => record.weightOverride 
 
 /** The record as the data plane takes it. */
 export function toUpdate(record: ServerRecord): NativeServerUpdate {
-  const { backend, server, up, draining } = record;
-  return { backend, server, up, draining, weight: weightOf(record) };
+  const { backend, server, up, draining, share } = record;
+  return { backend, server, up, draining, weight: weightOf(record), share };
 }
 
 /** What `lower()` takes beside the configuration. */
-export function toStates(
-  records: ServerRecords,
-): Map<string, { up: boolean; draining: boolean; weight: number }> {
+export function toStates(records: ServerRecords): Map<string, Required<ServerState>> {
   return new Map(
-    [...records.values()].map((r) => [r.key, { up: r.up, draining: r.draining, weight: weightOf(r) }]),
+    [...records.values()].map((r) => {
+      const { up, draining, share } = r;
+      return [r.key, { up, draining, weight: weightOf(r), share }];
+    }),
   );
 }
 

@@ -41,6 +41,13 @@ export type ServerStats = CounterStats & {
   up: boolean;
   /** The weight in force, which may have been set at run time. */
   weight: number;
+  /**
+   * The weight that selection goes by: 0 while it is down or draining and for a backup that waits, a part of its weight
+   * in slow start.
+   */
+  effective_weight: number;
+  /** Gets connections only while no other server can take one. */
+  backup: boolean;
   draining: boolean;
   /** "runtime": added, or set to other settings than the configuration's, at run time; its weight alone does not count. */
   origin: "file" | "runtime";
@@ -63,6 +70,8 @@ export type QueueStats = {
 export type BackendStats = CounterStats & {
   /** Only in proxy mode. */
   queue?: QueueStats;
+  /** How its servers are chosen. */
+  balance: string;
   /** "ip:port" → up, as in 0.3.5. */
   servers: Record<string, boolean>;
   /** The same servers by name. */
@@ -186,6 +195,7 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
         {
           ...counters(backend.counters),
           ...queueStats(backend.queue),
+          balance: backend.balance,
           servers: anyUp(backend.servers),
           server_details: Object.fromEntries(
             backend.servers.map((server) => {
@@ -279,6 +289,8 @@ function serverStats(
     addr: server.addr,
     up: record?.up ?? server.up,
     weight: record === undefined ? server.weight : weightOf(record),
+    effective_weight: server.effectiveWeight,
+    backup: server.backup,
     draining: record?.draining ?? server.draining,
     origin,
     last_check:

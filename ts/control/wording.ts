@@ -41,7 +41,7 @@ export function wording(finding: Finding): string {
     case "slot_moved":
       return `a connection from before the slot moved goes on at server "${finding.name}" of backend "${finding.backend}", ${finding.addr}; a new one:`;
     case "maglev_slot":
-      return `its hash names slot ${finding.slot} of the Maglev table`;
+      return `${finding.key === "source" ? "the hash of the client's address" : "its hash"} names slot ${finding.slot} of the Maglev table`;
     case "refused":
       return `it is refused: ${finding.reason}`;
     case "server":
@@ -64,10 +64,10 @@ export function wording(finding: Finding): string {
       return `the route to ${finding.address} is over interface ${finding.interface}, no Ethernet link that is up`;
     case "route_rejected":
       return `the route to ${finding.address} is of type ${finding.reject}`;
-    case "round_robin":
-      return `backend "${finding.backend}" takes its servers by weighted round robin:`;
+    case "balanced":
+      return `backend "${finding.backend}" ${METHODS[finding.balance] ?? `chooses by ${finding.balance}`}:`;
     case "share":
-      return `server "${finding.name}", ${finding.addr}, weight ${finding.weight}: ${share(finding)} of new connections`;
+      return `${finding.backup ? "backup " : ""}server "${finding.name}", ${finding.addr}, weight ${finding.weight}: ${share(finding)} of new connections`;
     case "no_server":
       return `backend "${finding.backend}" has no server that is up with a weight`;
     case "at_limit":
@@ -86,6 +86,14 @@ export function wording(finding: Finding): string {
       return finding satisfies never;
   }
 }
+
+const METHODS: Record<string, string> = {
+  round_robin: "takes its servers by weighted round robin",
+  least_connections: "takes the server with the fewest open connections for its weight, of idle ones",
+  random_two: "takes the better of two servers drawn by weight, of idle ones",
+  source_hash: "takes the server that the hash of the client's address names in its Maglev table",
+  maglev: "takes the server that the hash of addresses and ports names in its Maglev table",
+};
 
 function share({ weight, total }: { weight: number; total: number }): string {
   return `${((100 * weight) / total).toFixed(1)} %`;

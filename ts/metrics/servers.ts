@@ -105,6 +105,11 @@ export function serverFamilies(stats: Stats, config: Config, observed: Observed)
       "The weight in force; 0 takes the server out of rotation.",
       each(({ its }) => its.weight),
     ),
+    gauge(
+      "convey_server_effective_weight",
+      "The weight that selection goes by: 0 while the server is down or draining or a backup that waits, a part in slow start.",
+      each(({ its }) => its.effective_weight),
+    ),
     ...trafficFamilies(
       "server",
       stats,

@@ -132,12 +132,16 @@ test("frontends that go or move are told with their connections", async () => {
 
 test("the share of a Maglev table that moves is counted by the code that builds it", async () => {
   const { movedSlots } = await loadDataplane();
-  const servers = Array.from({ length: 4 }, (_, n) => ({ addr: `10.0.0.${n + 1}:80`, weight: 1 }));
+  const servers = Array.from({ length: 4 }, (_, n) => ({
+    addr: `10.0.0.${n + 1}:80`,
+    weight: 1,
+    backup: false,
+  }));
   expect(await movedSlots(servers, [...servers].reverse())).toEqual({ moved: 0, slots: 65_537 });
   const { moved, slots } = await movedSlots(servers, servers.slice(1));
   expect(moved / slots).toBeGreaterThan(0.25);
   expect(moved / slots).toBeLessThan(0.35);
-  await expect(movedSlots([{ addr: "nonsense", weight: 1 }], [])).rejects.toMatchObject({
+  await expect(movedSlots([{ addr: "nonsense", weight: 1, backup: false }], [])).rejects.toMatchObject({
     code: "CONFIG_INVALID",
   });
 });

@@ -89,7 +89,9 @@ describe("what was found out", () => {
 
   test("a server's share is told in percent", () => {
     const share = { kind: "share", name: "s1", addr: "10.2.0.1:80", weight: 1, total: 3 } as const;
-    expect(wording(share)).toBe('server "s1", 10.2.0.1:80, weight 1: 33.3 % of new connections');
+    const told = 'server "s1", 10.2.0.1:80, weight 1: 33.3 % of new connections';
+    expect(wording({ ...share, backup: false })).toBe(told);
+    expect(wording({ ...share, backup: true })).toBe(`backup ${told}`);
   });
 
   test("interfaces stand in sentences by their names", () => {

@@ -23,6 +23,7 @@ const server = (n: number, weight = 1): ServerConfig => ({
   addr: `10.0.0.${n}:80`,
   weight,
   max_connections: 0,
+  backup: false,
 });
 const names = (base: Config, overlay: Overlay): string[] =>
   Object.keys(withChanges(base, overlay).backends.app?.servers ?? {});

@@ -42,11 +42,14 @@ function world(n: number, mode: StatsContext["mode"] = "proxy") {
       backends: [
         {
           name: "pool",
+          balance: "round_robin",
           counters: counters(),
           servers: [...records.values()].map(({ server, addr, up, draining }) => ({
             name: server,
             addr,
             weight: 1,
+            effectiveWeight: 1,
+            backup: false,
             up,
             draining,
             counters: counters(),

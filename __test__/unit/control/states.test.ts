@@ -23,7 +23,9 @@ function touched(): ReadonlyMap<string, ServerRecord> {
 
 test("a new server is up, takes connections and has its configured weight", () => {
   const records = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 5 } }), new Map());
-  expect(toStates(records)).toEqual(new Map([["pool/s1", { up: true, draining: false, weight: 5 }]]));
+  expect(toStates(records)).toEqual(
+    new Map([["pool/s1", { up: true, draining: false, weight: 5, share: 20 }]]),
+  );
 });
 
 test("health, drain and a weight set at run time survive a reload that leaves the server alone", () => {
@@ -31,17 +33,17 @@ test("health, drain and a weight set at run time survive a reload that leaves th
     config({ s1: { addr: "10.0.0.1:80", weight: 5 }, s2: { addr: "10.0.0.2:80" } }),
     touched(),
   );
-  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 9 });
+  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 9, share: 20 });
 });
 
 test("a new configured weight ends the one set at run time, and nothing else", () => {
   const next = carryOver(config({ s1: { addr: "10.0.0.1:80", weight: 6 } }), touched());
-  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 6 });
+  expect(toStates(next).get("pool/s1")).toEqual({ up: false, draining: true, weight: 6, share: 20 });
 });
 
 test("a new address makes a new server of the same name", () => {
   const next = carryOver(config({ s1: { addr: "10.0.0.9:80", weight: 5 } }), touched());
-  expect(toStates(next).get("pool/s1")).toEqual({ up: true, draining: false, weight: 5 });
+  expect(toStates(next).get("pool/s1")).toEqual({ up: true, draining: false, weight: 5, share: 20 });
 });
 
 test("the records before are left as they were, so that a failed reload changes nothing", () => {

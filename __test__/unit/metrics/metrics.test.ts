@@ -17,6 +17,7 @@ function statsOf(servers: readonly string[], more: Partial<Stats> = {}): Stats {
     backends: {
       pool: {
         ...counters,
+        balance: "round_robin",
         servers: {},
         server_details: Object.fromEntries(
           servers.map((name, n) => [
@@ -26,6 +27,8 @@ function statsOf(servers: readonly string[], more: Partial<Stats> = {}): Stats {
               addr: `10.0.0.1:${n}`,
               up: true,
               weight: 5,
+              effective_weight: 5,
+              backup: false,
               draining: false,
               origin: "file",
               last_check: { at: "2026-01-01T00:00:00.000Z", ok: true, duration_ms: 1.5, cause: "connected" },

@@ -115,6 +115,8 @@ pub struct Frontend {
     pub left: bool,
     /// Its Maglev table.
     pub backend: u16,
+    /// 0: clients are looked up there by their flow; else by their address alone, of IPv6 so many bits.
+    pub source_prefix: u8,
     /// Connections open at once; 0: no limit.
     pub max_connections: u64,
     /// Addresses towards servers.
@@ -135,8 +137,8 @@ impl Frontend {
         bytes[18] = self.protocol;
         bytes[Self::LEFT] = self.left.into();
         bytes[20..22].copy_from_slice(&self.backend.to_ne_bytes());
-        let sources = self.nat_sources.len().min(NAT_SOURCES) as u16;
-        bytes[22..24].copy_from_slice(&sources.to_ne_bytes());
+        bytes[22] = self.nat_sources.len().min(NAT_SOURCES) as u8;
+        bytes[23] = self.source_prefix;
         bytes[24..32].copy_from_slice(&self.max_connections.to_ne_bytes());
         for (i, source) in self.nat_sources.iter().take(NAT_SOURCES).enumerate() {
             bytes[32 + 16 * i..48 + 16 * i].copy_from_slice(&plain_address(*source));

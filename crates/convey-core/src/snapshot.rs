@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters::{ConnCounters, ReasonCounters};
-use crate::selection::RoundRobin;
+use crate::selection::{Balance, Part, SLOW_START_STEPS, Selector};
 use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
@@ -121,6 +121,8 @@ pub struct BackendSpec {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// How its servers are chosen. The packet modes go by a table, whatever it says but [`Balance::SourceHash`].
+    pub balance: Balance,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -140,6 +142,10 @@ pub struct ServerSpec {
     pub up: bool,
     /// Whether it is being drained: no new connections, open ones go on.
     pub draining: bool,
+    /// Whether it is asked only while no ordinary server takes new connections.
+    pub backup: bool,
+    /// How much of its weight counts, in [`SLOW_START_STEPS`]ths; less than all of them in slow start.
+    pub share: u8,
 }
 
 /// Why a [`SnapshotSpec`] was refused.
@@ -192,8 +198,8 @@ pub struct Backend {
     pub ends: Ends,
     /// Members.
     pub servers: Vec<Server>,
-    /// Scheduler state, in the order of `servers`.
-    pub round_robin: RoundRobin,
+    /// Which of `servers` gets a connection.
+    pub selector: Selector,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Connections that wait for a place.
@@ -215,6 +221,10 @@ pub struct Server {
     pub up: bool,
     /// Whether it is being drained.
     pub draining: bool,
+    /// Whether it is asked only while no ordinary server takes new connections.
+    pub backup: bool,
+    /// How much of its weight counts, in [`SLOW_START_STEPS`]ths.
+    pub share: u8,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Failed connects by reason.
@@ -222,9 +232,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// The weight selection goes by: 0 unless the server is up and not draining.
-    pub fn effective_weight(&self) -> u16 {
-        if self.up && !self.draining { self.weight } else { 0 }
+    /// The weight selection goes by, in [`SLOW_START_STEPS`]ths: 0 unless the server is up and not draining.
+    pub fn effective_weight(&self) -> u32 {
+        if self.up && !self.draining { u32::from(self.weight) * u32::from(self.share) } else { 0 }
     }
 }
 
@@ -284,7 +294,7 @@ impl Snapshot {
             .iter()
             .map(|b| {
                 let old = previous.and_then(|p| p.backends.iter().find(|o| *o.name == *b.name));
-                build_backend(b, old, &new_counters)
+                build_backend(spec.mode, b, old, &new_counters)
             })
             .collect();
         let frontends = spec
@@ -320,39 +330,40 @@ impl Snapshot {
 }
 
 fn build_backend(
+    mode: Mode,
     spec: &BackendSpec,
     old: Option<&Backend>,
     new_counters: &impl Fn() -> Arc<ConnCounters>,
 ) -> Backend {
-    let old_credits = old.map(|o| o.round_robin.credits()).unwrap_or_default();
     let old_servers: HashMap<&str, usize> =
         old.map(|o| o.servers.iter().enumerate().map(|(i, s)| (&*s.name, i)).collect()).unwrap_or_default();
-    let mut credits = Vec::with_capacity(spec.servers.len());
-    let mut reweighted = old.is_some_and(|o| o.servers.len() != spec.servers.len());
-    let servers = spec
+    let former: Vec<Option<usize>> =
+        spec.servers.iter().map(|s| old_servers.get(s.name.as_str()).copied()).collect();
+    let servers: Vec<Server> = spec
         .servers
         .iter()
-        .map(|s| {
-            let survivor =
-                old_servers.get(s.name.as_str()).and_then(|&i| Some((old?.servers.get(i)?, old_credits[i])));
-            let server = Server {
-                name: survivor.map_or_else(|| s.name.as_str().into(), |(o, _)| o.name.clone()),
+        .zip(&former)
+        .map(|(s, former)| {
+            let survivor = former.and_then(|i| old?.servers.get(i));
+            Server {
+                name: survivor.map_or_else(|| s.name.as_str().into(), |o| o.name.clone()),
                 addr: s.addr,
                 weight: s.weight,
                 max_connections: s.max_connections,
                 up: s.up,
                 draining: s.draining,
-                counters: survivor.map_or_else(new_counters, |(o, _)| o.counters.clone()),
-                reasons: survivor.map(|(o, _)| o.reasons.clone()).unwrap_or_default(),
-            };
-            credits.push(survivor.map_or(0, |(_, credit)| credit));
-            reweighted |= survivor.is_none_or(|(o, _)| o.effective_weight() != server.effective_weight());
-            server
+                backup: s.backup,
+                share: s.share.clamp(1, SLOW_START_STEPS),
+                counters: survivor.map_or_else(new_counters, |o| o.counters.clone()),
+                reasons: survivor.map(|o| o.reasons.clone()).unwrap_or_default(),
+            }
         })
         .collect();
-    if reweighted {
-        // Credits earned under other weights would skew the first picks under the new ones.
-        credits.fill(0);
+    let part = |s: &Server| Part { addr: s.addr, weight: s.effective_weight(), backup: s.backup };
+    let parts: Vec<Part> = servers.iter().map(part).collect();
+    let selector = Selector::new(spec.balance, &parts, old.map(|o| (&o.selector, former.as_slice())));
+    if mode == Mode::Proxy {
+        selector.prepare();
     }
     let counters = old.map_or_else(new_counters, |o| o.counters.clone());
     Backend {
@@ -364,7 +375,7 @@ fn build_backend(
         waiting: spec.waiting,
         ends: spec.ends,
         servers,
-        round_robin: RoundRobin::new(credits),
+        selector,
         queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),
         counters,
     }
@@ -378,6 +389,10 @@ fn check_backends(backends: &[BackendSpec]) -> Result<HashMap<String, usize>, Sp
         }
         if b.connect_timeout.is_zero() {
             return Err(invalid(format!("backends.{}.connect_timeout_ms", b.name), "must be above zero"));
+        }
+        if b.balance.is_by_table() && b.servers.len() > usize::from(u16::MAX) {
+            let message = format!("is for {} servers at most, and there are {}", u16::MAX, b.servers.len());
+            return Err(invalid(format!("backends.{}.balance", b.name), message));
         }
         let mut names = HashSet::new();
         for s in &b.servers {

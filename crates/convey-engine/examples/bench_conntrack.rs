@@ -92,7 +92,7 @@ fn conntrack(flows: u32) {
 
 fn maglev(servers: u16) {
     let members: Vec<Member> = (0..servers)
-        .map(|i| Member { seed: member_seed(&i.to_be_bytes()), weight: 1 + i % 10, value: i })
+        .map(|i| Member { seed: member_seed(&i.to_be_bytes()), weight: 1 + u32::from(i % 10), value: i })
         .collect();
     let ms = least(20, || {
         let start = Instant::now();

@@ -18,6 +18,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),
@@ -26,6 +27,8 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
                 max_connections: 0,
                 up: true,
                 draining: false,
+                backup: false,
+                share: convey_core::selection::SLOW_START_STEPS,
             })
             .collect(),
     };

@@ -143,7 +143,7 @@ impl Decided {
                             frontend: number,
                         };
                         let place = snapshot.place(frontend, &key);
-                        e.by_table(place.slot, slot, place, snapshot);
+                        e.by_table(place.slot, slot, frontend.balance, place, snapshot);
                     }
                 }
                 e.server(server);

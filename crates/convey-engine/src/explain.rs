@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Protocol;
 use convey_core::conntrack::Direction;
+use convey_core::selection::Balance;
 use convey_packet::{Addr, TCP, Tcp, Tuple, UDP, tcp_flags};
 
 use crate::explanation::{Explanation, Interface, Outcome, Step};
@@ -116,7 +117,7 @@ fn from_client(
             flow.server
         }
         Ok(Selection::New { slot, server, .. } | Selection::HashRouted { slot, server, .. }) => {
-            e.by_table(slot, server, snapshot.place(frontend, &key), snapshot);
+            e.by_table(slot, server, frontend.balance, snapshot.place(frontend, &key), snapshot);
             server
         }
         Err(reason) => {
@@ -179,19 +180,27 @@ impl Explanation {
     }
 
     /// The flow table does not know it: it gets the server in `server` by its slot of the Maglev table.
-    pub(crate) fn by_table(&mut self, slot: usize, server: u16, place: Placement, snapshot: &PacketSnapshot) {
+    pub(crate) fn by_table(
+        &mut self,
+        slot: usize,
+        server: u16,
+        balance: Balance,
+        place: Placement,
+        snapshot: &PacketSnapshot,
+    ) {
+        let by_source = matches!(balance, Balance::SourceHash { .. });
         self.maglev_slot = Some(slot);
         if snapshot.is_minimal() {
             self.table(slot, server, place, snapshot);
         } else {
-            self.steps.extend([Step::NewFlow, Step::MaglevSlot { slot }]);
+            self.steps.extend([Step::NewFlow, Step::MaglevSlot { slot, by_source }]);
         }
     }
 
     /// Minimal tracking: what the table says of a flow that it does not remember.
     fn table(&mut self, slot: usize, server: u16, place: Placement, snapshot: &PacketSnapshot) {
         self.steps.push(if place.previous.is_some() { Step::NotRemembered } else { Step::NotTracked });
-        self.steps.push(Step::MaglevSlot { slot });
+        self.steps.push(Step::MaglevSlot { slot, by_source: false });
         let other = place.previous.filter(|previous| *previous != server);
         if let Some(other) = other.and_then(|slot| snapshot.server(slot)) {
             let addr = socket(other.address, other.port);

@@ -155,8 +155,8 @@ pub enum Step {
     NotRemembered,
     /// A connection from before its slot moved goes on at this server (minimal tracking).
     SlotMoved { backend: String, name: String, addr: SocketAddr },
-    /// Its hash names this slot of the Maglev table.
-    MaglevSlot { slot: usize },
+    /// Its hash, or that of the client's address alone, names this slot of the Maglev table.
+    MaglevSlot { slot: usize, by_source: bool },
     /// It is refused.
     Refused { reason: DropReason },
     /// It gets this server.
@@ -179,10 +179,11 @@ pub enum Step {
     NoLink { address: IpAddr, interface: Interface },
     /// The route there is of a type that refuses it.
     RouteRejected { address: IpAddr, reject: Reject },
-    /// The backend takes its servers by weighted round robin (proxy mode).
-    RoundRobin { backend: String },
-    /// A server's part in that: `weight` of `total`.
-    Share { name: String, addr: SocketAddr, weight: u16, total: u64 },
+    /// How the backend chooses its servers (proxy mode).
+    Balanced { backend: String, balance: &'static str },
+    /// A server's part in that: `weight` of `total`, in [`convey_core::selection::SLOW_START_STEPS`]ths. Backups are told
+    /// of only while no ordinary server takes connections.
+    Share { name: String, addr: SocketAddr, weight: u32, total: u64, backup: bool },
     /// The backend has no server that is up with a weight above 0.
     NoServer { backend: String },
     /// The backend, or each of its servers that are up, has as many connections as it may have (proxy mode).

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 use convey_core::conntrack::{FlowKey, Lifetimes};
-use convey_core::selection::{MaglevTable, Member, flow_hash, flow_words};
+use convey_core::selection::{Balance, MaglevTable, Member};
 use convey_core::{ConnCounters, Mode, ReasonCounters, SpecError};
 use convey_packet::Addr;
 
@@ -79,6 +79,8 @@ pub struct PacketFrontend {
     pub counters: Arc<ConnCounters>,
     /// Refusals.
     pub reasons: Arc<ReasonCounters>,
+    /// What its clients are looked up by in the table.
+    pub balance: Balance,
     pub(crate) backend: usize,
     /// Where its flows' slots are looked up.
     pub(crate) table: usize,
@@ -476,6 +478,6 @@ impl PacketSnapshot {
 /// The slot of a client's flow in the table of its frontend.
 #[inline]
 fn slot_of(frontend: &PacketFrontend, client: Addr, client_port: u16, port: u16) -> usize {
-    let words = flow_words(client.bits(), client_port, frontend.address.bits(), port, frontend.protocol);
-    MaglevTable::slot(flow_hash(0, words))
+    let (client, vip) = (client.bits(), frontend.address.bits());
+    MaglevTable::slot(frontend.balance.hash(client, client_port, vip, port, frontend.protocol))
 }

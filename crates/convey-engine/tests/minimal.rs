@@ -306,6 +306,8 @@ fn apply(spec: &mut SnapshotSpec, event: &Event) {
                 weight: 1,
                 up: true,
                 draining: false,
+                backup: false,
+                share: convey_core::selection::SLOW_START_STEPS,
                 ..like
             };
             spec.backends[0].servers.push(new);

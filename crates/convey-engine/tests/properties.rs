@@ -121,7 +121,7 @@ proptest! {
 
     #[test]
     fn maglev_leaves_no_hole_and_gives_every_server_its_share_to_the_slot(
-        weights in proptest::collection::vec(0u16..1000, 1..60),
+        weights in proptest::collection::vec(0u32..1000, 1..60),
     ) {
         let members: Vec<Member> = weights
             .iter()

@@ -18,6 +18,8 @@ fn server(n: u8) -> ServerSpec {
         max_connections: 0,
         up: true,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     }
 }
 

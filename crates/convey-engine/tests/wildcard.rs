@@ -31,6 +31,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),
@@ -38,6 +39,8 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
             max_connections: 0,
             up: true,
             draining: false,
+            backup: false,
+            share: convey_core::selection::SLOW_START_STEPS,
         }],
     };
     let spec = SnapshotSpec {

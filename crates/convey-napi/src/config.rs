@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
     BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions, Waiting,
 };
@@ -50,6 +51,16 @@ pub enum NativeDsrMethod {
 pub enum NativeConnectionTracking {
     Full,
     Minimal,
+}
+
+/// How a backend's servers are chosen. The packet modes take `maglev` and `source_hash`.
+#[napi(string_enum = "snake_case")]
+pub enum NativeBalance {
+    RoundRobin,
+    LeastConnections,
+    RandomTwo,
+    SourceHash,
+    Maglev,
 }
 
 /// How XDP programs are attached.
@@ -169,6 +180,9 @@ pub struct NativeBackend {
     /// Towards servers; 0: as the kernel has it.
     pub tcp_user_timeout_ms: u32,
     pub dsr_method: NativeDsrMethod,
+    pub balance: NativeBalance,
+    /// 1 to 128: bits of an IPv6 client's address that `source_hash` goes by.
+    pub source_hash_ipv6_prefix: u32,
     pub servers: Vec<NativeServer>,
 }
 
@@ -184,6 +198,10 @@ pub struct NativeServer {
     pub max_connections: u32,
     pub up: bool,
     pub draining: bool,
+    /// Asked only while no ordinary server takes new connections.
+    pub backup: bool,
+    /// 1 to 20: twentieths of its weight that count, fewer than 20 in slow start.
+    pub share: u32,
 }
 
 /// A change of one server's part in selection.
@@ -195,6 +213,8 @@ pub struct NativeServerUpdate {
     pub draining: bool,
     /// 0 to 65535.
     pub weight: u32,
+    /// 1 to 20: twentieths of its weight that count.
+    pub share: u32,
 }
 
 impl NativeConfig {
@@ -362,6 +382,7 @@ impl NativeBackend {
                 half_close_timeout: ms(self.half_close_timeout_ms),
                 tcp_user_timeout: ms(self.tcp_user_timeout_ms),
             },
+            balance: balance(&self.name, &self.balance, self.source_hash_ipv6_prefix)?,
             servers: self.servers.into_iter().map(|s| s.into_spec(&path)).collect::<Result<_>>()?,
             name: self.name,
         })
@@ -373,16 +394,38 @@ impl NativeServer {
         Ok(ServerSpec {
             addr: addr(&format!("{path}.{}.addr", self.name), &self.addr)?,
             weight: weight(&format!("{path}.{}.weight", self.name), self.weight)?,
-            name: self.name,
             max_connections: self.max_connections.into(),
             up: self.up,
             draining: self.draining,
+            backup: self.backup,
+            share: share(&format!("{path}.{}.share", self.name), self.share)?,
+            name: self.name,
         })
     }
 }
 
 pub fn weight(field: &str, weight: u32) -> Result<u16> {
     u16::try_from(weight).map_err(|_| invalid(field, format!("{weight} is above 65535")))
+}
+
+pub fn share(field: &str, share: u32) -> Result<u8> {
+    let fits = u8::try_from(share).ok().filter(|share| (1..=SLOW_START_STEPS).contains(share));
+    fits.ok_or_else(|| invalid(field, format!("{share} is not from 1 to {SLOW_START_STEPS}")))
+}
+
+fn balance(backend: &str, balance: &NativeBalance, ipv6_prefix: u32) -> Result<Balance> {
+    let prefix = || {
+        let fits = u8::try_from(ipv6_prefix).ok().filter(|bits| (1..=128).contains(bits));
+        let field = format!("backends.{backend}.source_hash_ipv6_prefix");
+        fits.ok_or_else(|| invalid(&field, format!("{ipv6_prefix} is not from 1 to 128")))
+    };
+    Ok(match balance {
+        NativeBalance::RoundRobin => Balance::RoundRobin,
+        NativeBalance::LeastConnections => Balance::LeastConnections,
+        NativeBalance::RandomTwo => Balance::RandomTwo,
+        NativeBalance::SourceHash => Balance::SourceHash { ipv6_prefix: prefix()? },
+        NativeBalance::Maglev => Balance::Maglev,
+    })
 }
 
 fn addr(field: &str, text: &str) -> Result<SocketAddr> {

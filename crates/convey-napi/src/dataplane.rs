@@ -10,7 +10,7 @@ use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
 use napi::{Env, Task};
 use napi_derive::napi;
 
-use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, weight};
+use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, share, weight};
 use crate::error::{Result, from_runtime, internal};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
@@ -102,6 +102,7 @@ impl Dataplane {
                 let field = format!("backends.{}.servers.{}.weight", u.backend, u.server);
                 Ok(ServerUpdate {
                     weight: weight(&field, u.weight)?,
+                    share: share(&field, u.share)?,
                     backend: u.backend,
                     server: u.server,
                     up: u.up,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use convey_core::Protocol;
 use convey_core::conntrack::Direction;
+use convey_core::selection::SLOW_START_STEPS;
 use convey_engine::{Interface, Method, Step};
 use convey_runtime::{Explanation, Runtime};
 use napi::{Env, Task};
@@ -79,7 +80,8 @@ pub enum NativeStep {
     NotTracked,
     NotRemembered,
     SlotMoved { backend: String, name: String, addr: String },
-    MaglevSlot { slot: u32 },
+    /// `key` is "flow" or, where the client's address alone is hashed, "source".
+    MaglevSlot { slot: u32, key: String },
     Refused { reason: String },
     Server { backend: String, name: String, addr: String },
     Rewritten { source: String, destination: String },
@@ -91,8 +93,8 @@ pub enum NativeStep {
     NoRoute { address: String },
     NoLink { address: String, interface: String },
     RouteRejected { address: String, reject: String },
-    RoundRobin { backend: String },
-    Share { name: String, addr: String, weight: u16, total: f64 },
+    Balanced { backend: String, balance: String },
+    Share { name: String, addr: String, weight: f64, total: f64, backup: bool },
     NoServer { backend: String },
     AtLimit { backend: String },
     Waits { backend: String, waiting: f64, queue: f64 },
@@ -127,7 +129,10 @@ impl From<Step> for NativeStep {
             Step::SlotMoved { backend, name, addr } => {
                 Self::SlotMoved { backend, name, addr: addr.to_string() }
             }
-            Step::MaglevSlot { slot } => Self::MaglevSlot { slot: slot as u32 },
+            Step::MaglevSlot { slot, by_source } => {
+                let key = if by_source { "source" } else { "flow" };
+                Self::MaglevSlot { slot: slot as u32, key: key.to_owned() }
+            }
             Step::Refused { reason } => Self::Refused { reason: reason.name().to_owned() },
             Step::Server { backend, name, addr } => Self::Server { backend, name, addr: addr.to_string() },
             Step::Rewritten { source, destination } => {
@@ -147,9 +152,11 @@ impl From<Step> for NativeStep {
             Step::RouteRejected { address, reject } => {
                 Self::RouteRejected { address: address.to_string(), reject: reject.name().to_owned() }
             }
-            Step::RoundRobin { backend } => Self::RoundRobin { backend },
-            Step::Share { name, addr, weight, total } => {
-                Self::Share { name, addr: addr.to_string(), weight, total: total as f64 }
+            Step::Balanced { backend, balance } => Self::Balanced { backend, balance: balance.to_owned() },
+            Step::Share { name, addr, weight, total, backup } => {
+                let whole = f64::from(SLOW_START_STEPS);
+                let (weight, total) = (f64::from(weight) / whole, total as f64 / whole);
+                Self::Share { name, addr: addr.to_string(), weight, total, backup }
             }
             Step::NoServer { backend } => Self::NoServer { backend },
             Step::AtLimit { backend } => Self::AtLimit { backend },

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use convey_core::selection::maglev::SLOTS;
-use convey_core::selection::{Member, member_seed, moved_slots};
+use convey_core::selection::{Balance, Member, Part, Selector, moved_slots};
 use napi::bindgen_prelude::AsyncTask;
 use napi::{Env, Task};
 use napi_derive::napi;
 
-use crate::error::{Result, invalid};
+use crate::error::{Error, Result, invalid};
 
 /// A server that takes part in a table.
 #[napi(object)]
@@ -18,6 +18,7 @@ pub struct NativeMember {
     pub addr: String,
     /// The weight in force; 0 for a server that is down or draining.
     pub weight: u32,
+    pub backup: bool,
 }
 
 /// How much of a backend's table would move.
@@ -56,15 +57,16 @@ pub fn moved_maglev_slots(
 ) -> Result<AsyncTask<MovedSlotsTask>> {
     let mut values = HashMap::new();
     let mut members = |list: Vec<NativeMember>| {
-        list.into_iter()
-            .map(|member| {
-                let addr: SocketAddr = member.addr.parse().map_err(|e| invalid("addr", e))?;
-                let next = u16::try_from(values.len()).map_err(|_| invalid("servers", "too many"))?;
-                let value = *values.entry(addr).or_insert(next);
-                let weight = u16::try_from(member.weight).map_err(|e| invalid("weight", e))?;
-                Ok(Member { seed: member_seed(addr.to_string().as_bytes()), weight, value })
-            })
-            .collect::<Result<Vec<Member>>>()
+        let (mut parts, mut value_of) = (Vec::with_capacity(list.len()), Vec::with_capacity(list.len()));
+        for NativeMember { addr, weight, backup } in list {
+            let addr: SocketAddr = addr.parse().map_err(|e| invalid("addr", e))?;
+            let next = u16::try_from(values.len()).map_err(|_| invalid("servers", "too many"))?;
+            value_of.push(*values.entry(addr).or_insert(next));
+            let weight = u16::try_from(weight).map_err(|e| invalid("weight", e))?.into();
+            parts.push(Part { addr, weight, backup });
+        }
+        let selector = Selector::new(Balance::Maglev, &parts, None);
+        Ok::<_, Error>(selector.members(|i| value_of[i]))
     };
     Ok(AsyncTask::new(MovedSlotsTask { before: members(before)?, after: members(after)? }))
 }

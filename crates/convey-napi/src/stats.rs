@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use std::collections::HashMap;
 
+use convey_core::selection::SLOW_START_STEPS;
 use convey_core::{ConnCounters, Mode, QueueCounts, Reason, ReasonCounters, Snapshot};
 use convey_runtime::{PacketStats, RefusedEngine, Runtime};
 use napi::bindgen_prelude::Float64Array;
@@ -43,6 +44,10 @@ pub struct NativeServerStats {
     pub weight: u32,
     pub up: bool,
     pub draining: bool,
+    pub backup: bool,
+    /// The weight that selection goes by: 0 while it is down or draining and for a backup that waits, a part of its
+    /// weight in slow start.
+    pub effective_weight: f64,
     pub counters: NativeCounters,
     pub reasons: Vec<NativeReason>,
 }
@@ -63,6 +68,8 @@ pub struct NativeQueueStats {
 #[napi(object)]
 pub struct NativeBackendStats {
     pub name: String,
+    /// How its servers are chosen, as in the configuration.
+    pub balance: String,
     pub counters: NativeCounters,
     /// Only in proxy mode.
     pub queue: Option<NativeQueueStats>,
@@ -235,17 +242,21 @@ pub fn read(runtime: &Runtime) -> NativeStats {
             .iter()
             .map(|b| NativeBackendStats {
                 name: b.name.to_string(),
+                balance: b.selector.balance().name().to_owned(),
                 counters: counters(&b.counters),
                 queue: (snapshot.mode == Mode::Proxy).then(|| queue(b.queue.counts())),
                 servers: b
                     .servers
                     .iter()
-                    .map(|s| NativeServerStats {
+                    .zip(b.selector.weights())
+                    .map(|(s, weight)| NativeServerStats {
                         name: s.name.to_string(),
                         addr: s.addr.to_string(),
                         weight: s.weight.into(),
                         up: s.up,
                         draining: s.draining,
+                        backup: s.backup,
+                        effective_weight: f64::from(*weight) / f64::from(SLOW_START_STEPS),
                         counters: counters(&s.counters),
                         reasons: reasons(&s.reasons),
                     })

@@ -60,6 +60,8 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
         max_connections: 0,
         up: true,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     };
     SnapshotSpec {
         mode: Mode::Proxy,
@@ -80,6 +82,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            balance: convey_core::selection::Balance::RoundRobin,
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

@@ -243,13 +243,13 @@ fn admit(
             connection.runs_as(task.abort_handle());
         }
         Err(reason) => {
-            let backend = &published.snapshot.backends[frontend.backend].name;
+            let backend = &published.snapshot.backends[frontend.backend];
             let ends = (peer, group.local);
             choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
             worker.shared.reasons.count(reason);
             frontend.reasons.count(reason);
             if let Some(ticket) = worker.shared.log.ticket() {
-                ticket.tell(false, || Entry::refused(ends, (&frontend.name, backend), reason));
+                ticket.tell(false, || Entry::refused(ends, (&frontend.name, &backend.name), reason));
             }
         }
     }

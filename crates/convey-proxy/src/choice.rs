@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use convey_core::{FlowStage, Frontend, Protocol, Reason, Watches};
+use convey_core::selection::Balance;
+use convey_core::{Backend, FlowStage, Frontend, Protocol, Reason, Watches};
 
 /// What became of a client that was accepted.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Choice {
     pub frontend: Arc<str>,
     /// Name of its backend.
     pub backend: Arc<str>,
+    /// How that chooses its servers.
+    pub balance: Balance,
     /// Name and address of the server it is connected to and the proxy's end of that, or why there is none.
     pub outcome: Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
 }
@@ -27,15 +30,17 @@ pub struct Choice {
 pub(crate) fn tell(
     watches: &Watches<Choice>,
     (client, listen): (SocketAddr, SocketAddr),
-    (frontend, backend): (&Frontend, &Arc<str>),
+    (frontend, backend): (&Frontend, &Backend),
     outcome: impl FnOnce() -> Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
 ) {
     let watches = watches.current();
     if watches.is_empty() {
         return;
     }
-    let (frontend, backend) = (frontend.name.clone(), backend.clone());
-    let choice = Choice { at: SystemTime::now(), client, listen, frontend, backend, outcome: outcome() };
+    let balance = backend.selector.balance();
+    let (frontend, backend) = (frontend.name.clone(), backend.name.clone());
+    let choice =
+        Choice { at: SystemTime::now(), client, listen, frontend, backend, balance, outcome: outcome() };
     for watch in watches {
         let filter = &watch.filter;
         let takes_server = match &choice.outcome {

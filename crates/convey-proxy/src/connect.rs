@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use convey_core::selection::{Asker, Candidates};
 use convey_core::{Backend, Event, Frontend, Reason, Server};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -32,6 +33,9 @@ use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
 use crate::waiting::{self, Standing};
 use crate::worker::Worker;
+
+/// As IP numbers it.
+const TCP: u8 = 6;
 
 /// Longer connect timeouts are cut to this; the kernel gives up long before.
 const LONGEST_CONNECT: Duration = Duration::from_secs(24 * 3600);
@@ -54,7 +58,7 @@ pub(crate) async fn serve(
             Ok(connected) => connected,
             Err(reason) => {
                 let frontend = &published.snapshot.frontends[frontend];
-                let backend = &published.snapshot.backends[frontend.backend].name;
+                let backend = &published.snapshot.backends[frontend.backend];
                 let ends = listed.connection.ends();
                 choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
                 listed.connection.story().ends(Fate::Ended(reason));
@@ -151,7 +155,7 @@ impl<'a> Attempt<'a> {
             match self.dial(server.addr, timer.as_mut()).await {
                 Ok((stream, source)) => {
                     let (name, addr) = (server.name.clone(), server.addr);
-                    let names = (self.frontend, &self.backend.name);
+                    let names = (self.frontend, self.backend);
                     let ends = self.connection.ends();
                     choice::tell(&self.worker.shared.watches, ends, names, || {
                         Ok((name.clone(), addr, source))
@@ -171,30 +175,22 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The next server by weight that was not tried yet and has room.
+    /// A server that was not tried yet and has room.
     fn select(&self) -> Result<(usize, ServerPlace), Reason> {
         let limit = self.backend.waiting.max_connections;
         if limit != 0 && self.backend.counters.open() >= limit {
             return Err(Reason::LimitBackend);
         }
-        // Servers that filled up between being picked and being entered.
-        let mut full: Vec<usize> = Vec::new();
+        let (client, listen) = self.connection.ends();
+        let asker = Asker { client, listen, protocol: TCP };
+        let mut view = View { servers: &self.backend.servers, tried: &self.tried, full: Vec::new() };
         loop {
-            let picked = self.backend.round_robin.pick(|i| {
-                let server = &self.backend.servers[i];
-                let at_limit =
-                    server.max_connections != 0 && server.counters.open() >= server.max_connections;
-                if at_limit || self.tried.contains(&i) || full.contains(&i) {
-                    0
-                } else {
-                    server.effective_weight()
-                }
-            });
+            let picked = self.backend.selector.pick(&asker, &view);
             let Some(index) = picked else { return Err(self.why_none()) };
             let server = &self.backend.servers[index];
             match ServerPlace::try_take(self.backend, server) {
                 Ok(place) => return Ok((index, place)),
-                Err(Full::Server) => full.push(index),
+                Err(Full::Server) => view.full.push(index),
                 Err(Full::Backend) => return Err(Reason::LimitBackend),
             }
         }
@@ -313,6 +309,28 @@ impl<'a> Attempt<'a> {
             frontend_reasons: self.frontend.reasons.clone(),
             server,
         }
+    }
+}
+
+/// The servers of a backend as one client's search sees them.
+struct View<'a> {
+    servers: &'a [Server],
+    tried: &'a [usize],
+    /// Servers that filled up between being picked and being entered.
+    full: Vec<usize>,
+}
+
+impl Candidates for View<'_> {
+    fn open(&self, server: usize) -> u64 {
+        self.servers[server].counters.open()
+    }
+
+    fn limit(&self, server: usize) -> u64 {
+        self.servers[server].max_connections
+    }
+
+    fn is_passed_over(&self, server: usize) -> bool {
+        self.tried.contains(&server) || self.full.contains(&server)
     }
 }
 

@@ -3,12 +3,21 @@
 
 use std::net::SocketAddr;
 
-use convey_core::{Backend, Protocol, Reason, Snapshot};
+use convey_core::selection::{Asker, Candidates};
+use convey_core::{Backend, Protocol, Reason, Server, Snapshot};
 use convey_engine::{DropReason, Explanation, Outcome, Step};
 use convey_xdp::netlink;
 
-/// The way of a connection through proxy mode. Which server comes next is decided when it arrives.
-pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: SocketAddr) -> Explanation {
+/// As IP numbers it.
+const TCP: u8 = 6;
+
+/// The way of a connection through proxy mode. Which server comes next is decided when it arrives, unless a hash says.
+pub(crate) fn proxied(
+    snapshot: &Snapshot,
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Explanation {
     let mut e = Explanation::default();
     let listens = |listen: SocketAddr| {
         listen.port() == destination.port()
@@ -29,29 +38,44 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
     e.frontend = Some(frontend.name.to_string());
     e.steps.push(Step::Accepts { frontend: frontend.name.to_string() });
     let Some(backend) = snapshot.backends.get(frontend.backend) else { return e };
-    let eligible: Vec<_> = backend.servers.iter().filter(|s| s.effective_weight() > 0).collect();
-    let total: u64 = eligible.iter().map(|s| u64::from(s.effective_weight())).sum();
-    if total == 0 {
+    let selector = &backend.selector;
+    if !selector.has_weight() {
         e.steps.push(Step::NoServer { backend: backend.name.to_string() });
         e.outcome = Outcome::Refuse(DropReason::NoServer);
         wait(backend, &mut e);
         return e;
     }
-    e.steps.push(Step::RoundRobin { backend: backend.name.to_string() });
-    e.steps.extend(eligible.iter().map(|server| Step::Share {
-        name: server.name.to_string(),
-        addr: server.addr,
-        weight: server.effective_weight(),
-        total,
-    }));
-    if let [only] = eligible.as_slice() {
-        e.server = Some((backend.name.to_string(), only.name.to_string(), only.addr));
+    let balance = selector.balance();
+    e.steps.push(Step::Balanced { backend: backend.name.to_string(), balance: balance.name() });
+    let named = |server: &Server| (backend.name.to_string(), server.name.to_string(), server.addr);
+    if balance.is_by_table() {
+        // The same at every time while the server has room.
+        let asker = Asker { client: source, listen: destination, protocol: TCP };
+        if let Some(server) = selector.pick(&asker, &Room(backend)).and_then(|i| backend.servers.get(i)) {
+            let (backend, name, addr) = named(server);
+            e.server = Some((backend.clone(), name.clone(), addr));
+            e.steps.push(Step::Server { backend, name, addr });
+        }
+    } else {
+        let weights = || selector.weights().iter().zip(&backend.servers).filter(|(weight, _)| **weight > 0);
+        let total = weights().map(|(weight, _)| u64::from(*weight)).sum();
+        e.steps.extend(weights().map(|(weight, server)| Step::Share {
+            name: server.name.to_string(),
+            addr: server.addr,
+            weight: *weight,
+            total,
+            backup: server.backup,
+        }));
+        if let [(_, only)] = weights().collect::<Vec<_>>().as_slice() {
+            e.server = Some(named(only));
+        }
     }
     let (backend_limit, counters) = (backend.waiting.max_connections, &backend.counters);
+    let eligible = || backend.servers.iter().filter(|server| server.effective_weight() > 0);
     let is_full = |limit, open| limit != 0 && open >= limit;
     let full = if is_full(backend_limit, counters.open()) {
         Some(Reason::LimitBackend)
-    } else if eligible.iter().all(|s| is_full(s.max_connections, s.counters.open())) {
+    } else if eligible().all(|s| is_full(s.max_connections, s.counters.open())) {
         Some(Reason::LimitServer)
     } else {
         // Those who came before are not overtaken.
@@ -81,6 +105,23 @@ fn wait(backend: &Backend, e: &mut Explanation) {
         let timeout_ms = u64::try_from(rules.retry_timeout.as_millis()).unwrap_or(u64::MAX);
         e.steps.push(Step::TriesAgain { backend: backend.name.to_string(), timeout_ms });
         e.outcome = Outcome::Wait;
+    }
+}
+
+/// The servers of a backend as they are now, for a client that has tried none.
+struct Room<'a>(&'a Backend);
+
+impl Candidates for Room<'_> {
+    fn open(&self, server: usize) -> u64 {
+        self.0.servers[server].counters.open()
+    }
+
+    fn limit(&self, server: usize) -> u64 {
+        self.0.servers[server].max_connections
+    }
+
+    fn is_passed_over(&self, _: usize) -> bool {
+        false
     }
 }
 

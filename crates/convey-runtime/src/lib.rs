@@ -157,6 +157,8 @@ pub struct ServerUpdate {
     pub draining: bool,
     /// Share of new connections.
     pub weight: u16,
+    /// How much of its weight counts, in [`convey_core::selection::SLOW_START_STEPS`]ths.
+    pub share: u8,
 }
 
 /// A running balancer. Dropping it closes it.
@@ -258,6 +260,7 @@ impl Runtime {
                 server.up = update.up;
                 server.draining = update.draining;
                 server.weight = update.weight;
+                server.share = update.share;
             }
         }
         self.publish(&mut state, spec, None)
@@ -316,7 +319,7 @@ impl Runtime {
         destination: SocketAddr,
     ) -> Option<Explanation> {
         match &self.engine {
-            Engine::Proxy(_) => Some(explain::proxied(&self.snapshot(), protocol, destination)),
+            Engine::Proxy(_) => Some(explain::proxied(&self.snapshot(), protocol, source, destination)),
             Engine::Packet(packet) => {
                 packet.explain(protocol, source, destination).map(explain::with_interface_names)
             }
@@ -513,7 +516,7 @@ pub fn explain(
 ) -> Result<Explanation, RuntimeError> {
     let snapshot = Snapshot::first(spec.snapshot, 1)?;
     if snapshot.mode == Mode::Proxy {
-        return Ok(explain::proxied(&snapshot, protocol, destination));
+        return Ok(explain::proxied(&snapshot, protocol, source, destination));
     }
     packet::explain_unstarted(&snapshot, spec.packet, [source, destination], protocol)
         .map(explain::with_interface_names)

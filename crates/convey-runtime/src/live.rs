@@ -36,13 +36,13 @@ impl LiveWatch {
     }
 }
 
-fn of_choice(Choice { at, client, listen, frontend, backend, outcome }: Choice) -> LiveDecision {
+fn of_choice(Choice { at, client, listen, frontend, backend, balance, outcome }: Choice) -> LiveDecision {
     let mut e = Explanation { frontend: Some(frontend.to_string()), ..Explanation::default() };
     e.steps.push(Step::Accepts { frontend: frontend.to_string() });
     match outcome {
         Ok((name, addr, source)) => {
             let (backend, name) = (backend.to_string(), name.to_string());
-            e.steps.push(Step::RoundRobin { backend: backend.clone() });
+            e.steps.push(Step::Balanced { backend: backend.clone(), balance: balance.name() });
             e.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr });
             e.steps.push(Step::OwnConnection);
             e.server = Some((backend, name, addr));

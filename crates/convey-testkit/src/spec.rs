@@ -13,6 +13,8 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_connections: 0,
         up: is_up,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     };
     let backend = BackendSpec {
         name: "b".into(),
@@ -22,6 +24,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {

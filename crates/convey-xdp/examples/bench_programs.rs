@@ -193,6 +193,7 @@ fn engine(method: Method, minimal: bool, entries: u32) -> Outcome<Ebpf> {
         left: false,
         backend: 0,
         max_connections: 0,
+        source_prefix: 0,
         nat_sources: vec![nat],
     };
     frontends.set(0, frontend.to_bytes(), 0)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use convey_bpf::tables::{self, Config, Frontend, Hop, STATES, Server};
+use convey_core::selection::Balance;
 use convey_engine::{Method, NatPath, NextHops, PacketSnapshot, Path as Way, Refusal, Standing};
 use convey_packet::Addr;
 
@@ -50,6 +51,10 @@ pub fn image(
             protocol: frontend.protocol,
             left: frontend.has_left(),
             backend: snapshot.backend_of(frontend) as u16,
+            source_prefix: match frontend.balance {
+                Balance::SourceHash { ipv6_prefix } => ipv6_prefix,
+                _ => 0,
+            },
             max_connections: frontend.max_connections,
             nat_sources: frontend.nat_sources.iter().map(|address| IpAddr::from(*address)).collect(),
         };

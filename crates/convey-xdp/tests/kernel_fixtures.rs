@@ -109,6 +109,7 @@ fn image(world: &World) -> Image {
                 left: false,
                 backend: listen.is_ipv6().into(),
                 max_connections: 0,
+                source_prefix: 0,
                 nat_sources: vec![listen.ip()],
             })
         })

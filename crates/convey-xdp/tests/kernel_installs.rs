@@ -67,6 +67,7 @@ fn image(vips: &[&str], servers: &[u16]) -> Image {
                     left: false,
                     backend: listen.is_ipv6().into(),
                     max_connections: 0,
+                    source_prefix: 0,
                     nat_sources: vec![nat(listen.is_ipv6())],
                 })
             })

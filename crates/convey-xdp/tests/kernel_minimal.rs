@@ -28,6 +28,8 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         max_connections: 0,
         up,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     };
     let frontend = |name: &str, protocol| FrontendSpec {
         name: name.into(),
@@ -49,6 +51,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            balance: convey_core::selection::Balance::Maglev,
             servers: servers.iter().map(server).collect(),
         }],
     }

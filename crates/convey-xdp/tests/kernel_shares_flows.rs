@@ -101,6 +101,7 @@ impl Lab {
                 left: false,
                 backend: 0,
                 max_connections: 0,
+                source_prefix: 0,
                 nat_sources: vec![setup.vip().ip()],
             })],
             servers: vec![server(0), server(1)],

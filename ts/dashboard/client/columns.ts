@@ -1,7 +1,7 @@
 /** The columns of the servers' table: what each shows, how it sorts, how it is copied. */
-import { ago, count, millis } from "../format.ts";
+import { ago, millis } from "../format.ts";
 import type { Model, Server } from "./model.ts";
-import { counted, ratePerSecond, size, sizePerSecond } from "./words.ts";
+import { counted, ratePerSecond, size, sizePerSecond, weightText } from "./words.ts";
 
 export type Column = {
   id: string;
@@ -52,7 +52,7 @@ export const COLUMNS: readonly Column[] = [
     "weight",
     "Weight",
     "Weight",
-    (s) => count(s.weight),
+    (s) => weightText(s),
     (s) => s.weight,
   ),
   column(

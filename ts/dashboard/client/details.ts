@@ -84,7 +84,10 @@ export class Details {
     const refused = Object.entries(server.reasons).map(([reason, n]) => `${reason}: ${count(n)}`);
     const facts: [string, string][] = [
       ["State", `${server.state} for ${ago(model.at - server.since)}: ${server.why}`],
-      ["Share of new connections", percent(share(server, backend))],
+      [
+        "Share of new connections",
+        `${percent(share(server, backend))} by ${backend.balance.replaceAll("_", " ")}`,
+      ],
       [
         "Last check",
         server.check === null ? "not yet" : `${ago(model.at - server.check.at)} ago: ${server.check.answer}`,

@@ -30,10 +30,17 @@ export function queue({ waiting = 0, waited = 0, waited_in_vain = 0 }: Backend):
 /** Whether it may get new connections. */
 export const takesNew = ({ state, weight }: Server): boolean => state === "up" && weight > 0;
 
-/** Share of new connections, of those to its backend. */
+/** Share of new connections, of those to its backend. Backups have one while no other server takes any. */
 export function share(server: Server, backend: Backend): number {
-  const total = backend.servers.filter(takesNew).reduce((sum, { weight }) => sum + weight, 0);
-  return takesNew(server) && total > 0 ? server.weight / total : 0;
+  const taking = backend.servers.filter(takesNew);
+  const ordinary = taking.filter(({ backup }) => !backup);
+  const chosen = ordinary.length > 0 ? ordinary : taking;
+  const total = chosen.reduce((sum, { weight, part }) => sum + weight * part, 0);
+  return chosen.includes(server) ? (server.weight * server.part) / total : 0;
 }
+
+/** "3", "3 at 25 %" in slow start, "3, backup". */
+export const weightText = ({ weight, part, backup }: Server): string =>
+  `${count(weight)}${part < 1 ? ` at ${percent(part)}` : ""}${backup ? ", backup" : ""}`;
 
 export const percent = (part: number): string => `${(part * 100).toFixed(part > 0 && part < 0.1 ? 1 : 0)} %`;

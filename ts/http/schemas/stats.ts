@@ -12,6 +12,11 @@ export const serverStatsSchema = z
     addr: z.string(),
     up: z.boolean(),
     weight: z.number().int(),
+    effective_weight: z.number().openapi({
+      description:
+        "The weight that selection goes by: 0 while it is down or draining and for a backup that waits, a part of its weight in slow start.",
+    }),
+    backup: z.boolean(),
     draining: z.boolean(),
     origin: z.enum(["file", "runtime"]),
     last_check: z
@@ -28,6 +33,7 @@ const backendStatsSchema = z
       .object({ waiting: count, total: count, timed_out: count, refused: count })
       .optional()
       .openapi({ description: "Connections that wait for a place; only in proxy mode." }),
+    balance: z.string().openapi({ description: "How its servers are chosen, as in the configuration." }),
     servers: z.record(z.string(), z.boolean()).openapi({ description: 'By "ip:port": whether it is up.' }),
     server_details: z.record(z.string(), serverStatsSchema),
   })

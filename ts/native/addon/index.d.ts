@@ -218,16 +218,24 @@ export interface NativeBackend {
   /** Towards servers; 0: as the kernel has it. */
   tcpUserTimeoutMs: number
   dsrMethod: NativeDsrMethod
+  balance: NativeBalance
+  /** 1 to 128: bits of an IPv6 client's address that `source_hash` goes by. */
+  sourceHashIpv6Prefix: number
   servers: Array<NativeServer>
 }
 
 export interface NativeBackendStats {
   name: string
+  /** How its servers are chosen, as in the configuration. */
+  balance: string
   counters: NativeCounters
   /** Only in proxy mode. */
   queue?: NativeQueueStats
   servers: Array<NativeServerStats>
 }
+
+/** How a backend's servers are chosen. The packet modes take `maglev` and `source_hash`. */
+export type NativeBalance = 'round_robin' | 'least_connections' | 'random_two' | 'source_hash' | 'maglev'
 
 /** The whole configuration of the data plane; every field is present. */
 export interface NativeConfig {
@@ -557,6 +565,7 @@ export interface NativeMember {
   addr: string
   /** The weight in force; 0 for a server that is down or draining. */
   weight: number
+  backup: boolean
 }
 
 /** How connections are forwarded. */
@@ -730,6 +739,10 @@ export interface NativeServer {
   maxConnections: number
   up: boolean
   draining: boolean
+  /** Asked only while no ordinary server takes new connections. */
+  backup: boolean
+  /** 1 to 20: twentieths of its weight that count, fewer than 20 in slow start. */
+  share: number
 }
 
 export interface NativeServerStats {
@@ -738,6 +751,12 @@ export interface NativeServerStats {
   weight: number
   up: boolean
   draining: boolean
+  backup: boolean
+  /**
+   * The weight that selection goes by: 0 while it is down or draining and for a backup that waits, a part of its
+   * weight in slow start.
+   */
+  effectiveWeight: number
   counters: NativeCounters
   reasons: Array<NativeReason>
 }
@@ -750,6 +769,8 @@ export interface NativeServerUpdate {
   draining: boolean
   /** 0 to 65535. */
   weight: number
+  /** 1 to 20: twentieths of its weight that count. */
+  share: number
 }
 
 /** A setting to make. */
@@ -795,7 +816,7 @@ export type NativeStep =
   | { kind: 'not_tracked' }
   | { kind: 'not_remembered' }
   | { kind: 'slot_moved'; backend: string; name: string; addr: string }
-  | { kind: 'maglev_slot'; slot: number }
+  | { kind: 'maglev_slot'; slot: number; key: string }
   | { kind: 'refused'; reason: string }
   | { kind: 'server'; backend: string; name: string; addr: string }
   | { kind: 'rewritten'; source: string; destination: string }
@@ -807,8 +828,8 @@ export type NativeStep =
   | { kind: 'no_route'; address: string }
   | { kind: 'no_link'; address: string; interface: string }
   | { kind: 'route_rejected'; address: string; reject: string }
-  | { kind: 'round_robin'; backend: string }
-  | { kind: 'share'; name: string; addr: string; weight: number; total: number }
+  | { kind: 'balanced'; backend: string; balance: string }
+  | { kind: 'share'; name: string; addr: string; weight: number; total: number; backup: boolean }
   | { kind: 'no_server'; backend: string }
   | { kind: 'at_limit'; backend: string }
   | { kind: 'waits'; backend: string; waiting: number; queue: number }

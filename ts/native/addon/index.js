@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeBalance, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
 export { Dataplane }
 export { ExplainWatch }
 export { ServerGauge }
@@ -790,6 +790,7 @@ export { hostProblems }
 export { hostReport }
 export { kernelReport }
 export { movedMaglevSlots }
+export { NativeBalance }
 export { NativeConnectionTracking }
 export { NativeDsrMethod }
 export { NativeDsrServerAction }

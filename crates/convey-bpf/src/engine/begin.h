@@ -9,13 +9,29 @@
 #include "twins.h"
 #include "victim.h"
 
+static __always_inline __u64 slot_of_hash(__u64 h)
+{
+	return ((h >> 32) * MAGLEV_SLOTS) >> 32;
+}
+
 /* The slot of a client's flow in a Maglev table. */
 static __always_inline __u64 slot_of(const bool v6, const struct packet *p)
 {
 	__u64 h = mix_address(mix_address(HASH_START, v6, &p->src), v6, &p->dst);
 
-	h = mix_end(mix(h, (__u64)bpf_ntohs(p->src_port) << 32 | (__u32)bpf_ntohs(p->dst_port) << 16 | p->protocol));
-	return ((h >> 32) * MAGLEV_SLOTS) >> 32;
+	h = mix(h, (__u64)bpf_ntohs(p->src_port) << 32 | (__u32)bpf_ntohs(p->dst_port) << 16 | p->protocol);
+	return slot_of_hash(mix_end(h));
+}
+
+/* The slot of a client, of whose IPv6 address `bits` count. */
+static __always_inline __u64 slot_of_source(const bool v6, const struct packet *p, __u32 bits)
+{
+	__u64 upper = bits >= 64 ? ~0ULL : ~(~0ULL >> bits);
+	__u64 lower = bits >= 128 ? ~0ULL : bits > 64 ? ~(~0ULL >> (bits - 64)) : 0;
+
+	if (!v6)
+		return slot_of_hash(mix_end(mix_address(HASH_START, false, &p->src)));
+	return slot_of_hash(mix_end(mix(mix(HASH_START, upper_half(&p->src) & upper), lower_half(&p->src) & lower)));
 }
 
 /* The server that a client of the frontend gets by its hash, or NO_SERVER. */
@@ -28,7 +44,7 @@ static __always_inline __u32 select_server(const bool v6, const struct frontend 
 	struct maglev *table = bpf_map_lookup_elem(inner, &zero);
 	if (!table)
 		return NO_SERVER;
-	__u64 slot = slot_of(v6, p);
+	__u64 slot = f->source_prefix ? slot_of_source(v6, p, f->source_prefix) : slot_of(v6, p);
 	if (slot >= MAGLEV_SLOTS)
 		return NO_SERVER;
 	return table->slot[slot];

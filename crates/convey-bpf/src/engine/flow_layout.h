@@ -174,7 +174,8 @@ struct frontend {
 	__u8 protocol;
 	__u8 left; /* the configuration */
 	__u16 backend;
-	__u16 nat_sources;
+	__u8 nat_sources;
+	__u8 source_prefix; /* 0: by flow; else by the client's address alone, of IPv6 so many bits */
 	__u64 max_connections;
 	struct address nat_source[NAT_SOURCES];
 };

@@ -13,7 +13,7 @@ pub struct Member {
     /// Hash of what names the server for good (its address): see [`member_seed`].
     pub seed: u64,
     /// Its share; 0 leaves it out.
-    pub weight: u16,
+    pub weight: u32,
     /// What its slots hold.
     pub value: u16,
 }
@@ -127,7 +127,7 @@ fn claimants(members: &[Member]) -> Vec<Claimant> {
         .collect()
 }
 
-const fn mix(mut h: u64) -> u64 {
+pub(super) const fn mix(mut h: u64) -> u64 {
     h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     h ^ (h >> 33)
@@ -137,7 +137,7 @@ const fn mix(mut h: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn members(weights: &[u16]) -> Vec<Member> {
+    fn members(weights: &[u32]) -> Vec<Member> {
         weights
             .iter()
             .enumerate()

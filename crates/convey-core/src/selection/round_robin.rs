@@ -22,7 +22,7 @@ impl RoundRobin {
     }
 
     /// Picks the next of `0..servers`, where `weight(i)` is its weight, or 0 to leave it out this time.
-    pub fn pick(&self, weight: impl Fn(usize) -> u16) -> Option<usize> {
+    pub fn pick(&self, weight: impl Fn(usize) -> u32) -> Option<usize> {
         let mut credits = self.lock();
         let mut total = 0;
         let mut best: Option<usize> = None;
@@ -53,7 +53,7 @@ impl RoundRobin {
 mod tests {
     use super::*;
 
-    fn counts(weights: &[u16], picks: usize) -> Vec<usize> {
+    fn counts(weights: &[u32], picks: usize) -> Vec<usize> {
         let rr = RoundRobin::new(vec![0; weights.len()]);
         let mut counts = vec![0; weights.len()];
         for _ in 0..picks {

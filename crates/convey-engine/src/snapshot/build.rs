@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use convey_core::conntrack::{FlowState, Lifetimes, Ticks};
-use convey_core::selection::{MaglevTable, Member, member_seed};
+use convey_core::selection::{MaglevTable, Member};
 use convey_core::{Backend, ConnCounters, Frontend, Mode, Protocol, Server, Snapshot};
 use convey_packet::{Addr, TCP, UDP};
 
@@ -123,7 +123,7 @@ impl PacketSnapshot {
         let mut backends = Vec::with_capacity(snapshot.backends.len());
         for backend in &snapshot.backends {
             let method = method(snapshot.mode, backend, options);
-            let mut members = Vec::with_capacity(backend.servers.len());
+            let mut slots = Vec::with_capacity(backend.servers.len());
             for server in &backend.servers {
                 let identity = ServerIdentity {
                     backend: backend.name.to_string(),
@@ -139,12 +139,9 @@ impl PacketSnapshot {
                 let Placed { slot, is_known } = placed.ok_or_else(|| too_many("backends", "servers"))?;
                 let old = old_server(slot).filter(|_| is_known);
                 servers.push((slot, packet_server(backend, server, method, old)));
-                members.push(Member {
-                    seed: member_seed(server.addr.to_string().as_bytes()),
-                    weight: server.effective_weight(),
-                    value: slot,
-                });
+                slots.push(slot);
             }
+            let members = backend.selector.members(|i| slots[i]);
             backends.push(packet_backend(backend, members, old_backends.get(&*backend.name).copied()));
         }
         let server_slots = finish(assignment, keeps);
@@ -189,7 +186,8 @@ impl PacketSnapshot {
                 let placed = assignment.place(identity, is_same);
                 let Placed { slot, is_known } = placed.ok_or_else(|| too_many("frontends", "frontends"))?;
                 let old = old_frontend(slot).filter(|_| is_known);
-                frontends.push((slot, packet_frontend(frontend, address, port, options, old)));
+                let made = packet_frontend(frontend, snapshot, (address, port), options, old);
+                frontends.push((slot, made));
                 vips.insert(vip, slot);
                 if snapshot.mode == Mode::Passthrough {
                     for nat in &*nat_sources(address, options) {
@@ -333,8 +331,8 @@ fn packet_server(
 
 fn packet_frontend(
     f: &Frontend,
-    address: Addr,
-    port: u16,
+    snapshot: &Snapshot,
+    (address, port): (Addr, u16),
     options: &PacketOptions,
     old: Option<&PacketFrontend>,
 ) -> PacketFrontend {
@@ -347,6 +345,7 @@ fn packet_frontend(
         max_connections: f.max_connections,
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
+        balance: snapshot.backends[f.backend].selector.balance(),
         backend: f.backend,
         table: f.backend,
         slot_use: old.map(|o| o.slot_use.in_service()).unwrap_or_default(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use convey_core::selection::Balance;
 use convey_core::{ConnCounters, Mode, Snapshot};
 
 use super::build::nat_sources;
@@ -48,6 +49,7 @@ pub(super) fn frontend(
         max_connections: 0,
         counters: counters(snapshot),
         reasons: Arc::default(),
+        balance: Balance::Maglev,
         // It selects nobody any more.
         backend: 0,
         table: 0,

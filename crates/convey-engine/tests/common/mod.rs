@@ -50,6 +50,8 @@ pub fn server_spec(s: &WorldServer) -> ServerSpec {
         max_connections: 0,
         up: s.up,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     }
 }
 
@@ -78,6 +80,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
     };
     SnapshotSpec {

@@ -32,6 +32,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            balance: convey_core::selection::Balance::RoundRobin,
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }
@@ -49,7 +50,16 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
 }
 
 pub fn server(number: usize, addr: SocketAddr) -> ServerSpec {
-    ServerSpec { name: format!("s{number}"), addr, weight: 1, max_connections: 0, up: true, draining: false }
+    ServerSpec {
+        name: format!("s{number}"),
+        addr,
+        weight: 1,
+        max_connections: 0,
+        up: true,
+        draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
+    }
 }
 
 /// A running proxy, its snapshot and the events it sent.

@@ -100,6 +100,8 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
             max_connections: 0,
             up: true,
             draining: true,
+            backup: false,
+            share: convey_core::selection::SLOW_START_STEPS,
         };
         let at = backend(spec, &identity.backend);
         let servers = &mut spec.backends[at].servers;
@@ -138,6 +140,7 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers: Vec::new(),
     });
     spec.backends.len() - 1

@@ -132,6 +132,7 @@ fn image(servers: impl Iterator<Item = (u32, SocketAddr, Standing)>, method: Met
         left: false,
         backend: 0,
         max_connections: 0,
+        source_prefix: 0,
         nat_sources,
     })];
     image.tables = vec![Some(slots.iter().copied().cycle().take(65_537).collect())];

@@ -33,6 +33,7 @@ fn image(frontends: &[Option<(bool, u16)>], servers: &[&[u16]]) -> Image {
                     left: false,
                     backend,
                     max_connections: 0,
+                    source_prefix: 0,
                     nat_sources: vec![nat(v6)],
                 })
             })

@@ -93,6 +93,8 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_connections: if small && i == 1 { 5 } else { 0 },
         up: true,
         draining: false,
+        backup: false,
+        share: convey_core::selection::SLOW_START_STEPS,
     };
     let backend = |name: &str, servers| BackendSpec {
         name: name.into(),
@@ -102,6 +104,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        balance: convey_core::selection::Balance::Maglev,
         servers,
     };
     SnapshotSpec {

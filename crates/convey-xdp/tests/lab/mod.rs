@@ -52,6 +52,7 @@ pub fn frontend(listen: &str, backend: u16, nat_sources: &[&str]) -> Frontend {
         protocol: 6,
         left: false,
         backend,
+        source_prefix: 0,
         max_connections: 0,
         nat_sources: nat_sources.iter().map(|ip| ip.parse().unwrap()).collect(),
     }
