@@ -37,7 +37,7 @@ export async function echoServer(name: string, port = 0): Promise<TestServer> {
 
 /** One frontend "web" on a free port, one backend "pool" with these servers, quick checks. */
 export function poolConfig(
-  servers: Record<string, { addr: string; weight?: number }>,
+  servers: ConfigInput["backends"][string]["servers"],
   more: Partial<ConfigInput> & { pool?: Partial<Omit<Config["backends"][string], "servers">> } = {},
 ): ConfigInput {
   const { pool, ...rest } = more;

@@ -359,7 +359,10 @@ fn build_backend(
             }
         })
         .collect();
-    let part = |s: &Server| Part { addr: s.addr, weight: s.effective_weight(), backup: s.backup };
+    let part = |s: &Server| {
+        let (weight, share, backup) = (s.effective_weight(), s.share, s.backup);
+        Part { addr: s.addr, weight, share, backup }
+    };
     let parts: Vec<Part> = servers.iter().map(part).collect();
     let selector = Selector::new(spec.balance, &parts, old.map(|o| (&o.selector, former.as_slice())));
     if mode == Mode::Proxy {

@@ -62,7 +62,8 @@ pub struct NativeExplanation {
 }
 
 /// One thing found out about a packet. Interfaces are named, or numbered where they have no name any more; addresses
-/// with a port are `ip:port`, IPv6 in brackets.
+/// with a port are `ip:port`, IPv6 in brackets. A slot's key is "flow" or, where the client's address alone is hashed,
+/// "source".
 #[napi(discriminant = "kind", discriminant_case = "snake_case")]
 pub enum NativeStep {
     OwnAddress { source: String, destination: String },
@@ -80,7 +81,6 @@ pub enum NativeStep {
     NotTracked,
     NotRemembered,
     SlotMoved { backend: String, name: String, addr: String },
-    /// `key` is "flow" or, where the client's address alone is hashed, "source".
     MaglevSlot { slot: u32, key: String },
     Refused { reason: String },
     Server { backend: String, name: String, addr: String },

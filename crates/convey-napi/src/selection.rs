@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use convey_core::selection::maglev::SLOTS;
-use convey_core::selection::{Balance, Member, Part, Selector, moved_slots};
+use convey_core::selection::{Balance, Member, Part, SLOW_START_STEPS, Selector, moved_slots};
 use napi::bindgen_prelude::AsyncTask;
 use napi::{Env, Task};
 use napi_derive::napi;
@@ -63,7 +63,7 @@ pub fn moved_maglev_slots(
             let next = u16::try_from(values.len()).map_err(|_| invalid("servers", "too many"))?;
             value_of.push(*values.entry(addr).or_insert(next));
             let weight = u16::try_from(weight).map_err(|e| invalid("weight", e))?.into();
-            parts.push(Part { addr, weight, backup });
+            parts.push(Part { addr, weight, share: SLOW_START_STEPS, backup });
         }
         let selector = Selector::new(Balance::Maglev, &parts, None);
         Ok::<_, Error>(selector.members(|i| value_of[i]))

@@ -798,7 +798,8 @@ export interface NativeStats {
 
 /**
  * One thing found out about a packet. Interfaces are named, or numbered where they have no name any more; addresses
- * with a port are `ip:port`, IPv6 in brackets.
+ * with a port are `ip:port`, IPv6 in brackets. A slot's key is "flow" or, where the client's address alone is hashed,
+ * "source".
  */
 export type NativeStep =
   | { kind: 'own_address'; source: string; destination: string }

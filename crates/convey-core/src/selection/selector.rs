@@ -19,6 +19,8 @@ pub struct Part {
     pub addr: SocketAddr,
     /// Its share, in [`SLOW_START_STEPS`]ths of a configured weight; 0: it takes no new connections.
     pub weight: u32,
+    /// The steps of its slow start that it has behind it, [`SLOW_START_STEPS`] when it is in none; `weight` is by it already.
+    pub share: u8,
     /// Asked only while no ordinary server takes one.
     pub backup: bool,
 }
@@ -65,12 +67,14 @@ impl Selector {
     /// server, the index it had there, so that a change elsewhere does not begin rounds and tables anew.
     pub fn new(balance: Balance, parts: &[Part], former: Option<(&Self, &[Option<usize>])>) -> Self {
         let weights = |of: bool| parts.iter().map(|p| if p.backup == of { p.weight } else { 0 }).collect();
+        let is_slow = parts.iter().any(|p| p.share < SLOW_START_STEPS);
+        let shares = || if is_slow { parts.iter().map(|p| p.share).collect() } else { Box::default() };
         let seed = |part: &Part| member_seed(part.addr.to_string().as_bytes());
         let mut selector = Self {
             balance,
             seeds: parts.iter().map(seed).collect(),
-            ordinary: Tier::new(weights(false)),
-            backups: parts.iter().any(|p| p.backup).then(|| Tier::new(weights(true))),
+            ordinary: Tier::new(weights(false), shares()),
+            backups: parts.iter().any(|p| p.backup).then(|| Tier::new(weights(true), shares())),
             round_robin: RoundRobin::new(vec![0; parts.len()]),
         };
         if let Some((former, indices)) = former {

@@ -13,7 +13,8 @@ const ALL: [Balance; 5] =
     [Balance::RoundRobin, Balance::LeastConnections, Balance::RandomTwo, SOURCE, Balance::Maglev];
 
 fn part(n: usize, weight: u32, backup: bool) -> Part {
-    Part { addr: format!("10.1.{}.{}:80", n / 250, n % 250).parse().unwrap(), weight, backup }
+    let addr = format!("10.1.{}.{}:80", n / 250, n % 250).parse().unwrap();
+    Part { addr, weight, share: SLOW_START_STEPS, backup }
 }
 
 fn parts(weights: &[u32]) -> Vec<Part> {
@@ -103,19 +104,55 @@ fn the_better_of_two_keeps_equal_servers_within_a_few_connections_of_each_other(
     assert!(max - min <= 30, "{min}..{max}");
 }
 
+/// Equal servers, of which the last is at the first step of its slow start.
+fn one_at_its_beginning(balance: Balance, servers: usize) -> Selector {
+    let mut parts = parts(&vec![u32::from(SLOW_START_STEPS); servers]);
+    let last = parts.last_mut().unwrap();
+    (last.weight, last.share) = (1, 1);
+    Selector::new(balance, &parts, None)
+}
+
 #[test]
-fn a_server_that_comes_back_in_slow_start_gets_its_share_by_least_connections_and_not_all() {
-    let full = u32::from(SLOW_START_STEPS);
-    let selector = Selector::new(Balance::LeastConnections, &parts(&[full, full, full, 1]), None);
-    let load = Load::idle(4);
-    load.open[..3].iter().for_each(|open| open.set(100));
-    let mut back = 0;
-    for n in 0..100 {
-        let picked = selector.pick(&client(n), &load).unwrap();
-        load.enter(picked);
-        back += u32::from(picked == 3);
+fn a_server_that_comes_back_in_slow_start_gets_its_share_and_not_all_while_many_connections_are_open() {
+    for balance in [Balance::LeastConnections, Balance::RandomTwo] {
+        let selector = one_at_its_beginning(balance, 4);
+        let load = Load::idle(4);
+        load.open[..3].iter().for_each(|open| open.set(100));
+        for n in 0..2000 {
+            load.enter(selector.pick(&client(n), &load).unwrap());
+        }
+        // A twentieth of what each other has.
+        let open: Vec<u64> = load.open.iter().map(Cell::get).collect();
+        assert!(open[3] <= open[0] / 20 + 3, "{balance:?}: {open:?}");
+        assert!(open[3] >= 10, "{balance:?}: {open:?}");
     }
-    assert!((5..=8).contains(&back), "{back} of 100: 100 open at each other, a twentieth of that at it");
+}
+
+#[test]
+fn a_server_that_comes_back_in_slow_start_gets_a_small_share_where_no_two_connections_are_open_at_once() {
+    for balance in ALL {
+        let selector = one_at_its_beginning(balance, 2);
+        let load = Load::idle(2);
+        let mut back = 0;
+        for n in 0..4000 {
+            let picked = selector.pick(&client(n), &load).unwrap();
+            // The one before has just ended.
+            load.open.iter().for_each(|open| open.set(0));
+            load.enter(picked);
+            back += u32::from(picked == 1);
+        }
+        assert!((20..600).contains(&back), "{balance:?}: {back} of 4000");
+    }
+}
+
+#[test]
+fn servers_that_are_all_in_slow_start_are_picked_all_the_same() {
+    for balance in ALL {
+        let mut parts = parts(&[1, 1]);
+        parts.iter_mut().for_each(|p| p.share = 1);
+        let selector = Selector::new(balance, &parts, None);
+        assert!((0..200).all(|n| selector.pick(&client(n), &Unseen).is_some()), "{balance:?}");
+    }
 }
 
 #[test]

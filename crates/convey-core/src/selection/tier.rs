@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::Candidates;
 use super::maglev::{MaglevTable, Member, mix};
 use super::random::below;
+use super::selector::{Candidates, SLOW_START_STEPS};
 
 /// Draws of a server at random before all are looked through for those that take one.
 const DRAWS: usize = 8;
@@ -16,11 +16,19 @@ pub(super) struct Tier {
     /// By server the sum of the weights before it and of its own; empty until somebody draws.
     sums: OnceLock<Box<[u64]>>,
     table: OnceLock<Option<Arc<MaglevTable>>>,
+    /// By server how much of its weight counts, in steps of slow start; empty while nobody is in it.
+    shares: Box<[u8]>,
 }
 
 impl Tier {
-    pub(super) fn new(weights: Box<[u32]>) -> Self {
-        Self { weights, sums: OnceLock::new(), table: OnceLock::new() }
+    pub(super) fn new(weights: Box<[u32]>, shares: Box<[u8]>) -> Self {
+        Self { weights, sums: OnceLock::new(), table: OnceLock::new(), shares }
+    }
+
+    /// Whether a server takes part in this comparison of open connections. One in slow start does as often as its share
+    /// says: it has the fewest, and while few are open anywhere its weight would not keep it from getting every other.
+    fn joins(&self, i: usize) -> bool {
+        self.shares.get(i).is_none_or(|&share| below(SLOW_START_STEPS.into()) < share.into())
     }
 
     pub(super) fn has_weight(&self) -> bool {
@@ -60,9 +68,17 @@ impl Tier {
 
     /// The server with the fewest open connections for its weight; among equal ones at random, by weight.
     pub(super) fn least_connected(&self, view: &impl Candidates) -> Option<usize> {
+        let joining = self.least_of(self.eligible(view).filter(|i| self.joins(*i)), view);
+        match joining {
+            None if !self.shares.is_empty() => self.least_of(self.eligible(view), view),
+            least => least,
+        }
+    }
+
+    fn least_of(&self, servers: impl Iterator<Item = usize>, view: &impl Candidates) -> Option<usize> {
         let mut best: Option<(usize, u64)> = None;
         let mut tied = 0;
-        for i in self.eligible(view) {
+        for i in servers {
             let (open, weight) = (view.open(i), u64::from(self.weights[i]));
             let order = best.map(|(b, least)| self.compare((i, open), (b, least)));
             match order {
@@ -83,7 +99,8 @@ impl Tier {
     /// Of two servers drawn by weight the one with fewer open connections for its weight.
     pub(super) fn better_of_two(&self, view: &impl Candidates) -> Option<usize> {
         let first = self.draw(view, None)?;
-        let Some(second) = self.draw(view, Some(first)) else { return Some(first) };
+        let second = self.draw(view, Some(first)).filter(|i| self.joins(*i));
+        let Some(second) = second else { return Some(first) };
         let order = self.compare((second, view.open(second)), (first, view.open(first)));
         Some(if order.is_lt() { second } else { first })
     }
