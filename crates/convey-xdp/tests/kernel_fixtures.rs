@@ -85,7 +85,7 @@ fn image(world: &World) -> Image {
             .filter(|(_, s)| s.up && addr(&s.addr).is_ipv4() == v4)
             .map(|(value, s)| Member {
                 seed: member_seed(addr(&s.addr).to_string().as_bytes()),
-                weight: s.weight,
+                weight: s.weight.into(),
                 value,
             })
             .collect();

@@ -21,20 +21,19 @@ impl RoundRobin {
         self.lock().clone()
     }
 
-    /// Picks the next of `0..servers`, where `weight(i)` is its weight, or 0 to leave it out this time.
-    pub fn pick(&self, weight: impl Fn(usize) -> u32) -> Option<usize> {
+    /// Picks the next by these `weights`; those of weight 0 and those that `takes` says no of are left out this time.
+    #[inline]
+    pub fn pick(&self, weights: &[u32], takes: impl Fn(usize) -> bool) -> Option<usize> {
         let mut credits = self.lock();
-        let mut total = 0;
-        let mut best: Option<usize> = None;
-        for i in 0..credits.len() {
-            let w = i64::from(weight(i));
-            if w == 0 {
+        let (mut total, mut best, mut most) = (0, None, i64::MIN);
+        for (i, (credit, &weight)) in credits.iter_mut().zip(weights).enumerate() {
+            if weight == 0 || !takes(i) {
                 continue;
             }
-            credits[i] += w;
-            total += w;
-            if best.is_none_or(|b| credits[i] > credits[b]) {
-                best = Some(i);
+            *credit += i64::from(weight);
+            total += i64::from(weight);
+            if *credit > most {
+                (best, most) = (Some(i), *credit);
             }
         }
         if let Some(b) = best {
@@ -57,7 +56,7 @@ mod tests {
         let rr = RoundRobin::new(vec![0; weights.len()]);
         let mut counts = vec![0; weights.len()];
         for _ in 0..picks {
-            counts[rr.pick(|i| weights[i]).unwrap()] += 1;
+            counts[rr.pick(weights, |_| true).unwrap()] += 1;
         }
         counts
     }
@@ -73,15 +72,15 @@ mod tests {
     #[test]
     fn heavy_servers_are_spread_out() {
         let rr = RoundRobin::new(vec![0; 3]);
-        let order: Vec<_> = (0..7).map(|_| rr.pick(|i| [5, 1, 1][i]).unwrap()).collect();
+        let order: Vec<_> = (0..7).map(|_| rr.pick(&[5, 1, 1], |_| true).unwrap()).collect();
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
     fn zero_weight_gets_none_and_nothing_eligible_is_none() {
         assert_eq!(counts(&[0, 3], 9), [0, 9]);
-        assert_eq!(RoundRobin::new(vec![0; 2]).pick(|_| 0), None);
-        assert_eq!(RoundRobin::new(vec![]).pick(|_| 1), None);
+        assert_eq!(RoundRobin::new(vec![0; 2]).pick(&[0, 0], |_| true), None);
+        assert_eq!(RoundRobin::new(vec![0]).pick(&[1], |_| false), None);
     }
 
     #[test]
@@ -90,7 +89,7 @@ mod tests {
         let first: usize = std::thread::scope(|s| {
             let rr = &rr;
             let handles: Vec<_> = (0..3)
-                .map(|_| s.spawn(move || (0..1000).filter(|_| rr.pick(|i| [1, 2][i]) == Some(0)).count()))
+                .map(|_| s.spawn(move || (0..1000).filter(|_| rr.pick(&[1, 2], |_| true) == Some(0)).count()))
                 .collect();
             handles.into_iter().map(|h| h.join().unwrap()).sum()
         });

@@ -132,10 +132,7 @@ impl Selector {
     #[inline]
     fn pick_in(&self, tier: &Tier, asker: &Asker, view: &impl Candidates) -> Option<usize> {
         match self.balance {
-            Balance::RoundRobin => self.round_robin.pick(|i| match tier.weights[i] {
-                weight if weight > 0 && takes(view, i) => weight,
-                _ => 0,
-            }),
+            Balance::RoundRobin => self.round_robin.pick(&tier.weights, |i| takes(view, i)),
             Balance::LeastConnections => tier.least_connected(view),
             Balance::RandomTwo => tier.better_of_two(view),
             Balance::SourceHash { .. } | Balance::Maglev => {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
 use convey_engine::{DsrMethod, Link, NextHops, PacketOptions, PortRange, Refusal, Route};
 use convey_xdp::kernel::Hook;
@@ -94,7 +95,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         up: true,
         draining: false,
         backup: false,
-        share: convey_core::selection::SLOW_START_STEPS,
+        share: SLOW_START_STEPS,
     };
     let backend = |name: &str, servers| BackendSpec {
         name: name.into(),
@@ -104,7 +105,8 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
-        balance: convey_core::selection::Balance::Maglev,
+        // By flow and, in the other half of the setups, by source, where each pair of IPv6 addresses is one.
+        balance: if small { Balance::SourceHash { ipv6_prefix: 127 } } else { Balance::Maglev },
         servers,
     };
     SnapshotSpec {
@@ -156,7 +158,7 @@ pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, random: &mut Random
     let backend = random.below(spec.backends.len());
     let servers = &mut spec.backends[backend].servers;
     let at = random.below(servers.len());
-    match random.below(9) {
+    match random.below(10) {
         0 => servers[at].up = !servers[at].up,
         1 => servers[at].draining = !servers[at].draining,
         2 => servers[at].weight = random.of(&[0, 1, 2]),
@@ -170,6 +172,7 @@ pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, random: &mut Random
         6 => spec.frontends = first.frontends.clone(),
         7 => spec.limits.max_connections = random.of(&[0, 3, 10]),
         8 => servers[at].max_connections = random.of(&[0, 1, 4]),
+        9 => servers[at].backup = !servers[at].backup,
         _ => servers.iter_mut().for_each(|server| server.up = true),
     }
 }
