@@ -332,6 +332,10 @@ impl Candidates for View<'_> {
     fn is_passed_over(&self, server: usize) -> bool {
         self.tried.contains(&server) || self.full.contains(&server)
     }
+
+    fn passes_over(&self) -> bool {
+        !(self.tried.is_empty() && self.full.is_empty())
+    }
 }
 
 /// Starts a connect. The socket enters the reactor only afterwards: one that has not begun to connect hangs

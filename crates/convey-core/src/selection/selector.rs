@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::balance::{Asker, Balance};
 use super::maglev::{Member, member_seed};
 use super::round_robin::RoundRobin;
-use super::tier::{Tier, takes};
+use super::tier::{Tier, has_room, takes};
 
 /// Steps in which a server in slow start gets its weight back. Weights in selection are counted in parts of this size:
 /// a server of weight 1 has [`SLOW_START_STEPS`] of them, and one at its beginning.
@@ -33,6 +33,8 @@ pub trait Candidates {
     fn limit(&self, server: usize) -> u64;
     /// Whether it is not to be chosen this time: tried already, or found full.
     fn is_passed_over(&self, server: usize) -> bool;
+    /// Whether there is any such server; as a rule there is none, and nobody need ask of each.
+    fn passes_over(&self) -> bool;
 }
 
 /// Servers of which nothing is known but their weights.
@@ -47,6 +49,9 @@ impl Candidates for Unseen {
         0
     }
     fn is_passed_over(&self, _: usize) -> bool {
+        false
+    }
+    fn passes_over(&self) -> bool {
         false
     }
 }
@@ -132,7 +137,10 @@ impl Selector {
     #[inline]
     fn pick_in(&self, tier: &Tier, asker: &Asker, view: &impl Candidates) -> Option<usize> {
         match self.balance {
-            Balance::RoundRobin => self.round_robin.pick(&tier.weights, |i| takes(view, i)),
+            Balance::RoundRobin if view.passes_over() => {
+                self.round_robin.pick(&tier.weights, |i| takes(view, i))
+            }
+            Balance::RoundRobin => self.round_robin.pick(&tier.weights, |i| has_room(view, i)),
             Balance::LeastConnections => tier.least_connected(view),
             Balance::RandomTwo => tier.better_of_two(view),
             Balance::SourceHash { .. } | Balance::Maglev => {

@@ -63,6 +63,9 @@ impl Candidates for Load {
     fn is_passed_over(&self, server: usize) -> bool {
         self.tried.contains(&server)
     }
+    fn passes_over(&self) -> bool {
+        !self.tried.is_empty()
+    }
 }
 
 #[test]

@@ -149,6 +149,11 @@ impl Tier {
 /// Whether a server with a weight takes one more.
 #[inline]
 pub(super) fn takes(view: &impl Candidates, i: usize) -> bool {
+    has_room(view, i) && !view.is_passed_over(i)
+}
+
+#[inline]
+pub(super) fn has_room(view: &impl Candidates, i: usize) -> bool {
     let limit = view.limit(i);
-    (limit == 0 || view.open(i) < limit) && !view.is_passed_over(i)
+    limit == 0 || view.open(i) < limit
 }
