@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { LEAST, LEAST_PACKETS, linesOf } from "./support.ts";
 
 const packets = (mode: string, keys: string, more = "") =>
-  linesOf(`mode = "${mode}"\n${LEAST_PACKETS}[backends.pool]\n${keys}\n${more}`);
+  linesOf(`mode = "${mode}"\n${LEAST_PACKETS.replace(":8081", ":3000")}[backends.pool]\n${keys}\n${more}`);
 
 describe("methods in the packet modes", () => {
   test.each(["round_robin", "least_connections", "random_two"])(
@@ -11,7 +11,7 @@ describe("methods in the packet modes", () => {
       for (const mode of ["passthrough", "dsr"]) {
         const [line] = await packets(mode, `balance = "${balance}"`);
         expect(line).toContain(
-          `error: backends.pool.balance: is not available in ${mode} mode, which looks servers up in a table that no packet writes to (found "${balance}", expected "maglev" or "source_hash", or mode = "proxy")`,
+          `error: backends.pool.balance: is not available in ${mode} mode, which looks servers up in a table that no packet writes to (found "${balance}", expected one of "maglev", "source_hash", or mode = "proxy")`,
         );
       }
     },
@@ -35,17 +35,17 @@ test("a prefix without source_hash, and backups alone, are warnings", async () =
   expect(prefix).toContain(
     'warning: backends.pool.source_hash_ipv6_prefix: has no effect without balance = "source_hash"',
   );
-  const [backups] = await linesOf(LEAST.replace(/addr = "([^"]*)"/, 'addr = "$1"\nbackup = true'));
+  const [backups] = await linesOf(LEAST.replace(/(addr = "127.0.0.1:8081")/, "$1, backup = true"));
   expect(backups).toContain("warning: backends.pool.servers: has backups alone");
 });
 
 test("what is no method, prefix or duration is told with what is", async () => {
-  const lines = await linesOf(
-    `${LEAST}[backends.pool]\nbalance = "leastconn"\nsource_hash_ipv6_prefix = 0\nslow_start_ms = -1\n`,
+  const of = async (key: string) => (await linesOf(`${LEAST}[backends.pool]\n${key}\n`))[0];
+  expect(await of('balance = "leastconn"')).toContain(
+    "error: backends.pool.balance: is not a value it can have",
   );
-  expect(lines.map((line) => line.replace(/^[^ ]+ /, ""))).toEqual([
-    expect.stringContaining("error: backends.pool.balance: is not one of the words allowed"),
-    expect.stringContaining("error: backends.pool.source_hash_ipv6_prefix: is out of range (found 0"),
-    expect.stringContaining("error: backends.pool.slow_start_ms: is out of range (found -1"),
-  ]);
+  expect(await of("source_hash_ipv6_prefix = 0")).toContain(
+    "is out of range (found 0, expected an integer from 1 to 128)",
+  );
+  expect(await of("slow_start_ms = -1")).toContain("is out of range (found -1");
 });
