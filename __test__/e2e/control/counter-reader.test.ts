@@ -46,7 +46,9 @@ test("counters read again are those of a whole reading: after traffic, a refusal
 
     dataplane.install(config({ s1: { addr: server.addr }, s2: { addr: server.addr } }));
     agrees();
-    dataplane.setServers([{ backend: "pool", server: "s2", up: false, draining: false, weight: 1 }]);
+    dataplane.setServers([
+      { backend: "pool", server: "s2", up: false, draining: false, weight: 1, share: 20 },
+    ]);
     agrees();
     expect(wholes, "a configuration has names").toBe(4);
 

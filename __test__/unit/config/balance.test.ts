@@ -1,8 +1,13 @@
 import { describe, expect, test } from "vitest";
 import { LEAST, LEAST_PACKETS, linesOf } from "./support.ts";
 
-const packets = (mode: string, keys: string, more = "") =>
-  linesOf(`mode = "${mode}"\n${LEAST_PACKETS.replace(":8081", ":3000")}[backends.pool]\n${keys}\n${more}`);
+/** What is said of the method. */
+const packets = async (mode: string, keys: string, more = "") =>
+  (
+    await linesOf(
+      `mode = "${mode}"\n${LEAST_PACKETS.replace(":8081", ":3000")}[backends.pool]\n${keys}\n${more}`,
+    )
+  ).filter((line) => line.includes("balance"));
 
 describe("methods in the packet modes", () => {
   test.each(["round_robin", "least_connections", "random_two"])(
@@ -35,7 +40,7 @@ test("a prefix without source_hash, and backups alone, are warnings", async () =
   expect(prefix).toContain(
     'warning: backends.pool.source_hash_ipv6_prefix: has no effect without balance = "source_hash"',
   );
-  const [backups] = await linesOf(LEAST.replace(/(addr = "127.0.0.1:8081")/, "$1, backup = true"));
+  const [backups] = await linesOf(`${LEAST}backup = true\n`);
   expect(backups).toContain("warning: backends.pool.servers: has backups alone");
 });
 
