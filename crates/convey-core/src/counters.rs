@@ -216,7 +216,7 @@ reasons! {
     QueueFull = "queue_full",
     /// No place at the backend became free within the queue timeout; the client was closed.
     QueueTimeout = "queue_timeout",
-    /// The client closed its connection while it waited for a place, before it had sent a byte.
+    /// The client closed its connection while it waited for a place or a server, before it had sent a byte.
     QueueAbandoned = "queue_abandoned",
     /// No server of the backend was up with a weight above zero; the client was closed.
     NoServer = "no_server",

@@ -20,7 +20,7 @@ fn pair_with(change: impl FnOnce(&mut convey_core::SnapshotSpec)) -> (Lab, TcpSt
     let lab = Lab::start(spec);
     let client = lab.connect();
     let server = taken.recv_timeout(lab::PATIENCE).unwrap();
-    wait_until("the connection stands", || lab.gauges() == [1; 4]);
+    wait_until("the connection stands", || lab.totals() == [1; 4]);
     (lab, client, server)
 }
 

@@ -181,7 +181,7 @@ fn child_with_ten_source_ports() {
     // Clients bind ports outside the range, so that all ten are left for the balancer.
     let connect = |port| connect_from(port, &lab);
     let inside: Vec<TcpStream> = (0..10).map(|n| connect(6000 + n)).collect();
-    wait_until("ten connections stand", || lab.gauges() == [10; 4]);
+    wait_until("ten connections stand", || lab.totals() == [10; 4]);
     let before = cpu.used();
     for n in 0..5 {
         assert_eq!(connect(6100 + n).read(&mut [0]).unwrap(), 0);

@@ -27,7 +27,7 @@ fn pair(change: impl FnOnce(&mut SnapshotSpec)) -> (Lab, TcpStream, TcpStream) {
     let lab = Lab::start(spec);
     let client = lab.connect();
     let server = taken.recv_timeout(lab::PATIENCE).unwrap();
-    wait_until("the connection stands", || lab.gauges() == [1; 4]);
+    wait_until("the connection stands", || lab.totals() == [1; 4]);
     (lab, client, server)
 }
 
