@@ -62,3 +62,32 @@ test("counters read again are those of a whole reading: after traffic, a refusal
   }
   agrees();
 });
+
+test("who waits for a place is read again", async () => {
+  await using server = await listening(echo);
+  const pool = { max_connections: 1, queue: 5, queue_timeout_ms: 60_000, health_check_interval: 3600 };
+  const checked = checkConfig(poolConfig({ s1: { addr: server.addr } }, { pool }));
+  if (!checked.ok) throw new Error(JSON.stringify(checked.problems));
+  const { start } = await loadDataplane();
+  const dataplane = start(lower(checked.config), () => undefined);
+  const reader = new CounterReader(dataplane);
+  try {
+    expect(reader.read().backends[0]?.queue).toEqual({ waiting: 0, total: 0, timedOut: 0, refused: 0 });
+    const [host = "", port] = (dataplane.addresses()[0]?.address ?? "").split(":");
+    const holder = await dial({ host, port: Number(port) });
+    await until(
+      () => dataplane.stats().backends[0]?.counters.totalConnections === 1,
+      "the first to be served",
+    );
+    const waiting = await dial({ host, port: Number(port) });
+    await until(() => dataplane.stats().backends[0]?.queue?.waiting === 1, "the second to wait");
+    expect(reader.read()).toEqual(dataplane.stats());
+    expect(reader.read().backends[0]?.queue).toEqual({ waiting: 1, total: 1, timedOut: 0, refused: 0 });
+    holder.destroy();
+    await until(() => dataplane.stats().backends[0]?.queue?.waiting === 0, "nobody to wait");
+    expect(reader.read()).toEqual(dataplane.stats());
+    waiting.destroy();
+  } finally {
+    dataplane.close(false);
+  }
+});

@@ -69,7 +69,7 @@ fn flags(entry: &Entry, end: &str) -> (char, char) {
     let state = entry.story().map_or('C', reached);
     match end {
         "closed" => ('-', '-'),
-        "client_reset" => ('C', state),
+        "client_reset" | "queue_abandoned" => ('C', state),
         "server_reset" => ('S', state),
         "no_server" | "retries_exhausted" | "connect_refused" | "connect_failed" => ('S', 'C'),
         "connect_timeout" => ('s', 'C'),
