@@ -4,7 +4,7 @@ import { report } from "../../../ts/cli/stats-report.ts";
 import type { Stats } from "../../../ts/control/stats.ts";
 import { queue } from "../../../ts/dashboard/client/words.ts";
 
-const row = { name: "pool", tx: 0, rx: 0, rates: { tx: 0, rx: 0 }, servers: [] };
+const row = { name: "pool", balance: "round_robin", tx: 0, rx: 0, rates: { tx: 0, rx: 0 }, servers: [] };
 
 test("the dashboard tells of a queue once somebody has waited or was refused", () => {
   expect(queue(row)).toEqual([]);
@@ -16,7 +16,7 @@ test("the dashboard tells of a queue once somebody has waited or was refused", (
 });
 
 test("`convey stats` has a line for each queue in which somebody has waited", () => {
-  const counted = { bytes_tx: 0, bytes_rx: 0, servers: {}, server_details: {} };
+  const counted = { bytes_tx: 0, bytes_rx: 0, balance: "round_robin", servers: {}, server_details: {} };
   const stats: Stats = {
     total_bytes_tx: 0,
     total_bytes_rx: 0,
