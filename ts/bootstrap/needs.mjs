@@ -20,7 +20,7 @@ export const NEEDS = {
   curl: { package: "curl" },
   ethtool: { package: "ethtool" },
   fish: { package: "fish" },
-  haproxy: { package: "haproxy", benchOnly: true },
+  haproxy: { package: "haproxy" },
   ip: { package: "iproute2" },
   jq: { package: "jq" },
   nft: { package: "nftables" },
@@ -87,7 +87,7 @@ export function remedy(names, table = NEEDS) {
 
 /** Debian packages that would bring what is missing here. */
 export function missingPackages(environment = process.env, table = NEEDS) {
-  const wanted = Object.keys(table).filter((name) => table[name].package && !table[name].benchOnly);
+  const wanted = Object.keys(table).filter((name) => table[name].package);
   return [...new Set(unmet(wanted, environment, table).map((name) => table[name].package))].sort();
 }
 

@@ -8,10 +8,20 @@ import type {
   NativeMode,
   NativePacketOptions,
   NativeProtocol,
+  NativeSendProxy,
   NativeXdpMode,
 } from "../native/addon/index.js";
 import { availableCpus } from "./cpus.ts";
-import type { Config, ConnectionTracking, DsrMethod, Engine, Mode, Protocol, XdpMode } from "./schema.ts";
+import type {
+  Config,
+  ConnectionTracking,
+  DsrMethod,
+  Engine,
+  Mode,
+  Protocol,
+  SendProxy,
+  XdpMode,
+} from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
 export interface ServerState {
@@ -47,6 +57,9 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       tcpUserTimeoutMs: frontend.tcp_user_timeout_ms,
       tcpFastOpen: frontend.tcp_fast_open,
       mptcp: frontend.mptcp,
+      acceptProxy: frontend.accept_proxy,
+      proxyTrusted: frontend.proxy_trusted ?? [],
+      proxyHeaderTimeoutMs: frontend.proxy_header_timeout_ms,
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,
@@ -60,16 +73,19 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       retryTimeoutMs: backend.retry_timeout_ms,
       halfCloseTimeoutMs: backend.half_close_timeout_ms,
       tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
+      sourceClient: backend.source === "client",
+      sourceAddresses: backend.source === "client" ? [] : (backend.source ?? []),
       dsrMethod: backend.dsr_method ?? config.dsr.method,
-      servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
+      servers: Object.entries(backend.servers).map(([server, its]) => {
         const state = states.get(serverKey(name, server));
         return {
           name: server,
-          addr,
-          weight: state?.weight ?? weight,
-          maxConnections: max_connections,
+          addr: its.addr,
+          weight: state?.weight ?? its.weight,
+          maxConnections: its.max_connections,
           up: state?.up ?? true,
           draining: state?.draining ?? false,
+          sendProxy: its.send_proxy ?? backend.send_proxy,
         };
       }),
     })),
@@ -120,3 +136,4 @@ true satisfies Same<Engine, NativeEngine>;
 true satisfies Same<DsrMethod, NativeDsrMethod>;
 true satisfies Same<ConnectionTracking, NativeConnectionTracking>;
 true satisfies Same<XdpMode, NativeXdpMode>;
+true satisfies Same<SendProxy, NativeSendProxy>;

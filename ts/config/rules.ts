@@ -11,6 +11,7 @@ import {
   parsePortRange,
   type SocketAddress,
 } from "./address.ts";
+import { clientAddressRules } from "./client-address.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
@@ -43,6 +44,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...pools(view),
     ...loops(view, host.addresses),
     ...modeRules(view),
+    ...clientAddressRules(view),
     ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),

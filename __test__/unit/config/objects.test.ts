@@ -24,6 +24,8 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           tcp_user_timeout_ms: 0,
           tcp_fast_open: 0,
           mptcp: false,
+          accept_proxy: false,
+          proxy_header_timeout_ms: 3000,
         },
       },
       backends: {
@@ -43,6 +45,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           queue: 0,
           queue_timeout_ms: 5000,
           retry_timeout_ms: 0,
+          send_proxy: "off",
           servers: { s1: { addr: "127.0.0.1:8081", weight: 1, max_connections: 0 } },
         },
       },

@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client_address::{AcceptProxy, ProxyVersion, Source};
 use crate::counters::{ConnCounters, ReasonCounters};
 use crate::selection::RoundRobin;
+use crate::source_pool::Sources;
 use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
@@ -98,6 +100,8 @@ pub struct FrontendSpec {
     pub protocol: Protocol,
     /// Name of the backend.
     pub backend: String,
+    /// Whether and from whom it takes PROXY headers (proxy mode).
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -121,6 +125,8 @@ pub struct BackendSpec {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// Where connections to its servers start from (proxy mode).
+    pub source: Source,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -140,6 +146,8 @@ pub struct ServerSpec {
     pub up: bool,
     /// Whether it is being drained: no new connections, open ones go on.
     pub draining: bool,
+    /// The PROXY header that connections to it begin with (proxy mode).
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// Why a [`SnapshotSpec`] was refused.
@@ -163,6 +171,8 @@ pub struct Frontend {
     pub protocol: Protocol,
     /// Index into [`Snapshot::backends`].
     pub backend: usize,
+    /// Whether and from whom it takes PROXY headers.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -190,6 +200,8 @@ pub struct Backend {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// Where connections to its servers start from.
+    pub source: Sources,
     /// Members.
     pub servers: Vec<Server>,
     /// Scheduler state, in the order of `servers`.
@@ -215,6 +227,8 @@ pub struct Server {
     pub up: bool,
     /// Whether it is being drained.
     pub draining: bool,
+    /// The PROXY header that connections to it begin with.
+    pub send_proxy: Option<ProxyVersion>,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Failed connects by reason.
@@ -297,6 +311,7 @@ impl Snapshot {
                     listen: f.listen,
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
+                    accept_proxy: f.accept_proxy.clone(),
                     max_connections: f.max_connections,
                     sockets: f.sockets,
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
@@ -342,6 +357,7 @@ fn build_backend(
                 max_connections: s.max_connections,
                 up: s.up,
                 draining: s.draining,
+                send_proxy: s.send_proxy,
                 counters: survivor.map_or_else(new_counters, |(o, _)| o.counters.clone()),
                 reasons: survivor.map(|(o, _)| o.reasons.clone()).unwrap_or_default(),
             };
@@ -363,6 +379,7 @@ fn build_backend(
         max_duration: spec.max_duration,
         waiting: spec.waiting,
         ends: spec.ends,
+        source: (&spec.source).into(),
         servers,
         round_robin: RoundRobin::new(credits),
         queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),

@@ -18,6 +18,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),
@@ -26,6 +27,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
                 max_connections: 0,
                 up: true,
                 draining: false,
+                send_proxy: None,
             })
             .collect(),
     };
@@ -34,6 +36,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         listen: format!("192.0.2.10:{}", 1000 + b).parse().expect("an address"),
         protocol: Protocol::Tcp,
         backend: format!("b{b}"),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };

@@ -18,6 +18,7 @@ fn server(n: u8) -> ServerSpec {
         max_connections: 0,
         up: true,
         draining: false,
+        send_proxy: None,
     }
 }
 

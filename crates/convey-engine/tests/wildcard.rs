@@ -16,6 +16,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         listen,
         protocol: Protocol::Tcp,
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     }
@@ -30,6 +31,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),
@@ -37,6 +39,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
             max_connections: 0,
             up: true,
             draining: false,
+            send_proxy: None,
         }],
     };
     let spec = SnapshotSpec {

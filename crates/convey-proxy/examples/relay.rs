@@ -60,6 +60,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
         max_connections: 0,
         up: true,
         draining: false,
+        send_proxy: None,
     };
     SnapshotSpec {
         mode: Mode::Proxy,
@@ -69,6 +70,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             listen,
             protocol: Protocol::Tcp,
             backend: "pool".to_owned(),
+            accept_proxy: None,
             max_connections: 0,
             sockets: Default::default(),
         }],
@@ -80,6 +82,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            source: Default::default(),
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

@@ -90,7 +90,8 @@ impl RuntimeError {
             {
                 ErrorKind::Permission
             }
-            Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
+            Self::Proxy(ProxyError::Bind { .. } | ProxyError::Source { .. }) => ErrorKind::Bind,
+            Self::Proxy(ProxyError::Transparent { .. }) => ErrorKind::Permission,
             Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
             Self::Proxy(ProxyError::Log(_)) => ErrorKind::Config,
             Self::Engine(error) => match error.kind {

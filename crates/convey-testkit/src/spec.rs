@@ -13,6 +13,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_connections: 0,
         up: is_up,
         draining: false,
+        send_proxy: None,
     };
     let backend = BackendSpec {
         name: "b".into(),
@@ -22,6 +23,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
@@ -29,6 +31,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         listen: listen.parse().expect("an address"),
         protocol: *protocol,
         backend: "b".into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };

@@ -28,12 +28,14 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         max_connections: 0,
         up,
         draining: false,
+        send_proxy: None,
     };
     let frontend = |name: &str, protocol| FrontendSpec {
         name: name.into(),
         listen: VIP.parse().unwrap(),
         protocol,
         backend: "pool".into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };
@@ -49,6 +51,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            source: Default::default(),
             servers: servers.iter().map(server).collect(),
         }],
     }

@@ -35,8 +35,16 @@ const LOCAL_CAUSES: Record<string, string> = {
   EPERM: "this machine does not permit the connect",
 };
 
+/** How a connect begins: the address it starts from, and what is sent as soon as it stands. */
+export type Beginning = { localAddress?: string | undefined; header?: Buffer | undefined };
+
 /** Connects once; `done` is called once, later, unless the returned function was called before. */
-export function probeTcp(host: string, port: number, done: (outcome: Outcome) => void): () => void {
+export function probeTcp(
+  host: string,
+  port: number,
+  done: (outcome: Outcome) => void,
+  { localAddress, header }: Beginning = {},
+): () => void {
   const socket = new Socket();
   let settled = false;
   const finish = (outcome: Outcome): void => {
@@ -48,8 +56,13 @@ export function probeTcp(host: string, port: number, done: (outcome: Outcome) =>
   // Paused before it connects, the socket is never armed for reading: half the epoll work of a check.
   socket.pause();
   socket.on("error", (error: NodeJS.ErrnoException) => finish(outcomeOf(error)));
-  socket.on("connect", () => finish(connectedToItself(socket, port) ? SELF_CONNECT : OK));
-  socket.connect({ host, port, autoSelectFamily: false });
+  socket.on("connect", () => {
+    if (connectedToItself(socket, port)) return finish(SELF_CONNECT);
+    // So short a write is the kernel's before the call returns.
+    if (header !== undefined) socket.write(header);
+    finish(OK);
+  });
+  socket.connect({ host, port, autoSelectFamily: false, ...(localAddress && { localAddress }) });
   socket.unref();
   return () => {
     settled = true;

@@ -44,7 +44,7 @@ export function serverProbe(send: SendProbe, tell: (message: string) => void): P
   const told = new Set<string>();
   return (target, done) => {
     const { host, port, vips: check } = target;
-    if (check === undefined) return probeTcp(host, port, done);
+    if (check === undefined) return probeTcp(host, port, done, target.beginning);
     const probe = {
       server: hostPort({ host, port }),
       vips: [...check.vips],

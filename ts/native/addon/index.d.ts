@@ -218,6 +218,10 @@ export interface NativeBackend {
   /** Towards servers; 0: as the kernel has it. */
   tcpUserTimeoutMs: number
   dsrMethod: NativeDsrMethod
+  /** Whether connections to its servers start from the client's address (proxy mode). */
+  sourceClient: boolean
+  /** Addresses that they start from in turn otherwise; none: the kernel's choice. */
+  sourceAddresses: Array<string>
   servers: Array<NativeServer>
 }
 
@@ -450,6 +454,12 @@ export interface NativeFrontend {
   tcpFastOpen: number
   /** Whether to listen for Multipath TCP. */
   mptcp: boolean
+  /** Whether connections begin with a PROXY header (proxy mode). */
+  acceptProxy: boolean
+  /** `address/bits` of those who may connect then; none: everybody. */
+  proxyTrusted: Array<string>
+  /** How long the header may take, from the accept on. */
+  proxyHeaderTimeoutMs: number
 }
 
 export interface NativeFrontendStats {
@@ -719,6 +729,9 @@ export interface NativeRefusedEngine {
   remedy: string
 }
 
+/** The PROXY header that connections to a server begin with. */
+export type NativeSendProxy = 'off' | 'v1' | 'v2'
+
 /** A member of a backend. */
 export interface NativeServer {
   name: string
@@ -730,6 +743,7 @@ export interface NativeServer {
   maxConnections: number
   up: boolean
   draining: boolean
+  sendProxy: NativeSendProxy
 }
 
 export interface NativeServerStats {

@@ -50,6 +50,7 @@ pub fn server_spec(s: &WorldServer) -> ServerSpec {
         max_connections: 0,
         up: s.up,
         draining: false,
+        send_proxy: None,
     }
 }
 
@@ -65,6 +66,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 listen,
                 protocol: if f.protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp },
                 backend: family(&listen).into(),
+                accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
             }
@@ -78,6 +80,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
     };
     SnapshotSpec {

@@ -32,6 +32,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            source: Default::default(),
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }
@@ -43,13 +44,22 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         listen: listen.parse().unwrap(),
         protocol: Protocol::Tcp,
         backend: "pool".to_owned(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     }
 }
 
 pub fn server(number: usize, addr: SocketAddr) -> ServerSpec {
-    ServerSpec { name: format!("s{number}"), addr, weight: 1, max_connections: 0, up: true, draining: false }
+    ServerSpec {
+        name: format!("s{number}"),
+        addr,
+        weight: 1,
+        max_connections: 0,
+        up: true,
+        draining: false,
+        send_proxy: None,
+    }
 }
 
 /// A running proxy, its snapshot and the events it sent.

@@ -100,6 +100,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
             max_connections: 0,
             up: true,
             draining: true,
+            send_proxy: None,
         };
         let at = backend(spec, &identity.backend);
         let servers = &mut spec.backends[at].servers;
@@ -118,6 +119,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 listen,
                 protocol,
                 backend: of_backend.clone(),
+                accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
             });
@@ -138,6 +140,7 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers: Vec::new(),
     });
     spec.backends.len() - 1

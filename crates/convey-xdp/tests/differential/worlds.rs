@@ -65,6 +65,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         listen: listen.parse().unwrap(),
         protocol,
         backend: backend.into(),
+        accept_proxy: None,
         max_connections: if small { 12 } else { 0 },
         sockets: Default::default(),
     };
@@ -93,6 +94,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_connections: if small && i == 1 { 5 } else { 0 },
         up: true,
         draining: false,
+        send_proxy: None,
     };
     let backend = |name: &str, servers| BackendSpec {
         name: name.into(),
@@ -102,6 +104,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        source: Default::default(),
         servers,
     };
     SnapshotSpec {
