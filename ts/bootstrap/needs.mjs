@@ -10,8 +10,7 @@ import { delimiter, join } from "node:path";
 
 /**
  * Name → how it is checked, and the Debian package that brings it. `commands` must all be on the PATH (the name
- * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`. What only the
- * bench uses is not installed for tests.
+ * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`.
  */
 export const NEEDS = {
   root: { met: isFullRoot, remedy: "run as root; in a container, with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
@@ -25,6 +24,7 @@ export const NEEDS = {
   jq: { package: "jq" },
   nft: { package: "nftables" },
   nginx: { package: "nginx" },
+  "nginx-stream": { file: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
   prometheus: { package: "prometheus" },
   promtool: { package: "prometheus" },
   python3: { package: "python3" },

@@ -60,7 +60,10 @@ async fn header(socket: &TcpStream) -> Result<Box<Header>, Reason> {
         match take(socket)? {
             Some(header) => return Ok(header),
             // All that will ever come had come before it was looked at.
-            None if ready.is_read_closed() => return Err(Reason::ProxyHeaderMissing),
+            None if ready.is_read_closed() => {
+                let has_failed = !matches!(socket.take_error(), Ok(None));
+                return Err(if has_failed { Reason::ClientReset } else { Reason::ProxyHeaderMissing });
+            }
             None => {}
         }
     }
