@@ -101,7 +101,7 @@ export function checkTargets(config: Config): CheckTarget[] {
       if (!parsed.ok) return [];
       const { host, port } = parsed.value;
       const beginning = {
-        localAddress: checkSource(b.source, host),
+        source: checkSource(b.source, host),
         header: proxyHeaderForChecks(send_proxy ?? b.send_proxy),
       };
       return [{ key: serverKey(backend, server), host, port, settings, beginning, ...(vips && { vips }) }];

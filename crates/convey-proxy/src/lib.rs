@@ -44,3 +44,4 @@ pub use descriptors::{Descriptors, descriptors_problem};
 pub use error::ProxyError;
 pub use log::{LogError, LogSpec, Logged};
 pub use proxy::Proxy;
+pub use source::source_socket;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -111,6 +112,16 @@ fn connect(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
 
 fn make_transparent(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
     if is_ipv4 { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+/// A socket that will connect from `source`, for health checks that are to take the way of clients.
+///
+/// # Errors
+/// The host has no such address, or no descriptors.
+pub fn source_socket(source: IpAddr) -> io::Result<OwnedFd> {
+    let socket = open(SocketAddr::new(source, 0))?;
+    bind_no_port(&socket, source)?;
+    Ok(socket.into())
 }
 
 /// Checks that sources which `before` did not have can be had on this host.

@@ -214,7 +214,11 @@ fn a_server_is_told_who_the_client_is_before_anybody_speaks() {
         assert_eq!(to_end(server), b"HELO");
         lab.wait_idle();
         let counters = &lab.snapshot().backends[0].counters;
-        assert_eq!((counters.bytes_tx(), counters.bytes_rx()), (4, 9), "the header is none of the client's bytes");
+        assert_eq!(
+            (counters.bytes_tx(), counters.bytes_rx()),
+            (4, 9),
+            "the header is none of the client's bytes"
+        );
     }
 }
 

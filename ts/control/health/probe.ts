@@ -35,17 +35,33 @@ const LOCAL_CAUSES: Record<string, string> = {
   EPERM: "this machine does not permit the connect",
 };
 
-/** How a connect begins: the address it starts from, and what is sent as soon as it stands. */
-export type Beginning = { localAddress?: string | undefined; header?: Buffer | undefined };
+/** How a connect begins. */
+export type Beginning = {
+  /** The address it starts from. */
+  source?: string | undefined;
+  /** What is sent as soon as it stands. */
+  header?: Buffer | undefined;
+};
+
+/** Makes a socket that starts from this address, and returns its descriptor. Throws when the host has no such address. */
+export type OpenFrom = (source: string) => number;
 
 /** Connects once; `done` is called once, later, unless the returned function was called before. */
 export function probeTcp(
   host: string,
   port: number,
   done: (outcome: Outcome) => void,
-  { localAddress, header }: Beginning = {},
+  { source, header }: Beginning = {},
+  openFrom?: OpenFrom,
 ): () => void {
-  const socket = new Socket();
+  let socket: Socket;
+  try {
+    socket = open(source, openFrom);
+  } catch (error) {
+    const cause = `this machine cannot connect from ${source}: ${(error as Error).message}`;
+    const later = setImmediate(() => done({ kind: "local", cause }));
+    return () => clearImmediate(later);
+  }
   let settled = false;
   const finish = (outcome: Outcome): void => {
     if (settled) return;
@@ -62,12 +78,19 @@ export function probeTcp(
     if (header !== undefined) socket.write(header);
     finish(OK);
   });
-  socket.connect({ host, port, autoSelectFamily: false, ...(localAddress && { localAddress }) });
+  socket.connect({ host, port, autoSelectFamily: false });
   socket.unref();
   return () => {
     settled = true;
     socket.destroy();
   };
+}
+
+// Node's own localAddress takes a port with the address, which then serves this one connect while it is remembered; and
+// it is one of those that connections need.
+function open(source: string | undefined, openFrom: OpenFrom | undefined): Socket {
+  if (source === undefined || openFrom === undefined) return new Socket();
+  return new Socket({ fd: openFrom(source), writable: true });
 }
 
 const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };

@@ -20,6 +20,12 @@ export declare class Dataplane {
   static start(config: NativeConfig, onEvent: (event: NativeEvent) => void): Dataplane
   /** Replaces the configuration and returns its version; when it throws, the old one serves on. */
   install(config: NativeConfig): number
+  /**
+   * A descriptor, the caller's from now on, of a TCP socket that connects from `address` and gets its port by that.
+   *
+   * Throws with `code` CONFIG_INVALID or INTERNAL.
+   */
+  sourceSocket(address: string): number
   /** Changes health, drain state and weight of servers; unknown names are passed over. */
   setServers(updates: Array<NativeServerUpdate>): number
   /** Opens the file that connections are logged to anew, by its name; false where there is none. */
