@@ -28,7 +28,6 @@ export const NEEDS = {
   prometheus: { package: "prometheus" },
   promtool: { package: "prometheus" },
   python3: { package: "python3" },
-  setpriv: { package: "util-linux" },
   socat: { package: "socat" },
   ss: { package: "iproute2" },
   strace: { package: "strace" },

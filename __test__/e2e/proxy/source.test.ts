@@ -127,7 +127,7 @@ for (const family of ["v4", "v6"] as const) {
 }
 
 test('without the privilege source = "client" is refused at start with words', async (context) => {
-  needs(context, { root: true, tools: ["setpriv"] });
+  needs(context, { root: true });
   const config = poolConfig({ s1: { addr: "127.0.0.1:9" } }, { pool: { source: "client" } });
   const script = `import { createBalancer } from "./dist/index.js"; await createBalancer(${JSON.stringify(config)});`;
   const without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups"];
