@@ -1,10 +1,12 @@
 /** Where connections to servers start from: addresses of a pool with ports of their own each, or the client's. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, expect, test } from "vitest";
+import type { Finding } from "../../../ts/doctor/finding.ts";
 import { createBalancer } from "../../../ts/index.ts";
 import { poolConfig } from "../../support/control.ts";
 import { pool, startConvey } from "../../support/convey.ts";
 import { loadgenPath, startServer } from "../../support/loadgen.ts";
+import { CONVEY } from "../../support/peers.ts";
 import { finish, start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
 import { address, Row } from "../../support/row.ts";
@@ -113,11 +115,20 @@ for (const family of ["v4", "v6"] as const) {
       pool({ s1: server.address }, { listen: at.front, backend: ['source = "client"'] }),
       lab.at("balancer"),
     );
-    // What the documentation says: answers of the server are for this host, whatever address they are sent to.
-    await lab.sh(
-      "balancer",
-      `${ip} rule add iif back ipproto tcp sport 9001 lookup 100; ${ip} route add local default dev lo table 100`,
+    const doctor = async () => {
+      const words = [process.execPath, CONVEY, "doctor", "-c", product.file, "--json"];
+      const { stdout } = await finish(lab.at("balancer", ...words));
+      const { findings } = JSON.parse(stdout) as { findings: Finding[] };
+      return findings.filter(({ check }) => check === "client_source");
+    };
+    const [missing] = await doctor();
+    expect(missing).toMatchObject({ severity: "warning", subject: "pool/s1" });
+    // What the documentation says, too: answers of the server are for this host, whatever address they are sent to.
+    expect(missing?.remedy).toBe(
+      `${ip} rule add iif back ipproto tcp sport 9001 lookup 100; ${ip} route replace local default dev lo table 100`,
     );
+    await lab.sh("balancer", String(missing?.remedy));
+    expect(await doctor()).toMatchObject([{ severity: "ok", subject: "pool/s1" }]);
     const command = [await loadgenPath(), "hold", "--connect", at.front, "--connections", "5"];
     await using client = start(lab.at("client", ...command), { stdin: true });
     await client.waitFor(/"ready"/);
