@@ -22,9 +22,8 @@ use convey_core::{
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep, LiveDecision};
-pub use convey_proxy::{LogSpec, Logged, inherited};
+pub use convey_proxy::{LogSpec, Logged, inherited, source_socket};
 use convey_proxy::{Proxy, ProxyError, descriptors_problem};
-pub use convey_proxy::{inherited, source_socket};
 
 pub use crate::host::state_dir;
 use crate::host::{HostError, MissingPrivilege};
