@@ -10,8 +10,7 @@ import { delimiter, join } from "node:path";
 
 /**
  * Name → how it is checked, and the Debian package that brings it. `commands` must all be on the PATH (the name
- * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`. What only the
- * bench uses is not installed for tests.
+ * itself unless given), or `file` must exist, or `met` must hold; what no package brings has a `remedy`.
  */
 export const NEEDS = {
   root: { met: isFullRoot, remedy: "run as root; in a container, with CAP_SYS_ADMIN and CAP_NET_ADMIN" },
@@ -20,11 +19,12 @@ export const NEEDS = {
   curl: { package: "curl" },
   ethtool: { package: "ethtool" },
   fish: { package: "fish" },
-  haproxy: { package: "haproxy", benchOnly: true },
+  haproxy: { package: "haproxy" },
   ip: { package: "iproute2" },
   jq: { package: "jq" },
   nft: { package: "nftables" },
   nginx: { package: "nginx" },
+  "nginx-stream": { file: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
   prometheus: { package: "prometheus" },
   promtool: { package: "prometheus" },
   python3: { package: "python3" },
@@ -87,7 +87,7 @@ export function remedy(names, table = NEEDS) {
 
 /** Debian packages that would bring what is missing here. */
 export function missingPackages(environment = process.env, table = NEEDS) {
-  const wanted = Object.keys(table).filter((name) => table[name].package && !table[name].benchOnly);
+  const wanted = Object.keys(table).filter((name) => table[name].package);
   return [...new Set(unmet(wanted, environment, table).map((name) => table[name].package))].sort();
 }
 

@@ -9,6 +9,7 @@ import type {
   NativeMode,
   NativePacketOptions,
   NativeProtocol,
+  NativeSendProxy,
   NativeXdpMode,
 } from "../native/addon/index.js";
 import { hostPort } from "./address.ts";
@@ -22,6 +23,7 @@ import type {
   Engine,
   Mode,
   Protocol,
+  SendProxy,
   XdpMode,
 } from "./schema.ts";
 
@@ -71,6 +73,9 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       tcpUserTimeoutMs: frontend.tcp_user_timeout_ms,
       tcpFastOpen: frontend.tcp_fast_open,
       mptcp: frontend.mptcp,
+      acceptProxy: frontend.accept_proxy,
+      proxyTrusted: frontend.proxy_trusted ?? [],
+      proxyHeaderTimeoutMs: frontend.proxy_header_timeout_ms,
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,
@@ -84,20 +89,23 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       retryTimeoutMs: backend.retry_timeout_ms,
       halfCloseTimeoutMs: backend.half_close_timeout_ms,
       tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
+      sourceClient: backend.source === "client",
+      sourceAddresses: backend.source === "client" ? [] : (backend.source ?? []),
       dsrMethod: backend.dsr_method ?? config.dsr.method,
       balance: balanceOf(config, backend),
       sourceHashIpv6Prefix: backend.source_hash_ipv6_prefix,
-      servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections, backup }]) => {
+      servers: Object.entries(backend.servers).map(([server, its]) => {
         const state = states.get(serverKey(name, server));
         return {
           name: server,
-          addr,
-          weight: state?.weight ?? weight,
-          maxConnections: max_connections,
+          addr: its.addr,
+          weight: state?.weight ?? its.weight,
+          maxConnections: its.max_connections,
           up: state?.up ?? true,
           draining: state?.draining ?? false,
-          backup,
+          backup: its.backup,
           share: state?.share ?? WHOLE_SHARE,
+          sendProxy: its.send_proxy ?? backend.send_proxy,
         };
       }),
     })),
@@ -149,3 +157,4 @@ true satisfies Same<Balance, NativeBalance>;
 true satisfies Same<DsrMethod, NativeDsrMethod>;
 true satisfies Same<ConnectionTracking, NativeConnectionTracking>;
 true satisfies Same<XdpMode, NativeXdpMode>;
+true satisfies Same<SendProxy, NativeSendProxy>;

@@ -5,6 +5,7 @@
 
 import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
 import { balanceRules } from "./balance.ts";
+import { clientAddressRules } from "./client-address.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
@@ -40,6 +41,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...loops(view, host.addresses),
     ...modeRules(view),
     ...balanceRules(view),
+    ...clientAddressRules(view),
     ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),

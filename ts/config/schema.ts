@@ -15,6 +15,7 @@ import {
   parsePortRange,
   parseSocketAddress,
 } from "./address.ts";
+import { expandSource, parseCidr } from "./client-address.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
@@ -25,6 +26,7 @@ import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 export const wording = z.registry<{ type: string; expected: string; pattern?: string }>();
 
 const count = z.int().min(0).max(0xffff_ffff);
+const flag = z.boolean().register(wording, { type: "boolean", expected: "true or false" });
 const milliseconds = z.int().min(0).max(86_400_000);
 const workers = z.int().min(0).max(1024);
 /** From what a flow may need at least to a day: beyond 39 hours the flow table cannot tell an age. */
@@ -137,6 +139,30 @@ const natAddresses = z
     expected: 'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
   });
 
+const cidr = readString(parseCidr).register(wording, {
+  type: '"address/bits"',
+  expected: 'a network or an address, such as "10.0.0.0/8", "2001:db8::/32" or "192.0.2.7"',
+});
+
+const sourceItem = z.string().register(wording, {
+  type: "IP address or range",
+  expected: 'an IP address or a range of them, such as "10.0.0.2" or "10.0.0.2-10.0.0.9"',
+});
+
+/** "client" or the addresses, ranges written out. */
+const source = z
+  .union([z.string(), z.array(sourceItem)])
+  .transform((value, context): "client" | string[] => {
+    const expanded = expandSource(value);
+    if (expanded.ok) return expanded.value;
+    context.issues.push({ code: "custom", message: expanded.message, input: value });
+    return z.NEVER;
+  })
+  .register(wording, {
+    type: '"client", IP address, range or list of these',
+    expected: '"client", "10.0.0.2", "10.0.0.2-10.0.0.9" or a list of addresses and ranges',
+  });
+
 /** As the kernel takes them: at most 15 characters, no slash, no space. */
 const interfaceNames = z
   .array(
@@ -202,6 +228,7 @@ export const dsrMethodSchema = z.enum(["rewrite", "l2"]);
 export const connectionTrackingSchema = z.enum(["full", "minimal"]);
 export const xdpModeSchema = z.enum(["native", "generic"]);
 export const balanceSchema = z.enum(BALANCES);
+export const sendProxySchema = z.enum(["off", "v1", "v2"]);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
@@ -223,6 +250,11 @@ export const serverSchema = z
       .default(false)
       .describe(
         "Whether it gets connections only while no other server can take one: all are down, drained or weigh 0, in proxy mode also full or tried in vain.",
+      ),
+    send_proxy: sendProxySchema
+      .optional()
+      .describe(
+        "PROXY header that connections and health checks to this server begin with, proxy mode; that of the backend unless given.",
       ),
   })
   .describe("A member of a backend.");
@@ -319,6 +351,16 @@ export const backendSchema = z
       .describe(
         "Milliseconds over which a server that begins or comes back while others serve gets its weight, in 20 steps from a twentieth; 0 is at once. At the start of the process all have it.",
       ),
+    send_proxy: sendProxySchema
+      .default("off")
+      .describe(
+        "PROXY header that connections and health checks to the servers begin with, proxy mode: v1 a line of text, v2 binary, off none.",
+      ),
+    source: source
+      .optional()
+      .describe(
+        "Where connections to the servers start from, proxy mode: an address of this host, a range or a list of them, used in turn, or client for the client's own address, which needs privileges and routes. The kernel chooses unless given, or where there is none of the server's family.",
+      ),
     dsr_method: dsrMethodSchema
       .optional()
       .describe("How packets reach the servers of this backend in dsr mode; dsr.method unless given."),
@@ -374,6 +416,27 @@ export const frontendSchema = z
       .describe(
         "Whether clients may come by Multipath TCP, proxy mode; plain TCP where the kernel has none.",
       ),
+    accept_proxy: flag
+      .default(false)
+      .describe(
+        "Whether every connection begins with a PROXY header, version 1 or 2, that tells who the client is, proxy mode.",
+      ),
+    proxy_trusted: z
+      .array(cidr)
+      .min(1)
+      .max(1024)
+      .register(wording, {
+        type: "list of networks",
+        expected: 'a list of networks, such as ["10.0.0.0/8", "2001:db8::1"]',
+      })
+      .optional()
+      .describe(
+        "With accept_proxy, the networks of the proxies in front: nobody else may connect. Unless given everybody may, and is believed.",
+      ),
+    proxy_header_timeout_ms: milliseconds
+      .min(1)
+      .default(3000)
+      .describe("With accept_proxy, milliseconds that the header may take."),
     xdp: xdpSchema.optional(),
   })
   .describe("Where clients connect, and the backend that serves them.");
@@ -613,6 +676,7 @@ export type Balance = z.output<typeof balanceSchema>;
 export type DsrMethod = z.output<typeof dsrMethodSchema>;
 export type ConnectionTracking = z.output<typeof connectionTrackingSchema>;
 export type XdpMode = z.output<typeof xdpModeSchema>;
+export type SendProxy = z.output<typeof sendProxySchema>;
 export type LogLevel = z.output<typeof logLevelSchema>;
 export type FrontendConfig = z.output<typeof frontendSchema>;
 export type BackendConfig = z.output<typeof backendSchema>;

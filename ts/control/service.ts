@@ -95,6 +95,7 @@ export class Service {
         probe: serverProbe(
           (probe, done) => this.dataplane.probe(probe, done),
           (message) => parts.reporter.engine("warning", message),
+          (address) => this.dataplane.sourceSocket(address),
         ),
       },
     );

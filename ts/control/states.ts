@@ -10,6 +10,7 @@ import { type ServerState, serverKey, WHOLE_SHARE } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
 import type { CheckTarget } from "./health/monitor.ts";
+import { checkSource, proxyHeaderForChecks } from "./health/proxy-header.ts";
 import { vipCheck } from "./health/vip-check.ts";
 
 /** One server of one backend. */
@@ -109,11 +110,15 @@ export function checkTargets(config: Config): CheckTarget[] {
       fall: b.health_check_fall,
     };
     const vips = vipCheck(config, backend);
-    return Object.entries(b.servers).flatMap(([server, { addr }]) => {
+    return Object.entries(b.servers).flatMap(([server, { addr, send_proxy }]) => {
       const parsed = parseSocketAddress(addr, { wildcard: false });
       if (!parsed.ok) return [];
       const { host, port } = parsed.value;
-      return [{ key: serverKey(backend, server), host, port, settings, ...(vips && { vips }) }];
+      const beginning = {
+        source: checkSource(b.source, host),
+        header: proxyHeaderForChecks(send_proxy ?? b.send_proxy),
+      };
+      return [{ key: serverKey(backend, server), host, port, settings, beginning, ...(vips && { vips }) }];
     });
   });
 }

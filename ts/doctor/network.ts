@@ -19,6 +19,8 @@ export interface HeldAddress {
 }
 
 export interface Route {
+  /** Left out where it is an ordinary one. */
+  type?: string;
   dst?: string;
   dev?: string;
   gateway?: string;
@@ -62,6 +64,11 @@ export class Network {
   /** The route that a packet to `address` takes; undefined where there is none. */
   async route(address: string): Promise<Route | undefined> {
     return (await this.#ask<Route>("route", "get", address))[0];
+  }
+
+  /** The route of the packet that `ip route get` takes these words for; undefined where there is none. */
+  async routeOf(packet: readonly string[]): Promise<Route | undefined> {
+    return (await this.#ask<Route>("route", "get", ...packet))[0];
   }
 
   /** Default routes of this family; one with several next hops is several. */

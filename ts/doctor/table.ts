@@ -1,6 +1,7 @@
 /** Every check of a balancer, in the order in which they are told. */
 import { arp } from "./checks/arp.ts";
 import { bpffs } from "./checks/bpffs.ts";
+import { clientSource } from "./checks/client-source.ts";
 import { clock } from "./checks/clock.ts";
 import { conntrack } from "./checks/conntrack.ts";
 import { drivers } from "./checks/drivers.ts";
@@ -44,6 +45,7 @@ export const CHECKS: readonly Check[] = [
   mtu,
   neighbours,
   serversReachable,
+  clientSource,
   // What runs out.
   ports,
   timeWait,

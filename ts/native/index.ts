@@ -123,6 +123,8 @@ export interface Dataplane {
    * latest, unless the returned function or `close()` was called before.
    */
   probe(probe: NativeProbe, done: (report: NativeProbeReport) => void): () => void;
+  /** A descriptor, the caller's own, of a TCP socket that connects from `address` and gets its port by that. */
+  sourceSocket(address: string): number;
   /** Takes no new connections from now on; open ones go on. */
   stopAccepting(): void;
   /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
@@ -247,6 +249,7 @@ function wrap(native: NativeDataplane): Dataplane {
     openConnections: () => unwrap(() => native.openConnections()),
     serverGauge: (backend, server) => unwrap(() => native.serverGauge(backend, server)),
     probe: prober(native),
+    sourceSocket: (address) => unwrap(() => native.sourceSocket(address)),
     stopAccepting: () => unwrap(() => native.stopAccepting()),
     settle: async () => await unwrap(() => native.settle()),
     explain: async (...question) => await unwrap(() => native.explain(...question)),

@@ -24,6 +24,8 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           tcp_user_timeout_ms: 0,
           tcp_fast_open: 0,
           mptcp: false,
+          accept_proxy: false,
+          proxy_header_timeout_ms: 3000,
         },
       },
       backends: {
@@ -45,6 +47,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           retry_timeout_ms: 0,
           source_hash_ipv6_prefix: 64,
           slow_start_ms: 0,
+          send_proxy: "off",
           servers: { s1: { addr: "127.0.0.1:8081", weight: 1, max_connections: 0, backup: false } },
         },
       },

@@ -234,6 +234,16 @@ reasons! {
     AcceptFailed = "accept_failed",
     /// Every allowed attempt to reach a server failed; the client was closed.
     RetriesExhausted = "retries_exhausted",
+    /// A peer that is not among those trusted connected where clients are told by PROXY headers; it was closed.
+    ProxyUntrusted = "proxy_untrusted",
+    /// The PROXY header did not come in time; the peer was closed.
+    ProxyHeaderTimeout = "proxy_header_timeout",
+    /// The peer ended its connection before its PROXY header was whole.
+    ProxyHeaderMissing = "proxy_header_missing",
+    /// What came first was no valid PROXY header; the peer was closed.
+    ProxyHeaderInvalid = "proxy_header_invalid",
+    /// The address that a connection to a server was to start from could not be had; another may have been tried.
+    SourceUnavailable = "source_unavailable",
     /// Nothing moved in either direction for the idle timeout.
     IdleTimeout = "idle_timeout",
     /// After one side's FIN the other sent nothing for the half-close timeout.

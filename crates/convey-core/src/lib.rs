@@ -5,6 +5,7 @@
 //! no function here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod client_address;
 pub mod conntrack;
 pub mod counters;
 pub mod event;
@@ -12,9 +13,11 @@ pub mod flow_list;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
+pub mod source_pool;
 pub mod wait_queue;
 pub mod watch;
 
+pub use client_address::{AcceptProxy, Prefix, ProxyVersion, Source};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
@@ -22,5 +25,6 @@ pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SocketOptions, SpecError, Waiting,
 };
+pub use source_pool::{SourceAddress, SourcePool, Sources};
 pub use wait_queue::{QueueCounts, Ticket, WaitQueue};
 pub use watch::{Taken, Watch, Watches, Watching};

@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client_address::{AcceptProxy, ProxyVersion, Source};
 use crate::counters::{ConnCounters, ReasonCounters};
 use crate::selection::{Balance, Part, SLOW_START_STEPS, Selector};
+use crate::source_pool::Sources;
 use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
@@ -98,6 +100,8 @@ pub struct FrontendSpec {
     pub protocol: Protocol,
     /// Name of the backend.
     pub backend: String,
+    /// Whether and from whom it takes PROXY headers (proxy mode).
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -123,6 +127,8 @@ pub struct BackendSpec {
     pub ends: Ends,
     /// How its servers are chosen. The packet modes go by a table, whatever it says but [`Balance::SourceHash`].
     pub balance: Balance,
+    /// Where connections to its servers start from (proxy mode).
+    pub source: Source,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -146,6 +152,8 @@ pub struct ServerSpec {
     pub backup: bool,
     /// How much of its weight counts, in [`SLOW_START_STEPS`]ths; less than all of them in slow start.
     pub share: u8,
+    /// The PROXY header that connections to it begin with (proxy mode).
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// Why a [`SnapshotSpec`] was refused.
@@ -169,6 +177,8 @@ pub struct Frontend {
     pub protocol: Protocol,
     /// Index into [`Snapshot::backends`].
     pub backend: usize,
+    /// Whether and from whom it takes PROXY headers.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -196,6 +206,8 @@ pub struct Backend {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// Where connections to its servers start from.
+    pub source: Sources,
     /// Members.
     pub servers: Vec<Server>,
     /// Which of `servers` gets a connection.
@@ -225,6 +237,8 @@ pub struct Server {
     pub backup: bool,
     /// How much of its weight counts, in [`SLOW_START_STEPS`]ths.
     pub share: u8,
+    /// The PROXY header that connections to it begin with.
+    pub send_proxy: Option<ProxyVersion>,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Failed connects by reason.
@@ -307,6 +321,7 @@ impl Snapshot {
                     listen: f.listen.clone(),
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
+                    accept_proxy: f.accept_proxy.clone(),
                     max_connections: f.max_connections,
                     sockets: f.sockets,
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
@@ -354,6 +369,7 @@ fn build_backend(
                 draining: s.draining,
                 backup: s.backup,
                 share: s.share.clamp(1, SLOW_START_STEPS),
+                send_proxy: s.send_proxy,
                 counters: survivor.map_or_else(new_counters, |o| o.counters.clone()),
                 reasons: survivor.map(|o| o.reasons.clone()).unwrap_or_default(),
             }
@@ -377,6 +393,7 @@ fn build_backend(
         max_duration: spec.max_duration,
         waiting: spec.waiting,
         ends: spec.ends,
+        source: (&spec.source).into(),
         servers,
         selector,
         queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),

@@ -19,6 +19,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         waiting: Default::default(),
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
+        source: Default::default(),
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),
@@ -29,6 +30,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
                 draining: false,
                 backup: false,
                 share: convey_core::selection::SLOW_START_STEPS,
+                send_proxy: None,
             })
             .collect(),
     };
@@ -37,6 +39,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         listen: vec![format!("192.0.2.10:{}", 1000 + b).parse().expect("an address")],
         protocol: Protocol::Tcp,
         backend: format!("b{b}"),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };

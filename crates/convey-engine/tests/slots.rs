@@ -20,6 +20,7 @@ fn server(n: u8) -> ServerSpec {
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     }
 }
 

@@ -17,6 +17,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         listen: vec![listen],
         protocol: Protocol::Tcp,
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     }
@@ -32,6 +33,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         waiting: Default::default(),
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
+        source: Default::default(),
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),
@@ -41,6 +43,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
             draining: false,
             backup: false,
             share: convey_core::selection::SLOW_START_STEPS,
+            send_proxy: None,
         }],
     };
     let spec = SnapshotSpec {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions, Waiting,
+    AcceptProxy, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol, ProxyVersion, ServerSpec,
+    SnapshotSpec, SocketOptions, Source, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -27,6 +28,14 @@ pub enum NativeMode {
 pub enum NativeProtocol {
     Tcp,
     Udp,
+}
+
+/// The PROXY header that connections to a server begin with.
+#[napi(string_enum = "lowercase")]
+pub enum NativeSendProxy {
+    Off,
+    V1,
+    V2,
 }
 
 /// Which packet engine to use.
@@ -155,6 +164,12 @@ pub struct NativeFrontend {
     pub tcp_fast_open: u32,
     /// Whether to listen for Multipath TCP.
     pub mptcp: bool,
+    /// Whether connections begin with a PROXY header (proxy mode).
+    pub accept_proxy: bool,
+    /// `address/bits` of those who may connect then; none: everybody.
+    pub proxy_trusted: Vec<String>,
+    /// How long the header may take, from the accept on.
+    pub proxy_header_timeout_ms: u32,
 }
 
 /// A pool of servers.
@@ -183,6 +198,10 @@ pub struct NativeBackend {
     pub balance: NativeBalance,
     /// 1 to 128: bits of an IPv6 client's address that `source_hash` goes by.
     pub source_hash_ipv6_prefix: u32,
+    /// Whether connections to its servers start from the client's address (proxy mode).
+    pub source_client: bool,
+    /// Addresses that they start from in turn otherwise; none: the kernel's choice.
+    pub source_addresses: Vec<String>,
     pub servers: Vec<NativeServer>,
 }
 
@@ -202,6 +221,7 @@ pub struct NativeServer {
     pub backup: bool,
     /// 1 to 20: twentieths of its weight that count, fewer than 20 in slow start.
     pub share: u32,
+    pub send_proxy: NativeSendProxy,
 }
 
 /// A change of one server's part in selection.
@@ -264,11 +284,7 @@ impl NativePacketOptions {
 
 impl NativePacketOptions {
     fn nat_addresses(&self) -> Result<Vec<IpAddr>> {
-        let parse = |text: &String| {
-            let field = "passthrough.nat_addresses";
-            text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")))
-        };
-        self.nat_addresses.iter().map(parse).collect()
+        ip_addresses("passthrough.nat_addresses", &self.nat_addresses)
     }
 }
 
@@ -345,8 +361,19 @@ impl From<&NativeXdpMode> for XdpMode {
 }
 
 impl NativeFrontend {
+    fn accept_proxy(&self) -> Result<Option<AcceptProxy>> {
+        if !self.accept_proxy {
+            return Ok(None);
+        }
+        let field = format!("frontends.{}.proxy_trusted", self.name);
+        let trusted = self.proxy_trusted.iter().map(|text| prefix(&field, text)).collect::<Result<_>>()?;
+        Ok(Some(AcceptProxy { trusted, timeout: ms(self.proxy_header_timeout_ms) }))
+    }
+
     fn into_spec(self) -> Result<FrontendSpec> {
+        let accept_proxy = self.accept_proxy()?;
         Ok(FrontendSpec {
+            accept_proxy,
             listen: {
                 let field = format!("frontends.{}.listen_addr", self.name);
                 self.listen.iter().map(|at| addr(&field, at)).collect::<Result<_>>()?
@@ -365,9 +392,22 @@ impl NativeFrontend {
 }
 
 impl NativeBackend {
+    fn source(&self) -> Result<Source> {
+        if self.source_client {
+            return Ok(Source::Client);
+        }
+        if self.source_addresses.is_empty() {
+            return Ok(Source::Kernel);
+        }
+        let field = format!("backends.{}.source", self.name);
+        Ok(Source::Pool(ip_addresses(&field, &self.source_addresses)?))
+    }
+
     fn into_spec(self) -> Result<BackendSpec> {
         let path = format!("backends.{}.servers", self.name);
+        let source = self.source()?;
         Ok(BackendSpec {
+            source,
             connect_timeout: ms(self.connect_timeout_ms),
             retries: self.retries,
             idle_timeout: ms(self.idle_timeout_ms),
@@ -399,6 +439,11 @@ impl NativeServer {
             draining: self.draining,
             backup: self.backup,
             share: share(&format!("{path}.{}.share", self.name), self.share)?,
+            send_proxy: match self.send_proxy {
+                NativeSendProxy::Off => None,
+                NativeSendProxy::V1 => Some(ProxyVersion::V1),
+                NativeSendProxy::V2 => Some(ProxyVersion::V2),
+            },
             name: self.name,
         })
     }
@@ -430,6 +475,18 @@ fn balance(backend: &str, balance: &NativeBalance, ipv6_prefix: u32) -> Result<B
 
 fn addr(field: &str, text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
+}
+
+fn ip_addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>> {
+    let parse =
+        |text: &String| text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not an IP address")));
+    texts.iter().map(parse).collect()
+}
+
+fn prefix(field: &str, text: &str) -> Result<Prefix> {
+    let parsed =
+        text.split_once('/').and_then(|(ip, bits)| Prefix::new(ip.parse().ok()?, bits.parse().ok()?));
+    parsed.ok_or_else(|| invalid(field, format!("\"{text}\" is not address/bits")))
 }
 
 fn ms(ms: u32) -> Duration {

@@ -1,5 +1,7 @@
 //! The one class of the addon.
 
+use std::net::IpAddr;
+use std::os::fd::IntoRawFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use napi::{Env, Task};
 use napi_derive::napi;
 
 use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, share, weight};
-use crate::error::{Result, from_runtime, internal};
+use crate::error::{Result, from_runtime, internal, invalid};
 use crate::event::NativeEvent;
 use crate::explain::{ExplainTask, Question};
 use crate::flows::{FlowsTask, KillFlowsTask, NativeFlowFilter, parse_cursor};
@@ -91,6 +93,16 @@ impl Dataplane {
     pub fn install(&self, config: NativeConfig) -> Result<f64> {
         let version = self.runtime.install(config.into_spec()?).map_err(|e| from_runtime(&e))?;
         Ok(version as f64)
+    }
+
+    /// A descriptor, the caller's from now on, of a TCP socket that connects from `address` and gets its port by that.
+    ///
+    /// Throws with `code` CONFIG_INVALID or INTERNAL.
+    #[napi(catch_unwind)]
+    pub fn source_socket(&self, address: String) -> Result<i32> {
+        let source: IpAddr = address.parse().map_err(|error| invalid("address", error))?;
+        let socket = convey_runtime::source_socket(source).map_err(|error| internal(&error))?;
+        Ok(socket.into_raw_fd())
     }
 
     /// Changes health, drain state and weight of servers; unknown names are passed over.

@@ -62,6 +62,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     };
     SnapshotSpec {
         mode: Mode::Proxy,
@@ -71,6 +72,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             listen: vec![listen],
             protocol: Protocol::Tcp,
             backend: "pool".to_owned(),
+            accept_proxy: None,
             max_connections: 0,
             sockets: Default::default(),
         }],
@@ -83,6 +85,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             waiting: Default::default(),
             ends: Default::default(),
             balance: convey_core::selection::Balance::RoundRobin,
+            source: Default::default(),
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use crate::arrive::{self, Arrived};
 use crate::choice;
 use crate::connect;
 use crate::connections::Listed;
@@ -232,26 +233,87 @@ fn admit(
         // Without it the kernel gives up later.
         let _ = SockRef::from(&client).set_tcp_user_timeout(Some(frontend.sockets.tcp_user_timeout));
     }
+    if let Some(accept) = &frontend.accept_proxy {
+        let place = if accept.trusts(peer.ip()) {
+            ClientPlace::reserve(&worker.shared.admission, published.snapshot.limits, frontend)
+        } else {
+            Err(Reason::ProxyUntrusted)
+        };
+        match place {
+            Ok(place) => {
+                let ends = (peer, group.local);
+                tokio::spawn(arrive(worker.clone(), published, index, client, ends, (place, spare)));
+            }
+            Err(reason) => refuse(worker, &published, index, (peer, group.local), reason),
+        }
+        return;
+    }
     match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
         Ok(place) => {
-            let backend = &published.snapshot.backends[frontend.backend].name;
-            let names = (&frontend.name, group.local, backend);
-            let listed =
-                worker.shared.connections.add(worker.number, peer, names, worker.shared.log.ticket());
-            let connection = listed.connection.clone();
-            let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed, spare)));
-            connection.runs_as(task.abort_handle());
+            begin(worker, published, index, client, (Arrived::directly(peer), group.local), (place, spare))
         }
-        Err(reason) => {
-            let backend = &published.snapshot.backends[frontend.backend];
-            let ends = (peer, group.local);
-            choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
-            worker.shared.reasons.count(reason);
-            frontend.reasons.count(reason);
-            if let Some(ticket) = worker.shared.log.ticket() {
-                ticket.tell(false, || Entry::refused(ends, (&frontend.name, &backend.name), reason));
-            }
-        }
+        Err(reason) => refuse(worker, &published, index, (peer, group.local), reason),
+    }
+}
+
+/// Has a client that is known and admitted served.
+fn begin(
+    worker: &Arc<Worker>,
+    published: Arc<Published>,
+    index: usize,
+    client: TcpStream,
+    (arrived, listen): (Arrived, SocketAddr),
+    (place, spare): (ClientPlace, Option<Spare>),
+) {
+    let frontend = &published.snapshot.frontends[index];
+    let backend = &published.snapshot.backends[frontend.backend].name;
+    let names = (&frontend.name, listen, backend);
+    let listed = worker.shared.connections.add(worker.number, arrived, names, worker.shared.log.ticket());
+    let connection = listed.connection.clone();
+    let task = tokio::spawn(serve(worker.clone(), published, index, client, (place, listed, spare)));
+    connection.runs_as(task.abort_handle());
+}
+
+/// Closes a client and tells why.
+fn refuse(
+    worker: &Worker,
+    published: &Published,
+    index: usize,
+    ends: (SocketAddr, SocketAddr),
+    reason: Reason,
+) {
+    let frontend = &published.snapshot.frontends[index];
+    let backend = &published.snapshot.backends[frontend.backend];
+    choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
+    worker.shared.reasons.count(reason);
+    frontend.reasons.count(reason);
+    if let Some(ticket) = worker.shared.log.ticket() {
+        ticket.tell(false, || Entry::refused(ends, (&frontend.name, &backend.name), reason));
+    }
+}
+
+/// Waits for what `client` says of itself, then has it served. A task of its own, so that those who are known at once
+/// carry no room for it.
+async fn arrive(
+    worker: Arc<Worker>,
+    published: Arc<Published>,
+    index: usize,
+    client: TcpStream,
+    (peer, listen): (SocketAddr, SocketAddr),
+    (mut place, spare): (ClientPlace, Option<Spare>),
+) {
+    let arrived = {
+        let Some(accept) = &published.snapshot.frontends[index].accept_proxy else { return };
+        let mut header = pin!(arrive::read(&client, peer, accept));
+        guarded(&worker, header.as_mut()).await
+    };
+    match arrived {
+        Some(Ok(arrived)) => match place.admit(published.snapshot.limits, arrived.client.ip()) {
+            Ok(()) => begin(&worker, published, index, client, (arrived, listen), (place, spare)),
+            Err(reason) => refuse(&worker, &published, index, (arrived.client, listen), reason),
+        },
+        Some(Err(reason)) => refuse(&worker, &published, index, (peer, listen), reason),
+        None => {}
     }
 }
 
@@ -266,7 +328,7 @@ fn route(worker: &Worker, group: &ListenGroup) -> Option<(Arc<Published>, usize)
     Some((last, index))
 }
 
-/// Runs one connection; a panic in it ends it alone and is reported.
+/// Runs one connection.
 async fn serve(
     worker: Arc<Worker>,
     published: Arc<Published>,
@@ -276,14 +338,23 @@ async fn serve(
 ) {
     // Made here and not by the caller: a future that is passed in is kept twice, as argument and pinned.
     let mut connection = pin!(connect::serve(worker.clone(), published, frontend, client, places));
-    let panic = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
+    guarded(&worker, connection.as_mut()).await;
+}
+
+/// Runs what a connection needs; a panic in it ends that connection alone and is reported.
+async fn guarded<F: Future>(worker: &Worker, mut connection: Pin<&mut F>) -> Option<F::Output> {
+    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(())) => Poll::Ready(None),
-        Err(panic) => Poll::Ready(Some(panic)),
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(panic)),
     })
     .await;
-    if let Some(panic) = panic {
-        let message = format!("a connection was dropped: its task panicked: {}", panic_message(&*panic));
-        worker.shared.events.send_guarded(Event::Warning { message });
+    match outcome {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            let message = format!("a connection was dropped: its task panicked: {}", panic_message(&*panic));
+            worker.shared.events.send_guarded(Event::Warning { message });
+            None
+        }
     }
 }

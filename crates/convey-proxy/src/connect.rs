@@ -17,7 +17,7 @@ use std::time::Duration;
 use convey_core::selection::{Asker, Candidates};
 use convey_core::{Backend, Event, Frontend, Reason, Server};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -25,12 +25,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::choice;
 use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
+use crate::introduce::introduce;
 use crate::limits::{ClientPlace, Full, ServerPlace};
 use crate::log::Fate;
 use crate::meters::Meters;
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
+use crate::source::{SourceUnavailable, begin};
 use crate::waiting::{self, Standing};
 use crate::worker::Worker;
 
@@ -127,6 +129,7 @@ pub(crate) struct Attempt<'a> {
     worker: &'a Arc<Worker>,
     frontend: &'a Frontend,
     backend: &'a Backend,
+    client: &'a TcpStream,
     connection: &'a Arc<Connection>,
     standing: &'a mut Standing,
     tried: Vec<usize>,
@@ -137,10 +140,10 @@ impl<'a> Attempt<'a> {
         worker: &'a Arc<Worker>,
         frontend: &'a Frontend,
         backend: &'a Backend,
-        connection: &'a Arc<Connection>,
+        (client, connection): (&'a TcpStream, &'a Arc<Connection>),
         standing: &'a mut Standing,
     ) -> Self {
-        Self { worker, frontend, backend, connection, standing, tried: Vec::new() }
+        Self { worker, frontend, backend, client, connection, standing, tried: Vec::new() }
     }
 
     pub async fn run(&mut self, mut timer: Pin<&mut Sleep>) -> Result<Reached, Reason> {
@@ -152,7 +155,7 @@ impl<'a> Attempt<'a> {
             self.connection.tries();
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
             timer.as_mut().reset(deadline);
-            match self.dial(server.addr, timer.as_mut()).await {
+            match self.dial(server, timer.as_mut()).await {
                 Ok((stream, source)) => {
                     let (name, addr) = (server.name.clone(), server.addr);
                     let names = (self.frontend, self.backend);
@@ -208,9 +211,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Connects to `server` and tells it who the client is, if it is to hear it.
+    async fn dial(
+        &mut self,
+        server: &Server,
+        timer: Pin<&mut Sleep>,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let connected = self.connect(server.addr, timer).await?;
+        if let Some(version) = server.send_proxy {
+            let client = (self.client, self.connection.ends().0);
+            introduce(version, client, self.connection.told(), &connected.0).await?;
+        }
+        Ok(connected)
+    }
+
     /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
-    async fn dial(
+    async fn connect(
         &mut self,
         addr: SocketAddr,
         mut timer: Pin<&mut Sleep>,
@@ -219,7 +236,7 @@ impl<'a> Attempt<'a> {
         // Its descriptor is for the socket made now.
         self.standing.spare = None;
         let stream = loop {
-            match begin(addr) {
+            match begin(addr, &self.backend.source, self.connection.ends().0.ip()) {
                 Err(error) if is_shortage(&error) => {
                     if self.worker.fds_short.note() {
                         let frontend = self.frontend.name.clone();
@@ -269,6 +286,7 @@ impl<'a> Attempt<'a> {
             io::ErrorKind::ConnectionRefused => Reason::ConnectRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
             io::ErrorKind::AddrNotAvailable => Reason::PortsExhausted,
+            _ if SourceUnavailable::is(error) => Reason::SourceUnavailable,
             _ => Reason::ConnectFailed,
         };
         server.reasons.count(reason);
@@ -278,10 +296,17 @@ impl<'a> Attempt<'a> {
             // Ours to mend, not a sign of the server's health.
             shared.events.send_thinned(Subject("ports", backend.clone(), name.clone()), || Event::Warning {
                 message: format!(
-                    "no free source port towards {backend}/{name} ({}): widen net.ipv4.ip_local_port_range or \
-                     set net.ipv4.tcp_tw_reuse=1",
+                    "no free source port towards {backend}/{name} ({}): widen net.ipv4.ip_local_port_range, \
+                     set net.ipv4.tcp_tw_reuse=1 or name more addresses in source",
                     server.addr
                 ),
+            });
+            return;
+        }
+        if reason == Reason::SourceUnavailable {
+            // Nor is this.
+            shared.events.send_thinned(Subject("source", backend.clone(), name.clone()), || Event::Warning {
+                message: format!("cannot connect to {backend}/{name} ({}): {error}", server.addr),
             });
             return;
         }
@@ -336,18 +361,6 @@ impl Candidates for View<'_> {
     fn passes_over(&self) -> bool {
         !(self.tried.is_empty() && self.full.is_empty())
     }
-}
-
-/// Starts a connect. The socket enters the reactor only afterwards: one that has not begun to connect hangs
-/// up at once.
-fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    match socket.connect(&addr.into()) {
-        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
-        _ => {}
-    }
-    TcpStream::from_std(socket.into())
 }
 
 /// Whether the kernel chose the port of `addr` as the source port, on the same address: where nobody listens, the

@@ -12,8 +12,10 @@ use std::time::{Instant, SystemTime};
 use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
 use tokio::task::AbortHandle;
 
+use crate::arrive::Arrived;
 use crate::log::{Entry, Fate, Got, Story, Ticket};
 use crate::meters::Way;
+use crate::proxy_protocol::Header;
 
 /// Places looked at under one lock.
 const PLACES: usize = 512;
@@ -22,6 +24,8 @@ const PLACES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Connection {
     client: SocketAddr,
+    /// What a proxy in front has told of it.
+    told: Option<Box<Header>>,
     frontend: Arc<str>,
     /// Where its frontend listens.
     listen: SocketAddr,
@@ -50,6 +54,11 @@ impl Connection {
     /// The client, and where its frontend listens.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         (self.client, self.listen)
+    }
+
+    /// What a proxy in front has told of the client.
+    pub fn told(&self) -> Option<&Header> {
+        self.told.as_deref()
     }
 
     /// It is served by this task.
@@ -165,12 +174,13 @@ impl Connections {
     pub fn add(
         self: &Arc<Self>,
         worker: usize,
-        client: SocketAddr,
+        arrived: Arrived,
         (frontend, listen, backend): (&Arc<str>, SocketAddr, &Arc<str>),
         ticket: Option<Ticket>,
     ) -> Listed {
         let connection = Arc::new(Connection {
-            client,
+            client: arrived.client,
+            told: arrived.told,
             frontend: frontend.clone(),
             listen,
             backend: backend.clone(),

@@ -1,7 +1,7 @@
 //! What can go wrong at start and reload.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::descriptors::{self, Descriptors};
 use crate::log::LogError;
@@ -19,6 +19,26 @@ pub enum ProxyError {
         addr: SocketAddr,
         /// The frontend of the same configuration that holds the address, if one does.
         holder: Option<String>,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A source address of a backend could not be bound.
+    #[error("backends.{backend}.source: cannot connect from {address}: {source}; {}", source_remedy(.source))]
+    Source {
+        /// Backend name.
+        backend: String,
+        /// The address.
+        address: IpAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A backend's connections were to start from clients' addresses, and the kernel does not permit it.
+    #[error(
+        "backends.{backend}.source = \"client\": cannot connect from clients' addresses: {source}; IP_TRANSPARENT needs CAP_NET_ADMIN or CAP_NET_RAW: grant one or leave source out"
+    )]
+    Transparent {
+        /// Backend name.
+        backend: String,
         /// The cause.
         source: io::Error,
     },
@@ -57,11 +77,24 @@ fn remedy(source: &io::Error, holder: Option<&str>) -> String {
     }
 }
 
+fn source_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has that address: add it or name another"
+        }
+        _ if is_shortage(source) => descriptors::REMEDY,
+        _ => "see the cause; nothing was changed",
+    }
+}
+
 impl ProxyError {
     /// Whether the host is short of descriptors or memory, and nothing is wrong with what was asked for.
     pub fn is_shortage(&self) -> bool {
         match self {
-            Self::Bind { source, .. } | Self::Worker { source, .. } => is_shortage(source),
+            Self::Bind { source, .. }
+            | Self::Source { source, .. }
+            | Self::Transparent { source, .. }
+            | Self::Worker { source, .. } => is_shortage(source),
             Self::Descriptors(_) => true,
             Self::Log(_) => false,
         }

@@ -11,6 +11,8 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod arrive;
+mod bind_no_port;
 mod choice;
 mod connect;
 mod connections;
@@ -20,16 +22,19 @@ mod events;
 mod fast_open;
 mod handshakes;
 pub mod inherited;
+mod introduce;
 mod limits;
 mod listener;
 mod listeners;
 mod log;
 mod meters;
 mod proxy;
+pub mod proxy_protocol;
 mod published;
 mod relay;
 mod shared;
 mod shortage;
+mod source;
 mod thread;
 mod waiting;
 mod worker;
@@ -39,3 +44,4 @@ pub use descriptors::{Descriptors, descriptors_problem};
 pub use error::ProxyError;
 pub use log::{LogError, LogSpec, Logged};
 pub use proxy::Proxy;
+pub use source::source_socket;

@@ -80,7 +80,8 @@ impl Admission {
 pub(crate) struct ClientPlace {
     admission: Arc<Admission>,
     frontend: Arc<ConnCounters>,
-    client: IpAddr,
+    /// Once it is known.
+    client: Option<IpAddr>,
 }
 
 impl ClientPlace {
@@ -91,7 +92,13 @@ impl ClientPlace {
         frontend: &Frontend,
         client: IpAddr,
     ) -> Result<Self, Reason> {
-        let client = client.to_canonical();
+        let mut place = Self::reserve(admission, limits, frontend)?;
+        place.admit(limits, client)?;
+        Ok(place)
+    }
+
+    /// Takes the places in total and of the frontend for a connection whose client is not known yet.
+    pub fn reserve(admission: &Arc<Admission>, limits: Limits, frontend: &Frontend) -> Result<Self, Reason> {
         if !admission.totals.try_reserve(limits.max_connections) {
             return Err(Reason::LimitTotal);
         }
@@ -99,20 +106,27 @@ impl ClientPlace {
             admission.totals.closed();
             return Err(Reason::LimitFrontend);
         }
-        if !admission.clients.try_enter(client, limits.max_connections_per_client) {
-            frontend.counters.closed();
-            admission.totals.closed();
+        Ok(Self { admission: admission.clone(), frontend: frontend.counters.clone(), client: None })
+    }
+
+    /// Takes the client's place, too, and counts the connection. Once only.
+    pub fn admit(&mut self, limits: Limits, client: IpAddr) -> Result<(), Reason> {
+        let client = client.to_canonical();
+        if !self.admission.clients.try_enter(client, limits.max_connections_per_client) {
             return Err(Reason::LimitClient);
         }
-        admission.totals.admit();
-        frontend.counters.admit();
-        Ok(Self { admission: admission.clone(), frontend: frontend.counters.clone(), client })
+        self.client = Some(client);
+        self.admission.totals.admit();
+        self.frontend.admit();
+        Ok(())
     }
 }
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        self.admission.clients.leave(self.client);
+        if let Some(client) = self.client {
+            self.admission.clients.leave(client);
+        }
         self.frontend.closed();
         self.admission.totals.closed();
     }

@@ -260,8 +260,7 @@ impl ListenGroup {
 
     /// Whether `frontend` can take this group over for its address `listen`.
     pub fn serves(&self, frontend: &Frontend, listen: SocketAddr) -> bool {
-        let is_there =
-            self.local == listen || self.configured == listen && self.frontend == frontend.name;
+        let is_there = self.local == listen || self.configured == listen && self.frontend == frontend.name;
         // What a service manager's socket speaks is not ours to choose.
         is_there && (self.inherited || self.wants_mptcp == frontend.sockets.mptcp)
     }

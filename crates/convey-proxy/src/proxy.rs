@@ -14,6 +14,7 @@ use crate::listeners::{Listeners, Plan, listens};
 use crate::log::{LogError, LogSpec};
 use crate::published::Published;
 use crate::shared::Shared;
+use crate::source;
 use crate::thread;
 
 /// A running proxy. Dropping it closes it.
@@ -31,13 +32,14 @@ impl Proxy {
     /// does. `events` is called on the worker threads and must not block; it must not call into the proxy.
     ///
     /// # Errors
-    /// [`ProxyError`] names the frontend and address, or the worker, or how many file descriptors are missing.
+    /// [`ProxyError`] names the frontend and address, the backend and source address, or the worker, or how many file descriptors are missing.
     pub fn start(snapshot: Arc<Snapshot>, workers: usize, events: EventSink) -> Result<Self, ProxyError> {
         let workers = workers.max(1);
         let descriptors = Descriptors::of(workers, listens(&snapshot).count());
         if !descriptors.suffice() {
             return Err(ProxyError::Descriptors(descriptors));
         }
+        source::check(&snapshot, None)?;
         let warning = descriptors.warning(snapshot.limits.max_connections);
         let plan = Plan::first(&snapshot, workers)?;
         let options = plan.set_options(&snapshot, &[]);
@@ -64,8 +66,10 @@ impl Proxy {
     /// on in any case. Does not wait for anything.
     ///
     /// # Errors
-    /// [`ProxyError::Bind`] names the frontend that could not listen and who holds its address.
+    /// [`ProxyError::Bind`] names the frontend that could not listen and who holds its address, [`ProxyError::Source`]
+    /// and [`ProxyError::Transparent`] the backend whose source cannot be had.
     pub fn install(&self, snapshot: Arc<Snapshot>) -> Result<(), ProxyError> {
+        source::check(&snapshot, Some(&self.shared.published.load().snapshot))?;
         self.listeners.install(snapshot)
     }
 

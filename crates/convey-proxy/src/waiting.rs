@@ -63,7 +63,7 @@ pub(crate) fn reach<'a>(
     async move {
         let mut reason = Reason::LimitBackend;
         if standing.may_try(backend) {
-            let mut attempt = Attempt::new(worker, frontend, backend, connection, &mut standing);
+            let mut attempt = Attempt::new(worker, frontend, backend, (client, connection), &mut standing);
             match attempt.run(timer.as_mut()).await {
                 Ok(reached) => return Ok(reached),
                 Err(met) => reason = met,
@@ -120,7 +120,8 @@ impl Patience {
             let backend = newer.as_ref().map_or(first, |(published, at)| &published.snapshot.backends[*at]);
             reason = Reason::LimitBackend;
             if self.standing.may_try(backend) {
-                let mut attempt = Attempt::new(worker, frontend, backend, connection, &mut self.standing);
+                let mut attempt =
+                    Attempt::new(worker, frontend, backend, (client, connection), &mut self.standing);
                 match attempt.run(timer.as_mut()).await {
                     Ok(reached) => return Ok(reached),
                     Err(met) => reason = met,

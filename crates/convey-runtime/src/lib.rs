@@ -22,7 +22,7 @@ use convey_core::{
 };
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep, LiveDecision};
-pub use convey_proxy::{LogSpec, Logged, inherited};
+pub use convey_proxy::{LogSpec, Logged, inherited, source_socket};
 use convey_proxy::{Proxy, ProxyError, descriptors_problem};
 
 pub use crate::host::state_dir;
@@ -90,7 +90,8 @@ impl RuntimeError {
             {
                 ErrorKind::Permission
             }
-            Self::Proxy(ProxyError::Bind { .. }) => ErrorKind::Bind,
+            Self::Proxy(ProxyError::Bind { .. } | ProxyError::Source { .. }) => ErrorKind::Bind,
+            Self::Proxy(ProxyError::Transparent { .. }) => ErrorKind::Permission,
             Self::Proxy(ProxyError::Worker { .. } | ProxyError::Descriptors(_)) => ErrorKind::Internal,
             Self::Proxy(ProxyError::Log(_)) => ErrorKind::Config,
             Self::Engine(error) => match error.kind {

@@ -15,6 +15,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     };
     let backend = BackendSpec {
         name: "b".into(),
@@ -25,6 +26,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         waiting: Default::default(),
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
+        source: Default::default(),
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
@@ -32,6 +34,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         listen: vec![listen.parse().expect("an address")],
         protocol: *protocol,
         backend: "b".into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };

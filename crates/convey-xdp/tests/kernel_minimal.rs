@@ -30,12 +30,14 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     };
     let frontend = |name: &str, protocol| FrontendSpec {
         name: name.into(),
         listen: vec![VIP.parse().unwrap()],
         protocol,
         backend: "pool".into(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     };
@@ -52,6 +54,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             waiting: Default::default(),
             ends: Default::default(),
             balance: convey_core::selection::Balance::Maglev,
+            source: Default::default(),
             servers: servers.iter().map(server).collect(),
         }],
     }

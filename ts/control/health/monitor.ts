@@ -9,7 +9,7 @@
  */
 import { type Health, inTransition, judge, unproven } from "./judge.ts";
 import { type Laned, Lanes, PROMPT_MS } from "./lanes.ts";
-import { type Outcome, probeTcp } from "./probe.ts";
+import { type Beginning, type Outcome, probeTcp } from "./probe.ts";
 import { Schedule, UNSCHEDULED } from "./schedule.ts";
 import type { VipCheck } from "./vip-check.ts";
 
@@ -30,6 +30,8 @@ export type CheckTarget = {
   settings: CheckSettings;
   /** Asked for frontends' addresses instead of its own. Such a probe ends by itself when its time is up. */
   vips?: VipCheck;
+  /** How its connects begin. */
+  beginning?: Beginning;
 };
 
 /** The latest finished check of a server. */
@@ -104,7 +106,8 @@ export class HealthMonitor {
     options: { probe?: ProbeFunction; maxInFlight?: number; keepAlive?: boolean } = {},
   ) {
     this.#listener = listener;
-    this.#probe = options.probe ?? (({ host, port }, done) => probeTcp(host, port, done));
+    this.#probe =
+      options.probe ?? (({ host, port, beginning }, done) => probeTcp(host, port, done, beginning));
     this.#lanes = new Lanes(options.maxInFlight);
     if (options.keepAlive !== true) {
       this.#idleLook = setInterval(() => this.#letProcessEnd(), IDLE_LOOK_MS);

@@ -35,9 +35,33 @@ const LOCAL_CAUSES: Record<string, string> = {
   EPERM: "this machine does not permit the connect",
 };
 
+/** How a connect begins. */
+export type Beginning = {
+  /** The address it starts from. */
+  source?: string | undefined;
+  /** What is sent as soon as it stands. */
+  header?: Buffer | undefined;
+};
+
+/** Makes a socket that starts from this address, and returns its descriptor. Throws when the host has no such address. */
+export type OpenFrom = (source: string) => number;
+
 /** Connects once; `done` is called once, later, unless the returned function was called before. */
-export function probeTcp(host: string, port: number, done: (outcome: Outcome) => void): () => void {
-  const socket = new Socket();
+export function probeTcp(
+  host: string,
+  port: number,
+  done: (outcome: Outcome) => void,
+  { source, header }: Beginning = {},
+  openFrom?: OpenFrom,
+): () => void {
+  let socket: Socket;
+  try {
+    socket = open(source, openFrom);
+  } catch (error) {
+    const cause = `this machine cannot connect from ${source}: ${(error as Error).message}`;
+    const later = setImmediate(() => done({ kind: "local", cause }));
+    return () => clearImmediate(later);
+  }
   let settled = false;
   const finish = (outcome: Outcome): void => {
     if (settled) return;
@@ -48,13 +72,25 @@ export function probeTcp(host: string, port: number, done: (outcome: Outcome) =>
   // Paused before it connects, the socket is never armed for reading: half the epoll work of a check.
   socket.pause();
   socket.on("error", (error: NodeJS.ErrnoException) => finish(outcomeOf(error)));
-  socket.on("connect", () => finish(connectedToItself(socket, port) ? SELF_CONNECT : OK));
+  socket.on("connect", () => {
+    if (connectedToItself(socket, port)) return finish(SELF_CONNECT);
+    // So short a write is the kernel's before the call returns.
+    if (header !== undefined) socket.write(header);
+    finish(OK);
+  });
   socket.connect({ host, port, autoSelectFamily: false });
   socket.unref();
   return () => {
     settled = true;
     socket.destroy();
   };
+}
+
+// Node's own localAddress takes a port with the address, which then serves this one connect while it is remembered; and
+// it is one of those that connections need.
+function open(source: string | undefined, openFrom: OpenFrom | undefined): Socket {
+  if (source === undefined || openFrom === undefined) return new Socket();
+  return new Socket({ fd: openFrom(source), writable: true });
 }
 
 const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };

@@ -8,7 +8,7 @@ import { isEverywhere, type Listening, listenTexts, parseListen } from "../../co
 import type { Config, DsrMethod } from "../../config/schema.ts";
 import type { NativeProbe, NativeProbeReport } from "../../native/index.ts";
 import type { CheckTarget, ProbeFunction } from "./monitor.ts";
-import { type Outcome, probeTcp } from "./probe.ts";
+import { type OpenFrom, type Outcome, probeTcp } from "./probe.ts";
 
 /** What a server is asked for. */
 export type VipCheck = {
@@ -48,11 +48,15 @@ function askedFor(frontend: Listening): string[] {
  * The probe of every server: by `send` where frontends' addresses are asked for, else by a connect. `tell` hears,
  * once for each backend and cause, that its servers are asked at their own addresses after all.
  */
-export function serverProbe(send: SendProbe, tell: (message: string) => void): ProbeFunction {
+export function serverProbe(
+  send: SendProbe,
+  tell: (message: string) => void,
+  openFrom?: OpenFrom,
+): ProbeFunction {
   const told = new Set<string>();
   return (target, done) => {
     const { host, port, vips: check } = target;
-    if (check === undefined) return probeTcp(host, port, done);
+    if (check === undefined) return probeTcp(host, port, done, target.beginning, openFrom);
     const probe = {
       server: hostPort({ host, port }),
       vips: [...check.vips],

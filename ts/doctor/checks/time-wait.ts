@@ -27,14 +27,18 @@ export const timeWait: Check = {
       const at = used.get(key) ?? { all: 0, waiting: 0 };
       used.set(key, { all: at.all + 1, waiting: at.waiting + (state === TIME_WAIT ? 1 : 0) });
     }
-    const scarce = servers({ host, ...look }).flatMap(({ key, address }): Found[] => {
+    const scarce = servers({ host, ...look }).flatMap(({ key, backend, address }): Found[] => {
       const { all, waiting } = used.get(hostPort(address)) ?? { all: 0, waiting: 0 };
-      if (all < MUCH * ports) return [];
+      const { source } = look.config.backends[backend] ?? {};
+      // Each client brings ports of its own, each address of a pool, too.
+      if (source === "client") return [];
+      const addresses = source?.filter((one) => one.includes(":") === address.host.includes(":")).length || 1;
+      if (all < MUCH * ports * addresses) return [];
       return [
         warning({
           subject: key,
           title: `ports towards ${key} are running out`,
-          evidence: `/proc/net/tcp: ${all} of ${ports} ports are in use towards ${hostPort(address)}, ${waiting} of them by connections that have ended (TIME_WAIT); ${shown(host, RANGE, REUSE)}`,
+          evidence: `/proc/net/tcp: ${all} of ${ports * addresses} ports are in use towards ${hostPort(address)}, ${waiting} of them by connections that have ended (TIME_WAIT); ${shown(host, RANGE, REUSE)}`,
           consequence: "New connections to it fail (`ports_exhausted`).",
           ...setting({ key: RANGE, value: "1024 65535" }, { key: REUSE, value: "1" }),
         }),

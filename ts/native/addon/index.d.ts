@@ -20,6 +20,12 @@ export declare class Dataplane {
   static start(config: NativeConfig, onEvent: (event: NativeEvent) => void): Dataplane
   /** Replaces the configuration and returns its version; when it throws, the old one serves on. */
   install(config: NativeConfig): number
+  /**
+   * A descriptor, the caller's from now on, of a TCP socket that connects from `address` and gets its port by that.
+   *
+   * Throws with `code` CONFIG_INVALID or INTERNAL.
+   */
+  sourceSocket(address: string): number
   /** Changes health, drain state and weight of servers; unknown names are passed over. */
   setServers(updates: Array<NativeServerUpdate>): number
   /** Opens the file that connections are logged to anew, by its name; false where there is none. */
@@ -221,6 +227,10 @@ export interface NativeBackend {
   balance: NativeBalance
   /** 1 to 128: bits of an IPv6 client's address that `source_hash` goes by. */
   sourceHashIpv6Prefix: number
+  /** Whether connections to its servers start from the client's address (proxy mode). */
+  sourceClient: boolean
+  /** Addresses that they start from in turn otherwise; none: the kernel's choice. */
+  sourceAddresses: Array<string>
   servers: Array<NativeServer>
 }
 
@@ -458,6 +468,12 @@ export interface NativeFrontend {
   tcpFastOpen: number
   /** Whether to listen for Multipath TCP. */
   mptcp: boolean
+  /** Whether connections begin with a PROXY header (proxy mode). */
+  acceptProxy: boolean
+  /** `address/bits` of those who may connect then; none: everybody. */
+  proxyTrusted: Array<string>
+  /** How long the header may take, from the accept on. */
+  proxyHeaderTimeoutMs: number
 }
 
 export interface NativeFrontendStats {
@@ -728,6 +744,9 @@ export interface NativeRefusedEngine {
   remedy: string
 }
 
+/** The PROXY header that connections to a server begin with. */
+export type NativeSendProxy = 'off' | 'v1' | 'v2'
+
 /** A member of a backend. */
 export interface NativeServer {
   name: string
@@ -743,6 +762,7 @@ export interface NativeServer {
   backup: boolean
   /** 1 to 20: twentieths of its weight that count, fewer than 20 in slow start. */
   share: number
+  sendProxy: NativeSendProxy
 }
 
 export interface NativeServerStats {

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeBalance, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeBalance, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeSendProxy, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
 export { Dataplane }
 export { ExplainWatch }
 export { ServerGauge }
@@ -799,6 +799,7 @@ export { NativeEventKind }
 export { NativeMode }
 export { NativeProbeOutcome }
 export { NativeProtocol }
+export { NativeSendProxy }
 export { NativeXdpMode }
 export { notifyServiceManager }
 export { passedSocket }

@@ -52,6 +52,7 @@ pub fn server_spec(s: &WorldServer) -> ServerSpec {
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     }
 }
 
@@ -67,6 +68,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 listen: vec![listen],
                 protocol: if f.protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp },
                 backend: family(&listen).into(),
+                accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
             }
@@ -81,6 +83,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
         waiting: Default::default(),
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
+        source: Default::default(),
         servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
     };
     SnapshotSpec {

@@ -33,6 +33,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             waiting: Default::default(),
             ends: Default::default(),
             balance: convey_core::selection::Balance::RoundRobin,
+            source: Default::default(),
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }
@@ -44,6 +45,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         listen: vec![listen.parse().unwrap()],
         protocol: Protocol::Tcp,
         backend: "pool".to_owned(),
+        accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
     }
@@ -59,6 +61,7 @@ pub fn server(number: usize, addr: SocketAddr) -> ServerSpec {
         draining: false,
         backup: false,
         share: convey_core::selection::SLOW_START_STEPS,
+        send_proxy: None,
     }
 }
 

@@ -102,6 +102,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
             draining: true,
             backup: false,
             share: convey_core::selection::SLOW_START_STEPS,
+            send_proxy: None,
         };
         let at = backend(spec, &identity.backend);
         let servers = &mut spec.backends[at].servers;
@@ -120,6 +121,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 listen: vec![listen],
                 protocol,
                 backend: of_backend.clone(),
+                accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
             });
@@ -141,6 +143,7 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         waiting: Default::default(),
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
+        source: Default::default(),
         servers: Vec::new(),
     });
     spec.backends.len() - 1

@@ -66,6 +66,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         listen: vec![listen.parse().unwrap()],
         protocol,
         backend: backend.into(),
+        accept_proxy: None,
         max_connections: if small { 12 } else { 0 },
         sockets: Default::default(),
     };
@@ -96,6 +97,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         draining: false,
         backup: false,
         share: SLOW_START_STEPS,
+        send_proxy: None,
     };
     let backend = |name: &str, servers| BackendSpec {
         name: name.into(),
@@ -107,6 +109,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         ends: Default::default(),
         // By flow and, in the other half of the setups, by source, where each pair of IPv6 addresses is one.
         balance: if small { Balance::SourceHash { ipv6_prefix: 127 } } else { Balance::Maglev },
+        source: Default::default(),
         servers,
     };
     SnapshotSpec {
