@@ -5,6 +5,7 @@
 //! no function here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod conntrack;
 pub mod counters;
 pub mod event;
@@ -15,6 +16,7 @@ pub mod snapshot;
 pub mod wait_queue;
 pub mod watch;
 
+pub use admission::{AccessList, Admission, AdmissionSpec, Prefix, Rate, client_of};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};

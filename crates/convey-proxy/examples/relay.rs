@@ -73,6 +73,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             backend: "pool".to_owned(),
             max_connections: 0,
             sockets: Default::default(),
+            admission: Default::default(),
         }],
         backends: vec![BackendSpec {
             name: "pool".to_owned(),

@@ -23,7 +23,7 @@ use crate::choice;
 use crate::connect;
 use crate::connections::Listed;
 use crate::events::Subject;
-use crate::limits::ClientPlace;
+use crate::limits::{self, ClientPlace};
 use crate::listener::ListenGroup;
 use crate::log::Entry;
 use crate::published::Published;
@@ -232,7 +232,10 @@ fn admit(
         // Without it the kernel gives up later.
         let _ = SockRef::from(&client).set_tcp_user_timeout(Some(frontend.sockets.tcp_user_timeout));
     }
-    match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
+    let place = limits::may_come(frontend, peer.ip()).and_then(|()| {
+        ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip())
+    });
+    match place {
         Ok(place) => {
             let backend = &published.snapshot.backends[frontend.backend].name;
             let names = (&frontend.name, group.local, backend);
