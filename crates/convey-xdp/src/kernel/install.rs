@@ -1,12 +1,15 @@
 //! Writing the maps.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
 use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, PLACES_BYTES, Server, network};
 
+use convey_core::AccessList;
 use convey_core::conntrack::Ticks;
 use convey_core::nat_ports::PortPool;
 use rustix::time::{ClockId, clock_gettime};
@@ -153,9 +156,15 @@ impl Kernel {
 
     /// Replaces frontends' networks, each whole: a packet meets all of the former or all of the new ones.
     fn install_access(&mut self, writes: &[Write]) -> Result<(), XdpError> {
-        let mut lists = Vec::with_capacity(writes.len());
+        let mut lists: Vec<(u32, OwnedFd)> = Vec::with_capacity(writes.len());
+        // The addresses of one frontend have the same ones.
+        let mut made: BTreeMap<*const AccessList, usize> = BTreeMap::new();
         for write in writes {
             let Write::Access(slot, Some(list)) = write else { continue };
+            if let Some(same) = made.insert(Arc::as_ptr(list), lists.len()) {
+                lists.push((*slot, lists[same].1.try_clone().map_err(|e| error("access", &e))?));
+                continue;
+            }
             let entries: Vec<_> =
                 list.table().map(|(p, allowed)| (network(p.first(), p.bits()), u32::from(allowed))).collect();
             lists.push((*slot, inner_maps::trie_of(&entries).map_err(|e| error("access", &e))?));
