@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol, Rate, ServerSpec,
-    SnapshotSpec, SocketOptions, Waiting,
+    AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol, Rate,
+    ServerSpec, SnapshotSpec, SocketOptions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
