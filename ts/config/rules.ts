@@ -3,10 +3,10 @@
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
 
+import { admissionRules, packetClientLimit } from "./admission.ts";
 import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
 import { balanceRules } from "./balance.ts";
 import { availableCpus } from "./cpus.ts";
-import { admissionRules, packetClientLimit } from "./admission.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { entriesOf } from "./include.ts";

@@ -244,7 +244,7 @@ mod tests {
             limits: Limits { max_connections_per_client: 1, ..Limits::default() },
             frontends: vec![FrontendSpec {
                 name: "web".into(),
-                listen: "[::1]:80".parse().unwrap(),
+                listen: vec!["[::1]:80".parse().unwrap()],
                 protocol: Protocol::Tcp,
                 backend: "pool".into(),
                 max_connections: 0,
@@ -259,6 +259,7 @@ mod tests {
                 max_duration: Duration::ZERO,
                 waiting: Default::default(),
                 ends: Default::default(),
+                balance: Default::default(),
                 servers: Vec::new(),
             }],
         };
