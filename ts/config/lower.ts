@@ -62,6 +62,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
     workers: workers || availableCpus(),
     maxConnections: config.limits.max_connections,
     maxConnectionsPerClient: config.limits.max_connections_per_client,
+    clientIpv6Prefix: config.limits.client_ipv6_prefix,
     packet: lowerPacketOptions(config),
     ...lowerLog(config),
     frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
@@ -76,6 +77,13 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       acceptProxy: frontend.accept_proxy,
       proxyTrusted: frontend.proxy_trusted ?? [],
       proxyHeaderTimeoutMs: frontend.proxy_header_timeout_ms,
+      allow: frontend.allow ?? [],
+      deny: frontend.deny ?? [],
+      rate: frontend.max_connection_rate,
+      rateBurst: frontend.max_connection_rate_burst ?? frontend.max_connection_rate,
+      clientRate: frontend.max_connection_rate_per_client,
+      clientRateBurst:
+        frontend.max_connection_rate_per_client_burst ?? frontend.max_connection_rate_per_client,
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,

@@ -4,6 +4,7 @@
  */
 
 import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
+import { admissionRules, packetClientLimit } from "./admission.ts";
 import { balanceRules } from "./balance.ts";
 import { clientAddressRules } from "./client-address.ts";
 import { availableCpus } from "./cpus.ts";
@@ -40,6 +41,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...pools(view),
     ...loops(view, host.addresses),
     ...modeRules(view),
+    ...admissionRules(view),
     ...balanceRules(view),
     ...clientAddressRules(view),
     ...healthCheckRules(view),
@@ -194,6 +196,7 @@ function packetRules(view: View): Finding[] {
     ...packetListenerRules(view),
     ...packetLimits(view),
     ...proxyOnly(view),
+    ...packetClientLimit(view),
     ...trackingRules(view),
     ...withoutEffect(root, frontends, backends, mode ?? ""),
   ];
@@ -245,15 +248,6 @@ function trackingRules({ root, mode, frontends, backends }: View): Finding[] {
 /** What the packet path itself refuses. */
 function packetLimits({ root, mode }: View): Finding[] {
   const findings: Finding[] = [];
-  const perClient = isTable(root.limits) ? root.limits.max_connections_per_client : undefined;
-  if (typeof perClient === "number" && perClient > 0) {
-    findings.push(
-      error(["limits", "max_connections_per_client"], "value", `is not available in ${mode} mode`, {
-        found: describeValue(perClient),
-        expected: "0",
-      }),
-    );
-  }
   const logged = isTable(root.log) ? root.log.connections : undefined;
   if (logged !== undefined && logged !== "off") {
     findings.push(
@@ -302,7 +296,7 @@ function withoutEffect(
   const tracking = isTable(root.dsr) ? root.dsr.connection_tracking : undefined;
   // With minimal tracking it is an error.
   const limits = mode === "dsr" && tracking !== "minimal" ? ["max_connections"] : [];
-  note(["limits"], root.limits, limits);
+  note(["limits"], root.limits, [...limits, "client_ipv6_prefix"]);
   for (const { name, table } of frontends) note(["frontends", name], table, limits);
   for (const { name, table, servers } of backends.values()) {
     note(["backends", name], table, PROXY_BACKEND_KEYS);

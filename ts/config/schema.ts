@@ -17,6 +17,7 @@ import {
 } from "./address.ts";
 import { expandSource, parseCidr } from "./client-address.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
+import { MOST_NETWORKS, parseNetwork } from "./networks.ts";
 import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
 /**
@@ -162,6 +163,22 @@ const source = z
     type: '"client", IP address, range or list of these',
     expected: '"client", "10.0.0.2", "10.0.0.2-10.0.0.9" or a list of addresses and ranges',
   });
+
+const networks = z
+  .array(
+    readString(parseNetwork).register(wording, {
+      type: "network",
+      expected: 'a network, such as "192.0.2.0/24", "2001:db8::/32" or "192.0.2.7"',
+    }),
+  )
+  .max(MOST_NETWORKS)
+  .register(wording, {
+    type: "list of networks",
+    expected: `a list of at most ${MOST_NETWORKS} networks, such as ["192.0.2.0/24", "2001:db8::/32"]`,
+  });
+
+const connectionRate = z.int().min(0).max(1_000_000).default(0);
+const burst = z.int().min(1).max(1_000_000).optional();
 
 /** As the kernel takes them: at most 15 characters, no slash, no space. */
 const interfaceNames = z
@@ -437,6 +454,26 @@ export const frontendSchema = z
       .min(1)
       .default(3000)
       .describe("With accept_proxy, milliseconds that the header may take."),
+    allow: networks
+      .optional()
+      .describe(
+        "Networks whose clients may connect; with it, clients in no list are refused. Of all networks in allow and deny that a client is in, the longest prefix decides.",
+      ),
+    deny: networks
+      .optional()
+      .describe("Networks whose clients are refused; without allow, clients in no list may connect."),
+    max_connection_rate: connectionRate.describe(
+      "New connections a second on this frontend, proxy mode; 0 is no limit.",
+    ),
+    max_connection_rate_burst: burst.describe(
+      "New connections that may come at once within max_connection_rate, which refills it; as many as the rate unless given.",
+    ),
+    max_connection_rate_per_client: connectionRate.describe(
+      "New connections a second of one client on this frontend, proxy mode; 0 is no limit.",
+    ),
+    max_connection_rate_per_client_burst: burst.describe(
+      "New connections of one client that may come at once within max_connection_rate_per_client; as many as the rate unless given.",
+    ),
     xdp: xdpSchema.optional(),
   })
   .describe("Where clients connect, and the backend that serves them.");
@@ -571,7 +608,15 @@ export const configSchema = z
           ),
         max_connections_per_client: count
           .default(0)
-          .describe("Connections open at once from one client address, proxy mode; 0 is no limit."),
+          .describe("Connections open at once from one client, proxy mode; 0 is no limit."),
+        client_ipv6_prefix: z
+          .int()
+          .min(1)
+          .max(128)
+          .default(64)
+          .describe(
+            "First bits of an IPv6 address that make one client for max_connections_per_client and max_connection_rate_per_client, proxy mode; an IPv4 address is a client by itself.",
+          ),
       })
       .prefault({})
       .describe("Limits over all frontends."),

@@ -80,7 +80,25 @@ export function describeChange(change: Change): string {
 
 function told({ path, server, from, to }: Extract<Change, { kind: "changed" }>): string {
   const setting = server === undefined ? path : `${path.slice(path.lastIndexOf(".") + 1)} ${server}`;
+  if (isLong(from) || isLong(to)) return `${setting} ${listChange(from, to)}`;
   return `${setting} ${text(from)}→${text(to)}`;
+}
+
+const isLong = (value: unknown): boolean => Array.isArray(value) && value.length > SETTINGS;
+
+/** What came to a list and went from it: nobody finds that in two long lists. */
+function listChange(from: unknown, to: unknown): string {
+  const [old, now] = [from, to].map((list) => new Set(Array.isArray(list) ? list.map(String) : []));
+  const clauses = (
+    [
+      ["+", now, old],
+      ["−", old, now],
+    ] as const
+  ).flatMap(([sign, list, other]) => {
+    const names = [...(list ?? [])].filter((name) => !other?.has(name));
+    return names.length === 0 ? [] : [`${sign}${names.length} ${some(names)}`];
+  });
+  return clauses.length === 0 ? "in another order" : clauses.join(", ");
 }
 
 const text = (value: unknown): string =>

@@ -42,6 +42,10 @@ export function wording(finding: Finding): string {
       return `a connection from before the slot moved goes on at server "${finding.name}" of backend "${finding.backend}", ${finding.addr}; a new one:`;
     case "maglev_slot":
       return `${finding.key === "source" ? "the hash of the client's address" : "its hash"} names slot ${finding.slot} of the Maglev table`;
+    case "denied":
+      return finding.network === ""
+        ? `${finding.client} is in none of the networks that are allowed`
+        : `${finding.client} is denied, as ${finding.network} is`;
     case "refused":
       return `it is refused: ${finding.reason}`;
     case "server":

@@ -5,6 +5,7 @@
 import { describe } from "vitest";
 import { inKernel } from "../engines.ts";
 import { type Method, stage } from "../lab/scene.ts";
+import { access } from "./access.ts";
 import { frames } from "./frames.ts";
 import { limits } from "./limits.ts";
 import { minimal } from "./minimal.ts";
@@ -20,6 +21,7 @@ export function suite(method: Method): void {
     if (inKernel()) outliving(stands);
     // Both methods of DSR are one program in this.
     if (method !== "l2") limits(stands);
+    access(stands);
     frames(stands);
     if (method !== "passthrough") minimal(stands);
     // Last: it changes the lab for good.

@@ -26,6 +26,8 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           mptcp: false,
           accept_proxy: false,
           proxy_header_timeout_ms: 3000,
+          max_connection_rate: 0,
+          max_connection_rate_per_client: 0,
         },
       },
       backends: {
@@ -70,7 +72,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
       },
       dsr: { method: "rewrite", connection_tracking: "full" },
       xdp: { mode: "native" },
-      limits: { max_connections: 0, max_connections_per_client: 0 },
+      limits: { max_connections: 0, max_connections_per_client: 0, client_ipv6_prefix: 64 },
       reload: { watch: true },
       shutdown: { drain_timeout_ms: 30_000, delay_ms: 0, keep_forwarding: false },
       log: { level: "info", connections: "off" },

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of what lies in the maps, or of what that means: a program goes on with the maps of another
 /// process only if it was of the same.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// How a server is reached; the numbers of `METHOD_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,6 +121,8 @@ pub struct Frontend {
     pub max_connections: u64,
     /// Addresses towards servers.
     pub nat_sources: Vec<IpAddr>,
+    /// It has lists of networks, in `access`.
+    pub access: bool,
 }
 
 impl Frontend {
@@ -137,7 +139,7 @@ impl Frontend {
         bytes[18] = self.protocol;
         bytes[Self::LEFT] = self.left.into();
         bytes[20..22].copy_from_slice(&self.backend.to_ne_bytes());
-        bytes[22] = self.nat_sources.len().min(NAT_SOURCES) as u8;
+        bytes[22] = self.nat_sources.len().min(NAT_SOURCES) as u8 | u8::from(self.access) << 7;
         bytes[23] = self.source_prefix;
         bytes[24..32].copy_from_slice(&self.max_connections.to_ne_bytes());
         for (i, source) in self.nat_sources.iter().take(NAT_SOURCES).enumerate() {
@@ -145,6 +147,14 @@ impl Frontend {
         }
         bytes
     }
+}
+
+/// A key of a table within `access`: the first `bits` of an address, IPv4 mapped into IPv6.
+pub fn network(first: u128, bits: u8) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&u32::from(bits).to_ne_bytes());
+    key[4..].copy_from_slice(&first.to_be_bytes());
+    key
 }
 
 /// `struct server`.
@@ -280,6 +290,7 @@ pub const REASONS: &[&str] = &[
     "fragment_refused",
     "fragment_overlap",
     "fragment_bad",
+    "denied",
     "bad_source",
     "bad_tcp_flags",
     "ttl_exceeded",

@@ -202,6 +202,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// The frontend's lists of networks deny the client's address; the client was closed, its packet dropped.
+    Denied = "denied",
     /// The total connection limit was reached; the client was closed.
     LimitTotal = "limit_total",
     /// The frontend's connection limit was reached; the client was closed.
@@ -218,6 +220,10 @@ reasons! {
     QueueTimeout = "queue_timeout",
     /// The client closed its connection while it waited for a place or a server, before it had sent a byte.
     QueueAbandoned = "queue_abandoned",
+    /// New connections came faster than the frontend takes them; the client was closed.
+    RateFrontend = "rate_frontend",
+    /// Connections of the client came faster than the frontend takes them of one; the client was closed.
+    RateClient = "rate_client",
     /// No server of the backend was up with a weight above zero; the client was closed.
     NoServer = "no_server",
     /// A server refused the connection; another may have been tried.

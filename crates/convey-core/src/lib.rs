@@ -5,6 +5,7 @@
 //! no function here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod client_address;
 pub mod conntrack;
 pub mod counters;
@@ -17,7 +18,8 @@ pub mod source_pool;
 pub mod wait_queue;
 pub mod watch;
 
-pub use client_address::{AcceptProxy, Prefix, ProxyVersion, Source};
+pub use admission::{AccessList, Admission, AdmissionSpec, Prefix, Rate, client_of};
+pub use client_address::{AcceptProxy, ProxyVersion, Source};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};

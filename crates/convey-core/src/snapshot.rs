@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admission::{Admission, AdmissionSpec, CLIENT_IPV6_PREFIX};
 use crate::client_address::{AcceptProxy, ProxyVersion, Source};
 use crate::counters::{ConnCounters, ReasonCounters};
 use crate::selection::{Balance, Part, SLOW_START_STEPS, Selector};
@@ -35,12 +36,20 @@ pub enum Protocol {
 }
 
 /// Limits over all frontends; 0 means none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections open at once.
     pub max_connections: u64,
-    /// Connections open at once from one client address.
+    /// Connections open at once from one client.
     pub max_connections_per_client: u64,
+    /// First bits of an IPv6 address that make a client, 1 to 128.
+    pub client_ipv6_prefix: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: 0, max_connections_per_client: 0, client_ipv6_prefix: CLIENT_IPV6_PREFIX }
+    }
 }
 
 /// How connections wait for a place at a backend or for a server, proxy mode.
@@ -106,6 +115,8 @@ pub struct FrontendSpec {
     pub max_connections: u64,
     /// What its sockets are set to.
     pub sockets: SocketOptions,
+    /// Which clients it takes.
+    pub admission: AdmissionSpec,
 }
 
 /// A pool of servers and how connections to it behave.
@@ -183,6 +194,8 @@ pub struct Frontend {
     pub max_connections: u64,
     /// What its sockets are set to.
     pub sockets: SocketOptions,
+    /// Which clients it takes.
+    pub admission: Admission,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Refusals and early ends.
@@ -324,6 +337,7 @@ impl Snapshot {
                     accept_proxy: f.accept_proxy.clone(),
                     max_connections: f.max_connections,
                     sockets: f.sockets,
+                    admission: Admission::new(&f.admission, old.map(|o| &o.admission)),
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
                     reasons: old.map(|o| o.reasons.clone()).unwrap_or_default(),
                 }

@@ -42,6 +42,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
+        admission: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

@@ -31,6 +31,7 @@ pub(crate) fn account(
 /// Counts a refusal for its frontend and in total.
 pub(crate) fn count_refusal(reason: DropReason, frontend: &PacketFrontend, snapshot: &PacketSnapshot) {
     let reason = match reason {
+        DropReason::Denied => Reason::Denied,
         DropReason::NoServer => Reason::NoServer,
         DropReason::LimitTotal => Reason::LimitTotal,
         DropReason::LimitFrontend => Reason::LimitFrontend,

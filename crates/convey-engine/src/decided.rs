@@ -180,7 +180,11 @@ impl Decided {
             }
             Owner::Nobody => return None,
         }
-        if !matches!(owner, Owner::StrayReply) {
+        if let (DropReason::Denied, Owner::Frontend(slot)) = (reason, owner)
+            && let Some(frontend) = snapshot.frontend(*slot)
+        {
+            e.denied(self.source.ip(), frontend);
+        } else if !matches!(owner, Owner::StrayReply) {
             e.steps.push(Step::Refused { reason });
         }
         e.outcome = Outcome::Drop(reason);

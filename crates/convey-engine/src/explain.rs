@@ -120,6 +120,11 @@ fn from_client(
             e.by_table(slot, server, frontend.balance, snapshot.place(frontend, &key), snapshot);
             server
         }
+        Err(DropReason::Denied) => {
+            e.denied(tuple.source.into(), frontend);
+            e.outcome = Outcome::Drop(DropReason::Denied);
+            return;
+        }
         Err(reason) => {
             e.steps.push(Step::Refused { reason });
             e.outcome = Outcome::Refuse(reason);
@@ -167,6 +172,12 @@ impl Explanation {
         } else {
             Step::Listens { frontend: name }
         });
+    }
+
+    /// The lists of its frontend deny the client.
+    pub(crate) fn denied(&mut self, client: IpAddr, frontend: &PacketFrontend) {
+        let network = frontend.access.as_ref().and_then(|access| access.judge(client).network);
+        self.steps.push(Step::Denied { client, network });
     }
 
     /// It comes from a server, to the port of a flow in this state.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use convey_core::Reason;
+use convey_core::admission::Prefix;
 use convey_core::conntrack::Direction;
 
 use crate::next_hop::NextHop;
@@ -157,6 +158,8 @@ pub enum Step {
     SlotMoved { backend: String, name: String, addr: SocketAddr },
     /// Its hash, or that of the client's address alone, names this slot of the Maglev table.
     MaglevSlot { slot: usize, by_source: bool },
+    /// Its client is denied: by this network, or because it is in none of those that are allowed.
+    Denied { client: IpAddr, network: Option<Prefix> },
     /// It is refused.
     Refused { reason: DropReason },
     /// It gets this server.

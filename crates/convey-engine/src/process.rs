@@ -130,6 +130,10 @@ fn from_client(
         Ok(selection) => selection,
         Err(reason) => {
             count_refusal(reason, frontend, snapshot);
+            // Whoever is not wanted learns nothing.
+            if reason == DropReason::Denied {
+                return Err(Verdict::Drop(reason));
+            }
             return Err(packet.refuse(buffer, reason, snapshot));
         }
     };

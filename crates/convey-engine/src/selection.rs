@@ -79,6 +79,12 @@ pub(crate) fn select_server<'a>(
             _ => Err(DropReason::FrontendLeft),
         };
     }
+    // What a flow has begun goes on, whatever lists say by now. Where flows are not remembered every packet is judged.
+    if let Some(access) = &frontend.access
+        && !access.allows(Addr::from_bits(key.client).into())
+    {
+        return Err(DropReason::Denied);
+    }
     if snapshot.is_minimal() {
         let begins = is_syn || replaces.is_some();
         return place(snapshot.place(frontend, key), is_tcp, begins, replaces);

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 use convey_core::conntrack::{FlowKey, Lifetimes};
 use convey_core::selection::{Balance, MaglevTable, Member};
-use convey_core::{ConnCounters, Mode, ReasonCounters, SpecError};
+use convey_core::{AccessList, ConnCounters, Mode, ReasonCounters, SpecError};
 use convey_packet::Addr;
 
 use crate::hash::MixBuild;
@@ -75,6 +75,8 @@ pub struct PacketFrontend {
     pub nat_sources: Arc<[Addr]>,
     /// Connections open at once; 0: no limit.
     pub max_connections: u64,
+    /// Which clients may begin flows; `None`: everybody.
+    pub access: Option<Arc<AccessList>>,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Refusals.

@@ -126,6 +126,8 @@ reasons! {
         FragmentOverlap = "fragment_overlap",
         /// A fragment that no datagram can have: of an impossible length, or a first one too short for its header.
         FragmentBad = "fragment_bad",
+        /// The frontend's lists of networks deny the client's address.
+        Denied = "denied",
         /// A source address no packet may have (multicast, broadcast, unspecified, loopback), or the VIP itself.
         BadSource = "bad_source",
         /// Flags no TCP stack sends (none, SYN with FIN, SYN with RST).

@@ -20,6 +20,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
+        admission: Default::default(),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    AcceptProxy, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol, ProxyVersion, ServerSpec,
-    SnapshotSpec, SocketOptions, Source, Waiting,
+    AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol,
+    ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -122,8 +123,10 @@ pub struct NativeConfig {
     pub workers: u32,
     /// Connections open at once over all frontends; 0: no limit.
     pub max_connections: u32,
-    /// Connections open at once from one client address; 0: no limit.
+    /// Connections open at once from one client; 0: no limit.
     pub max_connections_per_client: u32,
+    /// First bits of an IPv6 address that make a client, 1 to 128.
+    pub client_ipv6_prefix: u32,
     pub packet: NativePacketOptions,
     /// What is logged of connections, in proxy mode; absent: nothing.
     pub log: Option<NativeConnectionLog>,
@@ -170,6 +173,17 @@ pub struct NativeFrontend {
     pub proxy_trusted: Vec<String>,
     /// How long the header may take, from the accept on.
     pub proxy_header_timeout_ms: u32,
+    /// Networks whose clients may connect, `address/bits` or an address; those in no list may where it is empty.
+    pub allow: Vec<String>,
+    /// Networks whose clients are refused; the longest prefix of both lists decides.
+    pub deny: Vec<String>,
+    /// New connections a second; 0: no limit.
+    pub rate: u32,
+    /// New connections at once; at least 1 counts.
+    pub rate_burst: u32,
+    /// New connections of one client a second; 0: no limit.
+    pub client_rate: u32,
+    pub client_rate_burst: u32,
 }
 
 /// A pool of servers.
@@ -263,6 +277,7 @@ impl NativeConfig {
             limits: Limits {
                 max_connections: self.max_connections.into(),
                 max_connections_per_client: self.max_connections_per_client.into(),
+                client_ipv6_prefix: self.client_ipv6_prefix.clamp(1, 128) as u8,
             },
             frontends: self.frontends.into_iter().map(NativeFrontend::into_spec).collect::<Result<_>>()?,
             backends: self.backends.into_iter().map(NativeBackend::into_spec).collect::<Result<_>>()?,
@@ -378,6 +393,7 @@ impl NativeFrontend {
                 let field = format!("frontends.{}.listen_addr", self.name);
                 self.listen.iter().map(|at| addr(&field, at)).collect::<Result<_>>()?
             },
+            admission: self.admission()?,
             name: self.name,
             protocol: (&self.protocol).into(),
             backend: self.backend,
@@ -387,6 +403,27 @@ impl NativeFrontend {
                 fast_open: self.tcp_fast_open,
                 mptcp: self.mptcp,
             },
+        })
+    }
+}
+
+impl NativeFrontend {
+    fn admission(&self) -> Result<AdmissionSpec> {
+        let networks = |key: &str, list: &[String]| {
+            let parse = |(place, text): (usize, &String)| {
+                let field = || format!("frontends.{}.{key}.{place}", self.name);
+                text.parse::<Prefix>().map_err(|e| invalid(&field(), format!("\"{text}\" {e}")))
+            };
+            list.iter().enumerate().map(parse).collect::<Result<Vec<_>>>()
+        };
+        let (allow, deny) = (networks("allow", &self.allow)?, networks("deny", &self.deny)?);
+        let access = AccessList::new(&allow, &deny)
+            .map_err(|e| invalid(&format!("frontends.{}.deny", self.name), e.to_string()))?;
+        let rate = |rate, burst| (rate != 0).then(|| Rate::new(rate, burst));
+        Ok(AdmissionSpec {
+            access: access.map(Arc::new),
+            rate: rate(self.rate, self.rate_burst),
+            client_rate: rate(self.client_rate, self.client_rate_burst),
         })
     }
 }

@@ -82,6 +82,7 @@ pub enum NativeStep {
     NotRemembered,
     SlotMoved { backend: String, name: String, addr: String },
     MaglevSlot { slot: u32, key: String },
+    Denied { client: String, network: String },
     Refused { reason: String },
     Server { backend: String, name: String, addr: String },
     Rewritten { source: String, destination: String },
@@ -133,6 +134,10 @@ impl From<Step> for NativeStep {
                 let key = if by_source { "source" } else { "flow" };
                 Self::MaglevSlot { slot: slot as u32, key: key.to_owned() }
             }
+            Step::Denied { client, network } => Self::Denied {
+                client: client.to_string(),
+                network: network.map(|network| network.to_string()).unwrap_or_default(),
+            },
             Step::Refused { reason } => Self::Refused { reason: reason.name().to_owned() },
             Step::Server { backend, name, addr } => Self::Server { backend, name, addr: addr.to_string() },
             Step::Rewritten { source, destination } => {

@@ -75,6 +75,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             accept_proxy: None,
             max_connections: 0,
             sockets: Default::default(),
+            admission: Default::default(),
         }],
         backends: vec![BackendSpec {
             name: "pool".to_owned(),

@@ -24,7 +24,7 @@ use crate::choice;
 use crate::connect;
 use crate::connections::Listed;
 use crate::events::Subject;
-use crate::limits::ClientPlace;
+use crate::limits::{self, ClientPlace};
 use crate::listener::ListenGroup;
 use crate::log::Entry;
 use crate::published::Published;
@@ -248,7 +248,10 @@ fn admit(
         }
         return;
     }
-    match ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip()) {
+    let place = limits::may_come(frontend, peer.ip()).and_then(|()| {
+        ClientPlace::take(&worker.shared.admission, published.snapshot.limits, frontend, peer.ip())
+    });
+    match place {
         Ok(place) => {
             begin(worker, published, index, client, (Arrived::directly(peer), group.local), (place, spare))
         }
@@ -308,10 +311,15 @@ async fn arrive(
         guarded(&worker, header.as_mut()).await
     };
     match arrived {
-        Some(Ok(arrived)) => match place.admit(published.snapshot.limits, arrived.client.ip()) {
-            Ok(()) => begin(&worker, published, index, client, (arrived, listen), (place, spare)),
-            Err(reason) => refuse(&worker, &published, index, (arrived.client, listen), reason),
-        },
+        Some(Ok(arrived)) => {
+            let (frontend, who) = (&published.snapshot.frontends[index], arrived.client.ip());
+            let admitted = limits::may_come(frontend, who)
+                .and_then(|()| place.admit(published.snapshot.limits, frontend, who));
+            match admitted {
+                Ok(()) => begin(&worker, published, index, client, (arrived, listen), (place, spare)),
+                Err(reason) => refuse(&worker, &published, index, (arrived.client, listen), reason),
+            }
+        }
         Some(Err(reason)) => refuse(&worker, &published, index, (peer, listen), reason),
         None => {}
     }

@@ -1,4 +1,5 @@
-//! Who may come in: places among the open connections in total, of a frontend and of a client address.
+//! Who may come in: by address, by how often, and places among the open connections in total, of a frontend and of a
+//! client.
 //!
 //! Invariants: limits hold exactly over all threads; a place is given back by dropping its guard; the
 //! table of client addresses holds those with open connections only, so its size is bounded by them.
@@ -7,15 +8,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use convey_core::{Backend, ConnCounters, Frontend, Limits, Reason, Server, WaitQueue};
+use convey_core::admission::Exceeded;
+use convey_core::{Backend, ConnCounters, Frontend, Limits, Reason, Server, WaitQueue, client_of};
 
 const SHARDS: usize = 64;
 /// A shard this much emptier than its table gives memory back.
 const SHRINK_BELOW: usize = 8;
 
-/// Open connections by client address.
+/// Open connections by client: an IPv4 address, or an IPv6 network.
 #[derive(Debug)]
 struct ClientTable {
     // One keyed hash chooses the shard and, inside, the slot: clients cannot aim at either.
@@ -75,6 +78,14 @@ impl Admission {
     }
 }
 
+/// Whether the frontend's lists of networks let this client in: its own address, not that of a proxy before it.
+pub(crate) fn may_come(frontend: &Frontend, client: IpAddr) -> Result<(), Reason> {
+    match &frontend.admission.access {
+        Some(access) if !access.allows(client) => Err(Reason::Denied),
+        _ => Ok(()),
+    }
+}
+
 /// A client connection's places. Dropping it gives them back.
 #[derive(Debug)]
 pub(crate) struct ClientPlace {
@@ -85,7 +96,7 @@ pub(crate) struct ClientPlace {
 }
 
 impl ClientPlace {
-    /// Takes all three places and counts the connection, or takes none and names the limit that was met.
+    /// Takes all three places and counts the connection, or takes none and names the limit or rate that was met.
     pub fn take(
         admission: &Arc<Admission>,
         limits: Limits,
@@ -93,7 +104,7 @@ impl ClientPlace {
         client: IpAddr,
     ) -> Result<Self, Reason> {
         let mut place = Self::reserve(admission, limits, frontend)?;
-        place.admit(limits, client)?;
+        place.admit(limits, frontend, client)?;
         Ok(place)
     }
 
@@ -110,12 +121,19 @@ impl ClientPlace {
     }
 
     /// Takes the client's place, too, and counts the connection. Once only.
-    pub fn admit(&mut self, limits: Limits, client: IpAddr) -> Result<(), Reason> {
-        let client = client.to_canonical();
+    pub fn admit(&mut self, limits: Limits, frontend: &Frontend, client: IpAddr) -> Result<(), Reason> {
+        let client = client_of(client, limits.client_ipv6_prefix);
         if !self.admission.clients.try_enter(client, limits.max_connections_per_client) {
             return Err(Reason::LimitClient);
         }
         self.client = Some(client);
+        // Last: who found no place has not used up a part of a rate.
+        if let Some(rates) = &frontend.admission.rates {
+            rates.take(client, now()).map_err(|exceeded| match exceeded {
+                Exceeded::Total => Reason::RateFrontend,
+                Exceeded::Client => Reason::RateClient,
+            })?;
+        }
         self.admission.totals.admit();
         self.frontend.admit();
         Ok(())
@@ -130,6 +148,12 @@ impl Drop for ClientPlace {
         self.frontend.closed();
         self.admission.totals.closed();
     }
+}
+
+/// Nanoseconds since the first connection that was counted for a rate.
+fn now() -> u64 {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A server connection's places at its server and backend, taken before the connect so that limits hold during it too.
@@ -197,6 +221,10 @@ impl Drop for ServerPlace {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use convey_core::{BackendSpec, FrontendSpec, Mode, Protocol, Snapshot, SnapshotSpec};
+
     use super::*;
 
     #[test]
@@ -220,5 +248,49 @@ mod tests {
         clients.iter().for_each(|c| table.leave(*c));
         let capacity: usize = table.shards.iter().map(|s| s.lock().unwrap().capacity()).sum();
         assert!(capacity <= SHARDS * 64, "{capacity} slots are left");
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_share_the_places_of_a_client() {
+        let spec = SnapshotSpec {
+            mode: Mode::Proxy,
+            limits: Limits { max_connections_per_client: 1, ..Limits::default() },
+            frontends: vec![FrontendSpec {
+                accept_proxy: None,
+                name: "web".into(),
+                listen: vec!["[::1]:80".parse().unwrap()],
+                protocol: Protocol::Tcp,
+                backend: "pool".into(),
+                max_connections: 0,
+                sockets: Default::default(),
+                admission: Default::default(),
+            }],
+            backends: vec![BackendSpec {
+                source: Default::default(),
+                name: "pool".into(),
+                connect_timeout: Duration::from_secs(1),
+                retries: 0,
+                idle_timeout: Duration::ZERO,
+                max_duration: Duration::ZERO,
+                waiting: Default::default(),
+                ends: Default::default(),
+                balance: Default::default(),
+                servers: Vec::new(),
+            }],
+        };
+        let snapshot = Snapshot::first(spec, 1).unwrap();
+        let admission = Arc::new(Admission::new(snapshot.totals.clone()));
+        let enter = |ip: &str, client_ipv6_prefix| {
+            let limits = Limits { client_ipv6_prefix, ..snapshot.limits };
+            ClientPlace::take(&admission, limits, &snapshot.frontends[0], ip.parse().unwrap())
+        };
+        let first = enter("2001:db8::1", 64).unwrap();
+        assert_eq!(enter("2001:db8::ffff:2", 64).unwrap_err(), Reason::LimitClient);
+        assert!(enter("2001:db8:0:1::1", 64).is_ok() && enter("192.0.2.1", 64).is_ok());
+        // The place is given back where it was taken, whatever makes a client meanwhile.
+        assert!(enter("2001:db8::1", 128).is_ok());
+        drop(first);
+        assert!(enter("2001:db8::ffff:2", 64).is_ok());
+        assert_eq!(snapshot.totals.open(), 0);
     }
 }

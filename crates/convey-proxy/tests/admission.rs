@@ -7,8 +7,9 @@ mod lab;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
+use std::time::Instant;
 
-use convey_core::{Reason, SnapshotSpec};
+use convey_core::{AccessList, AdmissionSpec, Rate, Reason, SnapshotSpec};
 use lab::{Lab, echo, serve, spec, wait_until};
 
 /// Whether a client is served (and the connection, if so).
@@ -73,13 +74,101 @@ fn one_client_address_at_its_limit_does_not_keep_another_out() {
     let lab = Lab::start(spec);
     let _inside = enter(lab.addr()).unwrap();
     assert!(enter(lab.addr()).is_none());
-    let other: IpAddr = "127.0.0.2".parse().unwrap();
+    assert!(enter_from("127.0.0.2", lab.addr()).is_some());
+}
+
+/// As [`enter`], from this address.
+fn enter_from(source: &str, addr: SocketAddr) -> Option<TcpStream> {
+    let source: IpAddr = source.parse().unwrap();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(other, 0).into()).unwrap();
-    socket.connect(&lab.addr().into()).unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
     let mut client: TcpStream = socket.into();
-    client.write_all(b"?").unwrap();
-    client.read_exact(&mut [0]).unwrap();
+    client.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    (client.write_all(b"?").is_ok() && client.read_exact(&mut [0]).is_ok()).then_some(client)
+}
+
+fn access(allow: &[&str], deny: &[&str]) -> AdmissionSpec {
+    let parse = |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect::<Vec<_>>();
+    let access = AccessList::new(&parse(allow), &parse(deny)).unwrap().map(Into::into);
+    AdmissionSpec { access, ..AdmissionSpec::default() }
+}
+
+#[test]
+fn a_client_that_is_denied_is_closed_and_counted_and_takes_no_place() {
+    let mut spec = spec(&[serve(echo)]);
+    spec.frontends[0].admission = access(&["127.0.0.0/8"], &["127.0.0.1"]);
+    spec.frontends[0].max_connections = 1;
+    let lab = Lab::start(spec);
+    for refused in 1..=3 {
+        assert!(enter(lab.addr()).is_none());
+        lab.wait_count(Reason::Denied, refused);
+    }
+    assert_eq!(lab.snapshot().frontends[0].reasons.get(Reason::Denied), 3);
+    assert!(enter_from("127.0.0.2", lab.addr()).is_some());
+    assert_eq!(lab.totals(), [1; 4]);
+}
+
+#[test]
+fn a_reload_that_denies_a_client_leaves_its_open_connections_and_refuses_new_ones() {
+    let mut spec = spec(&[serve(echo)]);
+    let lab = Lab::start(spec.clone());
+    let mut open = enter(lab.addr()).unwrap();
+    spec.frontends[0].admission = access(&[], &["127.0.0.0/8"]);
+    lab.install(spec.clone());
+    assert!(enter(lab.addr()).is_none());
+    open.write_all(b"!").unwrap();
+    open.read_exact(&mut [0]).unwrap();
+    spec.frontends[0].admission = AdmissionSpec::default();
+    lab.install(spec);
+    assert!(enter(lab.addr()).is_some());
+}
+
+/// How many of `tries` connections one after the other are served, and the most that a rate of one a second lets in.
+fn hurry(tries: usize, burst: usize, mut enter: impl FnMut() -> Option<TcpStream>) -> (usize, usize) {
+    let begin = Instant::now();
+    let served = (0..tries).filter(|_| enter().is_some()).count();
+    (served, burst + begin.elapsed().as_secs() as usize + 1)
+}
+
+#[test]
+fn connections_beyond_the_rate_of_a_frontend_are_closed_and_counted_whoever_comes() {
+    let mut spec = spec(&[serve(echo)]);
+    spec.frontends[0].admission.rate = Some(Rate::new(1, 5));
+    let lab = Lab::start(spec.clone());
+    let addr = lab.addr();
+    let mut n = 0;
+    let (served, most) = hurry(30, 5, || {
+        n += 1;
+        enter_from(&format!("127.0.1.{n}"), addr)
+    });
+    assert!((5..=most).contains(&served), "{served} of at most {most}");
+    lab.wait_count(Reason::RateFrontend, 30 - served as u64);
+    assert_eq!(lab.totals(), [served as u64; 4]);
+    lab.wait_idle();
+    // What was used up stays so when the configuration changes.
+    spec.frontends[0].max_connections = 100;
+    spec.frontends[0].admission.rate = Some(Rate::new(1, 1));
+    lab.install(spec.clone());
+    let (served, most) = hurry(5, 1, || enter(addr));
+    assert!(served <= most);
+    spec.frontends[0].admission.rate = None;
+    lab.install(spec);
+    assert_eq!(hurry(20, 0, || enter(addr)).0, 20);
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_closed_and_counted_and_others_are_not() {
+    let mut spec = spec(&[serve(echo)]);
+    spec.frontends[0].admission.client_rate = Some(Rate::new(1, 3));
+    let lab = Lab::start_with(spec, 3);
+    let addr = lab.addr();
+    let (served, most) = hurry(20, 3, || enter(addr));
+    assert!((3..=most).contains(&served), "{served} of at most {most}");
+    lab.wait_count(Reason::RateClient, 20 - served as u64);
+    for n in 1..=20 {
+        assert!(enter_from(&format!("127.0.1.{n}"), addr).is_some());
+    }
 }
 
 #[test]

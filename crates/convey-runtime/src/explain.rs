@@ -37,6 +37,14 @@ pub(crate) fn proxied(
     };
     e.frontend = Some(frontend.name.to_string());
     e.steps.push(Step::Accepts { frontend: frontend.name.to_string() });
+    if let Some(access) = &frontend.admission.access {
+        let judgement = access.judge(source.ip());
+        if !judgement.is_allowed {
+            e.steps.push(Step::Denied { client: source.ip(), network: judgement.network });
+            e.outcome = Outcome::Close(Reason::Denied);
+            return e;
+        }
+    }
     let Some(backend) = snapshot.backends.get(frontend.backend) else { return e };
     let selector = &backend.selector;
     if !selector.has_weight() {

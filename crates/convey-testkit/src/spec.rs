@@ -37,6 +37,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
+        admission: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

@@ -194,6 +194,7 @@ fn engine(method: Method, minimal: bool, entries: u32) -> Outcome<Ebpf> {
         backend: 0,
         max_connections: 0,
         source_prefix: 0,
+        access: false,
         nat_sources: vec![nat],
     };
     frontends.set(0, frontend.to_bytes(), 0)?;

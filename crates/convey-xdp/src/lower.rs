@@ -56,9 +56,13 @@ pub fn image(
                 _ => 0,
             },
             max_connections: frontend.max_connections,
+            access: frontend.access.is_some(),
             nat_sources: frontend.nat_sources.iter().map(|address| IpAddr::from(*address)).collect(),
         };
         put(&mut image.frontends, slot, of_map);
+        if let Some(access) = &frontend.access {
+            put(&mut image.access, slot, access.clone());
+        }
     }
     for (slot, server) in snapshot.servers() {
         let address = SocketAddr::new(server.address.into(), server.port);

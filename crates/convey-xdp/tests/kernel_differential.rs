@@ -12,6 +12,7 @@ fn kernel_programs_do_with_random_frames_what_the_portable_engine_does() {
     println!("{report:#?}");
     assert!(differences.is_empty(), "{}", differences.concat());
     assert!(report.forwarded_by_program > report.frames / 4, "hardly anything was forwarded");
+    assert!(report.denied > 20, "hardly anybody was denied");
     assert!(report.watched > report.forwarded_by_program / 4, "hardly anything was watched");
     assert!(report.by_the_clock <= report.episodes / 10, "too much differs by chance");
 }

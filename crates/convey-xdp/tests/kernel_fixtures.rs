@@ -110,6 +110,7 @@ fn image(world: &World) -> Image {
                 backend: listen.is_ipv6().into(),
                 max_connections: 0,
                 source_prefix: 0,
+                access: false,
                 nat_sources: vec![listen.ip()],
             })
         })
@@ -127,6 +128,7 @@ fn image(world: &World) -> Image {
         servers,
         paths: paths.into_iter().map(Some).collect(),
         tables: vec![table(true), table(false)],
+        access: Vec::new(),
     }
 }
 

@@ -1,12 +1,16 @@
 //! One image after another in maps that programs work with.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+#[path = "lab/bpffs.rs"]
+mod bpffs;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
+use bpffs::BpfFs;
 use convey_bpf::tables::{Config, Frontend, Hop, Method, REASONS, STATES, Server, Standing};
 use convey_engine::XdpMode;
 use convey_testkit::{PacketBuilder, netns};
@@ -68,6 +72,7 @@ fn image(vips: &[&str], servers: &[u16]) -> Image {
                     backend: listen.is_ipv6().into(),
                     max_connections: 0,
                     source_prefix: 0,
+                    access: false,
                     nat_sources: vec![nat(listen.is_ipv6())],
                 })
             })
@@ -85,6 +90,7 @@ fn image(vips: &[&str], servers: &[u16]) -> Image {
             })
             .collect(),
         tables: vec![table(false), table(true)],
+        access: Vec::new(),
     }
 }
 
@@ -157,25 +163,6 @@ fn an_image_that_does_not_fit_is_refused_and_what_worked_goes_on() {
     assert_eq!(runs(&kernel, &syn(1, "192.0.2.10:80")).0, REDIRECT);
     kernel.install(&image(&["192.0.2.10:80", "192.0.2.11:80"], &[1])).unwrap();
     assert_eq!(runs(&kernel, &syn(2, "192.0.2.11:80")).0, REDIRECT);
-}
-
-/// A BPF file system of the test's own, until dropped.
-struct BpfFs(std::path::PathBuf);
-
-impl BpfFs {
-    fn mount(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("convey-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        netns::run("mount", &["-t", "bpf", "bpf", folder.to_str().unwrap()]);
-        Self(folder)
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        netns::run("umount", &[self.0.to_str().unwrap()]);
-        let _ = std::fs::remove_dir(&self.0);
-    }
 }
 
 #[test]

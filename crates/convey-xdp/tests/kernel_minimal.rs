@@ -2,12 +2,15 @@
 //! while servers come and go.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use convey_bpf::tables::{REASONS, USE_LINES, use_of_slot};
-use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_core::{
+    AccessList, BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec,
+};
 use convey_engine::{
     ConnectionTracking, FrameMeta, Link, Nanos, NextHops, PacketOptions, PacketSnapshot, Route, Verdict,
     Worker, process,
@@ -40,6 +43,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
+        admission: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Dsr,
@@ -121,7 +125,11 @@ impl Lab {
     }
 
     fn change(&mut self, servers: &[(u8, u16, bool)]) {
-        self.config = self.config.next(spec(servers)).unwrap();
+        self.change_to(spec(servers));
+    }
+
+    fn change_to(&mut self, spec: SnapshotSpec) {
+        self.config = self.config.next(spec).unwrap();
         let before = Some(&self.snapshot);
         self.snapshot = PacketSnapshot::build_at(&self.config, &self.options, before, monotonic()).unwrap();
         self.install();
@@ -158,8 +166,12 @@ impl Lab {
     }
 
     fn begun(&self) -> u64 {
+        self.counted("flow_begun")
+    }
+
+    fn counted(&self, reason: &str) -> u64 {
         let map: PerCpuArray<_, u64> = self.kernel.ebpf.map("reasons").unwrap().try_into().unwrap();
-        let at = REASONS.iter().position(|name| *name == "flow_begun").unwrap() as u32;
+        let at = REASONS.iter().position(|name| *name == reason).unwrap() as u32;
         map.get(&at, 0).unwrap().iter().sum()
     }
 }
@@ -229,6 +241,48 @@ fn programs_send_every_packet_where_the_portable_engine_does_while_servers_come_
             }
         }
         assert!(lab.begun() > 50, "{}", lab.begun());
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads kernel programs"]
+fn programs_drop_every_packet_of_a_denied_client_that_is_of_no_flow_as_the_portable_engine_does() {
+    for &hook in few(&[Hook::Tc, Hook::Xdp]) {
+        let servers: [&[(u8, u16, bool)]; 2] = [&[(1, 1, true), (2, 1, true)], &[(2, 1, true), (3, 1, true)]];
+        let mut lab = Lab::new(hook, servers[0]);
+        let denies = |servers, allow: &[&str], deny: &[&str]| {
+            let parse = |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect::<Vec<_>>();
+            let mut spec = spec(servers);
+            let access = AccessList::new(&parse(allow), &parse(deny)).unwrap().map(Arc::new);
+            spec.frontends.iter_mut().for_each(|f| f.admission.access.clone_from(&access));
+            spec
+        };
+        let mut dropped = 0;
+        let mut expect = |lab: &mut Lab, n: u32, is_denied: bool, what: &str| {
+            for packet in [
+                PacketBuilder::syn(&client(n), VIP),
+                PacketBuilder::tcp(&client(n), VIP),
+                PacketBuilder::udp(&client(n), VIP).payload(b"?"),
+            ] {
+                let [kernel, portable] = lab.both(&packet);
+                assert_eq!(kernel, portable, "{hook:?}, {what}, client {n}");
+                assert_eq!(kernel.is_none(), is_denied, "{hook:?}, {what}, client {n}");
+                dropped += u64::from(is_denied);
+                assert_eq!(lab.counted("denied"), dropped, "{hook:?}, {what}, client {n}");
+            }
+        };
+        // Slots have settled: nobody asks the flow table.
+        lab.change_to(denies(servers[0], &[], &["198.51.0.1", "198.51.0.16/28"]));
+        for n in 0..CLIENTS {
+            expect(&mut lab, n, n == 0 || (15..31).contains(&n), "settled");
+        }
+        // Slots move.
+        lab.change_to(denies(servers[1], &["198.51.0.0/26"], &["198.51.0.1"]));
+        for n in 0..CLIENTS + 10 {
+            expect(&mut lab, n, n == 0 || n >= 63, "moved");
+        }
+        lab.change(servers[1]);
+        expect(&mut lab, 0, false, "without lists");
     }
 }
 

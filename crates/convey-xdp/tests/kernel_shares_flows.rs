@@ -102,11 +102,13 @@ impl Lab {
                 backend: 0,
                 max_connections: 0,
                 source_prefix: 0,
+                access: false,
                 nat_sources: vec![setup.vip().ip()],
             })],
             servers: vec![server(0), server(1)],
             paths: vec![Some(path(0)), Some(path(1))],
             tables: vec![Some(vec![0; 65_537])],
+            access: Vec::new(),
         };
         let sizes = Sizes {
             passthrough,

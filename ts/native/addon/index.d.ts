@@ -254,8 +254,10 @@ export interface NativeConfig {
   workers: number
   /** Connections open at once over all frontends; 0: no limit. */
   maxConnections: number
-  /** Connections open at once from one client address; 0: no limit. */
+  /** Connections open at once from one client; 0: no limit. */
   maxConnectionsPerClient: number
+  /** First bits of an IPv6 address that make a client, 1 to 128. */
+  clientIpv6Prefix: number
   packet: NativePacketOptions
   /** What is logged of connections, in proxy mode; absent: nothing. */
   log?: NativeConnectionLog
@@ -474,6 +476,17 @@ export interface NativeFrontend {
   proxyTrusted: Array<string>
   /** How long the header may take, from the accept on. */
   proxyHeaderTimeoutMs: number
+  /** Networks whose clients may connect, `address/bits` or an address; those in no list may where it is empty. */
+  allow: Array<string>
+  /** Networks whose clients are refused; the longest prefix of both lists decides. */
+  deny: Array<string>
+  /** New connections a second; 0: no limit. */
+  rate: number
+  /** New connections at once; at least 1 counts. */
+  rateBurst: number
+  /** New connections of one client a second; 0: no limit. */
+  clientRate: number
+  clientRateBurst: number
 }
 
 export interface NativeFrontendStats {
@@ -838,6 +851,7 @@ export type NativeStep =
   | { kind: 'not_remembered' }
   | { kind: 'slot_moved'; backend: string; name: string; addr: string }
   | { kind: 'maglev_slot'; slot: number; key: string }
+  | { kind: 'denied'; client: string; network: string }
   | { kind: 'refused'; reason: string }
   | { kind: 'server'; backend: string; name: string; addr: string }
   | { kind: 'rewritten'; source: string; destination: string }

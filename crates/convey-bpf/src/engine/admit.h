@@ -3,6 +3,7 @@
 #ifndef CONVEY_ADMIT_H
 #define CONVEY_ADMIT_H
 
+#include "access.h"
 #include "begin.h"
 #include "hops.h"
 #include "refuse.h"
@@ -23,6 +24,8 @@ static __always_inline __u32 begin_client(const bool v6, struct packet *p, struc
 		new->known = goes_on;
 		return goes_on ? FORWARD : refuse(p, REASON(DROP_FRONTEND_LEFT), c);
 	}
+	if (frontend->access && (v6 ? is_denied6(p, slot) : is_denied4(p, slot)))
+		return VERDICT(DROP, DROP_DENIED);
 	if (passthrough && tcp && (p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return refuse(p, REASON(DROP_NO_FLOW), c);
 	if (minimal) {

@@ -77,6 +77,10 @@ static __always_inline __u32 from_client(const bool v6, struct packet *p, __u32 
 		/* Flows of a frontend that left are looked for in more than one way. */
 		if (number == NO_SERVER)
 			return VERDICT(UP, DROP_NO_SERVER);
+		struct frontend *frontend = bpf_map_lookup_elem(&frontends, &slot);
+
+		if (frontend && frontend->access && (v6 ? is_denied6(p, slot) : is_denied4(p, slot)))
+			return count_refusal(slot, VERDICT(DROP, DROP_DENIED));
 		server = bpf_map_lookup_elem(&servers, &number);
 		begins = false;
 	}

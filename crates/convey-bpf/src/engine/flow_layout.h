@@ -80,6 +80,12 @@ struct path6 {
 	__u8 zero;
 };
 
+/* The first bits of an address, IPv4 mapped into IPv6. */
+struct network {
+	__u32 bits;
+	struct address address;
+};
+
 struct __attribute__((aligned(8))) entry4 {
 	__u32 control;
 	__u32 seen;
@@ -152,9 +158,11 @@ struct hop {
 	__u8 source[6];
 };
 
-/* DROP_NO_SERVER, DROP_PORTS_EXHAUSTED, DROP_LIMIT_TOTAL, _FRONTEND, _SERVER. */
+/* DROP_NO_SERVER, DROP_PORTS_EXHAUSTED, DROP_LIMIT_TOTAL, _FRONTEND, _SERVER, DROP_DENIED. */
+#define REFUSALS 6
+
 struct refusals {
-	__u64 of[5];
+	__u64 of[REFUSALS];
 };
 
 /* In place of a generation: a client's next hop depends on more than its address. */
@@ -174,7 +182,8 @@ struct frontend {
 	__u8 protocol;
 	__u8 left; /* the configuration */
 	__u16 backend;
-	__u8 nat_sources;
+	__u8 nat_sources : 7;
+	__u8 access : 1; /* it has lists of networks */
 	__u8 source_prefix; /* 0: by flow; else by the client's address alone, of IPv6 so many bits */
 	__u64 max_connections;
 	struct address nat_source[NAT_SOURCES];
@@ -251,7 +260,8 @@ enum reason {
 	PASS_NOT_IP, PASS_VLAN, PASS_NOT_VIP, PASS_OTHER_PROTOCOL, PASS_ICMP_OTHER, PASS_ICMP_UNRELATED,
 	PASS_FRAGMENT, PASS_OPAQUE_EXTENSION, PASS_MULTICAST,
 	DROP_TRUNCATED, DROP_BAD_IP_HEADER, DROP_BAD_TCP_HEADER, DROP_BAD_UDP_LENGTH, DROP_BAD_IP_CHECKSUM,
-	DROP_EXTENSION_CHAIN, DROP_FRAGMENT_REFUSED, DROP_FRAGMENT_OVERLAP, DROP_FRAGMENT_BAD, DROP_BAD_SOURCE, DROP_BAD_TCP_FLAGS, DROP_TTL_EXCEEDED,
+	DROP_EXTENSION_CHAIN, DROP_FRAGMENT_REFUSED, DROP_FRAGMENT_OVERLAP, DROP_FRAGMENT_BAD,
+	DROP_DENIED, DROP_BAD_SOURCE, DROP_BAD_TCP_FLAGS, DROP_TTL_EXCEEDED,
 	DROP_TOO_BIG, DROP_NO_SERVER, DROP_FRONTEND_LEFT, DROP_NO_FLOW, DROP_FLOW_TABLE_FULL, DROP_PORTS_EXHAUSTED,
 	DROP_LIMIT_TOTAL, DROP_LIMIT_FRONTEND, DROP_LIMIT_SERVER, DROP_NO_NEXT_HOP, DROP_ROUTE_REJECTED,
 	DROP_SERVER_NOT_ON_LINK, DROP_SERVER_IS_CLIENT, DROP_NO_ROOM,

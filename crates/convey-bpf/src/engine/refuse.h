@@ -43,7 +43,8 @@ static __always_inline __u32 refusal_of(__u32 reason)
 	case DROP_LIMIT_TOTAL: return 2;
 	case DROP_LIMIT_FRONTEND: return 3;
 	case DROP_LIMIT_SERVER: return 4;
-	default: return 5;
+	case DROP_DENIED: return 5;
+	default: return REFUSALS;
 	}
 }
 
@@ -53,7 +54,7 @@ APART __u32 count_refusal(__u32 slot, __u32 verdict)
 	__u32 which = refusal_of(VERDICT_REASON(verdict) + 1);
 	struct refusals *r;
 
-	if (VERDICT_KIND(verdict) != DROP || which > 4)
+	if (VERDICT_KIND(verdict) != DROP || which >= REFUSALS)
 		return verdict;
 	r = bpf_map_lookup_elem(&refusals, &slot);
 	if (r)

@@ -125,6 +125,23 @@ struct {
 	__array(values, struct maglev_map);
 } tables SEC(".maps");
 
+struct access_map {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, sizeof(struct network));
+	__uint(value_size, sizeof(__u32));
+};
+
+/* By frontend that has lists of networks: whether clients of a network may begin flows. Every address is in one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__array(values, struct access_map);
+} access SEC(".maps");
+
 struct places {
 	struct place of[MAGLEV_SLOTS + MAGLEV_PADDING];
 };

@@ -343,6 +343,7 @@ fn packet_frontend(
         port,
         nat_sources: nat_sources(address, options),
         max_connections: f.max_connections,
+        access: f.admission.access.clone(),
         counters: f.counters.clone(),
         reasons: f.reasons.clone(),
         balance: snapshot.backends[f.backend].selector.balance(),

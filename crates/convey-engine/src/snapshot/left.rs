@@ -47,6 +47,7 @@ pub(super) fn frontend(
         port: identity.port,
         nat_sources: nat_sources(address, options),
         max_connections: 0,
+        access: None,
         counters: counters(snapshot),
         reasons: Arc::default(),
         balance: Balance::Maglev,

@@ -71,6 +71,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
+                admission: Default::default(),
             }
         })
         .collect();

@@ -48,6 +48,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         accept_proxy: None,
         max_connections: 0,
         sockets: Default::default(),
+        admission: Default::default(),
     }
 }
 

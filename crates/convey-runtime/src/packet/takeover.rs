@@ -124,6 +124,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 accept_proxy: None,
                 max_connections: 0,
                 sockets: Default::default(),
+                admission: Default::default(),
             });
         }
     }

@@ -133,6 +133,7 @@ fn image(servers: impl Iterator<Item = (u32, SocketAddr, Standing)>, method: Met
         backend: 0,
         max_connections: 0,
         source_prefix: 0,
+        access: false,
         nat_sources,
     })];
     image.tables = vec![Some(slots.iter().copied().cycle().take(65_537).collect())];

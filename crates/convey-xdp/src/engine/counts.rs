@@ -73,19 +73,20 @@ impl SlotCounts {
 }
 
 /// Bytes of `struct refusals`, and what it counts.
-const REFUSALS_BYTES: usize = 40;
-const REFUSALS: [Reason; 5] = [
+const REFUSALS_BYTES: usize = 48;
+const REFUSALS: [Reason; 6] = [
     Reason::NoServer,
     Reason::PortsExhausted,
     Reason::LimitTotal,
     Reason::LimitFrontend,
     Reason::LimitServer,
+    Reason::Denied,
 ];
 
 /// Packets refused without a word, by slot of the frontend.
 pub(super) struct Refusals {
     map: PerCpuArray<MapData, [u8; REFUSALS_BYTES]>,
-    known: BTreeMap<u16, [u64; 5]>,
+    known: BTreeMap<u16, [u64; REFUSALS.len()]>,
 }
 
 impl Refusals {
@@ -94,8 +95,8 @@ impl Refusals {
     }
 
     /// What was refused since the last time.
-    fn take(&mut self, slot: u16) -> [u64; 5] {
-        let mut now = [0; 5];
+    fn take(&mut self, slot: u16) -> [u64; REFUSALS.len()] {
+        let mut now = [0; REFUSALS.len()];
         let Ok(cpus) = self.map.get(&u32::from(slot), 0) else { return now };
         for cpu in cpus.iter() {
             add_words(&mut now, cpu);

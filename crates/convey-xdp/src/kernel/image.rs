@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use convey_bpf::directory::Direction;
 use convey_bpf::tables::{Config, FORMER_MAX, Frontend, Server, former_vip, path6, plain_address, vip6};
+use convey_core::AccessList;
 use serde::{Deserialize, Serialize};
 
 /// A path along which a server answers.
@@ -38,6 +39,8 @@ pub struct Image {
     /// By backend: the server slot of each place of its Maglev table; `None`: nobody can be selected. With minimal
     /// tracking two for each: server and previous server, 0xffff: none, or the slot has settled.
     pub tables: Vec<Option<Vec<u16>>>,
+    /// By slot of a frontend that has them: its lists of networks.
+    pub access: Vec<Option<Arc<AccessList>>>,
 }
 
 /// The values of all maps.
@@ -52,6 +55,8 @@ pub(super) struct Contents {
     pub(super) reserved: BTreeSet<(u32, u16)>,
     /// Absent: nobody can be selected.
     pub(super) tables: BTreeMap<u32, Arc<[u16]>>,
+    /// By frontend that has lists of networks; `None`: written by another process.
+    pub(super) access: BTreeMap<u32, Option<Arc<AccessList>>>,
     pub(super) directory: BTreeMap<Direction, u32>,
     pub(super) vips6: BTreeMap<[u8; 20], u32>,
     /// VIPs and NAT addresses; the value says nothing.
@@ -76,6 +81,7 @@ impl Contents {
             frontends: by_number(&image.frontends).map(|(slot, f)| (slot, f.to_bytes())).collect(),
             path_sources: paths().map(|(number, p)| (number, plain_address(p.nat))).collect(),
             reserved: reserved(image),
+            access: by_number(&image.access).map(|(slot, list)| (slot, Some(list.clone()))).collect(),
             tables: tables.map(|(backend, slots)| (backend, slots.as_slice().into())).collect(),
             directory: vips4(&vips).chain(paths4(image)).collect(),
             vips6: vips

@@ -1,12 +1,15 @@
 //! Writing the maps.
 
-use std::os::fd::AsFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use convey_bpf::directory::{Direction, Directory, LINE_BYTES};
-use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, PLACES_BYTES, Server};
+use convey_bpf::tables::{Config, Frontend, MAGLEV_BYTES, PLACES_BYTES, Server, network};
 
+use convey_core::AccessList;
 use convey_core::conntrack::Ticks;
 use convey_core::nat_ports::PortPool;
 use rustix::time::{ClockId, clock_gettime};
@@ -31,11 +34,13 @@ impl Kernel {
     /// [`XdpError::Map`]; a slot beyond the sizes asked for, or more addresses than the directory takes.
     pub fn install(&mut self, image: &Image) -> Result<(), XdpError> {
         let is_table = |write: &Write| matches!(write, Write::Table(..));
+        let is_access = |write: &Write| matches!(write, Write::Access(_, Some(_)));
         let writes = diff(&self.written.contents, &Contents::of(image));
         // The kernel waits for packets under way after each change of tables, or once for many.
-        for run in writes.chunk_by(|a, b| is_table(a) && is_table(b)) {
+        for run in writes.chunk_by(|a, b| is_table(a) && is_table(b) || is_access(a) && is_access(b)) {
             match run {
                 [Write::Reserved(pool, port, is)] if !self.reserve(*pool, *port, *is) => continue,
+                [first, ..] if is_access(first) => self.install_access(run)?,
                 [write] if !is_table(write) => self.write(write, image.config.directory_seed)?,
                 tables => self.install_tables(tables)?,
             }
@@ -68,6 +73,11 @@ impl Kernel {
             Write::PathSource(number, value) => self.set("path_sources", *number, value.unwrap_or_default()),
             Write::Reserved(..) => Ok(()),
             Write::Table(..) => self.install_tables(std::slice::from_ref(write)),
+            Write::Access(_, Some(_)) => self.install_access(std::slice::from_ref(write)),
+            Write::Access(slot, None) => {
+                let removed = inner_maps::remove(self.array_of_maps("access")?, *slot);
+                removed.map_err(|e| error("access", &e))
+            }
             Write::Config(config) => {
                 self.write_config(config);
                 Ok(())
@@ -141,10 +151,32 @@ impl Kernel {
             }
             tables.push((*backend, inner_maps::array_of(&value).map_err(|e| error(map, &e))?));
         }
-        let Map::ArrayOfMaps(outer) = self.map(map)? else {
-            return Err(XdpError::Map { map, reason: "it holds no maps".into() });
-        };
-        inner_maps::replace(outer.fd().as_fd(), &tables).map_err(|e| error(map, &e))
+        inner_maps::replace(self.array_of_maps(map)?, &tables).map_err(|e| error(map, &e))
+    }
+
+    /// Replaces frontends' networks, each whole: a packet meets all of the former or all of the new ones.
+    fn install_access(&mut self, writes: &[Write]) -> Result<(), XdpError> {
+        let mut lists: Vec<(u32, OwnedFd)> = Vec::with_capacity(writes.len());
+        // The addresses of one frontend have the same ones.
+        let mut made: BTreeMap<*const AccessList, usize> = BTreeMap::new();
+        for write in writes {
+            let Write::Access(slot, Some(list)) = write else { continue };
+            if let Some(same) = made.insert(Arc::as_ptr(list), lists.len()) {
+                lists.push((*slot, lists[same].1.try_clone().map_err(|e| error("access", &e))?));
+                continue;
+            }
+            let entries: Vec<_> =
+                list.table().map(|(p, allowed)| (network(p.first(), p.bits()), u32::from(allowed))).collect();
+            lists.push((*slot, inner_maps::trie_of(&entries).map_err(|e| error("access", &e))?));
+        }
+        inner_maps::replace(self.array_of_maps("access")?, &lists).map_err(|e| error("access", &e))
+    }
+
+    fn array_of_maps(&mut self, map: &'static str) -> Result<BorrowedFd<'_>, XdpError> {
+        match self.map(map)? {
+            Map::ArrayOfMaps(outer) => Ok(outer.fd().as_fd()),
+            _ => Err(XdpError::Map { map, reason: "it holds no maps".into() }),
+        }
     }
 
     pub(super) fn set<V: aya::Pod>(&mut self, map: &'static str, at: u32, value: V) -> Result<(), XdpError> {

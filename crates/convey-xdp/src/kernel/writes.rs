@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use convey_bpf::directory::Direction;
 use convey_bpf::tables::{Config, Frontend, Server};
+use convey_core::AccessList;
 
 use super::image::Contents;
 
@@ -23,6 +24,8 @@ pub(super) enum Write {
     Reserved(u32, u16, bool),
     /// The Maglev table of a backend; `None`: nobody can be selected.
     Table(u32, Option<Arc<[u16]>>),
+    /// The networks of a frontend; `None`: it has no lists.
+    Access(u32, Option<Arc<AccessList>>),
     /// Everything but the directory's seed.
     Config(Config),
     /// The directory of IPv4 addresses, whole.
@@ -62,6 +65,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
     }
     let mut put = |write| writes.push(write);
     set(&old.tables, &new.tables).for_each(|(backend, slots)| put(Write::Table(backend, slots)));
+    set(&old.access, &new.access).for_each(|(slot, list)| put(Write::Access(slot, list.flatten())));
     let (left, there): (Vec<_>, Vec<_>) =
         set(&old.frontends, &new.frontends).partition(|(_, value)| value.is_some_and(|f| has_left(&f)));
     there.into_iter().for_each(|(slot, value)| put(Write::Frontend(slot, value)));
@@ -86,6 +90,7 @@ pub(super) fn diff(old: &Contents, new: &Contents) -> Vec<Write> {
         put(Write::Config(new.config.clone()));
     }
     clear(&old.frontends, &new.frontends).for_each(|slot| put(Write::Frontend(slot, None)));
+    clear(&old.access, &new.access).for_each(|slot| put(Write::Access(slot, None)));
     clear(&old.tables, &new.tables).for_each(|backend| put(Write::Table(backend, None)));
     if let Some(write) = list(new.directory.clone()) {
         put(write);
@@ -131,6 +136,9 @@ impl Contents {
                 self.reserved.remove(&(*pool, *port));
             }
             Write::Table(backend, slots) => change(&mut self.tables, backend, slots),
+            Write::Access(slot, list) => {
+                change(&mut self.access, slot, &list.clone().map(Some));
+            }
             Write::Config(config) => self.config = config.clone(),
             Write::Directory(directory) => self.directory.clone_from(directory),
             Write::Vip6(key, slot) => change(&mut self.vips6, key, slot),

@@ -34,6 +34,7 @@ fn image(frontends: &[Option<(bool, u16)>], servers: &[&[u16]]) -> Image {
                     backend,
                     max_connections: 0,
                     source_prefix: 0,
+                    access: false,
                     nat_sources: vec![nat(v6)],
                 })
             })
@@ -47,6 +48,7 @@ fn image(frontends: &[Option<(bool, u16)>], servers: &[&[u16]]) -> Image {
                 })
             })
             .collect(),
+        access: Vec::new(),
         tables: servers.iter().map(|s| (!s.is_empty()).then(|| s.to_vec())).collect(),
     }
 }
@@ -65,6 +67,10 @@ fn assert_complete(contents: &Contents) {
 
 fn assert_frontend(contents: &Contents, slot: u32) {
     let frontend = &contents.frontends[&slot];
+    assert!(
+        frontend[22] >> 7 == 0 || contents.access.contains_key(&slot),
+        "lists that are not there are asked"
+    );
     let backend = u16::from_ne_bytes([frontend[20], frontend[21]]).into();
     for server in contents.tables.get(&backend).map(|t| t.as_ref()).unwrap_or_default() {
         let server = contents.servers[&u32::from(*server)];
@@ -95,7 +101,16 @@ fn whatever_follows_whatever_no_name_is_written_before_what_it_names_and_none_ou
         let frontends: Vec<_> =
             (0..6).map(|_| (below(3) != 0).then(|| below(2) == 1).map(|v6| (v6, v6.into()))).collect();
         let servers: Vec<&[u16]> = servers.iter().map(Vec::as_slice).collect();
-        let new = Contents::of(&image(&frontends, &servers));
+        let mut image = image(&frontends, &servers);
+        for frontend in &mut image.frontends {
+            let networks = ["10.0.0.0/8".parse().unwrap(), "10.0.0.0/9".parse().unwrap()];
+            let list = AccessList::new(&[], &networks[..below(3) as usize]).unwrap().map(Arc::new);
+            if let Some(frontend) = frontend {
+                frontend.access = list.is_some();
+            }
+            image.access.push(list.filter(|_| frontend.is_some()));
+        }
+        let new = Contents::of(&image);
         for write in diff(&contents, &new) {
             contents.apply(&write);
             assert_complete(&contents);

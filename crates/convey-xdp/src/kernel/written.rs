@@ -27,7 +27,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Reads it from the maps. Backends' tables count as unknown: each will be written.
+    /// Reads it from the maps. Backends' tables and frontends' networks count as unknown: each will be written.
     pub(super) fn read(ebpf: &Ebpf, sizes: &Sizes, nat_ports: &MapMemory) -> Result<Self, XdpError> {
         let config: [u8; Config::BYTES] =
             array(ebpf, "config")?.get(&0, 0).map_err(|e| error("config", &e))?;
@@ -48,7 +48,8 @@ impl Written {
             servers: used::<{ Server::BYTES }>(ebpf, "servers", sizes.servers)?,
             frontends: used::<{ Frontend::BYTES }>(ebpf, "frontends", sizes.frontends)?,
             path_sources,
-            tables: tables(ebpf, table_map, sizes.backends.max(1))?,
+            tables: inner_maps(ebpf, table_map, sizes.backends.max(1), || Arc::from([]))?,
+            access: inner_maps(ebpf, "access", sizes.frontends, || None)?,
             directory: directory.entries().collect(),
             vips6: pairs(ebpf, "vips6")?,
             paths6: pairs(ebpf, "paths6")?,
@@ -103,14 +104,19 @@ where
     all.iter().collect::<Result<_, _>>().map_err(|e| error(name, &e))
 }
 
-/// The backends that have a table, with one that is none.
-fn tables(ebpf: &Ebpf, name: &'static str, backends: u32) -> Result<BTreeMap<u32, Arc<[u16]>>, XdpError> {
+/// Those of `entries` that have a map of their own, which counts as this unknown one.
+fn inner_maps<T>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    entries: u32,
+    unknown: impl Fn() -> T,
+) -> Result<BTreeMap<u32, T>, XdpError> {
     let all: ArrayOfMaps<&MapData> = map(ebpf, name)?.try_into().map_err(|e: MapError| error(name, &e))?;
     let mut found = BTreeMap::new();
-    for backend in 0..backends {
-        match all.get(&backend, 0) {
+    for at in 0..entries {
+        match all.get(&at, 0) {
             Ok(_) => {
-                found.insert(backend, Arc::from([]));
+                found.insert(at, unknown());
             }
             Err(MapError::KeyNotFound) => {}
             Err(e) => return Err(error(name, &e)),

@@ -2,7 +2,7 @@
 //! and tables must be the same.
 //!
 //! Episodes of some hundred steps each begin with empty tables, so that what differs can be told as a short story. A
-//! step is a frame, time that passes, a sweep, or a change of servers, frontends and limits. Both sides read clocks of
+//! step is a frame, time that passes, a sweep, or a change of servers, frontends, limits and lists of networks. Both sides read clocks of
 //! their own: moments may differ by two ticks, and what differs only once of three times is put down to the clock.
 #![allow(dead_code)] // The example and the test use parts.
 
@@ -29,6 +29,7 @@ pub struct Report {
     pub forwarded: u64,
     pub forwarded_by_program: u64,
     pub handed_up: u64,
+    pub denied: u64,
     /// Decisions of programs that were told to those who watch.
     pub watched: u64,
     /// Steps after which the same flows lay elsewhere in the tables.
@@ -56,12 +57,21 @@ pub fn run(frames: u64, seed: u64, most: usize) -> (Report, Vec<String>) {
         report.episodes += 1;
         pairs[at].counts = Counts::default();
         let (steps, result) = play(&mut pairs[at], &setups[at], episode);
-        let Counts { frames, forwarded, forwarded_by_program, handed_up, watched, elsewhere, refused } =
-            pairs[at].counts;
+        let Counts {
+            frames,
+            forwarded,
+            forwarded_by_program,
+            handed_up,
+            denied,
+            watched,
+            elsewhere,
+            refused,
+        } = pairs[at].counts;
         report.frames += frames;
         report.forwarded += forwarded;
         report.forwarded_by_program += forwarded_by_program;
         report.handed_up += handed_up;
+        report.denied += denied;
         report.watched += watched;
         report.elsewhere += elsewhere;
         report.refused += refused;
@@ -85,20 +95,25 @@ pub fn run(frames: u64, seed: u64, most: usize) -> (Report, Vec<String>) {
 /// An episode, and its steps so far.
 fn play(pair: &mut Pair, setup: &Setup, seed: u64) -> (Vec<Step>, Result<(), Difference>) {
     let mut random = Random::new(seed);
-    let clients =
+    let clients: Vec<String> =
         setup.clients.iter().map(ToString::to_string).chain(worlds::STRANGERS.map(Into::into)).collect();
     let mut frontends = worlds::listening(&setup.spec);
     // What a backend with a server of its own listens on, too.
     frontends.rotate_left(random.below(2));
     let passthrough = worlds::is_passthrough(setup);
     let ports = random.of(&[3, 12, 60]);
-    let mut traffic = Traffic::new(Random::new(random.next()), clients, frontends, ports, passthrough);
+    let mut traffic =
+        Traffic::new(Random::new(random.next()), clients.clone(), frontends, ports, passthrough);
     let mut spec = setup.spec.clone();
     let mut steps = Vec::new();
     pair.is_precise = false;
     pair.is_watched = random.one_in(2);
     pair.reset();
     let changes = random.of(&[0, 100, 300]);
+    if random.one_in(3) {
+        worlds::deny_some(&mut spec, &clients, &mut random);
+        steps.push(Step::Change(Box::new(spec.clone())));
+    }
     for _ in 0..STEPS {
         let step = match random.below(100) {
             0..=2 => {
@@ -106,7 +121,7 @@ fn play(pair: &mut Pair, setup: &Setup, seed: u64) -> (Vec<Step>, Result<(), Dif
             }
             3 if random.one_in(2) => Step::Sweep,
             4 if changes > 0 && random.one_in(changes / 50) => {
-                worlds::change(&mut spec, &setup.spec, &mut random);
+                worlds::change(&mut spec, &setup.spec, &clients, &mut random);
                 Step::Change(Box::new(spec.clone()))
             }
             _ => Step::Frame(traffic.next()),

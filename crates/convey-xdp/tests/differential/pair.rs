@@ -72,6 +72,8 @@ pub struct Counts {
     pub forwarded: u64,
     pub forwarded_by_program: u64,
     pub handed_up: u64,
+    /// Frames of clients that lists deny.
+    pub denied: u64,
     /// Decisions of the program that were told to those who watch.
     pub watched: u64,
     pub elsewhere: u64,
@@ -335,8 +337,9 @@ impl Pair {
         if self.is_precise {
             self.counted_now();
         }
-        if let Outcome::Sent(_) = rust {
-            self.counts.forwarded += 1;
+        match &rust {
+            Outcome::Sent(_) => self.counts.forwarded += 1,
+            Outcome::Kept(_, reason) => self.counts.denied += u64::from(reason.as_deref() == Some("denied")),
         }
         if !rust.is_like(&c) {
             return Err(Difference(format!("    Rust {rust:?}\n    C    {c:?}\n")));

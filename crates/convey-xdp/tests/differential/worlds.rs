@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
-use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec};
+use convey_core::{
+    AccessList, BackendSpec, FrontendSpec, Limits, Mode, Prefix, Protocol, ServerSpec, SnapshotSpec,
+};
 use convey_engine::{DsrMethod, Link, NextHops, PacketOptions, PortRange, Refusal, Route};
 use convey_xdp::kernel::Hook;
 
@@ -69,6 +71,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         accept_proxy: None,
         max_connections: if small { 12 } else { 0 },
         sockets: Default::default(),
+        admission: Default::default(),
     };
     let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
     let mut frontends = vec![
@@ -156,12 +159,13 @@ pub fn listening(spec: &SnapshotSpec) -> Vec<(String, bool)> {
     spec.frontends.iter().map(|f| (f.listen[0].to_string(), f.protocol == Protocol::Tcp)).collect()
 }
 
-/// A server goes down, is drained, leaves or comes back, or a frontend does, or a limit moves.
-pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, random: &mut Random) {
+/// A server goes down, is drained, leaves or comes back, or a frontend does, or a limit moves, or a frontend's lists of
+/// networks become others, some of these `clients` among them.
+pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, clients: &[String], random: &mut Random) {
     let backend = random.below(spec.backends.len());
     let servers = &mut spec.backends[backend].servers;
     let at = random.below(servers.len());
-    match random.below(10) {
+    match random.below(13) {
         0 => servers[at].up = !servers[at].up,
         1 => servers[at].draining = !servers[at].draining,
         2 => servers[at].weight = random.of(&[0, 1, 2]),
@@ -176,8 +180,31 @@ pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, random: &mut Random
         7 => spec.limits.max_connections = random.of(&[0, 3, 10]),
         8 => servers[at].max_connections = random.of(&[0, 1, 4]),
         9 => servers[at].backup = !servers[at].backup,
+        10..=11 => {
+            let at = random.below(spec.frontends.len());
+            spec.frontends[at].admission.access = lists(clients, random);
+        }
         _ => servers.iter_mut().for_each(|server| server.up = true),
     }
+}
+
+/// Every frontend has lists.
+pub fn deny_some(spec: &mut SnapshotSpec, clients: &[String], random: &mut Random) {
+    spec.frontends.iter_mut().for_each(|f| f.admission.access = lists(clients, random));
+}
+
+/// Networks around some of the clients, allowed or denied.
+fn lists(clients: &[String], random: &mut Random) -> Option<Arc<AccessList>> {
+    let mut networks = [Vec::new(), Vec::new()];
+    for _ in 0..random.below(8) {
+        let ip: IpAddr = clients[random.below(clients.len())].parse().unwrap();
+        let width = if ip.is_ipv4() { 32 } else { 128 };
+        let bits = random.of(&[0, 1, width / 2, width - 4, width - 1, width, width]);
+        networks[random.below(2)].push(Prefix::new(ip, bits).unwrap());
+    }
+    let [allow, mut deny] = networks;
+    deny.retain(|network| !allow.contains(network));
+    AccessList::new(&allow, &deny).unwrap().map(Arc::new)
 }
 
 /// In a line.
@@ -190,7 +217,10 @@ pub fn described(spec: &SnapshotSpec) -> String {
     let frontends: Vec<String> = spec
         .frontends
         .iter()
-        .map(|f| format!("{:?} {:?} limit {}", f.listen, f.protocol, f.max_connections))
+        .map(|f| {
+            let table = f.admission.access.as_ref().map(|list| list.table().collect::<Vec<_>>());
+            format!("{:?} {:?} limit {} lists {table:?}", f.listen, f.protocol, f.max_connections)
+        })
         .collect();
     let limit = spec.limits.max_connections;
     format!("frontends {}; servers {}; limit {limit}", frontends.join(", "), servers.join(", "))

@@ -11,6 +11,7 @@ use convey_bpf::tables::{
 use convey_testkit::PacketBuilder;
 use convey_xdp::kernel::{Hook, Image, Kernel, Path, Sizes};
 
+pub mod bpffs;
 pub mod tables;
 pub mod test_run;
 
@@ -54,6 +55,7 @@ pub fn frontend(listen: &str, backend: u16, nat_sources: &[&str]) -> Frontend {
         backend,
         source_prefix: 0,
         max_connections: 0,
+        access: false,
         nat_sources: nat_sources.iter().map(|ip| ip.parse().unwrap()).collect(),
     }
 }
@@ -81,7 +83,7 @@ pub fn image(
         ..Config::default()
     };
     let tables = (0u16..).zip(&servers).map(|(i, s)| s.as_ref().map(|_| vec![i; 65_537])).collect();
-    Image { config, frontends, servers, paths, tables }
+    Image { config, frontends, servers, paths, tables, access: Vec::new() }
 }
 
 pub struct Lab {
