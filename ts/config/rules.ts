@@ -3,8 +3,8 @@
  * even when the schema has refused something elsewhere, and pass over what it refused itself.
  */
 
-import { admissionRules, packetClientLimit } from "./admission.ts";
 import { hostPort, isLinkLocal, isLoopback, parsePortRange } from "./address.ts";
+import { admissionRules, packetClientLimit } from "./admission.ts";
 import { balanceRules } from "./balance.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";

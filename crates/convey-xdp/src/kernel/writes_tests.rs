@@ -67,7 +67,10 @@ fn assert_complete(contents: &Contents) {
 
 fn assert_frontend(contents: &Contents, slot: u32) {
     let frontend = &contents.frontends[&slot];
-    assert!(frontend[22] >> 7 == 0 || contents.access.contains_key(&slot), "lists that are not there are asked");
+    assert!(
+        frontend[22] >> 7 == 0 || contents.access.contains_key(&slot),
+        "lists that are not there are asked"
+    );
     let backend = u16::from_ne_bytes([frontend[20], frontend[21]]).into();
     for server in contents.tables.get(&backend).map(|t| t.as_ref()).unwrap_or_default() {
         let server = contents.servers[&u32::from(*server)];
