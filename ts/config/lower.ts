@@ -9,20 +9,23 @@ import type {
   NativeMode,
   NativePacketOptions,
   NativeProtocol,
+  NativeUdpSessions,
   NativeXdpMode,
 } from "../native/addon/index.js";
 import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
 import { listenAddresses } from "./listen.ts";
-import type {
-  Balance,
-  Config,
-  ConnectionTracking,
-  DsrMethod,
-  Engine,
-  Mode,
-  Protocol,
-  XdpMode,
+import {
+  type Balance,
+  type Config,
+  type ConnectionTracking,
+  type DsrMethod,
+  type Engine,
+  type FrontendConfig,
+  type Mode,
+  type Protocol,
+  UDP_DEFAULTS,
+  type XdpMode,
 } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
@@ -71,6 +74,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       tcpUserTimeoutMs: frontend.tcp_user_timeout_ms,
       tcpFastOpen: frontend.tcp_fast_open,
       mptcp: frontend.mptcp,
+      udp: lowerUdp(frontend),
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,
@@ -113,6 +117,16 @@ function lowerLog({ mode, log }: Config): { log?: NativeConnectionLog } {
       share: typeof log.connections === "number" ? log.connections : share[log.connections],
       ...(log.connections_file === undefined ? {} : { file: log.connections_file }),
     },
+  };
+}
+
+function lowerUdp(frontend: FrontendConfig): NativeUdpSessions {
+  const { udp_responses: responses } = frontend;
+  return {
+    idleTimeoutMs: frontend.udp_idle_timeout_ms ?? UDP_DEFAULTS.udp_idle_timeout_ms,
+    maxSessions: frontend.max_sessions ?? UDP_DEFAULTS.max_sessions,
+    ...(responses === undefined ? {} : { responses }),
+    requests: frontend.udp_requests ?? UDP_DEFAULTS.udp_requests,
   };
 }
 

@@ -20,7 +20,7 @@ pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
-    SnapshotSpec, SocketOptions, SpecError, Waiting,
+    SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
 };
 pub use wait_queue::{QueueCounts, Ticket, WaitQueue};
 pub use watch::{Taken, Watch, Watches, Watching};

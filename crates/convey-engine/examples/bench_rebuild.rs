@@ -39,6 +39,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         backend: format!("b{b}"),
         max_connections: 0,
         sockets: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

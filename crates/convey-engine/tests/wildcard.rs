@@ -19,6 +19,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
         max_connections: 0,
         sockets: Default::default(),
+        udp: Default::default(),
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions, Waiting,
+    BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions,
+    UdpSessions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -155,6 +156,20 @@ pub struct NativeFrontend {
     pub tcp_fast_open: u32,
     /// Whether to listen for Multipath TCP.
     pub mptcp: bool,
+    pub udp: NativeUdpSessions,
+}
+
+/// When the sessions of a UDP frontend end in proxy mode, and how many there may be.
+#[napi(object)]
+pub struct NativeUdpSessions {
+    /// At least 1.
+    pub idle_timeout_ms: u32,
+    /// 0: no limit.
+    pub max_sessions: u32,
+    /// Absent: nobody knows how many.
+    pub responses: Option<u32>,
+    /// 0: as many as come.
+    pub requests: u32,
 }
 
 /// A pool of servers.
@@ -286,6 +301,17 @@ impl From<&NativeFlowTimeouts> for Timeouts {
     }
 }
 
+impl From<&NativeUdpSessions> for UdpSessions {
+    fn from(udp: &NativeUdpSessions) -> Self {
+        Self {
+            idle_timeout: ms(udp.idle_timeout_ms),
+            max_sessions: udp.max_sessions.into(),
+            responses: udp.responses,
+            requests: udp.requests,
+        }
+    }
+}
+
 impl From<&NativeEngine> for EngineChoice {
     fn from(engine: &NativeEngine) -> Self {
         match engine {
@@ -360,6 +386,7 @@ impl NativeFrontend {
                 fast_open: self.tcp_fast_open,
                 mptcp: self.mptcp,
             },
+            udp: (&self.udp).into(),
         })
     }
 }

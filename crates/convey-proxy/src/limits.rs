@@ -95,7 +95,7 @@ impl ClientPlace {
         if !admission.totals.try_reserve(limits.max_connections) {
             return Err(Reason::LimitTotal);
         }
-        if !frontend.counters.try_reserve(frontend.max_connections) {
+        if !frontend.counters.try_reserve(frontend.connection_limit()) {
             admission.totals.closed();
             return Err(Reason::LimitFrontend);
         }

@@ -34,6 +34,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         backend: "b".into(),
         max_connections: 0,
         sockets: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

@@ -38,6 +38,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         backend: "pool".into(),
         max_connections: 0,
         sockets: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Dsr,

@@ -69,6 +69,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 backend: family(&listen).into(),
                 max_connections: 0,
                 sockets: Default::default(),
+                udp: Default::default(),
             }
         })
         .collect();

@@ -46,6 +46,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         backend: "pool".to_owned(),
         max_connections: 0,
         sockets: Default::default(),
+        udp: Default::default(),
     }
 }
 

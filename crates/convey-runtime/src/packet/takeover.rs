@@ -122,6 +122,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 backend: of_backend.clone(),
                 max_connections: 0,
                 sockets: Default::default(),
+                udp: Default::default(),
             });
         }
     }

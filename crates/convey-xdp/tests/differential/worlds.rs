@@ -68,6 +68,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         backend: backend.into(),
         max_connections: if small { 12 } else { 0 },
         sockets: Default::default(),
+        udp: Default::default(),
     };
     let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
     let mut frontends = vec![
