@@ -73,6 +73,7 @@ function circles({ frontends, backends }: View, isLocal: LocalTest): Finding[] {
       if (!addr || from.backend === undefined) return [];
       const at = ["backends", from.backend, "servers", server.name, "addr"];
       return (listening.get(addr.port) ?? []).flatMap(({ to, listen }) => {
+        if (to.protocol !== from.protocol) return [];
         const why = accepts(listen, addr, isLocal);
         return why === undefined ? [] : [{ to, server, at, why }];
       });
@@ -140,10 +141,10 @@ function wayBack(
  */
 function statsAsServer({ stats, frontends, backends }: View, isLocal: LocalTest): Finding[] {
   if (!stats || stats.port === 0) return [];
-  return frontends.flatMap(({ backend }) =>
+  return frontends.flatMap(({ backend, protocol }) =>
     (backends.get(backend ?? "")?.servers ?? []).flatMap((server) => {
       const { addr } = server;
-      if (!addr || backend === undefined || addr.port !== stats.port) return [];
+      if (!addr || backend === undefined || protocol === "udp" || addr.port !== stats.port) return [];
       // The HTTP server's [::] takes IPv4 too.
       const taken =
         sameAddress(stats, addr) ||

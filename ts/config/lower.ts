@@ -10,21 +10,24 @@ import type {
   NativePacketOptions,
   NativeProtocol,
   NativeSendProxy,
+  NativeUdpSessions,
   NativeXdpMode,
 } from "../native/addon/index.js";
 import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
 import { listenAddresses } from "./listen.ts";
-import type {
-  Balance,
-  Config,
-  ConnectionTracking,
-  DsrMethod,
-  Engine,
-  Mode,
-  Protocol,
-  SendProxy,
-  XdpMode,
+import {
+  type Balance,
+  type Config,
+  type ConnectionTracking,
+  type DsrMethod,
+  type Engine,
+  type FrontendConfig,
+  type Mode,
+  type Protocol,
+  type SendProxy,
+  UDP_DEFAULTS,
+  type XdpMode,
 } from "./schema.ts";
 
 /** What health checks and operators have made of a server; fields left out keep the configured value. */
@@ -84,6 +87,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       clientRate: frontend.max_connection_rate_per_client,
       clientRateBurst:
         frontend.max_connection_rate_per_client_burst ?? frontend.max_connection_rate_per_client,
+      udp: lowerUdp(frontend),
     })),
     backends: Object.entries(config.backends).map(([name, backend]) => ({
       name,
@@ -129,6 +133,16 @@ function lowerLog({ mode, log }: Config): { log?: NativeConnectionLog } {
       share: typeof log.connections === "number" ? log.connections : share[log.connections],
       ...(log.connections_file === undefined ? {} : { file: log.connections_file }),
     },
+  };
+}
+
+function lowerUdp(frontend: FrontendConfig): NativeUdpSessions {
+  const { udp_responses: responses } = frontend;
+  return {
+    idleTimeoutMs: frontend.udp_idle_timeout_ms ?? UDP_DEFAULTS.udp_idle_timeout_ms,
+    maxSessions: frontend.max_sessions ?? UDP_DEFAULTS.max_sessions,
+    ...(responses === undefined ? {} : { responses }),
+    requests: frontend.udp_requests ?? UDP_DEFAULTS.udp_requests,
   };
 }
 

@@ -16,6 +16,7 @@ import { loops } from "./loops.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
 import { proxyOnly } from "./proxy-only.ts";
+import { udpRules } from "./udp.ts";
 import {
   type Backend,
   error,
@@ -44,6 +45,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...admissionRules(view),
     ...balanceRules(view),
     ...clientAddressRules(view),
+    ...udpRules(view),
     ...healthCheckRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
@@ -151,14 +153,6 @@ function modeRules(view: View): Finding[] {
 }
 
 function proxyRules({ frontends, backends }: View): Finding[] {
-  const udp = frontends
-    .filter(({ protocol }) => protocol === "udp")
-    .map(({ name }) =>
-      error(["frontends", name, "protocol"], "value", "UDP is not available in proxy mode", {
-        found: '"udp"',
-        expected: '"tcp", or mode = "passthrough" or "dsr"',
-      }),
-    );
   // The kernel wants to know the link, which only a zone could say.
   const linkLocal = (at: KeyPath, address: { host: string } | undefined, written: unknown): Finding[] =>
     address && isLinkLocal(address.host)
@@ -170,7 +164,6 @@ function proxyRules({ frontends, backends }: View): Finding[] {
         ]
       : [];
   return [
-    ...udp,
     ...frontends.flatMap(({ listen }) => listen.flatMap((own) => linkLocal(own.at, own, own.written))),
     ...[...backends.values()].flatMap((backend) =>
       backend.servers.flatMap(({ name, addr, table }) =>

@@ -412,7 +412,7 @@ export const frontendSchema = z
       .string()
       .register(wording, { type: "name of a backend", expected: "the name of a backend" })
       .describe("The backend that serves this frontend."),
-    protocol: protocolSchema.default("tcp").describe("The protocol; udp in passthrough and dsr mode only."),
+    protocol: protocolSchema.default("tcp").describe("The protocol."),
     max_connections: count
       .default(0)
       .describe("Connections open at once on this frontend, proxy and passthrough mode; 0 is no limit."),
@@ -474,9 +474,32 @@ export const frontendSchema = z
     max_connection_rate_per_client_burst: burst.describe(
       "New connections of one client that may come at once within max_connection_rate_per_client; as many as the rate unless given.",
     ),
+    udp_idle_timeout_ms: flowLifetime
+      .optional()
+      .describe(
+        "Milliseconds without a datagram in either direction after which a client's session ends, UDP in proxy mode; 60000 unless given.",
+      ),
+    udp_responses: count
+      .optional()
+      .describe(
+        "Datagrams expected from the server for each one of the client, after which the session ends, UDP in proxy mode; 0 expects none. Unless given, a session ends by its idle timeout alone.",
+      ),
+    udp_requests: count
+      .optional()
+      .describe(
+        "Datagrams of a client after which its next one begins another session, UDP in proxy mode; 0 is no limit, as is leaving it out.",
+      ),
+    max_sessions: count
+      .optional()
+      .describe(
+        "Sessions at once on this frontend, UDP in proxy mode; 16384 unless given, 0 is no limit. At the limit the one that has been silent for longest makes room, of those whose client has not gone on after an answer; where there is none, new clients are refused.",
+      ),
     xdp: xdpSchema.optional(),
   })
   .describe("Where clients connect, and the backend that serves them.");
+
+/** What holds for a UDP frontend in proxy mode that does not say otherwise. */
+export const UDP_DEFAULTS = { udp_idle_timeout_ms: 60_000, udp_requests: 0, max_sessions: 16_384 } as const;
 
 const flowTimeoutsSchema = z
   .strictObject({

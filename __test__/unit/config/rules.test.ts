@@ -105,10 +105,43 @@ test("a frontend that would connect to itself is refused", async () => {
   ]);
 });
 
-test("UDP in proxy mode is refused", async () => {
-  expect(await linesOf(LEAST.replace("[backends", 'protocol = "udp"\n[backends'))).toEqual([
-    't.toml:4:12: error: frontends.web.protocol: UDP is not available in proxy mode (found "udp", expected "tcp", or mode = "passthrough" or "dsr")',
+const UDP_KEYS = "udp_idle_timeout_ms = 100\nudp_responses = 1\nudp_requests = 2\nmax_sessions = 0\n";
+
+test("UDP is available in proxy mode, with keys of its own that a TCP frontend refuses", async () => {
+  const udp = 'protocol = "udp"\n';
+  expect(await linesOf(LEAST.replace("[backends", `${udp}${UDP_KEYS}[backends`))).toEqual([]);
+  expect(await linesOf(LEAST.replace("[backends", `${UDP_KEYS}[backends`))).toEqual([
+    't.toml:4:1: error: frontends.web.udp_idle_timeout_ms: is about sessions of UDP, and this frontend is of TCP (found 100, expected no such key, or protocol = "udp")',
+    't.toml:5:1: error: frontends.web.udp_responses: is about sessions of UDP, and this frontend is of TCP (found 1, expected no such key, or protocol = "udp")',
+    't.toml:6:1: error: frontends.web.udp_requests: is about sessions of UDP, and this frontend is of TCP (found 2, expected no such key, or protocol = "udp")',
+    't.toml:7:1: error: frontends.web.max_sessions: is about sessions of UDP, and this frontend is of TCP (found 0, expected no such key, or protocol = "udp")',
   ]);
+});
+
+test("a UDP frontend refuses keys of TCP", async () => {
+  const text = LEAST.replace("[backends", 'protocol = "udp"\nmptcp = true\ntcp_fast_open = false\n[backends');
+  expect(await linesOf(text)).toEqual([
+    't.toml:5:1: error: frontends.web.mptcp: is about TCP, and this frontend is of UDP (found true, expected no such key, or protocol = "tcp")',
+  ]);
+});
+
+test("the packet modes refuse the keys of UDP sessions and name their own", async () => {
+  const text = LEAST.replace("[backends", `protocol = "udp"\n${UDP_KEYS}[backends`)
+    .replaceAll("127.0.0.1:3000", "10.0.0.1:3000")
+    .replaceAll("127.0.0.1:8081", "10.0.0.2:8081");
+  const lines = await linesOf(`mode = "passthrough"\n${text}`);
+  expect(lines.filter((line) => line.includes(": error: "))).toEqual([
+    "t.toml:6:1: error: frontends.web.udp_idle_timeout_ms: is not available in passthrough mode (found 100, expected passthrough.timeouts.udp_ms and udp_stream_ms)",
+    "t.toml:7:1: error: frontends.web.udp_responses: is not available in passthrough mode (found 1, expected no such key)",
+    "t.toml:8:1: error: frontends.web.udp_requests: is not available in passthrough mode (found 2, expected no such key)",
+    "t.toml:9:1: error: frontends.web.max_sessions: is not available in passthrough mode (found 0, expected no such key)",
+  ]);
+});
+
+test("a server on the address of a frontend of the other protocol is no circle", async () => {
+  const other = '[frontends.dns]\nlisten_addr = "127.0.0.1:8081"\nprotocol = "udp"\nbackend = "dns"\n';
+  const dns = '[backends.dns.servers.d1]\naddr = "127.0.0.1:3000"\n';
+  expect(await linesOf(`${LEAST}${other}${dns}`)).toEqual([]);
 });
 
 test("statistics that other machines can reach are a warning where nobody looks for a token", async () => {

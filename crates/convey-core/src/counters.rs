@@ -262,6 +262,22 @@ reasons! {
     ServerReset = "server_reset",
     /// The drain deadline passed and the connection was cut.
     DrainDeadline = "drain_deadline",
+    /// A UDP frontend had as many sessions as it may, all of them conversations; the new client's datagram was dropped.
+    LimitSessions = "limit_sessions",
+    /// A UDP session that was no conversation yet made room for a new one.
+    SessionEvicted = "session_evicted",
+    /// A UDP session ended with fewer answers of its server than were expected.
+    NoAnswer = "no_answer",
+    /// A UDP frontend was on its way out; a new client's datagram was dropped, or a session was ended.
+    Leaving = "leaving",
+    /// Datagrams found a listening socket's receive buffer full; the kernel dropped them.
+    ReceiveBufferFull = "receive_buffer_full",
+    /// A datagram found a send buffer full and was dropped.
+    SendBufferFull = "send_buffer_full",
+    /// A datagram was too long to be received or sent on whole and was dropped.
+    DatagramTooLong = "datagram_too_long",
+    /// The kernel refused to send a datagram on for another cause.
+    DatagramUnsent = "datagram_unsent",
 }
 
 /// A counter for each [`Reason`].

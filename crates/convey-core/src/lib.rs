@@ -25,7 +25,7 @@ pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
-    SnapshotSpec, SocketOptions, SpecError, Waiting,
+    SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
 };
 pub use source_pool::{SourceAddress, SourcePool, Sources};
 pub use wait_queue::{QueueCounts, Ticket, WaitQueue};

@@ -85,6 +85,25 @@ pub struct SocketOptions {
     pub mptcp: bool,
 }
 
+/// When the sessions of a UDP frontend end, and how many there may be (proxy mode).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpSessions {
+    /// A session without a datagram in either direction for this long ends; above zero.
+    pub idle_timeout: Duration,
+    /// Sessions at once; 0 means no limit. At the limit the longest silent that is no conversation yet makes room.
+    pub max_sessions: u64,
+    /// Answers expected to each datagram of a client, after which its session ends; `None`: nobody knows how many.
+    pub responses: Option<u32>,
+    /// Datagrams of a client after which its next one begins another session; 0: as many as come.
+    pub requests: u32,
+}
+
+impl Default for UdpSessions {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(60), max_sessions: 16_384, responses: None, requests: 0 }
+    }
+}
+
 /// What a [`Snapshot`] is made of, before it is checked.
 #[derive(Debug, Clone)]
 pub struct SnapshotSpec {
@@ -117,6 +136,8 @@ pub struct FrontendSpec {
     pub sockets: SocketOptions,
     /// Which clients it takes.
     pub admission: AdmissionSpec,
+    /// Of UDP in proxy mode.
+    pub udp: UdpSessions,
 }
 
 /// A pool of servers and how connections to it behave.
@@ -196,10 +217,22 @@ pub struct Frontend {
     pub sockets: SocketOptions,
     /// Which clients it takes.
     pub admission: Admission,
+    /// Of UDP in proxy mode.
+    pub udp: UdpSessions,
     /// Connections and bytes.
     pub counters: Arc<ConnCounters>,
     /// Refusals and early ends.
     pub reasons: Arc<ReasonCounters>,
+}
+
+impl Frontend {
+    /// How many connections, or sessions of UDP in proxy mode, there may be at once; 0 means no limit.
+    pub fn connection_limit(&self) -> u64 {
+        match (self.protocol, self.max_connections, self.udp.max_sessions) {
+            (Protocol::Tcp, limit, _) | (Protocol::Udp, 0, limit) | (Protocol::Udp, limit, 0) => limit,
+            (Protocol::Udp, connections, sessions) => connections.min(sessions),
+        }
+    }
 }
 
 /// A backend in service.
@@ -338,6 +371,7 @@ impl Snapshot {
                     max_connections: f.max_connections,
                     sockets: f.sockets,
                     admission: Admission::new(&f.admission, old.map(|o| &o.admission)),
+                    udp: f.udp,
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
                     reasons: old.map(|o| o.reasons.clone()).unwrap_or_default(),
                 }
@@ -451,6 +485,9 @@ fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>
         if !backends.contains_key(f.backend.as_str()) {
             let message = format!("no backend is named \"{}\"", f.backend);
             return Err(invalid(format!("frontends.{}.backend", f.name), message));
+        }
+        if f.udp.idle_timeout.is_zero() {
+            return Err(invalid(format!("frontends.{}.udp_idle_timeout_ms", f.name), "must be above zero"));
         }
         if f.listen.is_empty() {
             return Err(invalid(format!("frontends.{}.listen_addr", f.name), "must have an address"));

@@ -43,6 +43,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         max_connections: 0,
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

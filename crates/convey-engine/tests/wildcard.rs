@@ -21,6 +21,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         max_connections: 0,
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     }
 }
 

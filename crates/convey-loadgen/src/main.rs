@@ -7,6 +7,7 @@
 
 mod args;
 mod bulk;
+mod datagrams;
 mod hold;
 mod http;
 mod poll;
@@ -33,6 +34,12 @@ usage: convey-loadgen <command> [--key value]…
             [--watch pid,…] [--beside pid,…] [--core n]
   hold      --connect ip:port --connections n
             opens them, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
+
+  echo      --listen ip:port
+            sends datagrams back; prints {\"event\":\"ready\",\"address\":…}
+  datagrams --connect ip:port [--clients 64] [--outstanding 1] [--bytes 64] [--fresh] [--duration s] [--warmup s]
+            [--timeout s] [--watch pid,…] [--beside pid,…] [--core n]
+            datagrams that are answered; --fresh: a new client for each
 
   The report's cpu_s is what the processes of --watch used in the window, beside_s what the generator itself and
   those of --beside used, core_s the busy time of one core, whoever had it.
@@ -69,6 +76,8 @@ fn run() -> Result<(), Failure> {
         "requests" => requests::run(&args),
         "bulk" => bulk::run(&args),
         "hold" => hold::run(&args),
+        "echo" => datagrams::echo(&args),
+        "datagrams" => datagrams::run(&args),
         "" | "help" => {
             print!("{HELP}");
             Ok(())

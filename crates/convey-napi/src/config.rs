@@ -8,7 +8,7 @@ use std::time::Duration;
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
     AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol,
-    ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, Waiting,
+    ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, UdpSessions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -184,6 +184,20 @@ pub struct NativeFrontend {
     /// New connections of one client a second; 0: no limit.
     pub client_rate: u32,
     pub client_rate_burst: u32,
+    pub udp: NativeUdpSessions,
+}
+
+/// When the sessions of a UDP frontend end in proxy mode, and how many there may be.
+#[napi(object)]
+pub struct NativeUdpSessions {
+    /// At least 1.
+    pub idle_timeout_ms: u32,
+    /// 0: no limit.
+    pub max_sessions: u32,
+    /// Absent: nobody knows how many.
+    pub responses: Option<u32>,
+    /// 0: as many as come.
+    pub requests: u32,
 }
 
 /// A pool of servers.
@@ -317,6 +331,17 @@ impl From<&NativeFlowTimeouts> for Timeouts {
     }
 }
 
+impl From<&NativeUdpSessions> for UdpSessions {
+    fn from(udp: &NativeUdpSessions) -> Self {
+        Self {
+            idle_timeout: ms(udp.idle_timeout_ms),
+            max_sessions: udp.max_sessions.into(),
+            responses: udp.responses,
+            requests: udp.requests,
+        }
+    }
+}
+
 impl From<&NativeEngine> for EngineChoice {
     fn from(engine: &NativeEngine) -> Self {
         match engine {
@@ -403,6 +428,7 @@ impl NativeFrontend {
                 fast_open: self.tcp_fast_open,
                 mptcp: self.mptcp,
             },
+            udp: (&self.udp).into(),
         })
     }
 }

@@ -1,5 +1,6 @@
-//! The bare data plane, for measuring: `relay [--workers N] <listen> <server>…`.
+//! The bare data plane, for measuring: `relay [--workers N] [--udp] <listen> <server>…`.
 //!
+//! The environment's `RESPONSES` ends sessions of UDP with so many answers to each datagram.
 //! Prints its process id and address, events as they come, and the totals when standard input ends.
 
 use std::io::Read;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use convey_core::{
     BackendSpec, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec, Snapshot, SnapshotSpec,
+    UdpSessions,
 };
 use convey_proxy::Proxy;
 
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("relay: {error}\nusage: relay [--workers N] <listen> <server>…");
+            eprintln!("relay: {error}\nusage: relay [--workers N] [--udp] <listen> <server>…");
             ExitCode::FAILURE
         }
     }
@@ -29,10 +31,17 @@ fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
         workers = args.get(1).ok_or("--workers needs a number")?.parse()?;
         args.drain(..2);
     }
+    let protocol = match args.first() {
+        Some(first) if first == "--udp" => {
+            args.remove(0);
+            Protocol::Udp
+        }
+        _ => Protocol::Tcp,
+    };
     let mut addrs = args.iter().map(|a| a.parse::<SocketAddr>());
     let listen = addrs.next().ok_or("no address to listen on")??;
     let servers: Vec<SocketAddr> = addrs.collect::<Result<_, _>>()?;
-    let snapshot = Arc::new(Snapshot::first(spec(listen, &servers), workers)?);
+    let snapshot = Arc::new(Snapshot::first(spec(listen, &servers, protocol), workers)?);
     let proxy = Proxy::start(snapshot.clone(), workers, Arc::new(|event| eprintln!("{event:?}")))?;
     for (_, addr) in proxy.addresses() {
         println!("pid {} listens on {addr}", std::process::id());
@@ -52,7 +61,7 @@ fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
+fn spec(listen: SocketAddr, servers: &[SocketAddr], protocol: Protocol) -> SnapshotSpec {
     let server = |(i, addr): (usize, &SocketAddr)| ServerSpec {
         name: format!("s{i}"),
         addr: *addr,
@@ -70,12 +79,16 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
         frontends: vec![FrontendSpec {
             name: "web".to_owned(),
             listen: vec![listen],
-            protocol: Protocol::Tcp,
+            protocol,
             backend: "pool".to_owned(),
             accept_proxy: None,
             max_connections: 0,
             sockets: Default::default(),
             admission: Default::default(),
+            udp: UdpSessions {
+                responses: std::env::var("RESPONSES").ok().and_then(|n| n.parse().ok()),
+                ..UdpSessions::default()
+            },
         }],
         backends: vec![BackendSpec {
             name: "pool".to_owned(),

@@ -12,6 +12,8 @@ use convey_core::{Backend, FlowStage, Frontend, Protocol, Reason, Watches};
 pub struct Choice {
     /// When.
     pub at: SystemTime,
+    /// Of its frontend.
+    pub protocol: Protocol,
     /// Who it is.
     pub client: SocketAddr,
     /// Where its frontend listens.
@@ -38,9 +40,9 @@ pub(crate) fn tell(
         return;
     }
     let balance = backend.selector.balance();
-    let (frontend, backend) = (frontend.name.clone(), backend.name.clone());
-    let choice =
-        Choice { at: SystemTime::now(), client, listen, frontend, backend, balance, outcome: outcome() };
+    let (protocol, frontend, backend) = (frontend.protocol, frontend.name.clone(), backend.name.clone());
+    let at = SystemTime::now();
+    let choice = Choice { at, protocol, client, listen, frontend, backend, balance, outcome: outcome() };
     for watch in watches {
         let filter = &watch.filter;
         let takes_server = match &choice.outcome {
@@ -48,7 +50,7 @@ pub(crate) fn tell(
             Err(_) => filter.takes_no_server() && filter.takes_server(&choice.backend, ""),
         };
         let is_taken = takes_server
-            && filter.takes_frontend(Protocol::Tcp, &choice.frontend)
+            && filter.takes_frontend(protocol, &choice.frontend)
             && filter.takes_client(client)
             && filter.takes_vip(listen)
             && filter.takes_stage(FlowStage::New);

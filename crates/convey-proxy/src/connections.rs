@@ -1,4 +1,4 @@
-//! The connections that are open, for an operator to look at and to end.
+//! The connections that are open, sessions of UDP among them, for an operator to look at and to end.
 //!
 //! A connection writes what is known of it once and its bytes as they are delivered; whoever lists reads that beside
 //! it. The lock of a worker's table is held for a moment when a connection comes or goes, and for a few hundred places
@@ -16,6 +16,7 @@ use crate::arrive::Arrived;
 use crate::log::{Entry, Fate, Got, Story, Ticket};
 use crate::meters::Way;
 use crate::proxy_protocol::Header;
+use crate::udp::Datagrams;
 
 /// Places looked at under one lock.
 const PLACES: usize = 512;
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     /// To the server, to the client. One task writes.
     bytes: [AtomicU64; 2],
     task: OnceLock<AbortHandle>,
+    /// Of a session of UDP.
+    datagrams: Option<Box<Datagrams>>,
     ended: AtomicBool,
     is_logged: bool,
     story: Story,
@@ -102,7 +105,19 @@ impl Connection {
         }
     }
 
+    /// Of a session of UDP.
+    pub fn datagrams(&self) -> Option<&Datagrams> {
+        self.datagrams.as_deref()
+    }
+
+    fn protocol(&self) -> Protocol {
+        if self.datagrams.is_some() { Protocol::Udp } else { Protocol::Tcp }
+    }
+
     fn stage(&self) -> FlowStage {
+        if let Some(datagrams) = &self.datagrams {
+            return datagrams.stage();
+        }
         if self.server.get().is_some() { FlowStage::Established } else { FlowStage::New }
     }
 
@@ -114,33 +129,38 @@ impl Connection {
         takes_server
             && !self.ended.load(Relaxed)
             && filter.takes_client(self.client)
-            && filter.takes_frontend(Protocol::Tcp, &self.frontend)
+            && filter.takes_frontend(self.protocol(), &self.frontend)
             && filter.takes_vip(self.listen)
             && filter.takes_stage(self.stage())
     }
 
     fn row(&self) -> FlowRow {
         let server = self.server.get();
+        let datagrams = self.datagrams.as_deref();
+        let idle = datagrams.map(|datagrams| datagrams.idle(self.since));
         FlowRow {
-            protocol: Protocol::Tcp,
+            protocol: self.protocol(),
             client: self.client,
             frontend: self.frontend.clone(),
             vip: self.listen,
             server: server.map(|s| (self.backend.clone(), s.name.clone(), s.addr)),
             stage: self.stage(),
             age: Some(self.since.elapsed()),
-            idle: None,
-            expires_in: None,
+            idle,
+            expires_in: datagrams.zip(idle).map(|(datagrams, idle)| datagrams.timeout().saturating_sub(idle)),
             nat: server.and_then(|s| s.source),
-            packets: None,
+            packets: datagrams.map(Datagrams::count),
             bytes: Some([self.bytes[0].load(Relaxed), self.bytes[1].load(Relaxed)]),
         }
     }
 
     /// Cuts it; tells whether nobody did before. Its task drops what it holds, and its peers get resets.
     fn end(&self) -> bool {
-        let Some(task) = self.task.get() else { return false };
-        task.abort();
+        match (self.task.get(), &self.datagrams) {
+            (Some(task), _) => task.abort(),
+            (None, Some(datagrams)) => datagrams.end(),
+            (None, None) => return false,
+        }
         !self.ended.swap(true, Relaxed)
     }
 }
@@ -175,8 +195,31 @@ impl Connections {
         self: &Arc<Self>,
         worker: usize,
         arrived: Arrived,
+        names: (&Arc<str>, SocketAddr, &Arc<str>),
+        ticket: Option<Ticket>,
+    ) -> Listed {
+        self.enlist(worker, arrived, names, ticket, None)
+    }
+
+    /// A session of UDP has begun on `worker`.
+    pub fn add_session(
+        self: &Arc<Self>,
+        worker: usize,
+        client: SocketAddr,
+        names: (&Arc<str>, SocketAddr, &Arc<str>),
+        ticket: Option<Ticket>,
+        datagrams: Datagrams,
+    ) -> Listed {
+        self.enlist(worker, Arrived::directly(client), names, ticket, Some(Box::new(datagrams)))
+    }
+
+    fn enlist(
+        self: &Arc<Self>,
+        worker: usize,
+        arrived: Arrived,
         (frontend, listen, backend): (&Arc<str>, SocketAddr, &Arc<str>),
         ticket: Option<Ticket>,
+        datagrams: Option<Box<Datagrams>>,
     ) -> Listed {
         let connection = Arc::new(Connection {
             client: arrived.client,
@@ -188,6 +231,7 @@ impl Connections {
             server: OnceLock::new(),
             bytes: [AtomicU64::new(0), AtomicU64::new(0)],
             task: OnceLock::new(),
+            datagrams,
             ended: AtomicBool::new(false),
             is_logged: ticket.is_some(),
             story: Story::default(),

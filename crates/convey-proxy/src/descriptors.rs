@@ -69,6 +69,12 @@ impl Descriptors {
     }
 }
 
+/// Sockets of UDP sessions have lower numbers than this: a quarter of what may be open is left to everything else.
+pub(crate) fn for_sessions() -> u64 {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit - limit / 4
+}
+
 /// What there is to say before a start with so many workers and listening addresses, and whether it is refused.
 pub fn descriptors_problem(workers: usize, listeners: usize, max_connections: u64) -> Option<(bool, String)> {
     let descriptors = Descriptors::of(workers, listeners);

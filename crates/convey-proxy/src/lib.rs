@@ -1,9 +1,11 @@
-//! Event-driven TCP proxy: one `current_thread` tokio runtime a worker thread, each with its own
+//! Event-driven TCP and UDP proxy: one `current_thread` tokio runtime a worker thread, each with its own
 //! SO_REUSEPORT listener for every frontend.
 //!
 //! A connection is accepted ([`accept`]), admitted against the limits ([`limits`]), given a server
 //! ([`connect`]) and relayed ([`relay`]) on one thread from beginning to end. Workers share the published
 //! snapshot, its counters, the table of client addresses and the list of open connections; nothing else.
+//!
+//! UDP has a part of its own ([`udp`]): a session for each client, with the same limits, servers and counters.
 //!
 //! Invariants: every gauge goes back when its guard is dropped, whatever ended the connection; a FIN is
 //! passed on only when all bytes before it were delivered; a connection that is cut short ends in a RST
@@ -36,6 +38,7 @@ mod shared;
 mod shortage;
 mod source;
 mod thread;
+mod udp;
 mod waiting;
 mod worker;
 

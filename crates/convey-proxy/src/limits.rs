@@ -113,7 +113,7 @@ impl ClientPlace {
         if !admission.totals.try_reserve(limits.max_connections) {
             return Err(Reason::LimitTotal);
         }
-        if !frontend.counters.try_reserve(frontend.max_connections) {
+        if !frontend.counters.try_reserve(frontend.connection_limit()) {
             admission.totals.closed();
             return Err(Reason::LimitFrontend);
         }
@@ -257,6 +257,7 @@ mod tests {
             limits: Limits { max_connections_per_client: 1, ..Limits::default() },
             frontends: vec![FrontendSpec {
                 accept_proxy: None,
+                udp: Default::default(),
                 name: "web".into(),
                 listen: vec!["[::1]:80".parse().unwrap()],
                 protocol: Protocol::Tcp,

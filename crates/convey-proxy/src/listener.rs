@@ -212,14 +212,13 @@ impl ListenGroup {
         (sockets, door): (Vec<Socket>, Option<Socket>),
         kind: Kind,
     ) -> io::Result<Self> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let mut handles = Vec::with_capacity(workers);
         for worker in 0..workers {
             let handle = sockets[worker % sockets.len()].try_clone()?;
             handles.push(Mutex::new(Some(handle.into())));
         }
         Ok(Self {
-            id: NEXT_ID.fetch_add(1, Relaxed),
+            id: next_id(),
             frontend,
             configured,
             local,
@@ -362,6 +361,12 @@ impl ListenGroup {
         NEUTRAL.into_iter().any(|ip| bind_neutral(ip, self.local.port()).is_ok());
         Ok(())
     }
+}
+
+/// Names a listener, of either protocol, for the life of the process.
+pub(crate) fn next_id() -> u64 {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    NEXT_ID.fetch_add(1, Relaxed)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,13 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use convey_core::{Event, Frontend, Snapshot};
+use convey_core::{Event, Frontend, Protocol, Snapshot};
 
 use crate::error::ProxyError;
 use crate::handshakes::half_open;
 use crate::listener::ListenGroup;
 use crate::published::Published;
 use crate::shared::Shared;
+use crate::udp;
 
 /// How long handshakes under way may take before their listener closes all the same: a SYN-ACK that was lost
 /// is sent again after a second.
@@ -31,6 +32,7 @@ const HANDSHAKE_POLL: Duration = Duration::from_millis(2);
 pub(crate) struct Listeners {
     shared: Arc<Shared>,
     workers: usize,
+    udp: udp::Groups,
     state: Mutex<State>,
     settled: Condvar,
 }
@@ -63,10 +65,12 @@ impl State {
 impl Listeners {
     /// Takes charge of what [`Plan::first`] bound.
     pub fn new(shared: Arc<Shared>, workers: usize, plan: Plan) -> Self {
-        let Plan { names, groups, .. } = plan;
+        let Plan { names, groups, udp: plan, .. } = plan;
+        let udp = udp::Groups::default();
+        shared.set_udp_groups(udp.commit(plan, &shared.published.load_full()));
         let state =
             State { names, serving: groups, leaving: Vec::new(), closing: Vec::new(), stopped: false };
-        Self { shared, workers, state: Mutex::new(state), settled: Condvar::new() }
+        Self { shared, workers, udp, state: Mutex::new(state), settled: Condvar::new() }
     }
 
     /// Has the workers serve the first listeners and waits until they do.
@@ -83,7 +87,7 @@ impl Listeners {
             self.shared.publish(Published { snapshot, routes: Vec::new() });
             return Ok(());
         }
-        let plan = Plan::over(&snapshot, &state.serving, &state.going(), self.workers)?;
+        let plan = Plan::over(&snapshot, &state.serving, &state.going(), &self.udp, self.workers)?;
         for message in plan.set_options(&snapshot, &state.serving) {
             self.shared.events.send(Event::Warning { message });
         }
@@ -97,7 +101,8 @@ impl Listeners {
         self.shared.publish(Published { routes: plan.routes(), snapshot });
         state.names = plan.names;
         state.serving = plan.groups;
-        if !unchanged {
+        let udp = self.udp.commit(plan.udp, &previous);
+        if self.shared.set_udp_groups(udp) || !unchanged {
             self.retire(&mut state, gone);
         }
         Ok(())
@@ -112,6 +117,7 @@ impl Listeners {
         state.stopped = true;
         let last = self.shared.published.load_full();
         let gone = std::mem::take(&mut state.serving);
+        self.shared.set_udp_groups(self.udp.commit(udp::Plan::default(), &last));
         for group in &gone {
             // Never set before: listeners stop once.
             let _ = group.retired.set(last.clone());
@@ -124,6 +130,8 @@ impl Listeners {
         let mut state = self.state();
         state.stopped = true;
         state.serving.clear();
+        let last = self.shared.published.load_full();
+        self.shared.set_udp_groups(self.udp.commit(udp::Plan::default(), &last));
         self.shared.set_groups(state.accepting());
         drop(state);
         self.settle();
@@ -140,7 +148,8 @@ impl Listeners {
     /// Where frontends listen, by name, each address once.
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let state = self.state();
-        state.names.iter().cloned().zip(state.serving.iter().map(|g| g.local)).collect()
+        let tcp = state.names.iter().cloned().zip(state.serving.iter().map(|g| g.local));
+        tcp.chain(self.udp.addresses()).collect()
     }
 
     /// Publishes the listeners of `state` with `gone` beside them, which close in the background.
@@ -215,12 +224,13 @@ pub(crate) struct Plan {
     /// Index of each one's frontend.
     frontends: Vec<usize>,
     groups: Vec<Arc<ListenGroup>>,
+    udp: udp::Plan,
 }
 
 impl Plan {
     /// Binds every frontend of `snapshot`.
     pub fn first(snapshot: &Snapshot, workers: usize) -> Result<Self, ProxyError> {
-        Self::over(snapshot, &[], &[], workers)
+        Self::over(snapshot, &[], &[], &udp::Groups::default(), workers)
     }
 
     /// Takes over from `serving` what serves `snapshot` and binds the rest, if need be beside those that are
@@ -229,9 +239,12 @@ impl Plan {
         snapshot: &Snapshot,
         serving: &[Arc<ListenGroup>],
         going: &[Arc<ListenGroup>],
+        udp: &udp::Groups,
         workers: usize,
     ) -> Result<Self, ProxyError> {
-        let wanted: Vec<(usize, &Frontend, SocketAddr)> = listens(snapshot).collect();
+        let udp = udp.plan(snapshot, workers)?;
+        let wanted: Vec<(usize, &Frontend, SocketAddr)> =
+            listens(snapshot).filter(|(_, frontend, _)| frontend.protocol == Protocol::Tcp).collect();
         let mut groups: Vec<Option<Arc<ListenGroup>>> = vec![None; wanted.len()];
         let mut taken = HashSet::new();
         for (slot, (_, frontend, listen)) in wanted.iter().enumerate() {
@@ -271,7 +284,7 @@ impl Plan {
         }
         let (names, frontends) =
             wanted.iter().map(|(index, frontend, _)| (frontend.name.clone(), *index)).unzip();
-        Ok(Self { names, frontends, groups: groups.into_iter().flatten().collect() })
+        Ok(Self { names, frontends, groups: groups.into_iter().flatten().collect(), udp })
     }
 
     /// Sets what of the listeners' options can change while they live. Returns warnings: of those of `known`, which
@@ -296,6 +309,7 @@ impl Plan {
     pub fn routes(&self) -> Vec<(u64, usize)> {
         let mut routes: Vec<_> =
             self.groups.iter().map(|group| group.id).zip(self.frontends.iter().copied()).collect();
+        routes.extend(self.udp.routes());
         routes.sort_unstable();
         routes
     }

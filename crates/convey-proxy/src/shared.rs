@@ -18,6 +18,7 @@ use crate::listener::ListenGroup;
 use crate::log::Log;
 use crate::published::Published;
 use crate::shortage::FileLimit;
+use crate::udp;
 
 /// How long a caller waits for workers to take over a change before it goes on without them.
 const APPLY_WAIT: Duration = Duration::from_secs(2);
@@ -27,6 +28,7 @@ const APPLY_WAIT: Duration = Duration::from_secs(2);
 struct Listening {
     version: u64,
     groups: Vec<Arc<ListenGroup>>,
+    udp: Vec<Arc<udp::Group>>,
     applied: Vec<u64>,
 }
 
@@ -84,6 +86,20 @@ impl Shared {
     pub fn groups(&self) -> (u64, Vec<Arc<ListenGroup>>) {
         let listening = self.listening();
         (listening.version, listening.groups.clone())
+    }
+
+    /// The UDP groups to be served.
+    pub fn udp_groups(&self) -> Vec<Arc<udp::Group>> {
+        self.listening().udp.clone()
+    }
+
+    /// Tells every worker to serve `groups` of UDP from the next [`Shared::set_groups`] on, which is needed if any has
+    /// come or gone.
+    pub fn set_udp_groups(&self, groups: Vec<Arc<udp::Group>>) -> bool {
+        let mut listening = self.listening();
+        let is_news = !listening.udp.iter().map(|g| g.id).eq(groups.iter().map(|g| g.id));
+        listening.udp = groups;
+        is_news
     }
 
     /// Tells every worker to serve `groups`; returns the version to wait for.

@@ -24,6 +24,7 @@ use crate::accept;
 use crate::events::Subject;
 use crate::shared::Shared;
 use crate::shortage::Shortage;
+use crate::udp::Relays;
 use crate::worker::{Worker, panic_message};
 
 /// Pause before a worker that panicked starts again; doubled up to the longest.
@@ -99,6 +100,7 @@ struct Accepting {
 async fn serve(worker: &Arc<Worker>) {
     let shared = &worker.shared;
     let mut accepting: HashMap<u64, Accepting> = HashMap::new();
+    let mut relays = Relays::default();
     while !shared.is_closing() {
         let (version, groups) = shared.groups();
         let gone: Vec<u64> =
@@ -109,7 +111,7 @@ async fn serve(worker: &Arc<Worker>) {
                 propagate(old.task.await);
             }
         }
-        let mut complete = true;
+        let mut complete = relays.follow(worker, shared.udp_groups());
         for group in groups {
             if accepting.contains_key(&group.id) {
                 continue;
@@ -135,7 +137,7 @@ async fn serve(worker: &Arc<Worker>) {
         }
         if complete {
             shared.report_applied(worker.number, version);
-            changed(worker, &mut accepting).await;
+            changed(worker, &mut accepting, &mut relays).await;
         } else {
             tokio::time::sleep(RETRY_LISTENER).await;
         }
@@ -143,7 +145,7 @@ async fn serve(worker: &Arc<Worker>) {
 }
 
 /// Waits until there is something to do; an accept loop that panicked takes the worker with it.
-async fn changed(worker: &Worker, accepting: &mut HashMap<u64, Accepting>) {
+async fn changed(worker: &Worker, accepting: &mut HashMap<u64, Accepting>, relays: &mut Relays) {
     let mut changed = pin!(worker.shared.changed(worker.number));
     poll_fn(|cx| {
         for running in accepting.values_mut() {
@@ -151,6 +153,10 @@ async fn changed(worker: &Worker, accepting: &mut HashMap<u64, Accepting>) {
                 propagate(outcome);
                 return Poll::Ready(());
             }
+        }
+        if let Poll::Ready(outcome) = relays.poll(cx) {
+            propagate(outcome);
+            return Poll::Ready(());
         }
         changed.as_mut().poll(cx)
     })

@@ -6,13 +6,13 @@ mod lab;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use convey_core::{FlowFilter, Limits, SnapshotSpec};
+use convey_core::{FlowFilter, Limits, Protocol, SnapshotSpec, UdpSessions};
 use convey_proxy::{LogSpec, Logged};
 use lab::{Lab, echo, expect_reset, handing_over, named, read_all, refusing, reset, serve, spec, wait_until};
 
@@ -282,4 +282,45 @@ fn a_file_that_cannot_be_opened_is_named_and_the_log_in_service_goes_on() {
     lab.wait_idle();
     lines(&folder.file(), 1);
     assert!(lab.proxy.reopen_log().is_none());
+}
+
+#[test]
+fn sessions_of_udp_have_lines_that_say_how_they_ended() {
+    let folder = Folder::new();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut of_udp = spec(&[server.local_addr().unwrap()]);
+    of_udp.frontends[0].protocol = Protocol::Udp;
+    of_udp.frontends[0].udp = UdpSessions {
+        responses: Some(1),
+        idle_timeout: Duration::from_millis(300),
+        ..UdpSessions::default()
+    };
+    let lab = logging(of_udp, ALL, &folder.file());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(lab.addr()).unwrap();
+    client.send(b"answered").unwrap();
+    let mut buffer = [0; 16];
+    let (len, from) = server.recv_from(&mut buffer).unwrap();
+    server.send_to(&buffer[..len], from).unwrap();
+    client.recv(&mut buffer).unwrap();
+    let line = &lines(&folder.file(), 1)[0];
+    let client_at = client.local_addr().unwrap().to_string();
+    for (key, expected) in [
+        ("client", &*client_at),
+        ("source", &from.to_string()),
+        ("attempts", "1"),
+        ("bytes_tx", "8"),
+        ("bytes_rx", "8"),
+        ("end", "closed"),
+        ("flags", "--"),
+    ] {
+        assert_eq!(value(line, key), expected, "{key} in {line}");
+    }
+    client.send(b"not answered").unwrap();
+    let line = &lines(&folder.file(), 2)[1];
+    assert_eq!((value(line, "end"), value(line, "flags")), ("no_answer", "sD"), "{line}");
+    client.send(b"killed").unwrap();
+    wait_until("it is ended", || lab.proxy.end_connections(&FlowFilter::default()) == 1);
+    let line = &lines(&folder.file(), 3)[2];
+    assert_eq!((value(line, "end"), value(line, "flags")), ("killed", "KD"), "{line}");
 }

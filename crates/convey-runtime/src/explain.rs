@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use convey_core::selection::{Asker, Candidates};
-use convey_core::{Backend, Protocol, Reason, Server, Snapshot};
+use convey_core::{Backend, FlowCursor, FlowFilter, FlowRow, Net, Protocol, Reason, Server, Snapshot};
 use convey_engine::{DropReason, Explanation, Outcome, Step};
+use convey_proxy::Proxy;
 use convey_xdp::netlink;
 
 /// As IP numbers it.
@@ -135,6 +136,45 @@ impl Candidates for Room<'_> {
     fn passes_over(&self) -> bool {
         false
     }
+}
+
+/// The way of a datagram whose client has a session with a server already (UDP).
+pub(crate) fn session(
+    proxy: &Proxy,
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Option<Explanation> {
+    if protocol != Protocol::Udp {
+        return None;
+    }
+    let filter = FlowFilter {
+        protocol: Some(protocol),
+        client: Some(Net { address: source.ip(), bits: if source.is_ipv4() { 32 } else { 128 } }),
+        client_port: Some(source.port()),
+        vip: Some(destination.ip()),
+        vip_port: Some(destination.port()),
+        ..FlowFilter::default()
+    };
+    let FlowRow { frontend, server, stage, nat, .. } =
+        proxy.connections(&filter, FlowCursor::default(), 1).rows.pop()?;
+    let (backend, name, addr) = server?;
+    let frontend = frontend.to_string();
+    let (backend, name) = (backend.to_string(), name.to_string());
+    let steps = vec![
+        Step::Accepts { frontend: frontend.clone() },
+        Step::KnownFlow { state: stage.name() },
+        Step::Server { backend: backend.clone(), name: name.clone(), addr },
+        Step::OwnConnection,
+    ];
+    Some(Explanation {
+        frontend: Some(frontend),
+        server: Some((backend, name, addr)),
+        rewritten: nat.map(|nat| (nat, addr)),
+        outcome: Outcome::Connect,
+        steps,
+        ..Explanation::default()
+    })
 }
 
 /// The engine knows interfaces by number, people by name.

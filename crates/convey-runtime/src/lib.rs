@@ -320,7 +320,13 @@ impl Runtime {
         destination: SocketAddr,
     ) -> Option<Explanation> {
         match &self.engine {
-            Engine::Proxy(_) => Some(explain::proxied(&self.snapshot(), protocol, source, destination)),
+            Engine::Proxy(proxy) => {
+                let of_session = explain::session(proxy, protocol, source, destination);
+                Some(
+                    of_session
+                        .unwrap_or_else(|| explain::proxied(&self.snapshot(), protocol, source, destination)),
+                )
+            }
             Engine::Packet(packet) => {
                 packet.explain(protocol, source, destination).map(explain::with_interface_names)
             }

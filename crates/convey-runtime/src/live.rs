@@ -1,6 +1,6 @@
 //! Decisions as they are made, of every engine in one shape.
 
-use convey_core::{Protocol, Taken, Watching};
+use convey_core::{Taken, Watching};
 use convey_engine::{Explanation, LiveDecision, Outcome, Step};
 use convey_proxy::Choice;
 
@@ -36,7 +36,9 @@ impl LiveWatch {
     }
 }
 
-fn of_choice(Choice { at, client, listen, frontend, backend, balance, outcome }: Choice) -> LiveDecision {
+fn of_choice(
+    Choice { at, protocol, client, listen, frontend, backend, balance, outcome }: Choice,
+) -> LiveDecision {
     let mut e = Explanation { frontend: Some(frontend.to_string()), ..Explanation::default() };
     e.steps.push(Step::Accepts { frontend: frontend.to_string() });
     match outcome {
@@ -56,5 +58,5 @@ fn of_choice(Choice { at, client, listen, frontend, backend, balance, outcome }:
             e.outcome = Outcome::Close(reason);
         }
     }
-    LiveDecision { at, protocol: Protocol::Tcp, source: client, destination: listen, explanation: e }
+    LiveDecision { at, protocol, source: client, destination: listen, explanation: e }
 }

@@ -38,6 +38,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_connections: 0,
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Passthrough,

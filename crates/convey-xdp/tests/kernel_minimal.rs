@@ -44,6 +44,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         max_connections: 0,
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     };
     SnapshotSpec {
         mode: Mode::Dsr,

@@ -487,6 +487,7 @@ export interface NativeFrontend {
   /** New connections of one client a second; 0: no limit. */
   clientRate: number
   clientRateBurst: number
+  udp: NativeUdpSessions
 }
 
 export interface NativeFrontendStats {
@@ -870,6 +871,18 @@ export type NativeStep =
   | { kind: 'waits'; backend: string; waiting: number; queue: number }
   | { kind: 'tries_again'; backend: string; timeoutMs: number }
   | { kind: 'own_connection' }
+
+/** When the sessions of a UDP frontend end in proxy mode, and how many there may be. */
+export interface NativeUdpSessions {
+  /** At least 1. */
+  idleTimeoutMs: number
+  /** 0: no limit. */
+  maxSessions: number
+  /** Absent: nobody knows how many. */
+  responses?: number
+  /** 0: as many as come. */
+  requests: number
+}
 
 /** How XDP programs are attached. */
 export type NativeXdpMode = 'native' | 'generic'

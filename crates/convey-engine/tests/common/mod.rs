@@ -72,6 +72,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 max_connections: 0,
                 sockets: Default::default(),
                 admission: Default::default(),
+                udp: Default::default(),
             }
         })
         .collect();

@@ -77,9 +77,10 @@ fn flags(entry: &Entry, end: &str) -> (char, char) {
             Some(Side::Server) => ('s', 'D'),
             _ => ('c', 'D'),
         },
+        "no_answer" => ('s', 'D'),
         "queue_timeout" => ('s', 'Q'),
         "fds_exhausted" | "ports_exhausted" => ('R', 'C'),
-        "killed" | "drain_deadline" => ('K', state),
+        "killed" | "drain_deadline" | "leaving" => ('K', state),
         "internal" => ('I', state),
         // What the proxy refuses: limits, lists, rates, headers.
         _ => ('P', if state == 'Q' { 'R' } else { state }),

@@ -49,6 +49,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         max_connections: 0,
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     }
 }
 

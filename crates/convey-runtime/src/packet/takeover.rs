@@ -125,6 +125,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 max_connections: 0,
                 sockets: Default::default(),
                 admission: Default::default(),
+                udp: Default::default(),
             });
         }
     }

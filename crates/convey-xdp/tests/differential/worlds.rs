@@ -72,6 +72,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_connections: if small { 12 } else { 0 },
         sockets: Default::default(),
         admission: Default::default(),
+        udp: Default::default(),
     };
     let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
     let mut frontends = vec![
