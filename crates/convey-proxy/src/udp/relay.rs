@@ -121,6 +121,13 @@ impl Relay {
         let mut timer = pin!(sleep_until(tokio::time::Instant::now()));
         let mut armed = None;
         loop {
+            // Before the first wait, too: whoever was woken for that may have been the relay before this one.
+            match self.group.service() {
+                Service::Open => {}
+                Service::Leaving if self.group.has_sessions() => {}
+                Service::Leaving => return,
+                Service::Closed => return self.end_all(Reason::Leaving),
+            }
             self.rearm(&mut armed, timer.as_mut());
             let ready = poll_fn(|cx| {
                 if told.as_mut().poll(cx).is_ready() {
@@ -145,12 +152,6 @@ impl Relay {
                 ready.clear_ready();
             }
             self.expire(Instant::now());
-            match self.group.service() {
-                Service::Open => {}
-                Service::Leaving if self.group.has_sessions() => {}
-                Service::Leaving => return,
-                Service::Closed => return self.end_all(Reason::Leaving),
-            }
             if std::mem::take(&mut self.pause) {
                 tokio::time::sleep(ERROR_PAUSE).await;
             }
