@@ -220,11 +220,12 @@ export class ServerTable {
 
   /** From a timer or a socket, where nobody could be thrown at. Returns whether the data plane has it. */
   #publish(records: readonly ServerRecord[], what: string): boolean {
-    if (this.#closed) return false;
     try {
+      // Also while open connections are waited for: clients that wait may get a server yet.
       this.#dataplane.setServers(records.map(toUpdate));
       return true;
     } catch (error) {
+      if (this.#closed) return false;
       const why = error instanceof Error ? error.message : String(error);
       this.#reporter.fatal(`the data plane takes no ${what}: ${why}`);
       return false;

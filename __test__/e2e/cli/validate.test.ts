@@ -74,9 +74,9 @@ const REFUSED: Record<string, Case> = {
     text: `${PROXY}[frontends.more]\nlisten_addr = ":31900"\nbackend = "pool"\n`,
     says: /overlaps with frontend "web"/,
   },
-  "UDP in proxy mode": {
-    text: PROXY.replace("[backends", 'protocol = "udp"\n[backends'),
-    says: /UDP is not/,
+  "a key of TCP on a frontend of UDP": {
+    text: PROXY.replace("[backends", 'protocol = "udp"\nmptcp = true\n[backends'),
+    says: /is about TCP, and this frontend is of UDP/,
   },
   "the HTTP server on a frontend's port": { text: `${PROXY}[stats]\nport = 31900\n`, says: /is taken by/ },
   "the HTTP server on [::], which takes IPv4 too": {
