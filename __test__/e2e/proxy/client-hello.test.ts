@@ -137,7 +137,8 @@ test("curl and openssl s_client get the certificate of the backend that their na
   const { backends, frontends, reasons } = lb.stats();
   expect(NAMES.map((name) => backends[name]?.total_connections)).toEqual([3, 5, 2, 2]);
   expect(frontends.web).toMatchObject({ backend: "fallback", backends: [...NAMES].toSorted(byOrder) });
-  expect(reasons).toEqual({});
+  // s_client may leave while tickets are on their way to it, which is a reset.
+  expect(Object.keys(reasons).filter((reason) => reason !== "client_reset")).toEqual([]);
 });
 
 /** As the frontend names them: its own, by name, by protocol. */
