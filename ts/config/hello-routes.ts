@@ -12,6 +12,9 @@ export interface HelloRoute {
   backend: string;
 }
 
+/** As it is where nothing is written; written or not, it changes nothing. */
+export const DEFAULT_TIMEOUT_MS = 3000;
+
 const TABLES = ["sni", "alpn"] as const;
 
 /** The routes of a frontend, as far as they are strings. */
@@ -64,26 +67,27 @@ export function serverName(written: string): { ok: true; value: string } | { ok:
 /** What is wrong with names and protocols, and with routes where none can be. */
 export function helloRouteRules(view: View): Finding[] {
   return view.frontends.flatMap((frontend) => {
-    if (view.mode !== undefined && view.mode !== "proxy") return elsewhere(frontend, view.mode);
+    if (view.mode !== undefined && view.mode !== "proxy") {
+      const why = `is not available in ${view.mode} mode: a packet is sent on before a ClientHello is whole`;
+      return refused(frontend, why, 'nothing, or mode = "proxy"');
+    }
+    if (frontend.protocol === "udp") {
+      return refused(
+        frontend,
+        "is not available with UDP, which no ClientHello begins",
+        'nothing, or protocol = "tcp"',
+      );
+    }
     return [...names(frontend), ...protocols(frontend), ...references(frontend, view), ...idle(frontend)];
   });
 }
 
-function elsewhere({ name, table }: Frontend, mode: string): Finding[] {
+function refused({ name, table }: Frontend, why: string, expected: string): Finding[] {
   return [...TABLES, "client_hello_timeout_ms"].flatMap((key) => {
     const value = table[key];
     const isOff = value === undefined || (isTable(value) && Object.keys(value).length === 0);
-    if (isOff || (key === "client_hello_timeout_ms" && value === 3000)) return [];
-    return [
-      error(
-        ["frontends", name, key],
-        "key",
-        `is not available in ${mode} mode: a packet is sent on before a ClientHello is whole`,
-        {
-          expected: 'nothing, or mode = "proxy"',
-        },
-      ),
-    ];
+    if (isOff || value === DEFAULT_TIMEOUT_MS) return [];
+    return [error(["frontends", name, key], "key", why, { expected })];
   });
 }
 
@@ -134,7 +138,8 @@ function references(frontend: Frontend, { root, backends }: View): Finding[] {
 /** A time that nobody waits for. */
 function idle({ name, table }: Frontend): Finding[] {
   const routes = helloRoutes({ name, table }).length;
-  if (routes > 0 || table.client_hello_timeout_ms === undefined) return [];
+  const { client_hello_timeout_ms: timeout = DEFAULT_TIMEOUT_MS } = table;
+  if (routes > 0 || timeout === DEFAULT_TIMEOUT_MS) return [];
   return [
     {
       severity: "warning",

@@ -16,6 +16,7 @@ import {
   parseSocketAddress,
 } from "./address.ts";
 import { expandSource, parseCidr } from "./client-address.ts";
+import { DEFAULT_TIMEOUT_MS } from "./hello-routes.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { MOST_NETWORKS, parseNetwork } from "./networks.ts";
 import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
@@ -184,7 +185,10 @@ const burst = z.int().min(1).max(1_000_000).optional();
 const helloRoutes = z
   .record(
     z.string(),
-    z.string().register(wording, { type: "name of a backend", expected: "the name of a backend" }),
+    z
+      .string()
+      .register(wording, { type: "name of a backend", expected: "the name of a backend" })
+      .describe("The backend."),
   )
   .register(wording, {
     type: "table of names of backends",
@@ -435,7 +439,7 @@ export const frontendSchema = z
       ),
     client_hello_timeout_ms: milliseconds
       .min(1)
-      .default(3000)
+      .default(DEFAULT_TIMEOUT_MS)
       .describe(
         "With sni or alpn, milliseconds that a client may take to say its ClientHello: one that has said nothing by then goes to backend, one that has begun is closed.",
       ),

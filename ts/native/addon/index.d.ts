@@ -884,6 +884,7 @@ export type NativeStep =
   | { kind: 'at_limit'; backend: string }
   | { kind: 'waits'; backend: string; waiting: number; queue: number }
   | { kind: 'tries_again'; backend: string; timeoutMs: number }
+  | { kind: 'by_client_hello'; backend: string }
   | { kind: 'own_connection' }
 
 /** When the sessions of a UDP frontend end in proxy mode, and how many there may be. */
