@@ -13,7 +13,10 @@ use convey_proxy::client_hello::{LONGEST, LONGEST_HELLO, MOST_RECORDS, Parsed, p
 use lab::{Lab, PATIENCE, connect, echo, frontend, serve, spec, wait_until};
 use proptest::prelude::*;
 
-const FIXTURES: [(&str, &[u8], Option<&str>, &[&str]); 6] = [
+/// What it is, its bytes, its name and protocols.
+type Fixture = (&'static str, &'static [u8], Option<&'static str>, &'static [&'static str]);
+
+const FIXTURES: [Fixture; 6] = [
     ("curl", include_bytes!("fixtures/client_hello/curl.bin"), Some("app.example.com"), &["h2", "http/1.1"]),
     ("node", include_bytes!("fixtures/client_hello/node.bin"), Some("app.example.com"), &["http/1.1"]),
     (
