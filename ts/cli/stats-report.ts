@@ -134,7 +134,7 @@ export function frontendTable({ stats }: Reading, rate: Rates, width?: number): 
   const rows = Object.entries(stats.frontends).map(([name, it]) => [
     name,
     it.address || "closed",
-    it.backend,
+    (it.backends ?? [it.backend]).join(","),
     counted(it.current_connections),
     ...(rate?.(["frontend", name], it, stats) ?? []),
     counted(it.total_connections),

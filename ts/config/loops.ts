@@ -5,6 +5,7 @@
  * told. A weight of 0 changes nothing: the checks connect all the same, and weights change at run time.
  */
 import { isLoopback, isWildcard, type SocketAddress } from "./address.ts";
+import { backendsWritten } from "./hello-routes.ts";
 import { formatListen, isEverywhere, MAX_LISTEN } from "./listen.ts";
 import { describeValue, type Finding, type KeyPath, quote } from "./problem.ts";
 import { error, type Frontend, type Listen, type Server, sameAddress, type View } from "./view.ts";
@@ -64,14 +65,14 @@ function circles({ frontends, backends }: View, isLocal: LocalTest): Finding[] {
     }
   }
   const edges = new Map(
-    frontends.map((from) => [from.name, edgesOf(from, backends.get(from.backend ?? "")?.servers ?? [])]),
+    frontends.map((from) => [from.name, backendsWritten(from).flatMap((name) => edgesOf(from, name))]),
   );
 
-  function edgesOf(from: Frontend, servers: readonly Server[]): Edge[] {
-    return servers.flatMap((server) => {
+  function edgesOf(from: Frontend, backend: string): Edge[] {
+    return (backends.get(backend)?.servers ?? []).flatMap((server) => {
       const { addr } = server;
-      if (!addr || from.backend === undefined) return [];
-      const at = ["backends", from.backend, "servers", server.name, "addr"];
+      if (!addr) return [];
+      const at = ["backends", backend, "servers", server.name, "addr"];
       return (listening.get(addr.port) ?? []).flatMap(({ to, listen }) => {
         if (to.protocol !== from.protocol) return [];
         const why = accepts(listen, addr, isLocal);
@@ -141,10 +142,11 @@ function wayBack(
  */
 function statsAsServer({ stats, frontends, backends }: View, isLocal: LocalTest): Finding[] {
   if (!stats || stats.port === 0) return [];
-  return frontends.flatMap(({ backend, protocol }) =>
-    (backends.get(backend ?? "")?.servers ?? []).flatMap((server) => {
+  const tcp = frontends.filter(({ protocol }) => protocol !== "udp");
+  return tcp.flatMap(backendsWritten).flatMap((backend) =>
+    (backends.get(backend)?.servers ?? []).flatMap((server) => {
       const { addr } = server;
-      if (!addr || backend === undefined || protocol === "udp" || addr.port !== stats.port) return [];
+      if (!addr || addr.port !== stats.port) return [];
       // The HTTP server's [::] takes IPv4 too.
       const taken =
         sameAddress(stats, addr) ||

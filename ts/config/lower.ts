@@ -15,6 +15,7 @@ import type {
 } from "../native/addon/index.js";
 import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
+import { serverName } from "./hello-routes.ts";
 import { listenAddresses } from "./listen.ts";
 import {
   type Balance,
@@ -73,6 +74,12 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       listen: listenAddresses(frontend).map(hostPort),
       protocol: frontend.protocol,
       backend: frontend.backend,
+      sni: Object.entries(frontend.sni ?? {}).map(([written, backend]) => {
+        const name = serverName(written);
+        return { says: name.ok ? name.value : written, backend };
+      }),
+      alpn: Object.entries(frontend.alpn ?? {}).map(([says, backend]) => ({ says, backend })),
+      clientHelloTimeoutMs: frontend.client_hello_timeout_ms,
       maxConnections: frontend.max_connections,
       tcpUserTimeoutMs: frontend.tcp_user_timeout_ms,
       tcpFastOpen: frontend.tcp_fast_open,

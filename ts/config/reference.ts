@@ -1,5 +1,6 @@
 /** The reference of all keys as a Markdown table, made from the schema. */
 import { z } from "zod";
+import { wording } from "./schema.ts";
 import { core, tables, typeOf } from "./shape.ts";
 
 /** Markers in samples/README.md between which the table stands. */
@@ -11,7 +12,9 @@ export function configTable(): string {
   const rows = tables().flatMap(({ path, schema }) =>
     Object.entries(schema.shape).flatMap(([key, child]) => {
       const inner = core(child);
-      if (inner instanceof z.ZodObject || inner instanceof z.ZodRecord) return [];
+      // Tables have rows of their own, but for those whose keys are the user's and whose values are all.
+      const isTable = inner instanceof z.ZodObject || inner instanceof z.ZodRecord;
+      if (isTable && wording.get(inner) === undefined) return [];
       const meaning = (child as z.ZodType).description ?? "";
       return [[`\`${[...path, key].join(".")}\``, typeOf(child), defaultOf(child), meaning]];
     }),

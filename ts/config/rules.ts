@@ -9,6 +9,7 @@ import { balanceRules } from "./balance.ts";
 import { clientAddressRules } from "./client-address.ts";
 import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
+import { backendsWritten, helloRouteRules } from "./hello-routes.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { entriesOf } from "./include.ts";
 import { listenerRules, packetListenerRules } from "./listeners.ts";
@@ -47,6 +48,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...clientAddressRules(view),
     ...udpRules(view),
     ...healthCheckRules(view),
+    ...helloRouteRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),
@@ -54,12 +56,15 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
   ];
 }
 
-function names({ root, backends }: View): Finding[] {
+function names({ root, frontends, backends }: View): Finding[] {
   // zod's record passes over this one name, since assigning it would change the object's prototype.
   const reserved = "__proto__";
   const places: [KeyPath, unknown][] = [
     [["frontends"], root.frontends],
     [["backends"], root.backends],
+    ...frontends.flatMap(({ name, table }): [KeyPath, unknown][] =>
+      ["sni", "alpn"].map((key) => [["frontends", name, key], table[key]]),
+    ),
     ...[...backends.values()].map((b): [KeyPath, unknown] => [
       ["backends", b.name, "servers"],
       b.table.servers,
@@ -87,9 +92,10 @@ function references({ root, frontends, backends }: View): Finding[] {
   const known = [...backends.keys()];
   const findings: Finding[] = [];
   const used = new Set<string>();
-  for (const { name, backend } of frontends) {
+  for (const frontend of frontends) {
+    const { name, backend } = frontend;
+    for (const one of backendsWritten(frontend)) used.add(one);
     if (backend === undefined) continue;
-    used.add(backend);
     if (Object.hasOwn(root.backends, backend)) continue;
     const suggestion = nearest(backend, known);
     findings.push(

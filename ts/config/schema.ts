@@ -16,6 +16,7 @@ import {
   parseSocketAddress,
 } from "./address.ts";
 import { expandSource, parseCidr } from "./client-address.ts";
+import { DEFAULT_TIMEOUT_MS } from "./hello-routes.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { MOST_NETWORKS, parseNetwork } from "./networks.ts";
 import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
@@ -179,6 +180,20 @@ const networks = z
 
 const connectionRate = z.int().min(0).max(1_000_000).default(0);
 const burst = z.int().min(1).max(1_000_000).optional();
+
+/** Backends by what a ClientHello says. The rules check names, once for all of a frontend. */
+const helloRoutes = z
+  .record(
+    z.string(),
+    z
+      .string()
+      .register(wording, { type: "name of a backend", expected: "the name of a backend" })
+      .describe("The backend."),
+  )
+  .register(wording, {
+    type: "table of names of backends",
+    expected: 'a table of names of backends, such as { "app.example.com" = "app" }',
+  });
 
 /** As the kernel takes them: at most 15 characters, no slash, no space. */
 const interfaceNames = z
@@ -412,6 +427,22 @@ export const frontendSchema = z
       .string()
       .register(wording, { type: "name of a backend", expected: "the name of a backend" })
       .describe("The backend that serves this frontend."),
+    sni: helloRoutes
+      .optional()
+      .describe(
+        'Backends by the server name that a TLS client asks for, proxy mode: "app.example.com" or "*.example.com", which is any name below; TLS is not ended. The whole name comes before the longest wildcard, that before alpn and that before backend.',
+      ),
+    alpn: helloRoutes
+      .optional()
+      .describe(
+        'Backends by the first protocol offered in ALPN that has a route here, such as "h2", where sni has none for the name, proxy mode; "acme-tls/1", offered alone, comes before sni.',
+      ),
+    client_hello_timeout_ms: milliseconds
+      .min(1)
+      .default(DEFAULT_TIMEOUT_MS)
+      .describe(
+        "With sni or alpn, milliseconds that a client may take to say its ClientHello: one that has said nothing by then goes to backend, one that has begun is closed.",
+      ),
     protocol: protocolSchema.default("tcp").describe("The protocol."),
     max_connections: count
       .default(0)

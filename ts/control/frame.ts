@@ -50,7 +50,14 @@ export type Counted = { open?: number; total?: number; tx: number; rx: number | 
 /** Connections and bytes per second, absent or null as in `Counted`. */
 export type Rated = { rates: { connections?: number; tx: number; rx: number | null } };
 
-export type FrontendRow = Counted & { name: string; address: string; backend: string; reasons: Reasons };
+export type FrontendRow = Counted & {
+  name: string;
+  address: string;
+  backend: string;
+  /** Every backend that it may send to, its own first. */
+  backends: readonly string[];
+  reasons: Reasons;
+};
 
 /** Connections that wait now, those that have waited or wait, and those that waited in vain; absent where none can. */
 export type BackendRow = Counted & {

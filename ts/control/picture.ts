@@ -23,6 +23,8 @@ const STEP_SECONDS = 15;
 const STEPS = 60;
 /** A backend's open connections, a value a second. */
 const SECONDS = 900;
+/** Of a frontend that is going. One array, so that it is the same from sample to sample. */
+const NONE: readonly string[] = [];
 /** Backends whose open connections a full picture tells over time. */
 const BACKENDS_OVER_TIME = 8;
 
@@ -79,7 +81,8 @@ export class Picture {
       note(changes.frontends, i, kept.row, {
         ...now,
         address: frontend.address,
-        backend: context.routes.get(frontend.name) ?? "",
+        backend: context.routes.get(frontend.name)?.[0] ?? "",
+        backends: context.routes.get(frontend.name) ?? NONE,
         reasons: same(reasons, frontend.reasons) ? reasons : table(frontend.reasons),
       });
     });
@@ -187,7 +190,7 @@ export class Picture {
     this.#frontends = native.frontends.map(
       ({ name, address, counters }) =>
         frontends.get(name) ?? {
-          row: { name, address, backend: "", ...counted(counters, visible), reasons: {} },
+          row: { name, address, backend: "", backends: NONE, ...counted(counters, visible), reasons: {} },
           rates: none(visible),
         },
     );

@@ -1,4 +1,5 @@
 /** Whether new traffic should be sent to this balancer. */
+import { backendsOf } from "../config/hello-routes.ts";
 import type { Config } from "../config/schema.ts";
 import { takesConnections } from "./slow-start.ts";
 import type { ServerRecords } from "./states.ts";
@@ -12,11 +13,15 @@ export type Readiness = {
   frontends: Record<string, boolean>;
 };
 
-/** Ready: not closing, and every frontend has a server that would be given a connection. */
+/**
+ * Ready: not closing, and every frontend has a server that would be given a connection. One that routes by ClientHello
+ * is ready while any of its backends has one: one name out of many must not take all the others out of service.
+ */
 export function readiness(config: Config, records: ServerRecords, draining: boolean): Readiness {
   const serving = new Set([...records.values()].filter(takesConnections).map(({ backend }) => backend));
   const frontends = Object.entries(config.frontends).map(
-    ([name, { backend }]) => [name, !draining && serving.has(backend)] as const,
+    ([name, frontend]) =>
+      [name, !draining && backendsOf(frontend).some((backend) => serving.has(backend))] as const,
   );
   const without = frontends.filter(([, ready]) => !ready).map(([name]) => name);
   const reason = draining

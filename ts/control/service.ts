@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { isWildcard, parseSocketAddress, type SocketAddress } from "../config/address.ts";
 import { findGroup } from "../config/group.ts";
+import { backendsOf } from "../config/hello-routes.ts";
 import { listenAddresses } from "../config/listen.ts";
 import { lower } from "../config/lower.ts";
 import type { Problem } from "../config/problem.ts";
@@ -185,7 +186,7 @@ export class Service {
       configVersion: this.#version,
       draining,
       records: this.servers.records,
-      routes: new Map(Object.entries(frontends).map(([name, f]) => [name, f.backend])),
+      routes: new Map(Object.entries(frontends).map(([name, f]) => [name, backendsOf(f)])),
       lastCheck: (key) => this.#health.lastCheck(key),
       lastReload,
       isRuntime,
@@ -210,7 +211,9 @@ export class Service {
     assertOpen();
     if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
     const explanation = toExplanation(flow.value, native);
-    const backend = this.#config.frontends[explanation.frontend ?? ""]?.backend;
+    // Of several, which one it is depends on what the client says.
+    const backend =
+      explanation.server?.backend ?? this.#config.frontends[explanation.frontend ?? ""]?.backend;
     const down = [...this.servers.records.values()].filter(
       (record) => record.backend === backend && !record.up,
     );

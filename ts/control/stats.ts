@@ -82,6 +82,8 @@ export type FrontendStats = CounterStats & {
   /** Where it listens, with the port the kernel chose; "" while it does not. */
   address: string;
   backend: string;
+  /** Every backend that it may send to, its own first; only where it routes by ClientHello. */
+  backends?: string[];
   reasons: Reasons;
 };
 
@@ -178,8 +180,8 @@ export type StatsContext = {
   configVersion: number;
   draining: boolean;
   records: ServerRecords;
-  /** Frontend name → backend name. */
-  routes: ReadonlyMap<string, string>;
+  /** Frontend name → names of the backends that it may send to, its own first. */
+  routes: ReadonlyMap<string, readonly string[]>;
   lastCheck: (key: string) => LastCheck | undefined;
   lastReload: ReloadStatus | undefined;
   isRuntime: (key: string) => boolean;
@@ -214,12 +216,17 @@ export function buildStats(native: NativeStats, context: StatsContext): Stats {
         {
           ...counters(frontend.counters),
           address: frontend.address,
-          backend: context.routes.get(frontend.name) ?? "",
+          ...routed(context.routes.get(frontend.name)),
           reasons: reasons(frontend.reasons),
         },
       ]),
     ),
   };
+}
+
+/** The backend of a frontend, and all of them where there are more. */
+export function routed(backends: readonly string[] = []): Pick<FrontendStats, "backend" | "backends"> {
+  return { backend: backends[0] ?? "", ...(backends.length > 1 ? { backends: [...backends] } : {}) };
 }
 
 /** What stands beside frontends, backends and uptime. */

@@ -84,6 +84,8 @@ export function wording(finding: Finding): string {
       return `server "${finding.name}" is down${finding.cause === "" ? "" : `: ${finding.cause}`}`;
     case "more_servers_down":
       return `and ${finding.count} more servers are down`;
+    case "by_client_hello":
+      return `its ClientHello, which is not known here, may lead it elsewhere by name or protocol; without a route it goes to backend "${finding.backend}":`;
     case "own_connection":
       return "the connection to the server is one of the balancer's own";
     default:

@@ -202,7 +202,7 @@ function FrontendLine({ stats, name, frontend }: { stats: Stats; name: string; f
     <tr>
       <th scope="row">{name}</th>
       <td>{frontend.address || "closed"}</td>
-      <td>{frontend.backend}</td>
+      <td>{(frontend.backends ?? [frontend.backend]).join(", ")}</td>
       <CounterCells stats={stats} counters={frontend} />
     </tr>
   );

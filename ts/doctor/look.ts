@@ -1,5 +1,6 @@
 /** What the balancer's checks look at: the host, the configuration, and what the data plane says of both. */
 import { parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import { backendsOf } from "../config/hello-routes.ts";
 import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeHostReport } from "../native/index.ts";
@@ -61,7 +62,7 @@ export function frontends({ config }: Look): Frontend[] {
 
 /** Servers that a frontend uses and that have a weight. */
 export function servers({ config }: Look): Server[] {
-  const used = new Set(Object.values(config.frontends).map(({ backend }) => backend));
+  const used = new Set(Object.values(config.frontends).flatMap(backendsOf));
   return Object.entries(config.backends)
     .filter(([backend]) => used.has(backend))
     .flatMap(([backend, { servers, dsr_method }]) =>

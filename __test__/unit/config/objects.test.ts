@@ -25,6 +25,7 @@ test("defaults are applied to what is left out, and to nothing else", () => {
           tcp_fast_open: 0,
           mptcp: false,
           accept_proxy: false,
+          client_hello_timeout_ms: 3000,
           proxy_header_timeout_ms: 3000,
           max_connection_rate: 0,
           max_connection_rate_per_client: 0,

@@ -64,7 +64,7 @@ function world(n: number, mode: StatsContext["mode"] = "proxy") {
       configVersion: version,
       draining: false,
       records,
-      routes: new Map([["web", "pool"]]),
+      routes: new Map([["web", ["pool"]]]),
       lastCheck: (key) => checks.get(key),
       lastReload: undefined,
       isRuntime: () => false,

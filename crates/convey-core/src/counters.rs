@@ -240,6 +240,12 @@ reasons! {
     AcceptFailed = "accept_failed",
     /// Every allowed attempt to reach a server failed; the client was closed.
     RetriesExhausted = "retries_exhausted",
+    /// The ClientHello by which a backend is chosen had begun and was not whole in time; the client was closed.
+    ClientHelloTimeout = "client_hello_timeout",
+    /// The client ended its connection before its ClientHello was whole, or said nothing at all.
+    ClientHelloMissing = "client_hello_missing",
+    /// The ClientHello was longer than may be; the client was closed.
+    ClientHelloTooLong = "client_hello_too_long",
     /// A peer that is not among those trusted connected where clients are told by PROXY headers; it was closed.
     ProxyUntrusted = "proxy_untrusted",
     /// The PROXY header did not come in time; the peer was closed.

@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod event;
 pub mod flow_list;
+pub mod hello_routes;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
@@ -23,6 +24,7 @@ pub use client_address::{AcceptProxy, ProxyVersion, Source};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
+pub use hello_routes::{HelloRoutes, HelloRoutesSpec};
 pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::admission::{Admission, AdmissionSpec, CLIENT_IPV6_PREFIX};
 use crate::client_address::{AcceptProxy, ProxyVersion, Source};
 use crate::counters::{ConnCounters, ReasonCounters};
+use crate::hello_routes::{HelloRoutes, HelloRoutesSpec};
 use crate::selection::{Balance, Part, SLOW_START_STEPS, Selector};
 use crate::source_pool::Sources;
 use crate::wait_queue::WaitQueue;
@@ -130,6 +131,8 @@ pub struct FrontendSpec {
     pub backend: String,
     /// Whether and from whom it takes PROXY headers (proxy mode).
     pub accept_proxy: Option<AcceptProxy>,
+    /// Other backends by what a ClientHello says; none: nothing is looked at (proxy mode).
+    pub hello_routes: Option<HelloRoutesSpec>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -207,10 +210,12 @@ pub struct Frontend {
     pub listen: Vec<SocketAddr>,
     /// Layer-4 protocol.
     pub protocol: Protocol,
-    /// Index into [`Snapshot::backends`].
+    /// Index into [`Snapshot::backends`]; of a frontend with routes, the default.
     pub backend: usize,
     /// Whether and from whom it takes PROXY headers.
     pub accept_proxy: Option<AcceptProxy>,
+    /// Other backends by what a ClientHello says. Boxed, since few frontends have any.
+    pub hello_routes: Option<Box<HelloRoutes>>,
     /// Connections open at once; 0 means no limit.
     pub max_connections: u64,
     /// What its sockets are set to.
@@ -362,21 +367,25 @@ impl Snapshot {
             .iter()
             .map(|f| {
                 let old = previous.and_then(|p| p.frontends.iter().find(|o| *o.name == *f.name));
-                Frontend {
+                let hello_routes = f.hello_routes.as_ref();
+                let hello_routes =
+                    hello_routes.map(|r| HelloRoutes::new(&f.name, r, &backend_index)).transpose()?;
+                Ok(Frontend {
                     name: old.map_or_else(|| f.name.as_str().into(), |o| o.name.clone()),
                     listen: f.listen.clone(),
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
                     accept_proxy: f.accept_proxy.clone(),
+                    hello_routes: hello_routes.map(Box::new),
                     max_connections: f.max_connections,
                     sockets: f.sockets,
                     admission: Admission::new(&f.admission, old.map(|o| &o.admission)),
                     udp: f.udp,
                     counters: old.map_or_else(new_counters, |o| o.counters.clone()),
                     reasons: old.map(|o| o.reasons.clone()).unwrap_or_default(),
-                }
+                })
             })
-            .collect();
+            .collect::<Result<_, SpecError>>()?;
         drop(backend_index);
         Ok(Self {
             version: previous.map_or(1, |p| p.version + 1),

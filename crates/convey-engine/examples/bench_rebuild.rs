@@ -41,6 +41,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         backend: format!("b{b}"),
         accept_proxy: None,
         max_connections: 0,
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),

@@ -195,6 +195,8 @@ pub enum Step {
     Waits { backend: String, waiting: u64, queue: u64 },
     /// It waits for a server this long (proxy mode).
     TriesAgain { backend: String, timeout_ms: u64 },
+    /// Its ClientHello may lead it to other backends, and is not known; without a route it is this one (proxy mode).
+    ByClientHello { backend: String },
     /// The connection to the server is one of the balancer's own (proxy mode).
     OwnConnection,
 }

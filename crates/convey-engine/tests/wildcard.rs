@@ -19,6 +19,7 @@ fn frontend(name: &str, listen: &str) -> FrontendSpec {
         backend: if listen.is_ipv4() { "v4" } else { "v6" }.into(),
         accept_proxy: None,
         max_connections: 0,
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, Limits, Mode, Prefix, Protocol,
-    ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, UdpSessions, Waiting,
+    AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, HelloRoutesSpec, Limits, Mode,
+    Prefix, Protocol, ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, UdpSessions,
+    Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -159,6 +160,12 @@ pub struct NativeFrontend {
     pub protocol: NativeProtocol,
     /// Name of a backend.
     pub backend: String,
+    /// Other backends by the server name of a ClientHello, `*.suffix` included (proxy mode).
+    pub sni: Vec<NativeHelloRoute>,
+    /// Other backends by the protocols that a ClientHello offers (proxy mode).
+    pub alpn: Vec<NativeHelloRoute>,
+    /// How long a client may take to say its hello.
+    pub client_hello_timeout_ms: u32,
     /// Connections open at once; 0: no limit.
     pub max_connections: u32,
     /// Towards clients; 0: as the kernel has it.
@@ -198,6 +205,15 @@ pub struct NativeUdpSessions {
     pub responses: Option<u32>,
     /// 0: as many as come.
     pub requests: u32,
+}
+
+/// The backend of those who say this in their ClientHello.
+#[napi(object)]
+pub struct NativeHelloRoute {
+    /// A server name, `*.` and a suffix, or a protocol.
+    pub says: String,
+    /// Name of a backend.
+    pub backend: String,
 }
 
 /// A pool of servers.
@@ -401,6 +417,15 @@ impl From<&NativeXdpMode> for XdpMode {
 }
 
 impl NativeFrontend {
+    fn hello_routes(&mut self) -> Option<HelloRoutesSpec> {
+        let pairs = |routes: &mut Vec<NativeHelloRoute>| -> Vec<_> {
+            routes.drain(..).map(|route| (route.says, route.backend)).collect()
+        };
+        let (sni, alpn) = (pairs(&mut self.sni), pairs(&mut self.alpn));
+        let timeout = ms(self.client_hello_timeout_ms);
+        (!sni.is_empty() || !alpn.is_empty()).then_some(HelloRoutesSpec { sni, alpn, timeout })
+    }
+
     fn accept_proxy(&self) -> Result<Option<AcceptProxy>> {
         if !self.accept_proxy {
             return Ok(None);
@@ -410,10 +435,11 @@ impl NativeFrontend {
         Ok(Some(AcceptProxy { trusted, timeout: ms(self.proxy_header_timeout_ms) }))
     }
 
-    fn into_spec(self) -> Result<FrontendSpec> {
+    fn into_spec(mut self) -> Result<FrontendSpec> {
         let accept_proxy = self.accept_proxy()?;
         Ok(FrontendSpec {
             accept_proxy,
+            hello_routes: self.hello_routes(),
             listen: {
                 let field = format!("frontends.{}.listen_addr", self.name);
                 self.listen.iter().map(|at| addr(&field, at)).collect::<Result<_>>()?

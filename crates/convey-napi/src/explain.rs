@@ -100,6 +100,7 @@ pub enum NativeStep {
     AtLimit { backend: String },
     Waits { backend: String, waiting: f64, queue: f64 },
     TriesAgain { backend: String, timeout_ms: f64 },
+    ByClientHello { backend: String },
     OwnConnection,
 }
 
@@ -171,6 +172,7 @@ impl From<Step> for NativeStep {
             Step::TriesAgain { backend, timeout_ms } => {
                 Self::TriesAgain { backend, timeout_ms: timeout_ms as f64 }
             }
+            Step::ByClientHello { backend } => Self::ByClientHello { backend },
             Step::OwnConnection => Self::OwnConnection,
         }
     }

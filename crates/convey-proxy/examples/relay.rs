@@ -83,6 +83,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr], protocol: Protocol) -> Snaps
             backend: "pool".to_owned(),
             accept_proxy: None,
             max_connections: 0,
+            hello_routes: None,
             sockets: Default::default(),
             admission: Default::default(),
             udp: UdpSessions {

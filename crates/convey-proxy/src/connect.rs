@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::choice;
+use crate::client_hello;
 use crate::connections::{Connected, Connection, Listed};
 use crate::events::Subject;
 use crate::introduce::introduce;
@@ -33,7 +34,7 @@ use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
 use crate::source::{SourceUnavailable, begin};
-use crate::waiting::{self, Standing};
+use crate::waiting::{self, Standing, Waits};
 use crate::worker::Worker;
 
 /// As IP numbers it.
@@ -60,7 +61,7 @@ pub(crate) async fn serve(
             Ok(connected) => connected,
             Err(reason) => {
                 let frontend = &published.snapshot.frontends[frontend];
-                let backend = &published.snapshot.backends[frontend.backend];
+                let backend = led_to(&published, frontend, &listed.connection);
                 let ends = listed.connection.ends();
                 choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
                 listed.connection.story().ends(Fate::Ended(reason));
@@ -73,6 +74,14 @@ pub(crate) async fn serve(
     drop(published);
     relay::run(client, server, &meters, limits, timer).await;
     drop((place, listed));
+}
+
+/// The backend that a connection of `frontend` goes to.
+fn led_to<'a>(published: &'a Published, frontend: &Frontend, connection: &Connection) -> &'a Backend {
+    let backends = &published.snapshot.backends;
+    let own = &backends[frontend.backend];
+    let name = connection.backend();
+    if own.name == *name { own } else { backends.iter().find(|b| b.name == *name).unwrap_or(own) }
 }
 
 /// Dropped with its client's task while that looks for a server: the proxy closes, or an operator has ended it.
@@ -97,10 +106,29 @@ fn reach<'a>(
     published: &'a Published,
     for_whom: (usize, &'a Arc<Connection>),
     (client, spare): (&'a TcpStream, Option<Spare>),
-    timer: Pin<&'a mut Sleep>,
+    mut timer: Pin<&'a mut Sleep>,
 ) -> impl Future<Output = Result<Reached, Reason>> + 'a {
     async move {
-        let cut = CutWithoutServer { worker, connection: for_whom.1 };
+        let (frontend, connection) = for_whom;
+        let cut = CutWithoutServer { worker, connection };
+        let frontend = &published.snapshot.frontends[frontend];
+        let mut backend = frontend.backend;
+        if let Some(routes) = &frontend.hello_routes {
+            // Boxed, so that connections without do not carry room for it.
+            let waits = Waits::begins(worker, frontend);
+            let chosen = Box::pin(client_hello::choose(client, frontend, routes, timer.as_mut())).await;
+            match waits.over(chosen) {
+                Ok(chosen) => backend = chosen,
+                Err(reason) => {
+                    std::mem::forget(cut);
+                    return Err(reason);
+                }
+            }
+            if backend != frontend.backend {
+                connection.is_routed(&published.snapshot.backends[backend].name);
+            }
+        }
+        let for_whom = (frontend, backend, connection);
         let mut reached = pin!(waiting::reach(worker, published, for_whom, (client, spare), timer));
         let mut left = pin!(left(client));
         let outcome = poll_fn(|cx| match reached.as_mut().poll(cx) {

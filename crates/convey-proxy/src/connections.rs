@@ -30,8 +30,10 @@ pub(crate) struct Connection {
     frontend: Arc<str>,
     /// Where its frontend listens.
     listen: SocketAddr,
-    /// Of its frontend now.
+    /// Of its frontend.
     backend: Arc<str>,
+    /// Where its hello has led it elsewhere.
+    routed: OnceLock<Arc<str>>,
     since: Instant,
     server: OnceLock<Connected>,
     /// To the server, to the client. One task writes.
@@ -67,6 +69,16 @@ impl Connection {
     /// It is served by this task.
     pub fn runs_as(&self, task: AbortHandle) {
         let _ = self.task.set(task);
+    }
+
+    /// Its backend is not its frontend's own.
+    pub fn is_routed(&self, backend: &Arc<str>) {
+        let _ = self.routed.set(backend.clone());
+    }
+
+    /// The backend that it goes to.
+    pub fn backend(&self) -> &Arc<str> {
+        self.routed.get().unwrap_or(&self.backend)
     }
 
     /// A server is tried.
@@ -123,8 +135,8 @@ impl Connection {
 
     fn is_taken_by(&self, filter: &FlowFilter) -> bool {
         let takes_server = match self.server.get() {
-            Some(server) => filter.takes_server(&self.backend, &server.name),
-            None => filter.takes_no_server() && filter.takes_server(&self.backend, ""),
+            Some(server) => filter.takes_server(self.backend(), &server.name),
+            None => filter.takes_no_server() && filter.takes_server(self.backend(), ""),
         };
         takes_server
             && !self.ended.load(Relaxed)
@@ -143,7 +155,7 @@ impl Connection {
             client: self.client,
             frontend: self.frontend.clone(),
             vip: self.listen,
-            server: server.map(|s| (self.backend.clone(), s.name.clone(), s.addr)),
+            server: server.map(|s| (self.backend().clone(), s.name.clone(), s.addr)),
             stage: self.stage(),
             age: Some(self.since.elapsed()),
             idle,
@@ -227,6 +239,7 @@ impl Connections {
             frontend: frontend.clone(),
             listen,
             backend: backend.clone(),
+            routed: OnceLock::new(),
             since: Instant::now(),
             server: OnceLock::new(),
             bytes: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -311,7 +324,7 @@ impl Listed {
             client: connection.client,
             listen: connection.listen,
             frontend: connection.frontend.clone(),
-            backend: connection.backend.clone(),
+            backend: connection.backend().clone(),
             server: server.map(|s| Got { name: s.name.clone(), addr: s.addr, source: s.source }),
             total: connection.since.elapsed(),
             bytes: [connection.bytes[0].load(Relaxed), connection.bytes[1].load(Relaxed)],

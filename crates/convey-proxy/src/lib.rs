@@ -16,6 +16,7 @@ mod accept;
 mod arrive;
 mod bind_no_port;
 mod choice;
+pub mod client_hello;
 mod connect;
 mod connections;
 mod descriptors;

@@ -48,17 +48,16 @@ impl Standing {
     }
 }
 
-/// Tries to reach a server of `frontend`'s backend as long as may be waited for one. No `async fn`, which would keep its
+/// Tries to reach a server of a backend, given by its index, as long as may be waited for one. No `async fn`, which would keep its
 /// arguments twice.
 pub(crate) fn reach<'a>(
     worker: &'a Arc<Worker>,
     published: &'a Published,
-    (frontend, connection): (usize, &'a Arc<Connection>),
+    (frontend, backend, connection): (&'a Frontend, usize, &'a Arc<Connection>),
     (client, spare): (&'a TcpStream, Option<Spare>),
     mut timer: Pin<&'a mut Sleep>,
 ) -> impl Future<Output = Result<Reached, Reason>> + 'a {
-    let frontend = &published.snapshot.frontends[frontend];
-    let backend = &published.snapshot.backends[frontend.backend];
+    let backend = &published.snapshot.backends[backend];
     let mut standing = Standing { spare, ..Standing::default() };
     async move {
         let mut reason = Reason::LimitBackend;
@@ -158,7 +157,7 @@ impl Patience {
         let Some(until) = until.filter(|until| now < *until) else {
             return Err(if queues { timed_out(backend) } else { reason });
         };
-        let waits = Waits { worker, frontend, waiting: true };
+        let waits = Waits::begins(worker, frontend);
         if failed || !queues {
             self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
             timer.as_mut().reset(until.min(now + self.pause));
@@ -191,15 +190,19 @@ fn timed_out(backend: &Backend) -> Reason {
     Reason::QueueTimeout
 }
 
-/// A connection that waits; when the proxy closes meanwhile, it is cut by the drain deadline.
-struct Waits<'a> {
+/// A connection that waits for a server or for what says which; when the proxy closes meanwhile, it is cut by the drain deadline.
+pub(crate) struct Waits<'a> {
     worker: &'a Worker,
     frontend: &'a Frontend,
     waiting: bool,
 }
 
-impl Waits<'_> {
-    fn over<T>(mut self, outcome: T) -> T {
+impl<'a> Waits<'a> {
+    pub fn begins(worker: &'a Worker, frontend: &'a Frontend) -> Self {
+        Self { worker, frontend, waiting: true }
+    }
+
+    pub fn over<T>(mut self, outcome: T) -> T {
         self.waiting = false;
         outcome
     }

@@ -47,6 +47,9 @@ pub(crate) fn proxied(
         }
     }
     let Some(backend) = snapshot.backends.get(frontend.backend) else { return e };
+    if frontend.hello_routes.is_some() {
+        e.steps.push(Step::ByClientHello { backend: backend.name.to_string() });
+    }
     let selector = &backend.selector;
     if !selector.has_weight() {
         e.steps.push(Step::NoServer { backend: backend.name.to_string() });

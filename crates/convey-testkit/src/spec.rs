@@ -36,6 +36,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         backend: "b".into(),
         accept_proxy: None,
         max_connections: 0,
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),

@@ -42,6 +42,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         backend: "pool".into(),
         accept_proxy: None,
         max_connections: 0,
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),

@@ -45,7 +45,7 @@ const line0 = (server: string | undefined): HTMLElement =>
 function found(model: Model): Item[] {
   const { overview, backends, frontends, at } = model;
   const { last_reload: reload } = overview;
-  const used = new Set(frontends.map(({ backend }) => backend));
+  const used = new Set(frontends.flatMap(({ backends }) => backends));
   return [
     ...(reload?.result === "rejected"
       ? [
@@ -97,7 +97,7 @@ function found(model: Model): Item[] {
 }
 
 function reached(backend: Backend, { frontends }: Model): string {
-  const names = frontends.filter((one) => one.backend === backend.name).map(({ name }) => name);
+  const names = frontends.filter((one) => one.backends.includes(backend.name)).map(({ name }) => name);
   return names.length === 0 ? "" : `: frontend ${names.join(", ")} refuses them`;
 }
 

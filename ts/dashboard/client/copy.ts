@@ -21,7 +21,7 @@ export function asText(model: Model, visible: ReadonlySet<number>): string {
       ...frontends.map((f) => [
         f.name,
         f.address || "closed",
-        f.backend,
+        f.backends.join(","),
         counted(f.open),
         counted(f.total),
         size(f.tx),

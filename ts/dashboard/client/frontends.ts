@@ -96,7 +96,9 @@ class Row {
     while (this.#dots.childElementCount > shown.length) this.#dots.lastElementChild?.remove();
     for (const [i, { state }] of shown.entries())
       setAttribute(this.#dots.children[i] as Element, "class", state);
-    setText(this.#tally, tally(servers));
+    const others = frontend.backends.slice(1);
+    const routed = others.length === 0 ? "" : `; by ClientHello also ${others.join(", ")}`;
+    setText(this.#tally, `${tally(servers)}${routed}`);
     const refused = Object.values(frontend.reasons).reduce((sum, n) => sum + n, 0);
     const { rates } = frontend;
     const texts = [

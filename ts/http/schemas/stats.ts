@@ -40,7 +40,15 @@ const backendStatsSchema = z
   .openapi("BackendStats");
 
 const frontendStatsSchema = z
-  .object({ ...counters, address: z.string(), backend: z.string(), reasons })
+  .object({
+    ...counters,
+    address: z.string(),
+    backend: z.string(),
+    backends: z.array(z.string()).optional().openapi({
+      description: "Every backend that it may send to, its own first; only where it routes by ClientHello.",
+    }),
+    reasons,
+  })
   .openapi("FrontendStats");
 
 const packetStats = {

@@ -462,6 +462,12 @@ export interface NativeFrontend {
   protocol: NativeProtocol
   /** Name of a backend. */
   backend: string
+  /** Other backends by the server name of a ClientHello, `*.suffix` included (proxy mode). */
+  sni: Array<NativeHelloRoute>
+  /** Other backends by the protocols that a ClientHello offers (proxy mode). */
+  alpn: Array<NativeHelloRoute>
+  /** How long a client may take to say its hello. */
+  clientHelloTimeoutMs: number
   /** Connections open at once; 0: no limit. */
   maxConnections: number
   /** Towards clients; 0: as the kernel has it. */
@@ -506,6 +512,14 @@ export interface NativeGuardDrops {
   fromServer: number
   /** ICMP errors about either. */
   icmpErrors: number
+}
+
+/** The backend of those who say this in their ClientHello. */
+export interface NativeHelloRoute {
+  /** A server name, `*.` and a suffix, or a protocol. */
+  says: string
+  /** Name of a backend. */
+  backend: string
 }
 
 /** Something an operator should know. */
@@ -870,6 +884,7 @@ export type NativeStep =
   | { kind: 'at_limit'; backend: string }
   | { kind: 'waits'; backend: string; waiting: number; queue: number }
   | { kind: 'tries_again'; backend: string; timeoutMs: number }
+  | { kind: 'by_client_hello'; backend: string }
   | { kind: 'own_connection' }
 
 /** When the sessions of a UDP frontend end in proxy mode, and how many there may be. */

@@ -70,6 +70,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
                 backend: family(&listen).into(),
                 accept_proxy: None,
                 max_connections: 0,
+                hello_routes: None,
                 sockets: Default::default(),
                 admission: Default::default(),
                 udp: Default::default(),

@@ -70,6 +70,8 @@ fn flags(entry: &Entry, end: &str) -> (char, char) {
     match end {
         "closed" => ('-', '-'),
         "client_reset" | "queue_abandoned" => ('C', state),
+        "client_hello_timeout" => ('c', 'R'),
+        "client_hello_missing" => ('C', 'R'),
         "server_reset" => ('S', state),
         "no_server" | "retries_exhausted" | "connect_refused" | "connect_failed" => ('S', 'C'),
         "connect_timeout" => ('s', 'C'),

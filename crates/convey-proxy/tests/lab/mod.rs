@@ -47,6 +47,7 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
         backend: "pool".to_owned(),
         accept_proxy: None,
         max_connections: 0,
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),

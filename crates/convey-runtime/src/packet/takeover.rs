@@ -123,6 +123,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
                 backend: of_backend.clone(),
                 accept_proxy: None,
                 max_connections: 0,
+                hello_routes: None,
                 sockets: Default::default(),
                 admission: Default::default(),
                 udp: Default::default(),

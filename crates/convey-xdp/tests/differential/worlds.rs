@@ -70,6 +70,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         backend: backend.into(),
         accept_proxy: None,
         max_connections: if small { 12 } else { 0 },
+        hello_routes: None,
         sockets: Default::default(),
         admission: Default::default(),
         udp: Default::default(),
