@@ -12,6 +12,7 @@ import {
   type SocketAddress,
 } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
+import { healthCheckTableRules } from "./health-check-table.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
@@ -44,6 +45,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...loops(view, host.addresses),
     ...modeRules(view),
     ...healthCheckRules(view),
+    ...healthCheckTableRules(view, host),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),

@@ -15,29 +15,17 @@ import {
   parsePortRange,
   parseSocketAddress,
 } from "./address.ts";
+import { healthCheckSchema } from "./health-check-schema.ts";
+import { readString, wording } from "./wording.ts";
 import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
-/**
- * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
- * for problems, `pattern` for editors, which accepts at least what the check does.
- */
-export const wording = z.registry<{ type: string; expected: string; pattern?: string }>();
+export { wording };
 
 const count = z.int().min(0).max(0xffff_ffff);
 const milliseconds = z.int().min(0).max(86_400_000);
 const workers = z.int().min(0).max(1024);
 /** From what a flow may need at least to a day: beyond 39 hours the flow table cannot tell an age. */
 const flowLifetime = z.int().min(100).max(86_400_000);
-
-/** A string that `parse` reads; what it returns is the value from then on. */
-function readString(parse: (text: string) => { ok: true; value: string } | { ok: false; message: string }) {
-  return z.string().transform((text, context) => {
-    const parsed = parse(text);
-    if (parsed.ok) return parsed.value;
-    context.issues.push({ code: "custom", message: parsed.message, input: text });
-    return z.NEVER;
-  });
-}
 
 const listenAddress = readString((text) => {
   const parsed = parseSocketAddress(text, { wildcard: true });
@@ -268,6 +256,33 @@ export const backendSchema = z
       .optional()
       .describe(
         "What health checks ask a server for: vip the frontends' addresses, as clients do, dsr mode only; address its own. Unless given, vip with method l2, address otherwise.",
+      ),
+    health_check: healthCheckSchema.optional(),
+    on_down: z
+      .enum(["keep", "reset"])
+      .default("keep")
+      .describe(
+        "What becomes of the connections of a server that checks have found down: keep leaves them open, reset ends them.",
+      ),
+    eject_after: z
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .default(0)
+      .describe(
+        "Failures of clients' connections in a row after which a server gets no new ones for eject_ms, proxy mode: a failed connect, or the server's end before its first byte to a client that had sent something; 0 is never.",
+      ),
+    eject_ms: milliseconds
+      .min(1)
+      .default(30_000)
+      .describe("Milliseconds for which eject_after keeps a server out."),
+    max_ejected_percent: z
+      .int()
+      .min(1)
+      .max(100)
+      .default(50)
+      .describe(
+        "Share of a backend's servers that may be out by eject_after at once, in percent, rounded down; below 100 the last server that takes connections stays.",
       ),
     servers: z.record(name, serverSchema).default({}).describe("The servers, by name."),
   })

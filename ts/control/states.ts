@@ -9,6 +9,7 @@ import { parseSocketAddress } from "../config/address.ts";
 import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
+import { askOf, checkSettings, isChecked } from "./health/ask.ts";
 import type { CheckTarget } from "./health/monitor.ts";
 import { vipCheck } from "./health/vip-check.ts";
 
@@ -38,8 +39,8 @@ export function carryOver(
   earlier: ServerRecords = new Map(),
 ): ServerRecords {
   const records = new Map<string, ServerRecord>();
-  for (const [backend, { servers }] of Object.entries(config.backends)) {
-    for (const [server, { addr, weight }] of Object.entries(servers)) {
+  for (const [backend, settings] of Object.entries(config.backends)) {
+    for (const [server, { addr, weight }] of Object.entries(settings.servers)) {
       const key = serverKey(backend, server);
       const [old, older] = [previous, earlier].map((those) => {
         const record = those.get(key);
@@ -55,7 +56,8 @@ export function carryOver(
         configuredWeight: weight,
         weightOverride: weighed?.weightOverride,
         draining: same?.draining ?? false,
-        up: same?.up ?? true,
+        // One that nobody checks any more would stay down for good.
+        up: isChecked(settings) ? (same?.up ?? true) : true,
       });
     }
   }
@@ -87,19 +89,17 @@ export function toStates(
 /** What the health monitor is to check. */
 export function checkTargets(config: Config): CheckTarget[] {
   return Object.entries(config.backends).flatMap(([backend, b]) => {
-    const settings = {
-      intervalMs: b.health_check_interval * 1000,
-      fastIntervalMs: b.health_check_fast_interval_ms,
-      timeoutMs: b.health_check_timeout_ms,
-      rise: b.health_check_rise,
-      fall: b.health_check_fall,
-    };
+    if (!isChecked(b)) return [];
+    const settings = checkSettings(b);
+    const ask = askOf(config, backend);
     const vips = vipCheck(config, backend);
+    const asked = b.health_check?.port;
     return Object.entries(b.servers).flatMap(([server, { addr }]) => {
       const parsed = parseSocketAddress(addr, { wildcard: false });
       if (!parsed.ok) return [];
       const { host, port } = parsed.value;
-      return [{ key: serverKey(backend, server), host, port, settings, ...(vips && { vips }) }];
+      const at = asked === undefined ? undefined : { host, port: asked };
+      return [{ key: serverKey(backend, server), host, port, settings, at, ask, ...(vips && { vips }) }];
     });
   });
 }

@@ -3,37 +3,9 @@
  * TIME_WAIT entry but makes most servers log "connection reset by peer" at every check.
  */
 import { Socket } from "node:net";
-
-/**
- * How a check ended. `local`: we, not the server, were at fault, and nothing was learnt about it. `durationMs` where
- * the probe took the time itself; `cause` of success where there is more to say than that it connected; `silent` when
- * its whole time passed without a word.
- */
-export type Outcome =
-  | { kind: "ok"; cause?: string; durationMs?: number }
-  | { kind: "failed"; cause: string; durationMs?: number; silent?: boolean }
-  | { kind: "local"; cause: string };
+import { type Outcome, outcomeOf } from "./outcome.ts";
 
 const OK: Outcome = { kind: "ok" };
-
-const CAUSES: Record<string, string> = {
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset",
-  EHOSTUNREACH: "host unreachable",
-  ENETUNREACH: "network unreachable",
-  ETIMEDOUT: "connect timed out",
-};
-
-const LOCAL_CAUSES: Record<string, string> = {
-  EMFILE: "this process has no file descriptors left",
-  ENFILE: "this machine has no file descriptors left",
-  ENOBUFS: "this machine has no buffer space left",
-  ENOMEM: "this machine has no memory left",
-  EADDRNOTAVAIL: "this machine has no free source port or address",
-  EAGAIN: "this machine has no free source port",
-  EACCES: "this machine does not permit the connect",
-  EPERM: "this machine does not permit the connect",
-};
 
 /** Connects once; `done` is called once, later, unless the returned function was called before. */
 export function probeTcp(host: string, port: number, done: (outcome: Outcome) => void): () => void {
@@ -57,19 +29,13 @@ export function probeTcp(host: string, port: number, done: (outcome: Outcome) =>
   };
 }
 
-const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };
+export const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };
 
-// A connect to a closed local port within the ephemeral range can be given that very port as its source and
-// succeed, by TCP's simultaneous open.
-function connectedToItself(socket: Socket, port: number): boolean {
+/**
+ * A connect to a closed local port within the ephemeral range can be given that very port as its source and
+ * succeed, by TCP's simultaneous open.
+ */
+export function connectedToItself(socket: Socket, port: number): boolean {
   // The port first: each property is a system call.
   return socket.localPort === port && socket.localAddress === socket.remoteAddress;
-}
-
-function outcomeOf(error: NodeJS.ErrnoException): Outcome {
-  const code = error.code ?? "";
-  const local = LOCAL_CAUSES[code];
-  if (local !== undefined) return { kind: "local", cause: `${local} (${code})` };
-  const cause = CAUSES[code];
-  return { kind: "failed", cause: cause === undefined ? error.message : `${cause} (${code})` };
 }

@@ -1,13 +1,14 @@
 /**
  * Checks in dsr mode that ask a server for the frontends' addresses (VIPs), as clients do: a server that was not
  * prepared answers a connect to its own address and no client. What a packet finds out is known in Rust; here it is
- * put into words, and what cannot be asked that way is asked by a connect.
+ * put into words, and what cannot be asked that way is asked at the server's own address, too.
  */
 import { hostPort, isWildcard, parseSocketAddress } from "../../config/address.ts";
 import type { Config, DsrMethod } from "../../config/schema.ts";
 import type { NativeProbe, NativeProbeReport } from "../../native/index.ts";
+import { askServer } from "./ask-server.ts";
 import type { CheckTarget, ProbeFunction } from "./monitor.ts";
-import { type Outcome, probeTcp } from "./probe.ts";
+import type { GiveUp, Outcome } from "./outcome.ts";
 
 /** What a server is asked for. */
 export type VipCheck = {
@@ -31,20 +32,25 @@ export function vipCheck(config: Config, name: string): VipCheck | undefined {
     .filter((frontend) => frontend.backend === name && frontend.protocol === "tcp")
     .flatMap(({ listen_addr }) => {
       const parsed = parseSocketAddress(listen_addr, { wildcard: true });
-      return parsed.ok && !isWildcard(parsed.value) ? [hostPort(parsed.value)] : [];
+      if (!parsed.ok || isWildcard(parsed.value)) return [];
+      return [hostPort({ host: parsed.value.host, port: backend.health_check?.port ?? parsed.value.port })];
     });
-  return vips.length === 0 ? undefined : { vips, method, required: backend.check === "vip" };
+  return vips.length === 0
+    ? undefined
+    : { vips: [...new Set(vips)], method, required: backend.check === "vip" };
 }
 
 /**
- * The probe of every server: by `send` where frontends' addresses are asked for, else by a connect. `tell` hears,
+ * The probe of every server: by `send` where frontends' addresses are asked for, else at its own. `tell` hears,
  * once for each backend and cause, that its servers are asked at their own addresses after all.
  */
 export function serverProbe(send: SendProbe, tell: (message: string) => void): ProbeFunction {
   const told = new Set<string>();
   return (target, done) => {
     const { host, port, vips: check } = target;
-    if (check === undefined) return probeTcp(host, port, done);
+    if (check === undefined) return askServer(target, done);
+    const startedAt = performance.now();
+    const goOn = () => askWithin(target, target.settings.timeoutMs - (performance.now() - startedAt), done);
     const probe = {
       server: hostPort({ host, port }),
       vips: [...check.vips],
@@ -52,6 +58,10 @@ export function serverProbe(send: SendProbe, tell: (message: string) => void): P
       timeoutMs: target.settings.timeoutMs,
     };
     let cancel = send(probe, (report) => {
+      if (report.outcome === "answered" && target.ask !== undefined) {
+        cancel = goOn();
+        return;
+      }
       if (report.outcome !== "unavailable" || check.required) {
         done(outcomeOf(report, target, check));
         return;
@@ -64,28 +74,30 @@ export function serverProbe(send: SendProbe, tell: (message: string) => void): P
         told.add(message);
         tell(message);
       }
-      cancel = connectWithin(target, done);
+      cancel = goOn();
     });
     return () => cancel();
   };
 }
 
-/** A connect that ends by itself, as probes of this kind do. */
-const connectWithin: ProbeFunction = ({ host, port, settings: { timeoutMs } }, done) => {
-  const giveUp = probeTcp(host, port, (outcome) => {
+/** A check at the server's own address that ends by itself, as probes of this kind do. */
+function askWithin(target: CheckTarget, leftMs: number, done: (outcome: Outcome) => void): () => void {
+  const giveUp: GiveUp = askServer(target, (outcome) => {
     clearTimeout(timer);
     done(outcome);
   });
+  const { timeoutMs } = target.settings;
   const timer = setTimeout(() => {
+    const late = giveUp.whenLate?.(timeoutMs);
     giveUp();
-    done({ kind: "failed", cause: `no answer within ${timeoutMs} ms`, silent: true });
-  }, timeoutMs);
+    done(late ?? { kind: "failed", cause: `no answer within ${timeoutMs} ms`, silent: true });
+  }, leftMs);
   timer.unref();
   return () => {
     clearTimeout(timer);
     giveUp();
   };
-};
+}
 
 /** What a report means for a server. */
 function outcomeOf(report: NativeProbeReport, target: CheckTarget, check: VipCheck): Outcome {

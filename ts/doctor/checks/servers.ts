@@ -1,5 +1,6 @@
 /** Whether servers answer: a TCP connect to each, as health checks do. */
 import { hostPort } from "../../config/address.ts";
+import { checkSettings } from "../../control/health/ask.ts";
 import { error, type Found, ok } from "../finding.ts";
 import { type Check, type Look, type Server, servers } from "../look.ts";
 
@@ -20,7 +21,8 @@ export const serversReachable: Check = {
 
 async function ask({ host, config }: Look, { key, backend, address }: Server): Promise<Found> {
   const at = hostPort(address);
-  const timeout = config.backends[backend]?.health_check_timeout_ms ?? 2000;
+  const settings = config.backends[backend];
+  const timeout = settings === undefined ? 2000 : checkSettings(settings).timeoutMs;
   const code = await host.connect(address, timeout);
   if (code === undefined) return ok(`${key} answers`, `TCP connect to ${at}`, key);
   return error({

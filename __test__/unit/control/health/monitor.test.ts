@@ -4,7 +4,7 @@ import {
   type CheckTarget,
   HealthMonitor,
 } from "../../../../ts/control/health/monitor.ts";
-import type { Outcome } from "../../../../ts/control/health/probe.ts";
+import type { Outcome } from "../../../../ts/control/health/outcome.ts";
 
 const SETTINGS: CheckSettings = {
   intervalMs: 5000,
