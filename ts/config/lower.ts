@@ -60,6 +60,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       retryTimeoutMs: backend.retry_timeout_ms,
       halfCloseTimeoutMs: backend.half_close_timeout_ms,
       tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
+      ejectAfter: backend.eject_after,
       dsrMethod: backend.dsr_method ?? config.dsr.method,
       servers: Object.entries(backend.servers).map(([server, { addr, weight, max_connections }]) => {
         const state = states.get(serverKey(name, server));

@@ -5,7 +5,7 @@
 
 import type { Change } from "./diff.ts";
 
-/** A server went up or down. */
+/** A server went up or down: by its checks, or because it was ejected or its ejection has ended. */
 export type ServerEvent = {
   type: "server";
   backend: string;
@@ -16,6 +16,8 @@ export type ServerEvent = {
   cause: string;
   /** Servers of its backend that are up now. */
   left: number;
+  /** Down because clients' connections to it failed, until then; absent otherwise. */
+  ejected_until?: Date;
   at: Date;
 };
 

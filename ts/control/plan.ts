@@ -11,7 +11,7 @@ import type { Configuration } from "./configuration.ts";
 import { type Change, describeChange, diffConfig } from "./diff.ts";
 import { otherMode } from "./restart.ts";
 import type { Service } from "./service.ts";
-import { type ServerRecords, weightOf } from "./states.ts";
+import { isUp, type ServerRecords, weightOf } from "./states.ts";
 import { type FlowPages, type Touched, touched, touchedLine } from "./touched.ts";
 
 /** A configuration to plan with: an object, a file, or a text with a name for messages. */
@@ -108,7 +108,7 @@ function members(records: ServerRecords): Map<string, NativeMember[]> {
   for (const record of records.values()) {
     const list = backends.get(record.backend) ?? [];
     backends.set(record.backend, list);
-    list.push({ addr: record.addr, weight: record.up && !record.draining ? weightOf(record) : 0 });
+    list.push({ addr: record.addr, weight: isUp(record) && !record.draining ? weightOf(record) : 0 });
   }
   return backends;
 }

@@ -1,7 +1,7 @@
 /** Whether new traffic should be sent to this balancer. */
 import type { Config } from "../config/schema.ts";
 import type { ServerRecord, ServerRecords } from "./states.ts";
-import { weightOf } from "./states.ts";
+import { isUp, weightOf } from "./states.ts";
 
 /** The body of `/readyz`, but for its status. */
 export type Readiness = {
@@ -28,4 +28,4 @@ export function readiness(config: Config, records: ServerRecords, draining: bool
 }
 
 const takesConnections = (record: ServerRecord): boolean =>
-  record.up && !record.draining && weightOf(record) > 0;
+  isUp(record) && !record.draining && weightOf(record) > 0;

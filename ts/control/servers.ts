@@ -3,11 +3,13 @@
  * telling the data plane. Every change is in the data plane before anyone is told of it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Config } from "../config/schema.ts";
+import type { BackendConfig, Config } from "../config/schema.ts";
 import { ConveyError, type Dataplane } from "../native/index.ts";
+import { Ejections, whyNot } from "./ejection.ts";
 import type { DrainEvent } from "./events.ts";
 import type { Reporter } from "./narrate.ts";
-import { carryOver, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
+import { Resets } from "./resets.ts";
+import { carryOver, isUp, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
 
 /** How often the connections of a draining server are counted. */
 const POLL_MS = 50;
@@ -19,19 +21,39 @@ const LONGEST_MS = 86_400_000;
 /** How a drain ended; connections are absent where nobody counts them. */
 export type DrainEnd = { state: "drained" | "deadline" | "cancelled"; connections?: number };
 
+/** A change of one server in this turn of the loop. */
+type Transition = {
+  cause: string;
+  /** As it was told last. */
+  before: { up: boolean; ejected: boolean };
+  /** Whether checks are behind it. */
+  byCheck: boolean;
+};
+
 /** See the module's head. */
 export class ServerTable {
   readonly #dataplane: Dataplane;
   readonly #reporter: Reporter;
   #records: ServerRecords;
-  /** Health changes of this turn of the loop, with their causes. */
-  readonly #transitions = new Map<string, string>();
+  readonly #settings: (backend: string) => BackendConfig | undefined;
+  readonly #ejections = new Ejections((key) => this.#eject(key, undefined, "its ejection has ended"));
+  readonly #resets: Resets;
+  /** Health changes of this turn of the loop. */
+  readonly #transitions = new Map<string, Transition>();
   /** Drains that have not begun yet. */
   readonly #scheduled = new Set<{ key: string; cancel: AbortController }>();
   #closed = false;
 
-  constructor(records: ServerRecords, dataplane: Dataplane, reporter: Reporter) {
+  /** `settings` are those of a backend now. */
+  constructor(
+    records: ServerRecords,
+    dataplane: Dataplane,
+    reporter: Reporter,
+    settings: (backend: string) => BackendConfig | undefined,
+  ) {
     this.#records = records;
+    this.#settings = settings;
+    this.#resets = new Resets(dataplane, reporter);
     this.#dataplane = dataplane;
     this.#reporter = reporter;
   }
@@ -48,11 +70,14 @@ export class ServerTable {
   /** Goes by `records` from now on, which the data plane has. */
   replace(records: ServerRecords): void {
     this.#records = records;
+    this.#ejections.follow(records);
   }
 
   /** Ends every drain; no call is answered any more. */
   close(): void {
     this.#closed = true;
+    this.#ejections.close();
+    this.#resets.close();
     for (const { cancel } of this.#scheduled) cancel.abort();
   }
 
@@ -108,6 +133,7 @@ export class ServerTable {
     const record = this.#record(name);
     for (const scheduled of this.#scheduled) if (scheduled.key === record.key) scheduled.cancel.abort();
     record.draining = false;
+    if (record.ejection !== undefined) this.#eject(record.key, undefined, "enabled");
     this.#push(record);
     this.#tellDrain(record, "enabled", undefined);
   }
@@ -150,15 +176,45 @@ export class ServerTable {
   transition(key: string, up: boolean, cause: string): void {
     const record = this.#records.get(key);
     if (record === undefined) return;
+    this.#note(record, cause, { byCheck: true });
     record.up = up;
+  }
+
+  /** As many connections to it have failed in a row as its backend allows: it is kept out for a while, if it may be. */
+  failing(key: string, cause: string): void {
+    const record = this.#records.get(key);
+    const settings = record && this.#settings(record.backend);
+    // What comes late is about one that is out already, or about settings of before.
+    if (record === undefined || settings === undefined || settings.eject_after === 0 || !isUp(record)) return;
+    const refused = whyNot(record, this.#records, settings);
+    if (refused !== undefined) {
+      this.#reporter.engine("warning", `server ${key} is not ejected: ${refused} (${cause})`);
+      return;
+    }
+    const until = new Date(Date.now() + settings.eject_ms);
+    this.#eject(key, { until, cause }, `ejected for ${settings.eject_ms} ms: ${cause}`);
+  }
+
+  #eject(key: string, ejection: ServerRecord["ejection"], cause: string): void {
+    const record = this.#records.get(key);
+    if (record === undefined || this.#closed) return;
+    this.#note(record, cause, { byCheck: false });
+    record.ejection = ejection;
+    this.#ejections.follow(this.#records);
+  }
+
+  /** `record` is about to change. */
+  #note(record: ServerRecord, cause: string, { byCheck }: { byCheck: boolean }): void {
     if (this.#transitions.size === 0) setImmediate(() => this.#publishTransitions());
-    this.#transitions.set(key, cause);
+    const earlier = this.#transitions.get(record.key);
+    const before = earlier?.before ?? { up: isUp(record), ejected: record.ejection !== undefined };
+    this.#transitions.set(record.key, { cause, before, byCheck: byCheck || earlier?.byCheck === true });
   }
 
   #publishTransitions(): void {
-    const changed = [...this.#transitions].flatMap(([key, cause]) => {
+    const changed = [...this.#transitions].flatMap(([key, transition]) => {
       const record = this.#records.get(key);
-      return record === undefined ? [] : [{ record, cause }];
+      return record === undefined ? [] : [{ record, ...transition }];
     });
     this.#transitions.clear();
     if (changed.length === 0) return;
@@ -170,16 +226,22 @@ export class ServerTable {
       this.#reporter.fatal(`the data plane takes no health changes: ${why}`);
       return;
     }
+    // What checks find about one that is out anyway is told when its ejection ends.
+    const told = changed.filter(
+      ({ record, before }) =>
+        before.up !== isUp(record) || before.ejected !== (record.ejection !== undefined),
+    );
     const left = new Map<string, number>();
-    for (const { backend, up } of this.#records.values())
-      left.set(backend, (left.get(backend) ?? 0) + Number(up));
+    for (const record of this.#records.values())
+      left.set(record.backend, (left.get(record.backend) ?? 0) + Number(isUp(record)));
     // Told one after another: those that are told later still count as they were.
-    for (const { record } of changed)
-      left.set(record.backend, (left.get(record.backend) ?? 0) + (record.up ? -1 : 1));
+    for (const { record, before } of told)
+      left.set(record.backend, (left.get(record.backend) ?? 0) + Number(before.up) - Number(isUp(record)));
     const at = new Date();
-    for (const { record, cause } of changed) {
-      const { backend, server, addr, up } = record;
-      const now = (left.get(backend) ?? 0) + (up ? 1 : -1);
+    for (const { record, cause, before } of told) {
+      const { backend, server, addr, ejection } = record;
+      const up = isUp(record);
+      const now = (left.get(backend) ?? 0) + Number(up) - Number(before.up);
       left.set(backend, now);
       this.#reporter.emit({
         type: "server",
@@ -187,10 +249,16 @@ export class ServerTable {
         server,
         addr,
         state: up ? "up" : "down",
-        cause,
+        cause: !up && ejection === undefined && before.ejected ? `${cause}, and checks fail` : cause,
         left: now,
+        ...(ejection && { ejected_until: ejection.until }),
         at,
       });
+    }
+    for (const { record, byCheck } of changed) {
+      const settings = this.#settings(record.backend);
+      if (!byCheck || record.up || settings?.on_down !== "reset") continue;
+      this.#resets.begin(record, settings, () => this.#records.get(record.key));
     }
   }
 

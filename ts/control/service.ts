@@ -22,7 +22,8 @@ import {
 import { CounterReader } from "./counter-reader.ts";
 import { diffConfig } from "./diff.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
-import { type HealthListener, HealthMonitor } from "./health/monitor.ts";
+import { type HealthListener, HealthMonitor, type LastCheck } from "./health/monitor.ts";
+import { checkText } from "./health/outcome.ts";
 import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
@@ -31,7 +32,7 @@ import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
 import { ServerTable } from "./servers.ts";
-import { carryOver, checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
+import { carryOver, checkTargets, copyRecords, isUp, type ServerRecords, toStates } from "./states.ts";
 import { buildStats, type Stats, type StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
@@ -77,7 +78,12 @@ export class Service {
     const records = carryOver(config, new Map());
     this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
     this.#counters = new CounterReader(this.dataplane);
-    this.servers = new ServerTable(records, this.dataplane, parts.reporter);
+    this.servers = new ServerTable(
+      records,
+      this.dataplane,
+      parts.reporter,
+      (backend) => this.#config.backends[backend],
+    );
     this.#health = new HealthMonitor(
       {
         onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
@@ -209,15 +215,17 @@ export class Service {
     const explanation = toExplanation(flow.value, native);
     const backend = this.#config.frontends[explanation.frontend ?? ""]?.backend;
     const down = [...this.servers.records.values()].filter(
-      (record) => record.backend === backend && !record.up,
+      (record) => record.backend === backend && !isUp(record),
     );
     return withDown(
       explanation,
-      down.map(({ key, server, addr }) => ({
+      down.map(({ key, server, addr, ejection }) => ({
         backend: backend ?? "",
         name: server,
         addr,
-        cause: this.#health.lastCheck(key)?.cause ?? "",
+        cause: ejection
+          ? `ejected until ${ejection.until.toISOString()}, ${ejection.cause}`
+          : downFor(this.#health.lastCheck(key)),
       })),
     );
   }
@@ -337,6 +345,9 @@ export class Service {
       case "server-connect-failed":
         this.#health.passiveFailure(`${event.backend}/${event.server}`, `data plane: ${event.message}`);
         return;
+      case "server-failing":
+        this.servers.failing(`${event.backend}/${event.server}`, event.message);
+        return;
       case "worker-panicked":
         this.#reporter.engine("worker-panicked", event.message, event);
         if (!event.restarted) this.#reporter.fatal(`worker ${event.worker} is gone: ${event.message}`);
@@ -348,6 +359,8 @@ export class Service {
     }
   }
 }
+
+const downFor = (check: LastCheck | undefined): string => (check === undefined ? "" : checkText(check));
 
 const hasWildcard = (config: Config): boolean =>
   Object.values(config.frontends).some(({ listen_addr }) => {

@@ -23,8 +23,15 @@ export type ServerRecord = {
   /** Set at run time, until the configured weight changes. */
   weightOverride: number | undefined;
   draining: boolean;
+  /** What health checks hold it for. */
   up: boolean;
+  /** It gets no new connections until then, because clients' connections to it failed. */
+  ejection: { until: Date; cause: string } | undefined;
 };
+
+/** Whether it may get connections: checks hold it for up, and it is not ejected. */
+export const isUp = ({ up, ejection }: Pick<ServerRecord, "up" | "ejection">): boolean =>
+  up && ejection === undefined;
 
 /** Records by `serverKey()`. */
 export type ServerRecords = ReadonlyMap<string, ServerRecord>;
@@ -58,6 +65,7 @@ export function carryOver(
         draining: same?.draining ?? false,
         // One that nobody checks any more would stay down for good.
         up: isChecked(settings) ? (same?.up ?? true) : true,
+        ejection: settings.eject_after > 0 ? same?.ejection : undefined,
       });
     }
   }
@@ -73,8 +81,8 @@ export const weightOf = (record: ServerRecord): number => record.weightOverride 
 
 /** The record as the data plane takes it. */
 export function toUpdate(record: ServerRecord): NativeServerUpdate {
-  const { backend, server, up, draining } = record;
-  return { backend, server, up, draining, weight: weightOf(record) };
+  const { backend, server, draining } = record;
+  return { backend, server, up: isUp(record), draining, weight: weightOf(record) };
 }
 
 /** What `lower()` takes beside the configuration. */
@@ -82,7 +90,7 @@ export function toStates(
   records: ServerRecords,
 ): Map<string, { up: boolean; draining: boolean; weight: number }> {
   return new Map(
-    [...records.values()].map((r) => [r.key, { up: r.up, draining: r.draining, weight: weightOf(r) }]),
+    [...records.values()].map((r) => [r.key, { up: isUp(r), draining: r.draining, weight: weightOf(r) }]),
   );
 }
 

@@ -12,6 +12,7 @@ pub mod flow_list;
 pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
+pub mod streak;
 pub mod wait_queue;
 pub mod watch;
 
@@ -22,5 +23,6 @@ pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SocketOptions, SpecError, Waiting,
 };
+pub use streak::FailureStreak;
 pub use wait_queue::{QueueCounts, Ticket, WaitQueue};
 pub use watch::{Taken, Watch, Watches, Watching};

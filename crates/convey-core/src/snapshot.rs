@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::counters::{ConnCounters, ReasonCounters};
 use crate::selection::RoundRobin;
+use crate::streak::FailureStreak;
 use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
@@ -121,6 +122,8 @@ pub struct BackendSpec {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -190,6 +193,8 @@ pub struct Backend {
     pub waiting: Waiting,
     /// When silent sockets end.
     pub ends: Ends,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     /// Members.
     pub servers: Vec<Server>,
     /// Scheduler state, in the order of `servers`.
@@ -219,6 +224,8 @@ pub struct Server {
     pub counters: Arc<ConnCounters>,
     /// Failed connects by reason.
     pub reasons: Arc<ReasonCounters>,
+    /// Failures in a row, where `eject_after` has them counted.
+    pub failures: Arc<FailureStreak>,
 }
 
 impl Server {
@@ -344,6 +351,10 @@ fn build_backend(
                 draining: s.draining,
                 counters: survivor.map_or_else(new_counters, |(o, _)| o.counters.clone()),
                 reasons: survivor.map(|(o, _)| o.reasons.clone()).unwrap_or_default(),
+                failures: survivor
+                    .filter(|(o, _)| o.addr == s.addr)
+                    .map(|(o, _)| o.failures.clone())
+                    .unwrap_or_default(),
             };
             credits.push(survivor.map_or(0, |(_, credit)| credit));
             reweighted |= survivor.is_none_or(|(o, _)| o.effective_weight() != server.effective_weight());
@@ -363,6 +374,7 @@ fn build_backend(
         max_duration: spec.max_duration,
         waiting: spec.waiting,
         ends: spec.ends,
+        eject_after: spec.eject_after,
         servers,
         round_robin: RoundRobin::new(credits),
         queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),

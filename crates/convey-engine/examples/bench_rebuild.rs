@@ -18,6 +18,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),

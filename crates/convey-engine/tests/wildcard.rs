@@ -30,6 +30,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),

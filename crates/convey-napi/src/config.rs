@@ -168,6 +168,8 @@ pub struct NativeBackend {
     pub half_close_timeout_ms: u32,
     /// Towards servers; 0: as the kernel has it.
     pub tcp_user_timeout_ms: u32,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     pub dsr_method: NativeDsrMethod,
     pub servers: Vec<NativeServer>,
 }
@@ -359,6 +361,7 @@ impl NativeBackend {
                 half_close_timeout: ms(self.half_close_timeout_ms),
                 tcp_user_timeout: ms(self.tcp_user_timeout_ms),
             },
+            eject_after: self.eject_after,
             servers: self.servers.into_iter().map(|s| s.into_spec(&path)).collect::<Result<_>>()?,
             name: self.name,
         })

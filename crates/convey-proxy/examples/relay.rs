@@ -80,6 +80,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            eject_after: 0,
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

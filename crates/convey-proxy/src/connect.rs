@@ -27,6 +27,7 @@ use crate::events::Subject;
 use crate::limits::{ClientPlace, Full, ServerPlace};
 use crate::log::Fate;
 use crate::meters::Meters;
+use crate::passive::{self, Witness};
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
@@ -158,7 +159,8 @@ impl<'a> Attempt<'a> {
                     });
                     self.connection.connected(Connected { name, addr, source });
                     place.admit();
-                    return Ok((stream, self.meters(place), Limits::of(self.backend)));
+                    let witness = Witness::new(&self.worker.shared, self.backend, server);
+                    return Ok((stream, self.meters(place, witness), Limits::of(self.backend)));
                 }
                 Err(error) if is_shortage(&error) => return Err(Reason::FdsExhausted),
                 Err(error) => self.failed(server, &error),
@@ -294,6 +296,7 @@ impl<'a> Attempt<'a> {
         } else {
             format!("connect to {}: {error}", server.addr)
         };
+        passive::connect_failed(shared, self.backend, server, &cause);
         shared.events.send_thinned(Subject("connect", backend.clone(), name.clone()), || {
             Event::ServerConnectFailed { backend, server: name, cause }
         });
@@ -304,7 +307,7 @@ impl<'a> Attempt<'a> {
         self.frontend.reasons.count(reason);
     }
 
-    fn meters(&self, server: ServerPlace) -> Meters {
+    fn meters(&self, server: ServerPlace, witness: Option<Box<Witness>>) -> Meters {
         Meters {
             shared: self.worker.shared.clone(),
             worker: self.worker.number,
@@ -312,6 +315,7 @@ impl<'a> Attempt<'a> {
             frontend: self.frontend.counters.clone(),
             frontend_reasons: self.frontend.reasons.clone(),
             server,
+            witness,
         }
     }
 }

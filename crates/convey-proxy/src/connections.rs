@@ -93,6 +93,11 @@ impl Connection {
         }
     }
 
+    /// Whether the client has sent anything that its server took.
+    pub fn has_sent(&self) -> bool {
+        self.bytes[0].load(Relaxed) > 0
+    }
+
     fn stage(&self) -> FlowStage {
         if self.server.get().is_some() { FlowStage::Established } else { FlowStage::New }
     }

@@ -25,6 +25,7 @@ mod listener;
 mod listeners;
 mod log;
 mod meters;
+mod passive;
 mod proxy;
 mod published;
 mod relay;

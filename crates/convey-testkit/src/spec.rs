@@ -22,6 +22,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {

@@ -49,6 +49,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            eject_after: 0,
             servers: servers.iter().map(server).collect(),
         }],
     }

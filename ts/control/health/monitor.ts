@@ -12,7 +12,7 @@ import type { Ask } from "./ask.ts";
 import { askServer } from "./ask-server.ts";
 import { type Health, inTransition, judge, unproven } from "./judge.ts";
 import { type Laned, Lanes, PROMPT_MS } from "./lanes.ts";
-import type { GiveUp, Outcome } from "./outcome.ts";
+import { checkText, type GiveUp, type Outcome } from "./outcome.ts";
 import { Schedule, UNSCHEDULED } from "./schedule.ts";
 import type { Endpoint } from "./stream.ts";
 import type { VipCheck } from "./vip-check.ts";
@@ -410,8 +410,8 @@ function newCheck(target: CheckTarget): Check {
 }
 
 function describe(result: LastCheck, needed: number): string {
-  if (needed === 1) return result.ok ? "check succeeded" : `check failed: ${result.cause}`;
+  if (needed === 1) return result.ok ? "check succeeded" : `check failed: ${checkText(result)}`;
   return result.ok
     ? `${needed} checks in a row succeeded`
-    : `${needed} checks in a row failed, last: ${result.cause}`;
+    : `${needed} checks in a row failed, last: ${checkText(result)}`;
 }

@@ -10,6 +10,10 @@ export type Outcome =
   | { kind: "failed"; cause: string; durationMs?: number; silent?: boolean; answer?: string }
   | { kind: "local"; cause: string };
 
+/** What came of a check, in words: why, and what the server said. */
+export const checkText = ({ cause, answer }: { cause: string; answer?: string }): string =>
+  answer === undefined || answer === "" ? cause : `${cause}: ${answer}`;
+
 /** Gives a check up; `whenLate` tells what it means that its time is over, where more is known than that. */
 export type GiveUp = (() => void) & { whenLate?: (timeoutMs: number) => Outcome };
 

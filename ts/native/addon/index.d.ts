@@ -217,6 +217,8 @@ export interface NativeBackend {
   halfCloseTimeoutMs: number
   /** Towards servers; 0: as the kernel has it. */
   tcpUserTimeoutMs: number
+  /** Failures of connections to a server in a row that are reported; 0: none are counted. */
+  ejectAfter: number
   dsrMethod: NativeDsrMethod
   servers: Array<NativeServer>
 }
@@ -325,7 +327,7 @@ export interface NativeEvent {
 }
 
 /** What kind of event it is. */
-export type NativeEventKind = 'server-connect-failed' | 'accept-backoff' | 'worker-panicked' | 'warning'
+export type NativeEventKind = 'server-connect-failed' | 'server-failing' | 'accept-backoff' | 'worker-panicked' | 'warning'
 
 /** The server of a flow. */
 export interface NativeExplainedServer {

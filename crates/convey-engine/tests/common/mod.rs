@@ -78,6 +78,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
     };
     SnapshotSpec {

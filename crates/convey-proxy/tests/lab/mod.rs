@@ -32,6 +32,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             max_duration: Duration::ZERO,
             waiting: Default::default(),
             ends: Default::default(),
+            eject_after: 0,
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }

@@ -138,6 +138,7 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers: Vec::new(),
     });
     spec.backends.len() - 1

@@ -102,6 +102,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
+        eject_after: 0,
         servers,
     };
     SnapshotSpec {
