@@ -34,7 +34,7 @@ async function visit(lb: Balancer, says = "hello"): Promise<string> {
   });
   socket.on("end", () => socket.destroy());
   if (says !== "") socket.write(says);
-  await once(socket, "close");
+  await new Promise((closed) => socket.once("close", closed));
   return heard;
 }
 
@@ -51,12 +51,13 @@ describe("eject_after", () => {
     async (_, end) => {
       await using bad = await ending(end);
       await using good = await quiet();
-      await using lb = await createBalancer(
-        poolConfig(
-          { bad: { addr: bad.addr }, good: { addr: good.addr } },
-          pool({ eject_after: 3, eject_ms: 1500 }),
-        ),
+      const config = poolConfig(
+        { bad: { addr: bad.addr }, good: { addr: good.addr } },
+        pool({ eject_after: 3, eject_ms: 1500 }),
       );
+      // What is explained has to know its port beforehand.
+      const frontends = { web: { listen_addr: `127.0.0.1:${await freePort()}`, backend: "pool" } };
+      await using lb = await createBalancer({ ...config, frontends });
       const seen = collect(lb);
       await vi.waitFor(() => expect(serverStats(lb, "bad").last_check?.ok).toBe(true));
       for (let n = 0; n < 6; n++) await visit(lb);
@@ -207,6 +208,8 @@ describe("on_down", () => {
         {
           pool: {
             on_down,
+            // In their place.
+            ...({ health_check_interval: undefined, health_check_fast_interval_ms: undefined } as object),
             health_check: {
               type: "send_expect",
               expect: "ok",
@@ -222,6 +225,7 @@ describe("on_down", () => {
     const seen = collect(lb);
     await vi.waitFor(() => expect(serverStats(lb, "one").last_check?.ok).toBe(true));
     const socket = await dial(lb.address("web"));
+    const received = receive(socket);
     await once(socket, "data");
     healthy = false;
     await vi.waitFor(() => expect(serverStats(lb, "one").up).toBe(false), { timeout: 5000 });
@@ -229,12 +233,12 @@ describe("on_down", () => {
       socket.destroy();
       for (const it of [lb, server, probe]) await it[Symbol.asyncDispose]();
     };
-    return { lb, socket, seen, [Symbol.asyncDispose]: close };
+    return { lb, socket, received, seen, [Symbol.asyncDispose]: close };
   }
 
   test('"reset" resets the connections of a server that went down', async () => {
     await using it = await downAfter("reset");
-    expect((await receive(it.socket)).end).toBe("reset");
+    expect((await it.received).end).toBe("reset");
     expect(servers(it.seen)).toMatchObject([
       {
         state: "down",
