@@ -31,7 +31,7 @@ describe("the table of checks", () => {
     'type = "tcp"\nport = 8080\ninterval_ms = 100\ndown_interval_ms = 5000',
     'type = "http"\npath = "/healthz?full=1"\nhost = "app.example.com"\nexpect = "200-299,301"\nexpect_body = "ok"',
     'type = "http"\ntls = true\ntls_sni = "app.example.com"\ntls_verify = false',
-    String.raw`type = "send_expect"` + "\nsend = 'PING\\r\\n'\nexpect = '+PONG'",
+    "type = \"send_expect\"\nsend = 'PING\\r\\n'\nexpect = '+PONG'",
     'type = "send_expect"\nprotocol = "udp"\nsend = "x"',
     'type = "none"',
   ])("a sound one is taken: %s", async (table) => {

@@ -55,3 +55,28 @@ test("an IPv6 server is checked without brackets, and an interval of 0 means 5 s
   const [target] = checkTargets(config({ s1: { addr: "[::1]:8080" } }));
   expect(target).toMatchObject({ key: "pool/s1", host: "::1", port: 8080, settings: { intervalMs: 5000 } });
 });
+
+test("an ejection goes through a reload, and ends with eject_after and with the server's address", () => {
+  const settings = (eject_after: number, addr = "10.0.0.1:80") => {
+    const it = config({ s1: { addr } });
+    const { pool } = it.backends;
+    return { ...it, backends: { pool: { ...pool, eject_after } } } as Config;
+  };
+  const records = carryOver(settings(3), new Map());
+  const ejection = { until: new Date(Date.now() + 1000), cause: "3 failures in a row" };
+  Object.assign(only(records), { ejection });
+  expect(toStates(records).get("pool/s1")).toMatchObject({ up: false });
+  expect(only(carryOver(settings(5), records)).ejection).toEqual(ejection);
+  expect(only(carryOver(settings(0), records)).ejection).toBeUndefined();
+  expect(only(carryOver(settings(3, "10.0.0.2:80"), records)).ejection).toBeUndefined();
+});
+
+test("a server that nobody checks is up, and no target", () => {
+  const it = config({ s1: { addr: "10.0.0.1:80" } });
+  const unchecked = {
+    ...it,
+    backends: { pool: { ...it.backends.pool, health_check: { type: "none" } } },
+  } as Config;
+  expect(checkTargets(unchecked)).toEqual([]);
+  expect(only(carryOver(unchecked, touched())).up).toBe(true);
+});
