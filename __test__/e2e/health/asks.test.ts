@@ -1,7 +1,7 @@
 /** What checks ask, against real servers and hostile ones. */
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -14,7 +14,7 @@ import { certify } from "../../support/certificates.ts";
 import { folder, nginxFiles } from "../../support/peers.ts";
 import { start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
-import { freePort, listening } from "../../support/sockets.ts";
+import { freePort, listening, random } from "../../support/sockets.ts";
 
 type Written = Partial<HealthCheckConfig>;
 
@@ -331,6 +331,59 @@ describe("type send_expect", () => {
       cause: "no such socket (ENOENT)",
     });
   });
+});
+
+test("whatever bytes a server sends, in whatever pieces, a check ends with words that are inert, and leaves nothing open", async () => {
+  const next = random(20261127);
+  const pieces = [
+    "HTTP/1.1 ",
+    "HTTP/1.0 200 OK\r\n",
+    "\r\n\r\n",
+    "transfer-encoding: chunked\r\n",
+    "content-length: 3\r\n",
+    "fffffffff\r\n",
+    "\u001b[31m",
+    "\u202e",
+  ];
+  const said = (): Buffer =>
+    Buffer.concat(
+      Array.from({ length: Math.floor(next() * 8) }, () =>
+        next() < 0.6
+          ? Buffer.from(pieces[Math.floor(next() * pieces.length)] as string)
+          : Buffer.from(Array.from({ length: Math.floor(next() * 20) }, () => Math.floor(next() * 256))),
+      ),
+    );
+  await using it = await server((socket) => {
+    // Its half is not what is looked at.
+    socket.resume().on("end", () => socket.destroy());
+    const bytes = said();
+    const cut = Math.floor(next() * bytes.length);
+    socket.write(bytes.subarray(0, cut));
+    setTimeout(() => (next() < 0.2 ? socket.write(bytes.subarray(cut)) : socket.end(bytes.subarray(cut))), 1);
+  });
+  const asks = [
+    asked({ type: "http" }),
+    asked({ type: "http", expect_body: "x" }),
+    asked({ type: "send_expect", send: "x", expect: "HTTP" }),
+    asked({ type: "tcp", tls: true, tls_verify: false }),
+    asked({ type: "send_expect", protocol: "udp", send: "x", expect: "y" }),
+  ];
+  const open = () => readdirSync("/proc/self/fd").length;
+  const before = open();
+  for (let n = 0; n < 40; n++) {
+    const outcomes = await Promise.all(
+      asks.flatMap((ask) => [check(it, ask, { timeoutMs: 60 }), check(it, ask, { timeoutMs: 60 })]),
+    );
+    for (const outcome of outcomes) {
+      expect(["ok", "failed"]).toContain(outcome.kind);
+      for (const text of Object.values(outcome)) {
+        if (typeof text !== "string") continue;
+        expect(text).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u);
+        expect(text.length).toBeLessThan(300);
+      }
+    }
+  }
+  await until(() => open() <= before + 2, "closed sockets");
 });
 
 describe("type send_expect by datagrams", () => {
