@@ -18,6 +18,7 @@ export const NEEDS = {
   "user-namespaces": { met: canUnshare, remedy: "run where users may make namespaces, not in a chroot" },
   chromium: { package: "chromium" },
   curl: { package: "curl" },
+  dnsmasq: { package: "dnsmasq-base" },
   ethtool: { package: "ethtool" },
   fish: { package: "fish" },
   haproxy: { package: "haproxy", benchOnly: true },

@@ -15,6 +15,7 @@ import { availableCpus } from "./cpus.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
+import { nameRules } from "./name-rules.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
 import { proxyOnly } from "./proxy-only.ts";
@@ -44,6 +45,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...loops(view, host.addresses),
     ...modeRules(view),
     ...healthCheckRules(view),
+    ...nameRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),
