@@ -58,7 +58,7 @@ const serverAddress = readString((text) => {
 }).register(wording, {
   type: '"ip:port", "name:port", SRV name or "unix:path"',
   expected:
-    '"ip:port" or "name:port", such as "10.0.0.1:8080", "[2001:db8::1]:8080" or "app.internal:8080", an SRV name, or "unix:/path"',
+    '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080", "name:port", an SRV name or "unix:/path"',
   pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[0-9A-Za-z._-]+:[0-9]{1,5}|_[0-9A-Za-z._-]+|unix:[/@].+)$`,
 });
 
