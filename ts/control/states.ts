@@ -5,9 +5,9 @@
  * What survives a reload: health, drain and weight while the address stays; a weight set at run time
  * additionally gives way when the file's own weight changes, since the file then speaks last.
  */
-import { parseSocketAddress } from "../config/address.ts";
 import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
+import { isResolved, parseServerAddress } from "../config/server-address.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
 import type { CheckTarget } from "./health/monitor.ts";
 import { vipCheck } from "./health/vip-check.ts";
@@ -96,9 +96,10 @@ export function checkTargets(config: Config): CheckTarget[] {
     };
     const vips = vipCheck(config, backend);
     return Object.entries(b.servers).flatMap(([server, { addr }]) => {
-      const parsed = parseSocketAddress(addr, { wildcard: false });
-      if (!parsed.ok) return [];
-      const { host, port } = parsed.value;
+      const parsed = parseServerAddress(addr);
+      if (!parsed.ok || isResolved(parsed.value)) return [];
+      // The path of a Unix socket takes the place of a host.
+      const { host, port } = parsed.value.kind === "unix" ? { host: addr, port: 0 } : parsed.value;
       return [{ key: serverKey(backend, server), host, port, settings, ...(vips && { vips }) }];
     });
   });

@@ -35,7 +35,16 @@ const LOCAL_CAUSES: Record<string, string> = {
   EPERM: "this machine does not permit the connect",
 };
 
-/** Connects once; `done` is called once, later, unless the returned function was called before. */
+/** What speaks against a server on a Unix socket, and of a TCP server would be this machine's fault. */
+const UNIX_CAUSES: Record<string, string> = {
+  ENOENT: "no such socket",
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  EAGAIN: "its queue of connections is full",
+  EPROTOTYPE: "no stream socket",
+};
+
+/** Connects once, to a port or with `unix:path` in the place of the host; `done` is called once, later, unless the returned function was called before. */
 export function probeTcp(host: string, port: number, done: (outcome: Outcome) => void): () => void {
   const socket = new Socket();
   let settled = false;
@@ -47,9 +56,13 @@ export function probeTcp(host: string, port: number, done: (outcome: Outcome) =>
   };
   // Paused before it connects, the socket is never armed for reading: half the epoll work of a check.
   socket.pause();
-  socket.on("error", (error: NodeJS.ErrnoException) => finish(outcomeOf(error)));
+  const unix = unixPath(host);
+  socket.on("error", (error: NodeJS.ErrnoException) =>
+    finish(unix === undefined ? outcomeOf(error) : unixOutcomeOf(error)),
+  );
   socket.on("connect", () => finish(connectedToItself(socket, port) ? SELF_CONNECT : OK));
-  socket.connect({ host, port, autoSelectFamily: false });
+  if (unix === undefined) socket.connect({ host, port, autoSelectFamily: false });
+  else socket.connect({ path: unix });
   socket.unref();
   return () => {
     settled = true;
@@ -64,6 +77,18 @@ const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the 
 function connectedToItself(socket: Socket, port: number): boolean {
   // The port first: each property is a system call.
   return socket.localPort === port && socket.localAddress === socket.remoteAddress;
+}
+
+/** As Node takes it: an abstract name begins with a zero byte. */
+function unixPath(host: string): string | undefined {
+  if (!host.startsWith("unix:")) return undefined;
+  return host.slice("unix:".length).replace(/^@/, "\0");
+}
+
+function unixOutcomeOf(error: NodeJS.ErrnoException): Outcome {
+  const code = error.code ?? "";
+  const cause = UNIX_CAUSES[code];
+  return cause === undefined ? outcomeOf(error) : { kind: "failed", cause: `${cause} (${code})` };
 }
 
 function outcomeOf(error: NodeJS.ErrnoException): Outcome {

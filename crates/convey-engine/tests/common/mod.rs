@@ -78,7 +78,10 @@ pub fn spec(world: &World) -> SnapshotSpec {
         max_duration: Duration::ZERO,
         waiting: Default::default(),
         ends: Default::default(),
-        servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
+        servers: servers(world)
+            .into_iter()
+            .filter(|s| family(&s.addr.ip().expect("an address")) == name)
+            .collect(),
     };
     SnapshotSpec {
         mode: if world.mode == "dsr" { Mode::Dsr } else { Mode::Passthrough },
