@@ -1,7 +1,15 @@
 /** Servers that are configured by name, over real servers and DNS servers of the tests' own. */
 import { describe, expect, test, vi } from "vitest";
 import { type Balancer, type ConfigInput, createBalancer } from "../../../ts/index.ts";
-import { answers, Client, collect, poolConfig, serverStats, type TestServer } from "../../support/control.ts";
+import {
+  answers,
+  ask,
+  Client,
+  collect,
+  poolConfig,
+  serverStats,
+  type TestServer,
+} from "../../support/control.ts";
 import { addresses, type DnsStandIn, dnsmasq, dnsServer, srv } from "../../support/dns.ts";
 import { needs } from "../../support/requirements.ts";
 import { echo, listening } from "../../support/sockets.ts";
@@ -259,6 +267,31 @@ test("an address that leads back to a frontend is left out, and said", async () 
   config.frontends = { web: { listen_addr: `127.0.0.1:${a.port}`, backend: "pool" } };
   await using lb = await createBalancer(config);
   expect(names(lb)).toEqual([`web@127.0.0.2:${a.port}`]);
+});
+
+test("the API, its list and metrics take the names that addresses have", async () => {
+  await using dns = await dnsServer();
+  await using a = await at("127.0.0.2");
+  has(dns, ["127.0.0.2"]);
+  await using lb = await createBalancer(
+    poolConfig(
+      { web: { addr: `app.test:${a.port}` }, none: { addr: "none.test:1" } },
+      { resolver: resolver(dns), stats: { port: 0 } },
+    ),
+  );
+  const api = lb.statsAddress as { host: string; port: number };
+  const name = `web@127.0.0.2:${a.port}`;
+  const path = `/api/v1/servers/pool/${encodeURIComponent(name)}`;
+  expect(JSON.parse((await ask(api, path)).body)).toMatchObject({
+    name,
+    addr: `127.0.0.2:${a.port}`,
+    up: true,
+  });
+  void lb.server(`pool/${name}`).drain();
+  expect(serverStats(lb, name).draining).toBe(true);
+  const metrics = (await ask(api, "/metrics")).body;
+  expect(metrics).toContain(`server="${name}"`);
+  expect(metrics).toMatch(/convey_backend_server_up\{[^}]*server="none"[^}]*\} 0/);
 });
 
 test("localhost needs no DNS server", async () => {

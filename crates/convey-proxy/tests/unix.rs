@@ -70,7 +70,7 @@ fn bytes_and_half_closes_go_through_both_ways() {
     server.serve(echo);
     let lab = Lab::start(spec(vec![server.endpoint()]));
     for size in [0, 1, 100_000, 8_000_000] {
-        let sent: Vec<u8> = (0..size).map(|i: usize| (i * 31 >> 3) as u8).collect();
+        let sent: Vec<u8> = (0..size).map(|i: usize| ((i * 31) >> 3) as u8).collect();
         let mut client = lab.connect();
         let (mut writer, copy) = (client.try_clone().unwrap(), sent.clone());
         let writing = thread::spawn(move || {

@@ -82,7 +82,7 @@ fn look_unix(socket: &TcpStream) -> Option<Look> {
         libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waits_there) == 0
             && libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut waits_here) == 0
     };
-    done.then(|| Look {
+    done.then_some(Look {
         // What has been taken is not counted, so what has not stands for it: it changes when the other does.
         progress: Progress { acked: waits_there as u64, received: waits_here as u64, state: 0 },
         queued: waits_there > 0,
