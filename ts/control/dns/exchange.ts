@@ -10,28 +10,36 @@ export type DnsServer = { host: string; port: number };
 /** Datagrams that are no answer to the question, before the rest is not looked at. */
 const MOST_STRAYS = 64;
 
-/** Asks `server`, which has `timeoutMs` for each of the two ways. */
+/** Asks `server`, which has `timeoutMs` for each of the two ways, until `signal` gives it up. */
 export async function exchange(
   server: DnsServer,
   name: string,
   type: RecordType,
   timeoutMs: number,
+  signal: AbortSignal,
 ): Promise<Answer> {
   // The id is hard to guess, as is the port that the kernel takes for each new socket (RFC 5452).
   const question = { id: randomInt(0x1_0000), name, type };
-  const answer = await byDatagram(server, question, timeoutMs);
+  const answer = await byDatagram(server, question, timeoutMs, signal);
   if (answer.kind !== "truncated") return answer;
-  const whole = await byStream(server, question, timeoutMs);
+  const whole = await byStream(server, question, timeoutMs, signal);
   return whole.kind === "truncated"
     ? { kind: "failed", cause: "the DNS server cuts its answer by TCP, too" }
     : whole;
 }
 
-function byDatagram({ host, port }: DnsServer, question: Question, timeoutMs: number): Promise<Answer> {
+function byDatagram(
+  { host, port }: DnsServer,
+  question: Question,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Answer> {
   return new Promise((resolve) => {
+    if (signal.aborted) return resolve(GIVEN_UP);
     const socket = createSocket({ type: host.includes(":") ? "udp6" : "udp4" });
     const finish = (answer: Answer) => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", giveUp);
       socket.removeAllListeners("message");
       // One that is closed already throws.
       if (!closed) socket.close();
@@ -40,6 +48,8 @@ function byDatagram({ host, port }: DnsServer, question: Question, timeoutMs: nu
     };
     let closed = false;
     let strays = 0;
+    const giveUp = () => finish(GIVEN_UP);
+    signal.addEventListener("abort", giveUp);
     const timer = setTimeout(() => finish(silence(timeoutMs)), timeoutMs);
     socket.on("error", (error) => finish(failure(error)));
     socket.on("message", (bytes) => {
@@ -48,21 +58,33 @@ function byDatagram({ host, port }: DnsServer, question: Question, timeoutMs: nu
       else if (++strays === MOST_STRAYS) finish({ kind: "failed", cause: "answers to other questions" });
     });
     // Connected, the kernel passes nobody else's datagrams on.
-    socket.connect(port, host, () => {
-      if (!closed) socket.send(encodeQuestion(question), (error) => error && finish(failure(error)));
-    });
+    // What @types/node does not know: the callback hears of a connect that failed.
+    const connected = (error?: Error) => {
+      if (error !== undefined) finish(failure(error));
+      else if (!closed) socket.send(encodeQuestion(question), (error) => error && finish(failure(error)));
+    };
+    socket.connect(port, host, connected);
   });
 }
 
-function byStream({ host, port }: DnsServer, question: Question, timeoutMs: number): Promise<Answer> {
+function byStream(
+  { host, port }: DnsServer,
+  question: Question,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Answer> {
   return new Promise((resolve) => {
+    if (signal.aborted) return resolve(GIVEN_UP);
     const socket = new Socket();
     let received = Buffer.alloc(0);
     const finish = (answer: Answer) => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", giveUp);
       socket.destroy();
       resolve(answer);
     };
+    const giveUp = () => finish(GIVEN_UP);
+    signal.addEventListener("abort", giveUp);
     const timer = setTimeout(() => finish(silence(timeoutMs)), timeoutMs);
     socket.on("error", (error) => finish(failure(error)));
     socket.on("close", () => finish({ kind: "failed", cause: "the DNS server closed the connection" }));
@@ -83,6 +105,8 @@ function byStream({ host, port }: DnsServer, question: Question, timeoutMs: numb
     socket.connect({ host, port, autoSelectFamily: false });
   });
 }
+
+const GIVEN_UP: Answer = { kind: "failed", cause: "given up" };
 
 const silence = (timeoutMs: number): Answer => ({
   kind: "failed",

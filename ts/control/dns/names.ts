@@ -86,6 +86,7 @@ export class Names {
   /** Nothing is asked for or told any more. */
   close(): void {
     this.#closed = true;
+    this.#resolver?.close();
     for (const { timer } of this.#entries.values()) clearTimeout(timer);
     this.#entries.clear();
   }

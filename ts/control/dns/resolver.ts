@@ -1,4 +1,5 @@
 /** Asks DNS servers one after another, and follows aliases. Never rejects. */
+import { setMaxListeners } from "node:events";
 import { parseSocketAddress } from "../../config/address.ts";
 import type { Config } from "../../config/schema.ts";
 import { type DnsServer, exchange } from "./exchange.ts";
@@ -22,12 +23,14 @@ export class Resolver {
   readonly #settings: Config["resolver"];
   readonly #system: System;
   readonly #turnstile = new Turnstile(AT_ONCE);
+  readonly #end = new AbortController();
   /** The server that answered last: the first to be asked. */
   #first = 0;
 
   constructor(settings: Config["resolver"], system: System = new System()) {
     this.#settings = settings;
     this.#system = system;
+    setMaxListeners(AT_ONCE, this.#end.signal);
   }
 
   /** The records of `name`, a name in lower case. */
@@ -48,12 +51,18 @@ export class Resolver {
     return { kind: "failed", cause: "aliases that lead nowhere" };
   };
 
+  /** What is under way is given up: it fails. */
+  close(): void {
+    this.#end.abort();
+  }
+
   async #askServers(name: string, type: RecordType): Promise<Exclude<Answer, { kind: "truncated" }>> {
     const servers = await this.#servers();
+    const { retries, timeout_ms } = this.#settings;
     let answer: Answer = { kind: "failed", cause: "there is no DNS server" };
-    for (let tried = 0; tried <= this.#settings.retries; tried++) {
+    for (let tried = 0; tried <= retries; tried++) {
       const index = (this.#first + tried) % servers.length;
-      answer = await exchange(servers[index] as DnsServer, name, type, this.#settings.timeout_ms);
+      answer = await exchange(servers[index] as DnsServer, name, type, timeout_ms, this.#end.signal);
       if (answer.kind === "failed") continue;
       this.#first = index;
       break;

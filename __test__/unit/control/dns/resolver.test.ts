@@ -48,6 +48,22 @@ test("so many tries are made, and the last cause is told", async () => {
   });
 });
 
+test("a server that cannot be sent to is passed over, and questions under way end with the resolver", async () => {
+  await using silent = await dnsServer();
+  silent.mood.silent = true;
+  // A datagram to the broadcast address is refused by the kernel.
+  const unable = new Resolver(settings(["255.255.255.255:53"], { retries: 0 }));
+  expect(await unable.ask("app.test", "A")).toMatchObject({
+    kind: "failed",
+    cause: "the DNS server cannot be asked (EACCES)",
+  });
+  const resolver = new Resolver(settings([silent.address], { timeout_ms: 60_000 }));
+  const asked = resolver.ask("app.test", "A");
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  resolver.close();
+  expect(await asked).toEqual({ kind: "failed", cause: "given up" });
+});
+
 test("that a name does not exist is final: nobody else is asked", async () => {
   await using first = await dnsServer();
   await using second = await dnsServer();
