@@ -103,8 +103,12 @@ export const srv = (
   data: { priority, weight, port, target },
 });
 
-/** dnsmasq with a file of hosts that can be written anew. */
-export async function dnsmasq(hosts: string, options: readonly string[] = []) {
+/** dnsmasq with a file of hosts that can be written anew; `prefix` is a command that runs it elsewhere. */
+export async function dnsmasq(
+  hosts: string,
+  options: readonly string[] = [],
+  prefix: readonly string[] = [],
+) {
   const folder = mkdtempSync(join(tmpdir(), "convey-dnsmasq-"));
   const file = join(folder, "hosts");
   writeFileSync(file, hosts);
@@ -113,6 +117,7 @@ export async function dnsmasq(hosts: string, options: readonly string[] = []) {
   await probe[Symbol.asyncDispose]();
   const port = address.split(":")[1] as string;
   const running = start([
+    ...prefix,
     "dnsmasq",
     "--keep-in-foreground",
     "--conf-file=/dev/null",
