@@ -82,7 +82,9 @@ export const healthCheckSchema = z
     path: requestPath.optional().describe('What is asked for, type http; "/" unless given.'),
     host: hostHeader
       .optional()
-      .describe("The Host of the request, type http; tls_sni or else the server's address unless given."),
+      .describe(
+        "The Host of the request, type http; tls_sni or else the server's name or address unless given.",
+      ),
     expect: text
       .optional()
       .describe(
@@ -105,7 +107,9 @@ export const healthCheckSchema = z
     tls: boolean.optional().describe("Whether checks speak TLS; false unless given. Not over UDP."),
     tls_sni: serverName
       .optional()
-      .describe("The name asked for by TLS, and looked for in the certificate; that of host unless given."),
+      .describe(
+        "The name asked for by TLS, and looked for in the certificate; that of host or of the server unless given.",
+      ),
     tls_verify: boolean
       .optional()
       .describe(

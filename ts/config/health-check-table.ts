@@ -50,6 +50,7 @@ function ofTable(view: View, backend: Backend, table: Table, host: HostFacts): F
     ...texts(view, backend, type, table, at),
     ...tls(table, at, host),
     ...vip(view, backend, type, table),
+    ...sockets(view, backend, type, table),
   ];
 }
 
@@ -189,6 +190,33 @@ function vip(view: View, { name, table: own }: Backend, type: string, table: Tab
       `asks servers by ${beyond} at their own addresses, and for the frontends' by a TCP handshake alone: a server that answers wrongly only there is not noticed`,
       { expected: 'check = "address" to ask at their own addresses alone, or type = "tcp"' },
     ),
+  ];
+}
+
+/** Unix sockets have no port, and those of servers take no datagrams. */
+function sockets({ frontends }: View, { name, servers }: Backend, type: string, table: Table): Finding[] {
+  const socket = servers.find(({ table: { addr } }) => typeof addr === "string" && addr.startsWith("unix:"));
+  if (socket === undefined || type === "none") return [];
+  const at = ["backends", name, "health_check"];
+  const which = `server ${quote(socket.name)}, which is a Unix socket`;
+  const protocols = frontends.filter((it) => it.backend === name).map((it) => it.protocol);
+  return [
+    ...(type === "send_expect" && isUdpCheck(table.protocol, protocols)
+      ? [
+          error(
+            [...at, ...(table.protocol === undefined ? [] : ["protocol"])],
+            "value",
+            `cannot ask ${which}, by UDP`,
+            {
+              found: describeValue(table.protocol ?? "udp"),
+              expected: '"tcp"',
+            },
+          ),
+        ]
+      : []),
+    ...(table.port === undefined
+      ? []
+      : [warning([...at, "port"], "key", `has no effect on ${which}`, { found: describeValue(table.port) })]),
   ];
 }
 

@@ -16,6 +16,7 @@ import { healthCheckTableRules } from "./health-check-table.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { loops } from "./loops.ts";
+import { nameRules } from "./name-rules.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
 import { proxyOnly } from "./proxy-only.ts";
@@ -46,6 +47,7 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...modeRules(view),
     ...healthCheckRules(view),
     ...healthCheckTableRules(view, host),
+    ...nameRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),

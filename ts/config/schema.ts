@@ -16,6 +16,7 @@ import {
   parseSocketAddress,
 } from "./address.ts";
 import { healthCheckSchema } from "./health-check-schema.ts";
+import { formatServerAddress, notAServer, parseServerAddress } from "./server-address.ts";
 import { readString, wording } from "./wording.ts";
 import { ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
@@ -40,20 +41,29 @@ const listenAddress = readString((text) => {
 });
 
 const serverAddress = readString((text) => {
-  const parsed = parseSocketAddress(text, { wildcard: false });
-  if (!parsed.ok) return parsed;
-  if (parsed.value.port === 0) return { ok: false, message: "has port 0, where no server can be" };
-  if (parsed.value.host === "0.0.0.0" || parsed.value.host === "::") {
-    return { ok: false, message: "is the wildcard address, where no server can be" };
-  }
-  const message = notUnicast(parsed.value.host);
-  if (message !== undefined) return { ok: false, message: `${message}, where no server can be` };
-  return { ok: true, value: hostPort(parsed.value) };
+  const parsed = parseServerAddress(text);
+  return parsed.ok ? { ok: true, value: formatServerAddress(parsed.value) } : parsed;
 }).register(wording, {
-  type: '"ip:port"',
-  expected: '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"',
-  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$`,
+  type: '"ip:port", "name:port", SRV name or "unix:path"',
+  expected:
+    '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080", "name:port", an SRV name or "unix:/path"',
+  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[0-9A-Za-z._-]+:[0-9]{1,5}|_[0-9A-Za-z._-]+|unix:[/@].+)$`,
 });
+
+const resolverAddress = readString((text) => {
+  const parsed = parseSocketAddress(withPort53(text), { wildcard: false });
+  if (!parsed.ok) return parsed;
+  const message = notAServer(parsed.value.host, parsed.value.port);
+  return message === undefined
+    ? { ok: true, value: hostPort(parsed.value) }
+    : { ok: false, message: message.replace("no server", "no DNS server") };
+}).register(wording, {
+  type: '"ip" or "ip:port"',
+  expected: 'an IP address and, unless it is 53, a port, such as "10.0.0.53" or "127.0.0.1:5353"',
+});
+
+const withPort53 = (text: string): string =>
+  isIP(text) === 0 || text.includes("%") ? text : hostPort({ host: text, port: 53 });
 
 const ipAddress = readString((text) => {
   if (!isIP(text) || text.includes("%")) return { ok: false, message: "is not an IP address" };
@@ -160,9 +170,57 @@ export const xdpModeSchema = z.enum(["native", "generic"]);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
+export const resolveSchema = z.enum(["all", "first"]);
+
+/** How names of servers are resolved. */
+const resolverSchema = z
+  .strictObject({
+    servers: z
+      .array(resolverAddress)
+      .max(8)
+      .register(wording, {
+        type: "list of addresses",
+        expected: 'at most 8 addresses, such as ["10.0.0.53", "127.0.0.1:5353"]',
+      })
+      .default([])
+      .describe("DNS servers to ask, port 53 unless given; empty is those of /etc/resolv.conf."),
+    timeout_ms: milliseconds
+      .min(1)
+      .max(60_000)
+      .default(1000)
+      .describe("Milliseconds that a DNS server has to answer one question."),
+    retries: z
+      .int()
+      .min(0)
+      .max(16)
+      .default(2)
+      .describe("Further tries of a question that was not answered, at the next DNS server each."),
+    min_ttl_ms: milliseconds
+      .min(100)
+      .default(1000)
+      .describe("Milliseconds that an answer counts at least, whatever its TTL."),
+    max_ttl_ms: milliseconds
+      .min(100)
+      .default(60_000)
+      .describe("Milliseconds that an answer counts at most, whatever its TTL."),
+    hold_ms: milliseconds
+      .default(30_000)
+      .describe(
+        "Milliseconds that the last addresses of a name stay when DNS says that it does not exist or has none. When DNS does not answer they stay as long as that lasts.",
+      ),
+  })
+  .describe("How names of servers are resolved.");
+
 export const serverSchema = z
   .strictObject({
-    addr: serverAddress.describe("Where the server listens; IPv6 in brackets."),
+    addr: serverAddress.describe(
+      "Where the server listens; IPv6 in brackets. A name stands for the addresses that DNS has for it, _service._proto.name for those of an SRV record. unix:/path or unix:@abstract is a Unix socket, proxy mode.",
+    ),
+    resolve: resolveSchema
+      .optional()
+      .describe(
+        "Which addresses of a name are servers: all, each one of its own; first, one. all unless given.",
+      ),
     weight: z
       .int()
       .min(0)
@@ -441,6 +499,7 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Settings of the engines "xdp" and "af_xdp".'),
+    resolver: resolverSchema.prefault({}),
     limits: z
       .strictObject({
         max_connections: count

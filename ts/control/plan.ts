@@ -82,14 +82,20 @@ export async function makePlan(
     changes: diffConfig(now, next),
     restart_needed: service.needsRestart(next),
     slots: await slotChanges(next, service),
-    ...(await touched(now, next, service.counted(), flows)),
+    ...(await touched(
+      now,
+      next,
+      { stats: service.counted(), servedAs: (key) => service.servedAs(key) },
+      flows,
+    )),
   };
 }
 
 /** Of backends that stay and whose servers are others or weighed otherwise. */
-async function slotChanges(next: Config, { config: now, servers }: Service): Promise<SlotChange[]> {
+async function slotChanges(next: Config, service: Service): Promise<SlotChange[]> {
+  const { config: now, servers } = service;
   if (now.mode === "proxy") return [];
-  const [before, after] = [servers.records, servers.under(next)].map(members);
+  const [before, after] = [servers.records, service.recordsUnder(next)].map(members);
   const { movedSlots } = await loadDataplane();
   const found: SlotChange[] = [];
   for (const backend of Object.keys(next.backends)) {

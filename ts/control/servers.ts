@@ -279,6 +279,18 @@ export class ServerTable {
   }
 }
 
+/** How the drains of one or more servers ended together. */
+export function drainEndOf(ends: readonly DrainEnd[]): DrainEnd {
+  const [first, ...others] = ends;
+  if (first !== undefined && others.length === 0) return first;
+  const states = ends.map(({ state }) => state);
+  const state = (["cancelled", "deadline"] as const).find((it) => states.includes(it)) ?? "drained";
+  const open = ends.map(({ connections }) => connections);
+  return open.includes(undefined)
+    ? { state }
+    : { state, connections: open.reduce<number>((sum, it) => sum + (it ?? 0), 0) };
+}
+
 export const noServer = (name: string): ConveyError =>
   new ConveyError("NOT_FOUND", `no server is named "${name}"; servers are named backend/server`);
 

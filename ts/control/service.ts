@@ -21,17 +21,19 @@ import {
 } from "../native/index.ts";
 import { CounterReader } from "./counter-reader.ts";
 import { diffConfig } from "./diff.ts";
+import type { Expansion } from "./dns/expand.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
 import { type HealthListener, HealthMonitor, type LastCheck } from "./health/monitor.ts";
 import { checkText } from "./health/outcome.ts";
 import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
+import { type NamedServers, servesTheSame } from "./named-servers.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
 import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
-import { ServerTable } from "./servers.ts";
+import { type DrainEnd, drainEndOf, ServerTable } from "./servers.ts";
 import { carryOver, checkTargets, copyRecords, isUp, type ServerRecords, toStates } from "./states.ts";
 import { buildStats, type Stats, type StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
@@ -54,7 +56,11 @@ export class Service {
   /** Asked for once after each change: programs ask frontend by frontend. */
   #addresses: ReadonlyMap<string, SocketAddress> | undefined;
   readonly #started: Config;
+  readonly #names: NamedServers;
+  /** As it was given, with names. */
   #config: Config;
+  /** What stands for it. */
+  #serving: Expansion;
   #version = 1;
   /** When the latest configuration was put in service, or could not be. */
   #applied: Promise<unknown> = Promise.resolve();
@@ -68,15 +74,20 @@ export class Service {
       admin: AdminSource;
       onChecked: NonNullable<HealthListener["onChecked"]>;
       keepAlive: boolean;
+      /** That has prepared `config`. */
+      names: NamedServers;
     },
   ) {
     this.#started = config;
     this.#config = config;
+    this.#names = parts.names;
+    this.#serving = this.#names.expand(config);
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
     this.#admin = new AdminSlot(parts.admin);
-    const records = carryOver(config, new Map());
-    this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
+    const served = this.#serving.config;
+    const records = carryOver(served, new Map());
+    this.dataplane = parts.start(lower(served, toStates(records)), (event) => this.#onNativeEvent(event));
     this.#counters = new CounterReader(this.dataplane);
     this.servers = new ServerTable(
       records,
@@ -86,7 +97,10 @@ export class Service {
     );
     this.#health = new HealthMonitor(
       {
-        onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
+        onTransition: (key, up, cause) => {
+          this.servers.transition(key, up, cause);
+          if (!up) this.#names.suspect(key);
+        },
         onChecked: parts.onChecked,
         onSuspended: (cause, key) =>
           parts.reporter.engine(
@@ -102,6 +116,7 @@ export class Service {
         ),
       },
     );
+    this.#tellNames();
     const { packet } = config.mode === "proxy" ? {} : this.#counters.read();
     if (packet) parts.reporter.write(narratePacketPath(packet));
     if (config.shutdown.keep_forwarding && !this.dataplane.outlivesProcess()) {
@@ -159,7 +174,8 @@ export class Service {
 
   /** Checks the servers of the configuration in service from now on. */
   startChecks(): void {
-    this.#health.setTargets(checkTargets(this.#config));
+    const { config, named, origins } = this.#serving;
+    this.#health.setTargets(checkTargets(config, (key) => named.get(origins.get(key) ?? "")?.addr));
   }
 
   /** Where a frontend listens; undefined when it does not. */
@@ -189,11 +205,11 @@ export class Service {
       draining,
       records: this.servers.records,
       routes: new Map(Object.entries(frontends).map(([name, f]) => [name, f.backend])),
-      lastCheck: (key) => this.#health.lastCheck(key),
+      lastCheck: (key) => this.#health.lastCheck(key) ?? this.#names.check(key),
       lastReload,
-      isRuntime,
+      isRuntime: (key) => isRuntime(this.#names.origin(key)),
     };
-    return { native: this.#counters.read(), context };
+    return { native: this.#names.complete(this.#counters.read()), context };
   }
 
   readiness(draining: boolean): Readiness {
@@ -217,9 +233,9 @@ export class Service {
     const down = [...this.servers.records.values()].filter(
       (record) => record.backend === backend && !isUp(record),
     );
-    return withDown(
-      explanation,
-      down.map(({ key, server, addr, ejection }) => ({
+    const without = this.#names.without().filter(({ named }) => named.backend === backend);
+    return withDown(explanation, [
+      ...down.map(({ key, server, addr, ejection }) => ({
         backend: backend ?? "",
         name: server,
         addr,
@@ -227,13 +243,88 @@ export class Service {
           ? `ejected until ${ejection.until.toISOString()}, ${ejection.cause}`
           : downFor(this.#health.lastCheck(key)),
       })),
-    );
+      ...without.map(({ named: { server, addr }, check }) => ({
+        backend: backend ?? "",
+        name: server,
+        addr,
+        cause: check.cause,
+      })),
+    ]);
   }
 
   /** Connections of everything, counted now. */
   counted(): Pick<Stats, "frontends" | "backends"> {
     const { native, context } = this.sample(false, undefined, () => false);
     return buildStats(native, context);
+  }
+
+  /** The records as they would be under `next`, by the addresses that are known of its names. */
+  recordsUnder(next: Config): ServerRecords {
+    return this.servers.under(this.#names.expand(next).config);
+  }
+
+  /** The servers in service that a server of the configuration stands for: itself, unless it is a name. */
+  servedAs(key: string): string[] {
+    return this.#names.addressesOf(key) ?? [key];
+  }
+
+  /** The server of the configuration that a server in service belongs to. */
+  originOf(key: string): string {
+    return this.#names.origin(key);
+  }
+
+  /** Whether something has this name, in the configuration or in service. */
+  hasServer(key: string): boolean {
+    return this.servers.records.has(key) || this.#names.addressesOf(key) !== undefined;
+  }
+
+  /** See `Balancer.drain()`: all addresses that a name has now. */
+  async drain(key: string, deadlineMs: number, jitterMs?: number): Promise<DrainEnd> {
+    const ends = await Promise.all(
+      this.#addressed(key).map((each) => this.servers.drain(each, deadlineMs, jitterMs)),
+    );
+    return drainEndOf(ends);
+  }
+
+  /** See `Balancer.enable()`: all addresses that a name has now. */
+  enable(key: string): void {
+    for (const each of this.#addressed(key)) this.servers.enable(each);
+  }
+
+  /** See `Balancer.setWeight()`: of all addresses that a name has now. */
+  setWeight(key: string, weight: number | null): void {
+    for (const each of this.#addressed(key)) this.servers.setWeight(each, weight);
+  }
+
+  #addressed(key: string): string[] {
+    const keys = this.servedAs(key);
+    if (keys.length === 0) throw new ConveyError("NOT_FOUND", `${key} is a name that has no address now`);
+    return keys;
+  }
+
+  /**
+   * Puts the addresses in service that are known by now of the names of the configuration in service.
+   *
+   * @throws ConveyError and leaves the addresses of before in service.
+   */
+  async readdress(assertOpen: () => void): Promise<void> {
+    assertOpen();
+    const next = this.#names.expand(this.#config);
+    if (servesTheSame(next, this.#serving)) {
+      this.#serving = next;
+      this.#tellNames();
+      return;
+    }
+    const records = copyRecords(this.servers.records);
+    const before = this.#serving;
+    this.#serve(this.#config, next);
+    try {
+      await this.dataplane.settle();
+    } catch (error) {
+      this.#serve(this.#config, before, records);
+      throw error;
+    }
+    this.#tellNames();
   }
 
   /** Settings of `next` that only the next start would take up. */
@@ -273,6 +364,7 @@ export class Service {
     let installed = false;
     const records = copyRecords(this.servers.records);
     try {
+      await this.#names.prepare(next);
       assertOpen();
       refuseOwnAddress(this.#admin.address, neighbours.after);
       this.#install(next, earlier);
@@ -286,11 +378,13 @@ export class Service {
           this.#install(before, records);
           await this.dataplane.settle();
         }
+        this.#tellNames();
         await move.rollBack();
       });
     }
     move.commit();
     this.#version += 1;
+    this.#tellNames();
     return {
       result: "applied",
       changes: diffConfig(before, next),
@@ -301,12 +395,22 @@ export class Service {
 
   /** Without a pause: health results and operators may change records in between. */
   #install(next: Config, earlier?: ServerRecords): void {
-    const records = this.servers.under(next, earlier);
-    this.dataplane.install(lower(next, toStates(records)));
+    this.#serve(next, this.#names.expand(next), earlier);
+  }
+
+  #serve(next: Config, serving: Expansion, earlier?: ServerRecords): void {
+    const records = this.servers.under(serving.config, earlier);
+    this.dataplane.install(lower(serving.config, toStates(records)));
     this.#addresses = undefined;
     this.servers.replace(records);
     this.#config = next;
+    this.#serving = serving;
     this.startChecks();
+  }
+
+  /** What serves is final: names that it has not are forgotten. */
+  #tellNames(): void {
+    for (const event of this.#names.serve(this.#config, this.#serving)) this.#reporter.emit(event);
   }
 
   #listening(): ReadonlyMap<string, SocketAddress> {
@@ -326,6 +430,7 @@ export class Service {
    */
   async close(stopped: () => void): Promise<void> {
     const socketClosed = this.#socket?.close();
+    this.#names.close();
     this.#health.close();
     for (const line of this.dataplane.close(this.keepsForwarding)) this.#reporter.info({}, `host: ${line}`);
     stopped();
@@ -344,9 +449,11 @@ export class Service {
     switch (event.kind) {
       case "server-connect-failed":
         this.#health.passiveFailure(`${event.backend}/${event.server}`, `data plane: ${event.message}`);
+        this.#names.suspect(`${event.backend}/${event.server}`);
         return;
       case "server-failing":
         this.servers.failing(`${event.backend}/${event.server}`, event.message);
+        this.#names.suspect(`${event.backend}/${event.server}`);
         return;
       case "worker-panicked":
         this.#reporter.engine("worker-panicked", event.message, event);

@@ -5,11 +5,11 @@
  * What survives a reload: health, drain and weight while the address stays; a weight set at run time
  * additionally gives way when the file's own weight changes, since the file then speaks last.
  */
-import { parseSocketAddress } from "../config/address.ts";
 import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
+import { isResolved, parseServerAddress, type ServerAddress } from "../config/server-address.ts";
 import type { NativeServerUpdate } from "../native/index.ts";
-import { askOf, checkSettings, isChecked } from "./health/ask.ts";
+import { askByName, askOf, checkSettings, isChecked } from "./health/ask.ts";
 import type { CheckTarget } from "./health/monitor.ts";
 import { vipCheck } from "./health/vip-check.ts";
 
@@ -94,8 +94,14 @@ export function toStates(
   );
 }
 
-/** What the health monitor is to check. */
-export function checkTargets(config: Config): CheckTarget[] {
+/**
+ * What the health monitor is to check. `config` has no names; `nameOf` tells the one that a server, by `serverKey()`, has
+ * its address from.
+ */
+export function checkTargets(
+  config: Config,
+  nameOf: (key: string) => string | undefined = () => undefined,
+): CheckTarget[] {
   return Object.entries(config.backends).flatMap(([backend, b]) => {
     if (!isChecked(b)) return [];
     const settings = checkSettings(b);
@@ -103,11 +109,25 @@ export function checkTargets(config: Config): CheckTarget[] {
     const vips = vipCheck(config, backend);
     const asked = b.health_check?.port;
     return Object.entries(b.servers).flatMap(([server, { addr }]) => {
-      const parsed = parseSocketAddress(addr, { wildcard: false });
-      if (!parsed.ok) return [];
-      const { host, port } = parsed.value;
-      const at = asked === undefined ? undefined : { host, port: asked };
-      return [{ key: serverKey(backend, server), host, port, settings, at, ask, ...(vips && { vips }) }];
+      const parsed = parseServerAddress(addr);
+      if (!parsed.ok || isResolved(parsed.value)) return [];
+      // The path of a Unix socket takes the place of a host.
+      const { host, port } = parsed.value.kind === "unix" ? { host: addr, port: 0 } : parsed.value;
+      const at = placeOf(parsed.value, asked);
+      const key = serverKey(backend, server);
+      const name = parseServerAddress(nameOf(key) ?? "");
+      const own =
+        name.ok && name.value.kind === "name" ? askByName(ask, name.value.host, asked ?? port) : ask;
+      return [{ key, host, port, settings, at, ask: own, ...(vips && { vips }) }];
     });
   });
+}
+
+/** Where checks go instead of the server's address and port: `port` is what the configuration has them ask. */
+function placeOf(
+  address: Exclude<ServerAddress, { kind: "name" | "srv" }>,
+  port: number | undefined,
+): CheckTarget["at"] {
+  if (address.kind === "unix") return { path: address.path };
+  return port === undefined ? undefined : { host: address.host, port };
 }

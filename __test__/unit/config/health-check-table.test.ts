@@ -8,7 +8,7 @@ import { linesOf } from "./support.ts";
 /** What is told of a table of checks; `own` are further keys of its backend. */
 async function told(
   table: string,
-  { own = "", mode = "proxy", protocol = "tcp", head = "" } = {},
+  { own = "", mode = "proxy", protocol = "tcp", head = "", addr = "198.51.100.1:80" } = {},
 ): Promise<string[]> {
   const text = `mode = "${mode}"
 ${head}
@@ -19,7 +19,7 @@ protocol = "${protocol}"
 [backends.pool]
 ${own}
 [backends.pool.servers.s1]
-addr = "198.51.100.1:80"
+addr = "${addr}"
 [backends.pool.health_check]
 ${table}`;
   return (await linesOf(text)).map((line) => line.replace(/^[^ ]+ /, ""));
@@ -36,6 +36,18 @@ describe("the table of checks", () => {
     'type = "none"',
   ])("a sound one is taken: %s", async (table) => {
     expect(await told(table)).toEqual([]);
+  });
+
+  test("a server on a Unix socket takes all but datagrams, and has no use for a port", async () => {
+    const addr = "unix:/run/app.sock";
+    expect(await told('type = "http"\ntls = true', { addr })).toEqual([]);
+    expect(await told('type = "none"', { addr })).toEqual([]);
+    expect(await told('type = "send_expect"\nprotocol = "udp"\nsend = "x"', { addr })).toEqual([
+      'error: backends.pool.health_check.protocol: cannot ask server "s1", which is a Unix socket, by UDP (found "udp", expected "tcp")',
+    ]);
+    expect(await told("port = 8080", { addr })).toEqual([
+      'warning: backends.pool.health_check.port: has no effect on server "s1", which is a Unix socket (found 8080)',
+    ]);
   });
 
   test("what is stated by a flat key, too, is refused with both names", async () => {

@@ -7,6 +7,7 @@
 
 pub mod conntrack;
 pub mod counters;
+pub mod endpoint;
 pub mod event;
 pub mod flow_list;
 pub mod nat_ports;
@@ -17,6 +18,7 @@ pub mod wait_queue;
 pub mod watch;
 
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
+pub use endpoint::Endpoint;
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use snapshot::{

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters::{ConnCounters, ReasonCounters};
+use crate::endpoint::Endpoint;
 use crate::selection::RoundRobin;
 use crate::streak::FailureStreak;
 use crate::wait_queue::WaitQueue;
@@ -134,7 +135,7 @@ pub struct ServerSpec {
     /// Unique name within the backend.
     pub name: String,
     /// Where it listens.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Share of new connections; 0 takes it out of rotation.
     pub weight: u16,
     /// Connections open at once; 0 means no limit.
@@ -211,7 +212,7 @@ pub struct Server {
     /// Unique name within the backend.
     pub name: Arc<str>,
     /// Where it listens.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Configured share of new connections.
     pub weight: u16,
     /// Connections open at once; 0 means no limit.
@@ -283,6 +284,9 @@ impl Snapshot {
 
     fn build(spec: SnapshotSpec, workers: usize, previous: Option<&Self>) -> Result<Self, SpecError> {
         let backend_index = check_backends(&spec.backends)?;
+        if spec.mode != Mode::Proxy {
+            check_packet_servers(&spec.backends)?;
+        }
         check_frontends(&spec.frontends, &backend_index)?;
 
         let new_counters = || Arc::new(ConnCounters::new(workers));
@@ -344,7 +348,7 @@ fn build_backend(
                 old_servers.get(s.name.as_str()).and_then(|&i| Some((old?.servers.get(i)?, old_credits[i])));
             let server = Server {
                 name: survivor.map_or_else(|| s.name.as_str().into(), |(o, _)| o.name.clone()),
-                addr: s.addr,
+                addr: s.addr.clone(),
                 weight: s.weight,
                 max_connections: s.max_connections,
                 up: s.up,
@@ -402,6 +406,17 @@ fn check_backends(backends: &[BackendSpec]) -> Result<HashMap<String, usize>, Sp
         }
     }
     Ok(index)
+}
+
+/// No packet can be sent to a Unix socket.
+fn check_packet_servers(backends: &[BackendSpec]) -> Result<(), SpecError> {
+    for b in backends {
+        if let Some(s) = b.servers.iter().find(|s| s.addr.ip().is_none()) {
+            let field = format!("backends.{}.servers.{}.addr", b.name, s.name);
+            return Err(invalid(field, "a Unix socket is available in proxy mode only"));
+        }
+    }
+    Ok(())
 }
 
 fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>) -> Result<(), SpecError> {

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use convey_core::Reason;
 use convey_core::conntrack::Direction;
+use convey_core::{Endpoint, Reason};
 
 use crate::next_hop::NextHop;
 use crate::routes::Reject;
@@ -22,7 +22,7 @@ pub struct Explanation {
     /// The Maglev slot its hash names, where the table was asked.
     pub maglev_slot: Option<usize>,
     /// Backend, name and address of its server.
-    pub server: Option<(String, String, SocketAddr)>,
+    pub server: Option<(String, String, Endpoint)>,
     /// How the server is reached.
     pub method: Option<Method>,
     /// Source and destination once rewritten; a source port of 0 is one still to be taken.
@@ -160,7 +160,7 @@ pub enum Step {
     /// It is refused.
     Refused { reason: DropReason },
     /// It gets this server.
-    Server { backend: String, name: String, addr: SocketAddr },
+    Server { backend: String, name: String, addr: Endpoint },
     /// Its addresses become these; a source port of 0 is one still to be taken.
     Rewritten { source: SocketAddr, destination: SocketAddr },
     /// Only its MAC addresses change.
@@ -182,7 +182,7 @@ pub enum Step {
     /// The backend takes its servers by weighted round robin (proxy mode).
     RoundRobin { backend: String },
     /// A server's part in that: `weight` of `total`.
-    Share { name: String, addr: SocketAddr, weight: u16, total: u64 },
+    Share { name: String, addr: Endpoint, weight: u16, total: u64 },
     /// The backend has no server that is up with a weight above 0.
     NoServer { backend: String },
     /// The backend, or each of its servers that are up, has as many connections as it may have (proxy mode).

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use convey_core::{
-    BackendSpec, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec, SocketOptions, Waiting,
+    BackendSpec, Endpoint, Ends, FrontendSpec, Limits, Mode, Protocol, ServerSpec, SnapshotSpec,
+    SocketOptions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -371,7 +372,7 @@ impl NativeBackend {
 impl NativeServer {
     fn into_spec(self, path: &str) -> Result<ServerSpec> {
         Ok(ServerSpec {
-            addr: addr(&format!("{path}.{}.addr", self.name), &self.addr)?,
+            addr: endpoint(&format!("{path}.{}.addr", self.name), &self.addr)?,
             weight: weight(&format!("{path}.{}.weight", self.name), self.weight)?,
             name: self.name,
             max_connections: self.max_connections.into(),
@@ -387,6 +388,10 @@ pub fn weight(field: &str, weight: u32) -> Result<u16> {
 
 fn addr(field: &str, text: &str) -> Result<SocketAddr> {
     text.parse().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
+}
+
+fn endpoint(field: &str, text: &str) -> Result<Endpoint> {
+    text.parse().map_err(|error| invalid(field, format!("\"{text}\" {error}")))
 }
 
 fn ms(ms: u32) -> Duration {

@@ -55,7 +55,7 @@ fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
 fn spec(listen: SocketAddr, servers: &[SocketAddr]) -> SnapshotSpec {
     let server = |(i, addr): (usize, &SocketAddr)| ServerSpec {
         name: format!("s{i}"),
-        addr: *addr,
+        addr: (*addr).into(),
         weight: 1,
         max_connections: 0,
         up: true,

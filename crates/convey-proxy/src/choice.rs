@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use convey_core::{FlowStage, Frontend, Protocol, Reason, Watches};
+use convey_core::{Endpoint, FlowStage, Frontend, Protocol, Reason, Watches};
 
 /// What became of a client that was accepted.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct Choice {
     /// Name of its backend.
     pub backend: Arc<str>,
     /// Name and address of the server it is connected to and the proxy's end of that, or why there is none.
-    pub outcome: Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+    pub outcome: Result<(Arc<str>, Endpoint, Option<SocketAddr>), Reason>,
 }
 
 /// Tells those who watch of a choice; nothing but a load while there are none.
@@ -28,7 +28,7 @@ pub(crate) fn tell(
     watches: &Watches<Choice>,
     (client, listen): (SocketAddr, SocketAddr),
     (frontend, backend): (&Frontend, &Arc<str>),
-    outcome: impl FnOnce() -> Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+    outcome: impl FnOnce() -> Result<(Arc<str>, Endpoint, Option<SocketAddr>), Reason>,
 ) {
     let watches = watches.current();
     if watches.is_empty() {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use convey_core::{Backend, Event, Frontend, Reason, Server};
+use convey_core::{Backend, Endpoint, Event, Frontend, Reason, Server};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
@@ -31,6 +31,7 @@ use crate::passive::{self, Witness};
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
+use crate::unix;
 use crate::waiting::{self, Standing};
 use crate::worker::Worker;
 
@@ -149,13 +150,13 @@ impl<'a> Attempt<'a> {
             self.connection.tries();
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
             timer.as_mut().reset(deadline);
-            match self.dial(server.addr, timer.as_mut()).await {
+            match self.dial(&server.addr, timer.as_mut()).await {
                 Ok((stream, source)) => {
-                    let (name, addr) = (server.name.clone(), server.addr);
+                    let (name, addr) = (server.name.clone(), server.addr.clone());
                     let names = (self.frontend, &self.backend.name);
                     let ends = self.connection.ends();
                     choice::tell(&self.worker.shared.watches, ends, names, || {
-                        Ok((name.clone(), addr, source))
+                        Ok((name.clone(), addr.clone(), source))
                     });
                     self.connection.connected(Connected { name, addr, source });
                     place.admit();
@@ -218,7 +219,7 @@ impl<'a> Attempt<'a> {
     /// accepting pause, rather than blame the server.
     async fn dial(
         &mut self,
-        addr: SocketAddr,
+        addr: &Endpoint,
         mut timer: Pin<&mut Sleep>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
@@ -226,6 +227,8 @@ impl<'a> Attempt<'a> {
         self.standing.spare = None;
         let stream = loop {
             match begin(addr) {
+                // Its queue is full: where TCP would wait in the kernel, this has to ask again.
+                Err(error) if unix::is_busy(addr, &error) => unix::wait(timer.as_mut()).await?,
                 Err(error) if is_shortage(&error) => {
                     if self.worker.fds_short.note() {
                         let frontend = self.frontend.name.clone();
@@ -261,7 +264,7 @@ impl<'a> Attempt<'a> {
             return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
         let source = stream.local_addr().ok();
-        if is_connected_to_itself(&stream, source, addr) {
+        if addr.ip().is_some_and(|addr| is_connected_to_itself(&stream, source, addr)) {
             // With a FIN the port would stay in TIME_WAIT. That this fails costs no more than that.
             let _ = stream.set_zero_linger();
             return Err(Errno::CONNREFUSED.into());
@@ -322,7 +325,11 @@ impl<'a> Attempt<'a> {
 
 /// Starts a connect. The socket enters the reactor only afterwards: one that has not begun to connect hangs
 /// up at once.
-fn begin(addr: SocketAddr) -> io::Result<TcpStream> {
+fn begin(addr: &Endpoint) -> io::Result<TcpStream> {
+    let addr = match addr {
+        Endpoint::Ip(addr) => *addr,
+        Endpoint::Unix(path) => return unix::begin(path),
+    };
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
     match socket.connect(&addr.into()) {

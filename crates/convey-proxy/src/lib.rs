@@ -32,6 +32,7 @@ mod relay;
 mod shared;
 mod shortage;
 mod thread;
+mod unix;
 mod waiting;
 mod worker;
 

@@ -39,12 +39,12 @@ pub(crate) fn proxied(snapshot: &Snapshot, protocol: Protocol, destination: Sock
     e.steps.push(Step::RoundRobin { backend: backend.name.to_string() });
     e.steps.extend(eligible.iter().map(|server| Step::Share {
         name: server.name.to_string(),
-        addr: server.addr,
+        addr: server.addr.clone(),
         weight: server.effective_weight(),
         total,
     }));
     if let [only] = eligible.as_slice() {
-        e.server = Some((backend.name.to_string(), only.name.to_string(), only.addr));
+        e.server = Some((backend.name.to_string(), only.name.to_string(), only.addr.clone()));
     }
     let (backend_limit, counters) = (backend.waiting.max_connections, &backend.counters);
     let is_full = |limit, open| limit != 0 && open >= limit;

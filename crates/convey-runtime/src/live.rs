@@ -43,10 +43,10 @@ fn of_choice(Choice { at, client, listen, frontend, backend, outcome }: Choice) 
         Ok((name, addr, source)) => {
             let (backend, name) = (backend.to_string(), name.to_string());
             e.steps.push(Step::RoundRobin { backend: backend.clone() });
-            e.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr });
+            e.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: addr.clone() });
             e.steps.push(Step::OwnConnection);
+            e.rewritten = source.zip(addr.ip());
             e.server = Some((backend, name, addr));
-            e.rewritten = source.map(|source| (source, addr));
             e.outcome = Outcome::Connect;
         }
         Err(reason) => {

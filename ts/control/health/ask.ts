@@ -8,6 +8,7 @@ import { isUdpCheck } from "../../config/health-check-table.ts";
 import type { BackendConfig, Config } from "../../config/schema.ts";
 import { parseStatusList, type StatusList } from "../../config/status-list.ts";
 import type { CheckSettings } from "./monitor.ts";
+import { authority } from "./stream.ts";
 
 /** How TLS is spoken. */
 export type TlsAsk = {
@@ -89,6 +90,13 @@ export function askOf({ backends, frontends }: Config, name: string): Ask | unde
     case "none":
       return undefined;
   }
+}
+
+/** The same of a server that is configured by name: that stands in for its address where no other name is asked for. */
+export function askByName(ask: Ask | undefined, host: string, port: number): Ask | undefined {
+  if (ask === undefined || ask.kind === "datagram") return ask;
+  const tls = ask.tls && { ...ask.tls, name: ask.tls.name ?? host };
+  return ask.kind === "http" ? { ...ask, tls, host: ask.host ?? authority({ host, port }) } : { ...ask, tls };
 }
 
 function tlsOf({ host, tls_sni, tls_verify, tls_ca }: NonNullable<BackendConfig["health_check"]>): TlsAsk {

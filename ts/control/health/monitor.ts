@@ -31,6 +31,7 @@ export type CheckSettings = {
 /** A server to check. `key` is unique; a changed address under the same key is a new server. */
 export type CheckTarget = {
   key: string;
+  /** An IP address, or `unix:path` with port 0, where `at` tells the path. */
   host: string;
   port: number;
   settings: CheckSettings;

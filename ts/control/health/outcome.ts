@@ -24,7 +24,6 @@ const CAUSES: Record<string, string> = {
   EHOSTUNREACH: "host unreachable",
   ENETUNREACH: "network unreachable",
   ETIMEDOUT: "connect timed out",
-  ENOENT: "no such socket",
 };
 
 const LOCAL_CAUSES: Record<string, string> = {
@@ -37,6 +36,22 @@ const LOCAL_CAUSES: Record<string, string> = {
   EACCES: "this machine does not permit the connect",
   EPERM: "this machine does not permit the connect",
 };
+
+/** What speaks against a server on a Unix socket, and of a TCP server would be this machine's fault. */
+const UNIX_CAUSES: Record<string, string> = {
+  ENOENT: "no such socket",
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  EAGAIN: "its queue of connections is full",
+  EPROTOTYPE: "no stream socket",
+};
+
+/** What the error of a Unix socket means. */
+export function unixOutcomeOf(error: NodeJS.ErrnoException): Outcome {
+  const code = error.code ?? "";
+  const cause = UNIX_CAUSES[code];
+  return cause === undefined ? outcomeOf(error) : { kind: "failed", cause: `${cause} (${code})` };
+}
 
 /** What the error of a socket means. */
 export function outcomeOf(error: NodeJS.ErrnoException): Outcome {

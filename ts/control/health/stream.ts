@@ -10,11 +10,11 @@ import { hostPort } from "../../config/address.ts";
 import { isListed } from "../../config/status-list.ts";
 import type { StreamAsk, TlsAsk } from "./ask.ts";
 import { Heard, MOST_HEARD } from "./heard.ts";
-import { excerpt, type GiveUp, type Outcome, outcomeOf } from "./outcome.ts";
+import { excerpt, type GiveUp, type Outcome, outcomeOf, unixOutcomeOf } from "./outcome.ts";
 import { connectedToItself, SELF_CONNECT } from "./probe.ts";
 import { builtInTrust, trustIn } from "./trust.ts";
 
-/** Where a check goes. */
+/** Where a check goes. A path that begins with `@` is an abstract name. */
 export type Endpoint = { host: string; port: number } | { path: string };
 
 /** Bytes of the header of a response at most. */
@@ -25,6 +25,7 @@ type Done = (outcome: Outcome) => void;
 /** A check under way. */
 class Talk {
   readonly #done: Done;
+  readonly #outcomeOf: (error: NodeJS.ErrnoException) => Outcome;
   readonly #socket = new Socket();
   #settled = false;
   /** How far it got, for when its time is over. */
@@ -33,8 +34,9 @@ class Talk {
   /** Where errors come from that are no system call's. */
   layer = "";
 
-  constructor(done: Done) {
+  constructor(at: Endpoint, done: Done) {
     this.#done = done;
+    this.#outcomeOf = "path" in at ? unixOutcomeOf : outcomeOf;
   }
 
   get socket(): Socket {
@@ -58,7 +60,7 @@ class Talk {
   }
 
   readonly failed = (error: NodeJS.ErrnoException): void => {
-    const outcome = outcomeOf(error);
+    const outcome = this.#outcomeOf(error);
     const isOurs = outcome.kind === "failed" && error.syscall === undefined && this.layer !== "";
     const code = error.code === undefined ? "" : ` (${error.code})`;
     this.end(isOurs ? { kind: "failed", cause: `${this.layer}: ${excerpt(error.message)}${code}` } : outcome);
@@ -78,7 +80,7 @@ class Talk {
 
 /** Asks once; `first` is sent before anything else, TLS included. As `probeTcp()`. */
 export function askByStream(at: Endpoint, ask: StreamAsk, first: Uint8Array | undefined, done: Done): GiveUp {
-  const talk = new Talk(done);
+  const talk = new Talk(at, done);
   const begin = (trust: SecureContext | undefined): void => {
     const { socket } = talk;
     socket.on("error", talk.failed);
@@ -92,7 +94,8 @@ export function askByStream(at: Endpoint, ask: StreamAsk, first: Uint8Array | un
       else secure(talk, at, ask.tls, trust, (stream) => converse(talk, stream, at, ask));
     });
     socket.setNoDelay(true);
-    socket.connect("path" in at ? at : { ...at, autoSelectFamily: false });
+    // As Node takes it, an abstract name begins with a zero byte.
+    socket.connect("path" in at ? { path: at.path.replace(/^@/, "\0") } : { ...at, autoSelectFamily: false });
     socket.unref();
   };
   const { tls } = ask;
@@ -226,7 +229,8 @@ function converseHttp(
   asked.end();
 }
 
-const authority = (at: Endpoint): string =>
+/** The Host of a request to it. */
+export const authority = (at: Endpoint): string =>
   "path" in at ? "localhost" : at.port === 80 || at.port === 443 ? bracketed(at.host) : hostPort(at);
 
 const bracketed = (host: string): string => (host.includes(":") ? `[${host}]` : host);

@@ -123,29 +123,31 @@ fn check_frontend(
     let backend = &snapshot.backends[frontend.backend];
     for server in &backend.servers {
         let key = format!("backends.{}.servers.{}.addr", backend.name, server.name);
-        if is_mapped(server.addr.ip()) || !Addr::from(server.addr.ip()).is_valid_source() {
-            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr.ip())));
+        let Some(addr) = server.addr.ip() else {
+            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr)));
+        };
+        if is_mapped(addr.ip()) || !Addr::from(addr.ip()).is_valid_source() {
+            return Err(invalid(key, format!("packets cannot be sent to {}", addr.ip())));
         }
-        if server.addr.is_ipv4() != listen.is_ipv4() {
-            let message = format!("{} is not of the family of frontend \"{}\"", server.addr, frontend.name);
+        if addr.is_ipv4() != listen.is_ipv4() {
+            let message = format!("{} is not of the family of frontend \"{}\"", addr, frontend.name);
             return Err(invalid(key, message));
         }
-        if server.addr.port() == 0 {
+        if addr.port() == 0 {
             return Err(invalid(key, "must have a port"));
         }
-        if !is_passthrough && listen.port() != 0 && server.addr.port() != listen.port() {
+        if !is_passthrough && listen.port() != 0 && addr.port() != listen.port() {
             let message = format!(
                 "has port {} where frontend \"{}\" has {}; direct server return cannot change the port",
-                server.addr.port(),
+                addr.port(),
                 frontend.name,
                 listen.port()
             );
             return Err(invalid(key, message));
         }
         let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
-        let is_own = server.addr == listen
-            || (server.addr.port() == listen.port()
-                && addresses(frontend, options).contains(&server.addr.ip().into()));
+        let is_own = addr == listen
+            || (addr.port() == listen.port() && addresses(frontend, options).contains(&addr.ip().into()));
         if is_rewrite && is_own {
             return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
         }

@@ -79,7 +79,10 @@ pub fn spec(world: &World) -> SnapshotSpec {
         waiting: Default::default(),
         ends: Default::default(),
         eject_after: 0,
-        servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
+        servers: servers(world)
+            .into_iter()
+            .filter(|s| family(&s.addr.ip().expect("an address")) == name)
+            .collect(),
     };
     SnapshotSpec {
         mode: if world.mode == "dsr" { Mode::Dsr } else { Mode::Passthrough },

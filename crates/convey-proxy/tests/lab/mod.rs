@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use convey_core::{
-    BackendSpec, Event, EventSink, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec, Snapshot,
-    SnapshotSpec,
+    BackendSpec, Endpoint, Event, EventSink, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec,
+    Snapshot, SnapshotSpec,
 };
 use convey_proxy::Proxy;
 
@@ -49,7 +49,8 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
     }
 }
 
-pub fn server(number: usize, addr: SocketAddr) -> ServerSpec {
+pub fn server(number: usize, addr: impl Into<Endpoint>) -> ServerSpec {
+    let addr = addr.into();
     ServerSpec { name: format!("s{number}"), addr, weight: 1, max_connections: 0, up: true, draining: false }
 }
 

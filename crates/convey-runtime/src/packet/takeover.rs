@@ -95,7 +95,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
         let server = ServerSpec {
             // Another may have the name by now.
             name: format!("{} ({addr}, removed)", identity.name),
-            addr,
+            addr: addr.into(),
             weight: 0,
             max_connections: 0,
             up: true,

@@ -88,7 +88,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
     let port = if mode == Mode::Dsr { 80 } else { 8080 };
     let server = |i: u16, ip: String| ServerSpec {
         name: format!("s{i}"),
-        addr: SocketAddr::new(ip.parse().unwrap(), port),
+        addr: SocketAddr::new(ip.parse().unwrap(), port).into(),
         weight: 1 + i % 2,
         max_connections: if small && i == 1 { 5 } else { 0 },
         up: true,
