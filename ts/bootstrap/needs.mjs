@@ -26,6 +26,7 @@ export const NEEDS = {
   nft: { package: "nftables" },
   nginx: { package: "nginx" },
   "nginx-stream": { file: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
+  openssl: { package: "openssl" },
   prometheus: { package: "prometheus" },
   promtool: { package: "prometheus" },
   python3: { package: "python3" },

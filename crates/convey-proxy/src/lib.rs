@@ -30,6 +30,7 @@ mod listener;
 mod listeners;
 mod log;
 mod meters;
+mod passive;
 mod proxy;
 pub mod proxy_protocol;
 mod published;
@@ -39,6 +40,7 @@ mod shortage;
 mod source;
 mod thread;
 mod udp;
+mod unix;
 mod waiting;
 mod worker;
 
