@@ -97,12 +97,12 @@ export class NamedServers {
         bytesRx: 0,
       };
       const servers = missing.map(
-        ({ named: { server, addr } }): NativeServerStats => ({
+        ({ named: { server, addr, backup } }): NativeServerStats => ({
           name: server,
           addr,
           weight: 0,
           effectiveWeight: 0,
-          backup: false,
+          backup,
           up: false,
           draining: false,
           counters: none,

@@ -93,7 +93,9 @@ test("the address patterns for editors accept what is accepted", () => {
       expect(address).toMatch(expression);
     expect("a name:80").not.toMatch(expression);
   }
-  const [listener, server] = addresses.map((pattern) => new RegExp(pattern as string, "u"));
+  const expressions = addresses.map((pattern) => new RegExp(pattern as string, "u"));
+  const listener = expressions[0];
+  const server = expressions.find((expression) => expression.test("localhost:80"));
   for (const address of [
     "localhost:80",
     "App-1.internal.:80",

@@ -17,6 +17,8 @@ export type Named = {
   server: string;
   /** As the configuration has it. */
   addr: string;
+  /** As the configuration has it. */
+  backup: boolean;
   look: Look;
   /** Names of the servers that it stands for, and their addresses. */
   addresses: ReadonlyMap<string, string>;
@@ -66,7 +68,15 @@ export function expand(
     }
     servers.set(key, own);
     const addresses = new Map([...own].map(([name, { addr }]) => [name, addr]));
-    named.set(key, { backend, server, addr: settings.addr, look, addresses, leftOut: out });
+    named.set(key, {
+      backend,
+      server,
+      addr: settings.addr,
+      backup: settings.backup,
+      look,
+      addresses,
+      leftOut: out,
+    });
     for (const name of own.keys()) origins.set(serverKey(backend, name), key);
   }
   return { config: withServers(config, servers), named, origins };

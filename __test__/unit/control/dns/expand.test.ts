@@ -42,6 +42,7 @@ test("addresses stand in the place of their name, with its settings, beside the 
     addr: "10.0.0.1:80",
     weight: 3,
     max_connections: 9,
+    backup: false,
   });
   expect(expansion.origins.get("pool/b@10.0.0.1:80")).toBe("pool/b");
 });
