@@ -68,6 +68,7 @@ export {
   eventJson,
   type FatalEvent,
   type ReloadEvent,
+  type ResolveEvent,
   type ServerEvent,
   type ServersEvent,
   type WeightEvent,

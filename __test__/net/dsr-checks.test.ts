@@ -274,6 +274,36 @@ describe('C32, method "l2"', () => {
   });
 });
 
+describe("checks that ask for more than a connection", () => {
+  afterEach(async () => {
+    if (missing !== undefined) return;
+    for (const server of SERVERS) await unprepare(server);
+  });
+
+  test.each(FAMILIES)(
+    "over %s a server has to answer for the VIP first, and then to the request at its own address",
+    async (family) => {
+      for (const server of ["server1", "server2"] as const) await prepare(server, family, "--method", "l2");
+      const backend = (path: string) => ['health_check.type = "http"', `health_check.path = "${path}"`];
+      const running = await run({ families: [family], backend: backend("/name") });
+      const asked = await becomes("server1", family, true, /^status 200$/);
+      expect(asked.last_check).toMatchObject({ answer: "HTTP/1.1 200 OK" });
+      await becomes("server3", family, false, unanswered("server3", family));
+      running.replace(configuration({ families: [family], backend: backend("/none") }));
+      await becomes("server1", family, false, /^unexpected status 404$/);
+      expect((await details(family)).server1?.last_check?.answer).toBe("HTTP/1.1 404 Not Found");
+    },
+  );
+
+  test("another port is asked for at the VIP, too", async () => {
+    await prepare("server1", "v4", "--method", "l2");
+    const running = await run({ families: ["v4"], backend: ["health_check.port = 81"] });
+    await becomes("server1", "v4", false, /^refuses connections to VIP .*:81$/);
+    running.replace(configuration({ families: ["v4"], backend: [`health_check.port = ${HTTP}`] }));
+    await becomes("server1", "v4", true, answers);
+  });
+});
+
 describe('C32, method "rewrite"', () => {
   afterEach(async () => {
     if (missing !== undefined) return;

@@ -1,4 +1,5 @@
 /** The running balancer's figures as lines of text. */
+import { checkText } from "../control/health/outcome.ts";
 import type { CounterStats, ServerStats, Stats } from "../control/stats.ts";
 import { bytes, clock, count, millis, NOT_VISIBLE, perSecond, UNCOUNTED } from "../dashboard/format.ts";
 import type { Reading } from "./stats.ts";
@@ -171,7 +172,9 @@ export function serverTable({ stats }: Reading, rate: Rates, width?: number, fai
         counted(it.total_connections),
         bytes(it.bytes_tx),
         received(stats, it.bytes_rx),
-        it.last_check === null ? "not yet" : `${it.last_check.cause}, ${millis(it.last_check.duration_ms)}`,
+        it.last_check === null
+          ? "not yet"
+          : `${checkText(it.last_check)}, ${millis(it.last_check.duration_ms)}`,
       ];
       return { failing: state !== "up", cells };
     }),
@@ -190,7 +193,8 @@ function weightText({ weight, effective_weight: now, backup }: ServerStats): str
   return `${part}${count(weight)}${backup ? " backup" : ""}`;
 }
 
-const stateOf = ({ up, draining }: ServerStats): string => (up ? (draining ? "draining" : "up") : "DOWN");
+const stateOf = ({ up, draining, ejected_until }: ServerStats): string =>
+  up ? (draining ? "draining" : "up") : ejected_until === undefined ? "DOWN" : "EJECTED";
 
 const counted = (n: number | undefined): string => (n === undefined ? UNCOUNTED : count(n));
 

@@ -1,4 +1,5 @@
 /** Judges a configuration given as an object: schema, defaults and rules, all problems at once. */
+import { TWINS } from "./health-check-table.ts";
 import { type HostFacts, hereFacts } from "./host.ts";
 import { findingsOf } from "./issues.ts";
 import { applyOverrides, type Overrides, originOf } from "./overrides.ts";
@@ -39,7 +40,22 @@ export function judge(
   const findings = [...(result.success ? [] : findingsOf(result.error.issues, plain)), ...rules];
   findings.sort((a, b) => Number(a.severity === "warning") - Number(b.severity === "warning"));
   if (!result.success || rules.some(({ severity }) => severity === "error")) return { findings };
-  return { config: result.data, findings };
+  return { config: withoutOverruled(result.data), findings };
+}
+
+/**
+ * Where the table of checks says something, the default of the flat key that says the same is none: a configuration is
+ * to be accepted again as it is shown.
+ */
+function withoutOverruled(config: Config): Config {
+  for (const backend of Object.values(config.backends)) {
+    for (const [key, flat] of Object.entries(TWINS)) {
+      const own = backend.health_check?.[key as keyof typeof TWINS];
+      // Nobody reads it then: `checkSettings()` asks the table first.
+      if (own !== undefined) delete (backend as Partial<typeof backend>)[flat];
+    }
+  }
+  return config;
 }
 
 /** Deeper than any key of ours, so that cyclic objects end. */

@@ -1,10 +1,11 @@
 /**
- * What only the machine knows on which a balancer will run: its own addresses, the token of the HTTP server and
- * the group of the commands' socket.
+ * What only the machine knows on which a balancer will run: its own addresses, the token of the HTTP server, the
+ * group of the commands' socket and the certificates that health checks trust.
  * `run`, reloading and `validate` judge a configuration with it; `convey config` and `explain` without.
  */
 import { networkInterfaces } from "node:os";
 import { isLoopback } from "./address.ts";
+import { unusableCertificates } from "./certificates.ts";
 import { findGroup, type GroupResult } from "./group.ts";
 import { describeValue, type Finding } from "./problem.ts";
 import { readToken, type TokenResult } from "./token.ts";
@@ -17,6 +18,8 @@ export interface HostFacts {
   token: TokenResult | undefined;
   /** The group of stats.socket_group here; undefined when there is none or nobody has looked. */
   group?: GroupResult;
+  /** Files of certificates that health checks cannot use, and why. */
+  certificates?: ReadonlyMap<string, string>;
 }
 
 /** Nothing is known: rules that need the host do not speak. */
@@ -32,6 +35,7 @@ export async function hostFacts(input: unknown, env: NodeJS.ProcessEnv = process
     ...hereFacts(),
     token: known ? await readToken(file as string | undefined, env) : undefined,
     ...(typeof group === "string" ? { group: await findGroup(group) } : {}),
+    certificates: await unusableCertificates(input),
   };
 }
 

@@ -110,6 +110,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
       tcpUserTimeoutMs: backend.tcp_user_timeout_ms,
       sourceClient: backend.source === "client",
       sourceAddresses: backend.source === "client" ? [] : (backend.source ?? []),
+      ejectAfter: backend.eject_after,
       dsrMethod: backend.dsr_method ?? config.dsr.method,
       balance: balanceOf(config, backend),
       sourceHashIpv6Prefix: backend.source_hash_ipv6_prefix,

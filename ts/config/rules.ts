@@ -8,12 +8,14 @@ import { admissionRules, packetClientLimit } from "./admission.ts";
 import { balanceRules } from "./balance.ts";
 import { clientAddressRules } from "./client-address.ts";
 import { availableCpus } from "./cpus.ts";
+import { healthCheckTableRules } from "./health-check-table.ts";
 import { healthCheckRules } from "./health-checks.ts";
 import { backendsWritten, helloRouteRules } from "./hello-routes.ts";
 import { ELSEWHERE, groupRules, type HostFacts, tokenRules } from "./host.ts";
 import { entriesOf } from "./include.ts";
 import { listenerRules, packetListenerRules } from "./listeners.ts";
 import { loops } from "./loops.ts";
+import { nameRules } from "./name-rules.ts";
 import { nearest } from "./nearest.ts";
 import { describeValue, type Finding, type KeyPath, oneOf, quote } from "./problem.ts";
 import { proxyOnly } from "./proxy-only.ts";
@@ -49,6 +51,8 @@ export function checkRules(input: unknown, host: HostFacts = ELSEWHERE): Finding
     ...udpRules(view),
     ...healthCheckRules(view),
     ...helloRouteRules(view),
+    ...healthCheckTableRules(view, host),
+    ...nameRules(view),
     ...(host.token === undefined ? exposure(view) : tokenRules(view, host)),
     ...groupRules(view, host),
     ...deprecated(view),

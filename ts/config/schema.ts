@@ -16,16 +16,15 @@ import {
   parseSocketAddress,
 } from "./address.ts";
 import { expandSource, parseCidr } from "./client-address.ts";
+import { healthCheckSchema } from "./health-check-schema.ts";
 import { DEFAULT_TIMEOUT_MS } from "./hello-routes.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { MOST_NETWORKS, parseNetwork } from "./networks.ts";
+import { formatServerAddress, notAServer, parseServerAddress } from "./server-address.ts";
+import { readString, wording } from "./wording.ts";
 import { BALANCES, ENGINES, LOG_LEVELS, MODES } from "./words.ts";
 
-/**
- * What a value must be, in words, for types that only a check knows: `type` for the reference, `expected`
- * for problems, `pattern` for editors, which accepts at least what the check does.
- */
-export const wording = z.registry<{ type: string; expected: string; pattern?: string }>();
+export { wording };
 
 const count = z.int().min(0).max(0xffff_ffff);
 const flag = z.boolean().register(wording, { type: "boolean", expected: "true or false" });
@@ -33,16 +32,6 @@ const milliseconds = z.int().min(0).max(86_400_000);
 const workers = z.int().min(0).max(1024);
 /** From what a flow may need at least to a day: beyond 39 hours the flow table cannot tell an age. */
 const flowLifetime = z.int().min(100).max(86_400_000);
-
-/** A string that `parse` reads; what it returns is the value from then on. */
-function readString(parse: (text: string) => { ok: true; value: string } | { ok: false; message: string }) {
-  return z.string().transform((text, context) => {
-    const parsed = parse(text);
-    if (parsed.ok) return parsed.value;
-    context.issues.push({ code: "custom", message: parsed.message, input: text });
-    return z.NEVER;
-  });
-}
 
 const listenAddress = readString((text) => {
   const parsed = parseSocketAddress(text, { wildcard: true });
@@ -88,20 +77,29 @@ const listenRanges = z
   .register(wording, { type: '"ip:port", "ip:from-to" or list of them', expected: ADDRESSES });
 
 const serverAddress = readString((text) => {
-  const parsed = parseSocketAddress(text, { wildcard: false });
-  if (!parsed.ok) return parsed;
-  if (parsed.value.port === 0) return { ok: false, message: "has port 0, where no server can be" };
-  if (parsed.value.host === "0.0.0.0" || parsed.value.host === "::") {
-    return { ok: false, message: "is the wildcard address, where no server can be" };
-  }
-  const message = notUnicast(parsed.value.host);
-  if (message !== undefined) return { ok: false, message: `${message}, where no server can be` };
-  return { ok: true, value: hostPort(parsed.value) };
+  const parsed = parseServerAddress(text);
+  return parsed.ok ? { ok: true, value: formatServerAddress(parsed.value) } : parsed;
 }).register(wording, {
-  type: '"ip:port"',
-  expected: '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"',
-  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$`,
+  type: '"ip:port", "name:port", SRV name or "unix:path"',
+  expected:
+    '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080", "name:port", an SRV name or "unix:/path"',
+  pattern: String.raw`^(\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[0-9A-Za-z._-]+:[0-9]{1,5}|_[0-9A-Za-z._-]+|unix:[/@].+)$`,
 });
+
+const resolverAddress = readString((text) => {
+  const parsed = parseSocketAddress(withPort53(text), { wildcard: false });
+  if (!parsed.ok) return parsed;
+  const message = notAServer(parsed.value.host, parsed.value.port);
+  return message === undefined
+    ? { ok: true, value: hostPort(parsed.value) }
+    : { ok: false, message: message.replace("no server", "no DNS server") };
+}).register(wording, {
+  type: '"ip" or "ip:port"',
+  expected: 'an IP address and, unless it is 53, a port, such as "10.0.0.53" or "127.0.0.1:5353"',
+});
+
+const withPort53 = (text: string): string =>
+  isIP(text) === 0 || text.includes("%") ? text : hostPort({ host: text, port: 53 });
 
 const ipAddress = readString((text) => {
   if (!isIP(text) || text.includes("%")) return { ok: false, message: "is not an IP address" };
@@ -264,9 +262,57 @@ export const sendProxySchema = z.enum(["off", "v1", "v2"]);
 export const checkSchema = z.enum(["vip", "address"]);
 export const logLevelSchema = z.enum(LOG_LEVELS);
 
+export const resolveSchema = z.enum(["all", "first"]);
+
+/** How names of servers are resolved. */
+const resolverSchema = z
+  .strictObject({
+    servers: z
+      .array(resolverAddress)
+      .max(8)
+      .register(wording, {
+        type: "list of addresses",
+        expected: 'at most 8 addresses, such as ["10.0.0.53", "127.0.0.1:5353"]',
+      })
+      .default([])
+      .describe("DNS servers to ask, port 53 unless given; empty is those of /etc/resolv.conf."),
+    timeout_ms: milliseconds
+      .min(1)
+      .max(60_000)
+      .default(1000)
+      .describe("Milliseconds that a DNS server has to answer one question."),
+    retries: z
+      .int()
+      .min(0)
+      .max(16)
+      .default(2)
+      .describe("Further tries of a question that was not answered, at the next DNS server each."),
+    min_ttl_ms: milliseconds
+      .min(100)
+      .default(1000)
+      .describe("Milliseconds that an answer counts at least, whatever its TTL."),
+    max_ttl_ms: milliseconds
+      .min(100)
+      .default(60_000)
+      .describe("Milliseconds that an answer counts at most, whatever its TTL."),
+    hold_ms: milliseconds
+      .default(30_000)
+      .describe(
+        "Milliseconds that the last addresses of a name stay when DNS says that it does not exist or has none. When DNS does not answer they stay as long as that lasts.",
+      ),
+  })
+  .describe("How names of servers are resolved.");
+
 export const serverSchema = z
   .strictObject({
-    addr: serverAddress.describe("Where the server listens; IPv6 in brackets."),
+    addr: serverAddress.describe(
+      "Where the server listens; IPv6 in brackets. A name stands for the addresses that DNS has for it, _service._proto.name for those of an SRV record. unix:/path or unix:@abstract is a Unix socket, proxy mode.",
+    ),
+    resolve: resolveSchema
+      .optional()
+      .describe(
+        "Which addresses of a name are servers: all, each one of its own; first, one. all unless given.",
+      ),
     weight: z
       .int()
       .min(0)
@@ -400,6 +446,33 @@ export const backendSchema = z
       .optional()
       .describe(
         "What health checks ask a server for: vip the frontends' addresses, as clients do, dsr mode only; address its own. Unless given, vip with method l2, address otherwise.",
+      ),
+    health_check: healthCheckSchema.optional(),
+    on_down: z
+      .enum(["keep", "reset"])
+      .default("keep")
+      .describe(
+        "What becomes of the connections of a server that checks have found down: keep leaves them open, reset ends them.",
+      ),
+    eject_after: z
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .default(0)
+      .describe(
+        "Failures of clients' connections in a row after which a server gets no new ones for eject_ms, proxy mode: a failed connect, or the server's end before its first byte to a client that had sent something; 0 is never.",
+      ),
+    eject_ms: milliseconds
+      .min(1)
+      .default(30_000)
+      .describe("Milliseconds for which eject_after keeps a server out."),
+    max_ejected_percent: z
+      .int()
+      .min(1)
+      .max(100)
+      .default(50)
+      .describe(
+        "Share of a backend's servers that may be out by eject_after at once, in percent, rounded down; below 100 the last server that takes connections stays.",
       ),
     servers: z.record(name, serverSchema).default({}).describe("The servers, by name."),
   })
@@ -653,6 +726,7 @@ export const configSchema = z
       })
       .prefault({})
       .describe('Settings of the engines "xdp" and "af_xdp".'),
+    resolver: resolverSchema.prefault({}),
     limits: z
       .strictObject({
         max_connections: count

@@ -7,7 +7,7 @@ const KEYS = ["udp_idle_timeout_ms", "udp_responses", "udp_requests", "max_sessi
 const OF_TCP = ["tcp_user_timeout_ms", "tcp_fast_open", "mptcp", "accept_proxy"] as const;
 
 /** Of backends. */
-const OF_CONNECTIONS = ["source", "send_proxy"] as const;
+const OF_CONNECTIONS = ["source", "send_proxy", "eject_after"] as const;
 
 /** Where a key of one protocol is written for the other, or for a mode that has no sessions. */
 export function udpRules({ frontends, backends, mode }: View): Finding[] {
@@ -20,7 +20,7 @@ export function udpRules({ frontends, backends, mode }: View): Finding[] {
     ...(protocol === "udp" && mode === "proxy" ? OF_CONNECTIONS : []).flatMap((key) => {
       const pool = backend === undefined ? undefined : backends.get(backend);
       const value = pool?.table[key];
-      if (pool === undefined || value === undefined || value === "off") return [];
+      if (pool === undefined || value === undefined || value === "off" || value === 0) return [];
       const why = `is about connections of TCP, and frontend ${quote(name)} of this backend is of UDP`;
       const details = {
         found: describeValue(value),

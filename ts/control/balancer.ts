@@ -21,6 +21,7 @@ import type { LiveDecision, LiveOptions } from "./live.ts";
 import { LiveFeed } from "./live-feed.ts";
 import { hold, release } from "./living.ts";
 import { SILENT } from "./logger.ts";
+import { NamedServers } from "./named-servers.ts";
 import type { Names } from "./names.ts";
 import { narrateWarnings, Reporter } from "./narrate.ts";
 import type {
@@ -65,6 +66,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   #watcher: ConfigWatcher | undefined;
   #keepAlive: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
+  #readdressing = false;
   #tellClosed: () => void = () => undefined;
   readonly #closed = new Promise<void>((resolve) => {
     this.#tellClosed = resolve;
@@ -76,6 +78,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     config: Config,
     source: ConfigFileSource | undefined,
     start: DataplaneModule["start"],
+    names: NamedServers,
     { logger = SILENT, keepAlive = false }: BalancerOptions,
   ) {
     this.#source = source;
@@ -120,6 +123,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
       reporter: this.#reporter,
       admin,
       keepAlive,
+      names,
       onChecked: (key, result) => this.#metrics.checked(key, result),
     });
     this.#flows = new Flows(this.#service.dataplane, () => this.#assertOpen());
@@ -153,7 +157,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     const { config } = loaded;
     const settings = config.stats && (await adminSettings(config.stats, process.env));
     const { start, dropPrivileges } = await loadDataplane();
-    const balancer = new Balancer(config, fromFile, start, options);
+    const balancer = await Balancer.#make(config, fromFile, start, options);
     const reporter = balancer.#reporter;
     hold(balancer);
     try {
@@ -175,6 +179,27 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     balancer.#service.startChecks();
     balancer.#live.start();
     return balancer;
+  }
+
+  /** With the first answers on the names of its servers, or without those that did not come in time. */
+  static async #make(
+    config: Config,
+    source: ConfigFileSource | undefined,
+    start: DataplaneModule["start"],
+    options: BalancerOptions,
+  ): Promise<Balancer> {
+    let balancer: Balancer | undefined;
+    const names = new NamedServers(() => {
+      if (balancer !== undefined) balancer.#readdress();
+    });
+    try {
+      await names.prepare(config);
+      balancer = new Balancer(config, source, start, names, options);
+      return balancer;
+    } catch (error) {
+      names.close();
+      throw error;
+    }
   }
 
   /** The configuration in service, with every default applied. */
@@ -214,7 +239,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    * @throws ConveyError `NOT_FOUND`.
    */
   server(name: N["server"]): ServerHandle {
-    if (!this.#service.servers.records.has(name)) throw noServer(name);
+    if (!this.#service.hasServer(name)) throw noServer(name);
     return new ServerHandle(this, name);
   }
 
@@ -349,7 +374,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    */
   async drain(server: N["server"], options: DrainOptions = {}): Promise<DrainResult> {
     const deadlineMs = options.deadlineMs ?? this.config.shutdown.drain_timeout_ms;
-    const { state, ...left } = await this.#service.servers.drain(server, deadlineMs, options.jitterMs);
+    const { state, ...left } = await this.#service.drain(server, deadlineMs, options.jitterMs);
     return { drained: state === "drained", ...left };
   }
 
@@ -359,7 +384,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    * @throws ConveyError `NOT_FOUND`, `CLOSED`.
    */
   enable(server: N["server"]): void {
-    this.#service.servers.enable(server);
+    this.#service.enable(server);
   }
 
   /**
@@ -369,7 +394,7 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
    * @throws ConveyError `NOT_FOUND`, `CONFIG_INVALID`, `CLOSED`.
    */
   setWeight(server: N["server"], weight: number | null): void {
-    this.#service.servers.setWeight(server, weight);
+    this.#service.setWeight(server, weight);
   }
 
   /**
@@ -398,10 +423,18 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
     { deadlineMs }: { deadlineMs?: number } = {},
   ): Promise<RemoveResult> {
     this.#assertOpen();
+    const origin = this.#service.originOf(server);
+    if (origin !== server) {
+      const instead = `remove ${origin}, or drain the address`;
+      throw new ConveyError(
+        "CONFIG_INVALID",
+        `${server} is an address of ${origin}, which DNS tells; ${instead}`,
+      );
+    }
     // Neither has a slash in its name.
     const [backend = "", name = ""] = split(server);
     if (deadlineMs === undefined) return await this.#runtime.remove(backend, name);
-    const { state, ...left } = await this.#service.servers.drain(server, deadlineMs);
+    const { state, ...left } = await this.#service.drain(server, deadlineMs);
     const drain: DrainResult = { drained: state === "drained", ...left };
     this.#assertOpen();
     const still = (message: string) => ({
@@ -478,6 +511,21 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  /** DNS has said something new. However often that is before its turn comes, it is heard once. */
+  #readdress(): void {
+    if (this.#readdressing || this.#closing !== undefined) return;
+    this.#readdressing = true;
+    const turn = this.#turns.take(async () => {
+      this.#readdressing = false;
+      await this.#service.readdress(() => this.#assertOpen());
+    });
+    turn.catch((error: unknown) => {
+      if (this.#closing !== undefined) return;
+      const why = error instanceof Error ? error.message : String(error);
+      this.#reporter.engine("warning", `addresses that DNS has now cannot be put in service: ${why}`);
+    });
   }
 
   #sample(): ReturnType<Service["sample"]> {

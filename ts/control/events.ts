@@ -5,7 +5,7 @@
 
 import type { Change } from "./diff.ts";
 
-/** A server went up or down. */
+/** A server went up or down: by its checks, or because it was ejected or its ejection has ended. */
 export type ServerEvent = {
   type: "server";
   backend: string;
@@ -16,6 +16,8 @@ export type ServerEvent = {
   cause: string;
   /** Servers of its backend that are up now. */
   left: number;
+  /** Down because clients' connections to it failed, until then; absent otherwise. */
+  ejected_until?: Date;
   at: Date;
 };
 
@@ -76,6 +78,27 @@ export type DrainEvent = {
   at: Date;
 };
 
+/**
+ * What stands for a server that is configured by name has changed, or what DNS says of it. `resolved`: these are its
+ * addresses; `none`: DNS says that there are none, and the last ones stay for `resolver.hold_ms`; `failed`: DNS does not
+ * answer, and the last ones stay.
+ */
+export type ResolveEvent = {
+  type: "resolve";
+  backend: string;
+  server: string;
+  /** As configured: "app.internal:8080". */
+  name: string;
+  state: "resolved" | "none" | "failed";
+  /** In service now, as "ip:port". */
+  addresses: string[];
+  added: string[];
+  removed: string[];
+  /** What went wrong, for people: "app.internal:8080 has no address: no such name (NXDOMAIN)"; "" for nothing. */
+  cause: string;
+  at: Date;
+};
+
 /** The data plane or its surroundings deserve a look; service goes on. */
 export type EngineEvent = {
   type: "engine";
@@ -101,6 +124,7 @@ export type BalancerEvent =
   | WeightEvent
   | ReloadEvent
   | DrainEvent
+  | ResolveEvent
   | EngineEvent
   | FatalEvent
   | DroppedEvent;

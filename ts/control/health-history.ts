@@ -1,6 +1,7 @@
 /** What is remembered of one server's health: its state with reason and time, latest changes, latest checks. */
 import { type ServerRow, type ServerState, STRIP, type StateChange } from "./frame.ts";
 import type { LastCheck } from "./health/monitor.ts";
+import { checkText } from "./health/outcome.ts";
 import type { ServerRecord } from "./states.ts";
 
 /** Changes kept. */
@@ -45,7 +46,7 @@ export class HealthHistory {
   renew(state: ServerState, last: LastCheck | undefined, at: number): void {
     if (last !== undefined && last !== this.#seen) {
       this.#seen = last;
-      this.check = { ok: last.ok, answer: last.cause, ms: Math.round(last.durationMs * 10) / 10, at };
+      this.check = { ok: last.ok, answer: checkText(last), ms: Math.round(last.durationMs * 10) / 10, at };
       this.strip = (this.strip + (last.ok ? "+" : "-")).slice(-STRIP);
       if (last.ok && this.current.why === "not checked yet") this.current.why = "checks succeed";
     }

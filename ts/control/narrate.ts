@@ -6,7 +6,7 @@ import { formatProblem } from "../config/diagnostics.ts";
 import { inert, type Problem } from "../config/problem.ts";
 import type { NativePacketStats } from "../native/index.ts";
 import { describeChanges } from "./diff.ts";
-import type { BalancerEvent, EventHub, EventJson, ReloadEvent } from "./events.ts";
+import type { BalancerEvent, EventHub, EventJson, ReloadEvent, ResolveEvent } from "./events.ts";
 import type { Logger } from "./logger.ts";
 
 /** One line of the log. */
@@ -44,6 +44,8 @@ function told(event: BalancerEvent | EventJson): Line[] {
       const message = `weight of ${backend}/${server} is ${weight}${again}`;
       return [{ level: "info", fields: { backend, server, weight }, message }];
     }
+    case "resolve":
+      return [narrateResolve(event)];
     case "reload":
       return [narrateReload(event)];
     case "drain": {
@@ -65,6 +67,29 @@ function told(event: BalancerEvent | EventJson): Line[] {
     case "dropped":
       return [{ level: "warn", fields: { count: event.count }, message: `${event.count} events were lost` }];
   }
+}
+
+/** Addresses told of one kind, before "and n more". */
+const ADDRESSES = 4;
+
+type Resolve = ResolveEvent | Extract<EventJson, { type: "resolve" }>;
+
+function narrateResolve({ backend, server, name, state, addresses, added, removed, cause }: Resolve): Line {
+  const some = (sign: string, list: readonly string[]): string[] => {
+    if (list.length === 0) return [];
+    const more = list.length > ADDRESSES ? ` and ${list.length - ADDRESSES} more` : "";
+    return [`${sign}${list.slice(0, ADDRESSES).join(`, ${sign}`)}${more}`];
+  };
+  const count = addresses.length;
+  const has = count === 0 ? "has no address and is down" : `has ${count} address${count === 1 ? "" : "es"}`;
+  const stays = state !== "resolved" && count > 0 ? "; the last good stay" : "";
+  const changes = [...some("+", added), ...some("−", removed)].join(", ");
+  const why = cause === "" ? "" : `; ${cause}`;
+  return {
+    level: cause === "" && count > 0 ? "info" : "warn",
+    fields: { backend, server, name, state, addresses: count },
+    message: `server ${backend}/${server} (${name}) ${has}${changes && `: ${changes}`}${why}${stays}`,
+  };
 }
 
 function narrateReload({

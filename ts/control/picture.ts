@@ -15,7 +15,7 @@ import type {
 } from "./frame.ts";
 import { HealthHistory, stateOf } from "./health-history.ts";
 import { rounded, Series } from "./series.ts";
-import { weightOf } from "./states.ts";
+import { isUp, weightOf } from "./states.ts";
 import { overview, type StatsContext } from "./stats.ts";
 
 /** A server's rates are kept for 15 minutes, a value for each of these. */
@@ -98,7 +98,11 @@ export class Picture {
         const one = this.#servers[index] as KeptServer;
         const record = context.records.get(one.key);
         const { health, row } = one;
-        health.renew(stateOf(record ?? server), context.lastCheck(one.key), at);
+        health.renew(
+          stateOf(record === undefined ? server : { up: isUp(record), draining: record.draining }),
+          context.lastCheck(one.key),
+          at,
+        );
         const count = counted(server.counters, visible);
         rate(one, count, elapsed);
         if (endOfStep) step(one, count, at - this.#stepAt);

@@ -13,9 +13,9 @@ import { loadDataplane, type NativeMember } from "../native/index.ts";
 import type { Configuration } from "./configuration.ts";
 import { type Change, describeChange, diffConfig } from "./diff.ts";
 import { otherMode } from "./restart.ts";
-import type { Service } from "./service.ts";
+import type { Served, Service } from "./service.ts";
 import { takesConnections } from "./slow-start.ts";
-import { type ServerRecords, weightOf } from "./states.ts";
+import { weightOf } from "./states.ts";
 import { type FlowPages, type Touched, touched, touchedLine } from "./touched.ts";
 
 /** A configuration to plan with: an object, a file, or a text with a name for messages. */
@@ -112,14 +112,20 @@ export async function makePlan(
     changes: diffConfig(now, next),
     restart_needed: service.needsRestart(next),
     slots: await slotChanges(next, service),
-    ...(await touched(now, next, service.counted(), flows)),
+    ...(await touched(
+      now,
+      next,
+      { stats: service.counted(), servedAs: (key) => service.servedAs(key) },
+      flows,
+    )),
   };
 }
 
 /** Of backends that stay and whose servers are others or weighed otherwise; with a slow start, once that is over. */
-async function slotChanges(next: Config, { config: now, servers }: Service): Promise<SlotChange[]> {
-  const before = members(now, servers.records);
-  const after = members(next, servers.under(next));
+async function slotChanges(next: Config, service: Service): Promise<SlotChange[]> {
+  const { config: now } = service;
+  const before = members(service.served());
+  const after = members(service.servedUnder(next));
   const { movedSlots } = await loadDataplane();
   const found: SlotChange[] = [];
   for (const backend of Object.keys(next.backends)) {
@@ -134,7 +140,7 @@ async function slotChanges(next: Config, { config: now, servers }: Service): Pro
 }
 
 /** Who takes part in the table of each backend that has one, and how much. */
-function members(config: Config, records: ServerRecords): Map<string, NativeMember[]> {
+function members({ config, records }: Served): Map<string, NativeMember[]> {
   const byTable = Object.entries(config.backends).filter(([, backend]) =>
     isByTable(balanceOf(config, backend)),
   );

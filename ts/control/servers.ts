@@ -3,12 +3,14 @@
  * telling the data plane. Every change is in the data plane before anyone is told of it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Config } from "../config/schema.ts";
+import type { BackendConfig, Config } from "../config/schema.ts";
 import { ConveyError, type Dataplane } from "../native/index.ts";
+import { Ejections, whyNot } from "./ejection.ts";
 import type { DrainEvent } from "./events.ts";
 import type { Reporter } from "./narrate.ts";
+import { Resets } from "./resets.ts";
 import { SlowStarts, settle } from "./slow-start.ts";
-import { carryOver, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
+import { carryOver, isUp, type ServerRecord, type ServerRecords, toUpdate, weightOf } from "./states.ts";
 
 /** How often the connections of a draining server are counted. */
 const POLL_MS = 50;
@@ -20,20 +22,40 @@ const LONGEST_MS = 86_400_000;
 /** How a drain ended; connections are absent where nobody counts them. */
 export type DrainEnd = { state: "drained" | "deadline" | "cancelled"; connections?: number };
 
+/** A change of one server in this turn of the loop. */
+type Transition = {
+  cause: string;
+  /** As it was told last. */
+  before: { up: boolean; ejected: boolean };
+  /** Whether checks are behind it. */
+  byCheck: boolean;
+};
+
 /** See the module's head. */
 export class ServerTable {
   readonly #dataplane: Dataplane;
   readonly #reporter: Reporter;
   #records: ServerRecords;
-  /** Health changes of this turn of the loop, with their causes. */
-  readonly #transitions = new Map<string, string>();
+  readonly #settings: (backend: string) => BackendConfig | undefined;
+  readonly #ejections = new Ejections((key) => this.#eject(key, undefined, "its ejection has ended"));
+  readonly #resets: Resets;
+  /** Health changes of this turn of the loop. */
+  readonly #transitions = new Map<string, Transition>();
   /** Drains that have not begun yet. */
   readonly #scheduled = new Set<{ key: string; cancel: AbortController }>();
   readonly #slowStarts: SlowStarts;
   #closed = false;
 
-  constructor(records: ServerRecords, dataplane: Dataplane, reporter: Reporter) {
+  /** `settings` are those of a backend now. */
+  constructor(
+    records: ServerRecords,
+    dataplane: Dataplane,
+    reporter: Reporter,
+    settings: (backend: string) => BackendConfig | undefined,
+  ) {
     this.#records = records;
+    this.#settings = settings;
+    this.#resets = new Resets(dataplane, reporter);
     this.#dataplane = dataplane;
     this.#reporter = reporter;
     this.#slowStarts = new SlowStarts(
@@ -56,6 +78,7 @@ export class ServerTable {
   /** Goes by `records` from now on, which the data plane has. */
   replace(records: ServerRecords): void {
     this.#records = records;
+    this.#ejections.follow(records);
     this.#slowStarts.arm();
   }
 
@@ -68,6 +91,8 @@ export class ServerTable {
   close(): void {
     this.#closed = true;
     this.#slowStarts.close();
+    this.#ejections.close();
+    this.#resets.close();
     for (const { cancel } of this.#scheduled) cancel.abort();
   }
 
@@ -123,6 +148,7 @@ export class ServerTable {
     const record = this.#record(name);
     for (const scheduled of this.#scheduled) if (scheduled.key === record.key) scheduled.cancel.abort();
     record.draining = false;
+    if (record.ejection !== undefined) this.#eject(record.key, undefined, "enabled");
     this.#push(record);
     this.#tellDrain(record, "enabled", undefined);
   }
@@ -165,15 +191,45 @@ export class ServerTable {
   transition(key: string, up: boolean, cause: string): void {
     const record = this.#records.get(key);
     if (record === undefined) return;
+    this.#note(record, cause, { byCheck: true });
     record.up = up;
+  }
+
+  /** As many connections to it have failed in a row as its backend allows: it is kept out for a while, if it may be. */
+  failing(key: string, cause: string): void {
+    const record = this.#records.get(key);
+    const settings = record && this.#settings(record.backend);
+    // What comes late is about one that is out already, or about settings of before.
+    if (record === undefined || settings === undefined || settings.eject_after === 0 || !isUp(record)) return;
+    const refused = whyNot(record, this.#records, settings);
+    if (refused !== undefined) {
+      this.#reporter.engine("warning", `server ${key} is not ejected: ${refused} (${cause})`);
+      return;
+    }
+    const until = new Date(Date.now() + settings.eject_ms);
+    this.#eject(key, { until, cause }, `ejected for ${settings.eject_ms} ms: ${cause}`);
+  }
+
+  #eject(key: string, ejection: ServerRecord["ejection"], cause: string): void {
+    const record = this.#records.get(key);
+    if (record === undefined || this.#closed) return;
+    this.#note(record, cause, { byCheck: false });
+    record.ejection = ejection;
+    this.#ejections.follow(this.#records);
+  }
+
+  /** `record` is about to change. */
+  #note(record: ServerRecord, cause: string, { byCheck }: { byCheck: boolean }): void {
     if (this.#transitions.size === 0) setImmediate(() => this.#publishTransitions());
-    this.#transitions.set(key, cause);
+    const earlier = this.#transitions.get(record.key);
+    const before = earlier?.before ?? { up: isUp(record), ejected: record.ejection !== undefined };
+    this.#transitions.set(record.key, { cause, before, byCheck: byCheck || earlier?.byCheck === true });
   }
 
   #publishTransitions(): void {
-    const changed = [...this.#transitions].flatMap(([key, cause]) => {
+    const changed = [...this.#transitions].flatMap(([key, transition]) => {
       const record = this.#records.get(key);
-      return record === undefined ? [] : [{ record, cause }];
+      return record === undefined ? [] : [{ record, ...transition }];
     });
     this.#transitions.clear();
     if (changed.length === 0) return;
@@ -181,16 +237,22 @@ export class ServerTable {
     for (const record of records) settle(record);
     if (!this.#publish(records, "health changes")) return;
     this.#slowStarts.arm();
+    // What checks find about one that is out anyway is told when its ejection ends.
+    const told = changed.filter(
+      ({ record, before }) =>
+        before.up !== isUp(record) || before.ejected !== (record.ejection !== undefined),
+    );
     const left = new Map<string, number>();
-    for (const { backend, up } of this.#records.values())
-      left.set(backend, (left.get(backend) ?? 0) + Number(up));
+    for (const record of this.#records.values())
+      left.set(record.backend, (left.get(record.backend) ?? 0) + Number(isUp(record)));
     // Told one after another: those that are told later still count as they were.
-    for (const { record } of changed)
-      left.set(record.backend, (left.get(record.backend) ?? 0) + (record.up ? -1 : 1));
+    for (const { record, before } of told)
+      left.set(record.backend, (left.get(record.backend) ?? 0) + Number(before.up) - Number(isUp(record)));
     const at = new Date();
-    for (const { record, cause } of changed) {
-      const { backend, server, addr, up } = record;
-      const now = (left.get(backend) ?? 0) + (up ? 1 : -1);
+    for (const { record, cause, before } of told) {
+      const { backend, server, addr, ejection } = record;
+      const up = isUp(record);
+      const now = (left.get(backend) ?? 0) + Number(up) - Number(before.up);
       left.set(backend, now);
       this.#reporter.emit({
         type: "server",
@@ -198,10 +260,16 @@ export class ServerTable {
         server,
         addr,
         state: up ? "up" : "down",
-        cause,
+        cause: !up && ejection === undefined && before.ejected ? `${cause}, and checks fail` : cause,
         left: now,
+        ...(ejection && { ejected_until: ejection.until }),
         at,
       });
+    }
+    for (const { record, byCheck } of changed) {
+      const settings = this.#settings(record.backend);
+      if (!byCheck || record.up || settings?.on_down !== "reset") continue;
+      this.#resets.begin(record, settings, () => this.#records.get(record.key));
     }
   }
 
@@ -236,6 +304,18 @@ export class ServerTable {
     const { backend, server } = record;
     this.#reporter.emit({ type: "drain", backend, server, state, ...counted(connections), at: new Date() });
   }
+}
+
+/** How the drains of one or more servers ended together. */
+export function drainEndOf(ends: readonly DrainEnd[]): DrainEnd {
+  const [first, ...others] = ends;
+  if (first !== undefined && others.length === 0) return first;
+  const states = ends.map(({ state }) => state);
+  const state = (["cancelled", "deadline"] as const).find((it) => states.includes(it)) ?? "drained";
+  const open = ends.map(({ connections }) => connections);
+  return open.includes(undefined)
+    ? { state }
+    : { state, connections: open.reduce<number>((sum, it) => sum + (it ?? 0), 0) };
 }
 
 export const noServer = (name: string): ConveyError =>

@@ -23,23 +23,29 @@ import {
 } from "../native/index.ts";
 import { CounterReader } from "./counter-reader.ts";
 import { diffConfig } from "./diff.ts";
+import type { Expansion } from "./dns/expand.ts";
 import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
-import { type HealthListener, HealthMonitor } from "./health/monitor.ts";
+import { type HealthListener, HealthMonitor, type LastCheck } from "./health/monitor.ts";
+import { checkText } from "./health/outcome.ts";
 import { serverProbe } from "./health/vip-check.ts";
 import { configuredListeners, refuseOwnAddress } from "./listeners.ts";
+import { type NamedServers, servesTheSame } from "./named-servers.ts";
 import { narratePacketPath, type Reporter } from "./narrate.ts";
 import type { ListenAddress } from "./options.ts";
 import { type Readiness, readiness } from "./readiness.ts";
 import type { Applied, ReloadStatus } from "./reload.ts";
 import { needsRestart, otherMode } from "./restart.ts";
-import { ServerTable } from "./servers.ts";
+import { type DrainEnd, drainEndOf, ServerTable } from "./servers.ts";
 import { firstRecords } from "./slow-start.ts";
-import { checkTargets, copyRecords, type ServerRecords, toStates } from "./states.ts";
+import { checkTargets, copyRecords, isUp, type ServerRecords, toStates } from "./states.ts";
 import { buildStats, type Stats, type StatsContext } from "./stats.ts";
 import { Turns } from "./turns.ts";
 
 /** Questions about packets under way and waiting; each may hold a thread of Node's pool for two seconds. */
 const MAX_QUESTIONS = 16;
+
+/** A configuration without names, and its servers. */
+export type Served = { config: Config; records: ServerRecords };
 
 /** See the module's head. */
 export class Service {
@@ -56,7 +62,11 @@ export class Service {
   /** Asked for once after each change: programs ask frontend by frontend. */
   #addresses: ReadonlyMap<string, readonly SocketAddress[]> | undefined;
   readonly #started: Config;
+  readonly #names: NamedServers;
+  /** As it was given, with names. */
   #config: Config;
+  /** What stands for it. */
+  #serving: Expansion;
   #version = 1;
   /** When the latest configuration was put in service, or could not be. */
   #applied: Promise<unknown> = Promise.resolve();
@@ -70,20 +80,33 @@ export class Service {
       admin: AdminSource;
       onChecked: NonNullable<HealthListener["onChecked"]>;
       keepAlive: boolean;
+      /** That has prepared `config`. */
+      names: NamedServers;
     },
   ) {
     this.#started = config;
     this.#config = config;
+    this.#names = parts.names;
+    this.#serving = this.#names.expand(config);
     this.#reporter = parts.reporter;
     this.#adminSource = parts.admin;
     this.#admin = new AdminSlot(parts.admin);
-    const records = firstRecords(config);
-    this.dataplane = parts.start(lower(config, toStates(records)), (event) => this.#onNativeEvent(event));
+    const served = this.#serving.config;
+    const records = firstRecords(served);
+    this.dataplane = parts.start(lower(served, toStates(records)), (event) => this.#onNativeEvent(event));
     this.#counters = new CounterReader(this.dataplane);
-    this.servers = new ServerTable(records, this.dataplane, parts.reporter);
+    this.servers = new ServerTable(
+      records,
+      this.dataplane,
+      parts.reporter,
+      (backend) => this.#config.backends[backend],
+    );
     this.#health = new HealthMonitor(
       {
-        onTransition: (key, up, cause) => this.servers.transition(key, up, cause),
+        onTransition: (key, up, cause) => {
+          this.servers.transition(key, up, cause);
+          if (!up) this.#names.suspect(key);
+        },
         onChecked: parts.onChecked,
         onSuspended: (cause, key) =>
           parts.reporter.engine(
@@ -100,6 +123,7 @@ export class Service {
         ),
       },
     );
+    this.#tellNames();
     const { packet } = config.mode === "proxy" ? {} : this.#counters.read();
     if (packet) parts.reporter.write(narratePacketPath(packet));
     if (config.shutdown.keep_forwarding && !this.dataplane.outlivesProcess()) {
@@ -157,7 +181,8 @@ export class Service {
 
   /** Checks the servers of the configuration in service from now on. */
   startChecks(): void {
-    this.#health.setTargets(checkTargets(this.#config));
+    const { config, named, origins } = this.#serving;
+    this.#health.setTargets(checkTargets(config, (key) => named.get(origins.get(key) ?? "")?.addr));
   }
 
   /** Where a frontend listens, in the order of its configuration; none when it does not. */
@@ -187,11 +212,11 @@ export class Service {
       draining,
       records: this.servers.records,
       routes: new Map(Object.entries(frontends).map(([name, f]) => [name, backendsOf(f)])),
-      lastCheck: (key) => this.#health.lastCheck(key),
+      lastCheck: (key) => this.#health.lastCheck(key) ?? this.#names.check(key),
       lastReload,
-      isRuntime,
+      isRuntime: (key) => isRuntime(this.#names.origin(key)),
     };
-    return { native: this.#counters.read(), context };
+    return { native: this.#names.complete(this.#counters.read()), context };
   }
 
   readiness(draining: boolean): Readiness {
@@ -215,23 +240,106 @@ export class Service {
     const backend =
       explanation.server?.backend ?? this.#config.frontends[explanation.frontend ?? ""]?.backend;
     const down = [...this.servers.records.values()].filter(
-      (record) => record.backend === backend && !record.up,
+      (record) => record.backend === backend && !isUp(record),
     );
-    return withDown(
-      explanation,
-      down.map(({ key, server, addr }) => ({
+    const without = this.#names.without().filter(({ named }) => named.backend === backend);
+    return withDown(explanation, [
+      ...down.map(({ key, server, addr, ejection }) => ({
         backend: backend ?? "",
         name: server,
         addr,
-        cause: this.#health.lastCheck(key)?.cause ?? "",
+        cause: ejection
+          ? `ejected until ${ejection.until.toISOString()}, ${ejection.cause}`
+          : downFor(this.#health.lastCheck(key)),
       })),
-    );
+      ...without.map(({ named: { server, addr }, check }) => ({
+        backend: backend ?? "",
+        name: server,
+        addr,
+        cause: check.cause,
+      })),
+    ]);
   }
 
   /** Connections of everything, counted now. */
   counted(): Pick<Stats, "frontends" | "backends"> {
     const { native, context } = this.sample(false, undefined, () => false);
     return buildStats(native, context);
+  }
+
+  /** What is in service now. */
+  served(): Served {
+    return { config: this.#serving.config, records: this.servers.records };
+  }
+
+  /** What would be in service under `next`, by the addresses that are known of its names. */
+  servedUnder(next: Config): Served {
+    const { config } = this.#names.expand(next);
+    return { config, records: this.servers.under(config) };
+  }
+
+  /** The servers in service that a server of the configuration stands for: itself, unless it is a name. */
+  servedAs(key: string): string[] {
+    return this.#names.addressesOf(key) ?? [key];
+  }
+
+  /** The server of the configuration that a server in service belongs to. */
+  originOf(key: string): string {
+    return this.#names.origin(key);
+  }
+
+  /** Whether something has this name, in the configuration or in service. */
+  hasServer(key: string): boolean {
+    return this.servers.records.has(key) || this.#names.addressesOf(key) !== undefined;
+  }
+
+  /** See `Balancer.drain()`: all addresses that a name has now. */
+  async drain(key: string, deadlineMs: number, jitterMs?: number): Promise<DrainEnd> {
+    const ends = await Promise.all(
+      this.#addressed(key).map((each) => this.servers.drain(each, deadlineMs, jitterMs)),
+    );
+    return drainEndOf(ends);
+  }
+
+  /** See `Balancer.enable()`: all addresses that a name has now. */
+  enable(key: string): void {
+    for (const each of this.#addressed(key)) this.servers.enable(each);
+  }
+
+  /** See `Balancer.setWeight()`: of all addresses that a name has now. */
+  setWeight(key: string, weight: number | null): void {
+    for (const each of this.#addressed(key)) this.servers.setWeight(each, weight);
+  }
+
+  #addressed(key: string): string[] {
+    const keys = this.servedAs(key);
+    if (keys.length === 0) throw new ConveyError("NOT_FOUND", `${key} is a name that has no address now`);
+    return keys;
+  }
+
+  /**
+   * Puts the addresses in service that are known by now of the names of the configuration in service.
+   *
+   * @throws ConveyError and leaves the addresses of before in service.
+   */
+  async readdress(assertOpen: () => void): Promise<void> {
+    assertOpen();
+    const next = this.#names.expand(this.#config);
+    if (servesTheSame(next, this.#serving)) {
+      this.#serving = next;
+      this.#tellNames();
+      return;
+    }
+    const records = copyRecords(this.servers.records);
+    const before = this.#serving;
+    this.#serve(this.#config, next);
+    try {
+      await this.dataplane.settle();
+    } catch (error) {
+      this.#serve(this.#config, before, records);
+      throw error;
+    }
+    this.#tellNames();
   }
 
   /** Settings of `next` that only the next start would take up. */
@@ -271,6 +379,7 @@ export class Service {
     let installed = false;
     const records = copyRecords(this.servers.records);
     try {
+      await this.#names.prepare(next);
       assertOpen();
       refuseOwnAddress(this.#admin.address, neighbours.after);
       this.#install(next, earlier);
@@ -284,11 +393,13 @@ export class Service {
           this.#install(before, records);
           await this.dataplane.settle();
         }
+        this.#tellNames();
         await move.rollBack();
       });
     }
     move.commit();
     this.#version += 1;
+    this.#tellNames();
     return {
       result: "applied",
       changes: diffConfig(before, next),
@@ -299,12 +410,22 @@ export class Service {
 
   /** Without a pause: health results and operators may change records in between. */
   #install(next: Config, earlier?: ServerRecords): void {
-    const records = this.servers.under(next, earlier);
-    this.dataplane.install(lower(next, toStates(records)));
+    this.#serve(next, this.#names.expand(next), earlier);
+  }
+
+  #serve(next: Config, serving: Expansion, earlier?: ServerRecords): void {
+    const records = this.servers.under(serving.config, earlier);
+    this.dataplane.install(lower(serving.config, toStates(records)));
     this.#addresses = undefined;
     this.servers.replace(records);
     this.#config = next;
+    this.#serving = serving;
     this.startChecks();
+  }
+
+  /** What serves is final: names that it has not are forgotten. */
+  #tellNames(): void {
+    for (const event of this.#names.serve(this.#config, this.#serving)) this.#reporter.emit(event);
   }
 
   #listening(): ReadonlyMap<string, readonly SocketAddress[]> {
@@ -324,6 +445,7 @@ export class Service {
    */
   async close(stopped: () => void): Promise<void> {
     const socketClosed = this.#socket?.close();
+    this.#names.close();
     this.#health.close();
     for (const line of this.dataplane.close(this.keepsForwarding)) this.#reporter.info({}, `host: ${line}`);
     stopped();
@@ -342,6 +464,11 @@ export class Service {
     switch (event.kind) {
       case "server-connect-failed":
         this.#health.passiveFailure(`${event.backend}/${event.server}`, `data plane: ${event.message}`);
+        this.#names.suspect(`${event.backend}/${event.server}`);
+        return;
+      case "server-failing":
+        this.servers.failing(`${event.backend}/${event.server}`, event.message);
+        this.#names.suspect(`${event.backend}/${event.server}`);
         return;
       case "worker-panicked":
         this.#reporter.engine("worker-panicked", event.message, event);
@@ -354,6 +481,8 @@ export class Service {
     }
   }
 }
+
+const downFor = (check: LastCheck | undefined): string => (check === undefined ? "" : checkText(check));
 
 const hasWildcard = (config: Config): boolean =>
   Object.values(config.frontends).some((frontend) => listenAddresses(frontend).some(isWildcard));

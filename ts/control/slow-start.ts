@@ -5,7 +5,7 @@
  */
 import { WHOLE_SHARE } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
-import { carryOver, type ServerRecord, type ServerRecords, weightOf } from "./states.ts";
+import { carryOver, isUp, type ServerRecord, type ServerRecords, weightOf } from "./states.ts";
 
 /** Shorter steps are taken together: every one builds the tables of the backend anew. */
 const LEAST_STEP_MS = 50;
@@ -26,9 +26,9 @@ export function settle(record: ServerRecord, now = performance.now()): void {
   record.share = shareAt(record, now);
 }
 
-/** Whether it would be given a connection. */
+/** Whether it would be given a connection: up, not ejected, not drained, and with a weight. */
 export const takesConnections = (record: ServerRecord): boolean =>
-  record.up && !record.draining && weightOf(record) > 0;
+  isUp(record) && !record.draining && weightOf(record) > 0;
 
 function shareAt(record: ServerRecord, now: number): number {
   const { slowSince, slowStartMs } = record;

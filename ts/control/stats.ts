@@ -18,7 +18,7 @@ import type { ReloadEvent } from "./events.ts";
 import type { LastCheck } from "./health/monitor.ts";
 import type { ReloadStatus } from "./reload.ts";
 import type { ServerRecord, ServerRecords } from "./states.ts";
-import { weightOf } from "./states.ts";
+import { isUp, weightOf } from "./states.ts";
 import { VERSION } from "./version.ts";
 
 /** Connections, absent where they are not counted (dsr mode with minimal tracking). */
@@ -34,11 +34,21 @@ export type CounterStats = ConnectionStats & {
 export type Reasons = Record<string, number>;
 
 /** The latest finished health check. */
-export type CheckStats = { at: string; ok: boolean; duration_ms: number; cause: string };
+export type CheckStats = {
+  at: string;
+  ok: boolean;
+  duration_ms: number;
+  cause: string;
+  /** The beginning of what the server said, without characters that act on a terminal; absent where it said nothing. */
+  answer?: string;
+};
 
 export type ServerStats = CounterStats & {
   addr: string;
+  /** Whether it may get connections: checks hold it for up, and it is not ejected. */
   up: boolean;
+  /** It was ejected until then; absent while it is not. */
+  ejected_until?: string;
   /** The weight in force, which may have been set at run time. */
   weight: number;
   /**
@@ -294,7 +304,8 @@ function serverStats(
   return {
     ...counters(server.counters),
     addr: server.addr,
-    up: record?.up ?? server.up,
+    up: record === undefined ? server.up : isUp(record),
+    ...(record?.ejection && { ejected_until: record.ejection.until.toISOString() }),
     weight: record === undefined ? server.weight : weightOf(record),
     effective_weight: server.effectiveWeight,
     backup: server.backup,
@@ -308,6 +319,7 @@ function serverStats(
             ok: check.ok,
             duration_ms: Math.round(check.durationMs * 1000) / 1000,
             cause: check.cause,
+            ...(check.answer === undefined ? {} : { answer: check.answer }),
           },
     reasons: reasons(server.reasons),
   };

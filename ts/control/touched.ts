@@ -1,6 +1,7 @@
 /** What a reload would take out of service, and how many connections or flows it has now. */
 import { hostPort } from "../config/address.ts";
 import { type Listening, listenAddresses, listenText } from "../config/listen.ts";
+import { serverKey } from "../config/lower.ts";
 import type { Config } from "../config/schema.ts";
 import type { FlowPage } from "./flows.ts";
 import type { Stats } from "./stats.ts";
@@ -17,6 +18,9 @@ export type Touched = {
   current_flows?: number;
 };
 
+/** The servers in service, as `backend/server`, that one of the configuration stands for: addresses of a name. */
+export type ServedAs = (key: string) => string[];
+
 /** Live flows, a page at a time from `cursor` on. */
 export type FlowPages = (cursor: string | undefined) => Promise<FlowPage>;
 
@@ -27,18 +31,22 @@ const MOST_FLOWS = 200_000;
 export async function touched(
   now: Config,
   next: Config,
-  stats: Pick<Stats, "frontends" | "backends">,
+  { stats, servedAs }: { stats: Pick<Stats, "frontends" | "backends">; servedAs: ServedAs },
   pages: FlowPages,
 ): Promise<{ frontends: Touched[]; servers: Touched[]; partial: string | null }> {
   const frontends = touchedFrontends(now, next, stats);
-  const servers = touchedServers(now, next, stats);
+  const servers = touchedServers(now, next, stats, servedAs);
   if (now.mode === "proxy" || frontends.length + servers.length === 0) {
     return { frontends, servers, partial: null };
   }
   const { ofFrontend, ofServer, partial } = await count(pages);
-  const counted = (list: Touched[], flows: ReadonlyMap<string, number>): Touched[] =>
-    list.map((it) => ({ ...it, current_flows: flows.get(it.name) ?? 0 }));
-  return { frontends: counted(frontends, ofFrontend), servers: counted(servers, ofServer), partial };
+  const sum = (flows: ReadonlyMap<string, number>, names: readonly string[]): number =>
+    names.reduce((all, name) => all + (flows.get(name) ?? 0), 0);
+  return {
+    frontends: frontends.map((it) => ({ ...it, current_flows: sum(ofFrontend, [it.name]) })),
+    servers: servers.map((it) => ({ ...it, current_flows: sum(ofServer, servedAs(it.name)) })),
+    partial,
+  };
 }
 
 async function count(pages: FlowPages): Promise<{
@@ -81,14 +89,23 @@ function isSubset(now: Listening, later: Listening): boolean {
   return listenAddresses(now).every((address) => after.has(hostPort(address)));
 }
 
-function touchedServers(now: Config, next: Config, stats: Pick<Stats, "backends">): Touched[] {
+function touchedServers(
+  now: Config,
+  next: Config,
+  stats: Pick<Stats, "backends">,
+  servedAs: ServedAs,
+): Touched[] {
   return Object.entries(now.backends).flatMap(([backend, { servers }]) =>
     Object.entries(servers).flatMap(([server, { addr }]) => {
       const later = own(own(next.backends, backend)?.servers ?? {}, server);
       if (later?.addr === addr) return [];
       const change = later === undefined ? ("removed" as const) : ("moved" as const);
-      const counted = own(own(stats.backends, backend)?.server_details ?? {}, server);
-      return [{ name: `${backend}/${server}`, address: addr, change, ...connections(counted) }];
+      const details = own(stats.backends, backend)?.server_details ?? {};
+      const name = serverKey(backend, server);
+      const counts = servedAs(name).map(
+        (key) => own(details, key.slice(backend.length + 1))?.current_connections,
+      );
+      return [{ name, address: addr, change, ...together(counts) }];
     }),
   );
 }
@@ -98,6 +115,13 @@ const own = <T>(table: Readonly<Record<string, T>>, name: string): T | undefined
 
 const connections = (it: { current_connections?: number } | undefined): { current_connections?: number } =>
   it?.current_connections === undefined ? {} : { current_connections: it.current_connections };
+
+/** Of all addresses of a name; one without an address has no connection. */
+function together(counts: readonly (number | undefined)[]): { current_connections?: number } {
+  return counts.includes(undefined)
+    ? {}
+    : { current_connections: counts.reduce<number>((sum, count) => sum + (count ?? 0), 0) };
+}
 
 /** For people. */
 export function touchedLine(what: string, it: Touched): string {

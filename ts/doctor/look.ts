@@ -3,6 +3,7 @@ import { parseSocketAddress, type SocketAddress } from "../config/address.ts";
 import { backendsOf } from "../config/hello-routes.ts";
 import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
+import { parseServerAddress } from "../config/server-address.ts";
 import type { NativeHostReport } from "../native/index.ts";
 import type { Found } from "./finding.ts";
 import type { Host } from "./host.ts";
@@ -68,12 +69,13 @@ export function servers({ config }: Look): Server[] {
     .flatMap(([backend, { servers, dsr_method }]) =>
       Object.entries(servers)
         .filter(([, { weight }]) => weight > 0)
-        .map(([name, { addr }]) => ({
-          key: `${backend}/${name}`,
-          backend,
-          address: parsed(addr),
-          method: dsr_method ?? config.dsr.method,
-        })),
+        .flatMap(([name, { addr }]) => {
+          const address = parseServerAddress(addr);
+          // Names and Unix sockets are not looked at.
+          if (!address.ok || address.value.kind !== "ip") return [];
+          const method = dsr_method ?? config.dsr.method;
+          return [{ key: `${backend}/${name}`, backend, address: address.value, method }];
+        }),
     );
 }
 

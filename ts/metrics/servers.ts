@@ -85,8 +85,13 @@ export function serverFamilies(stats: Stats, config: Config, observed: Observed)
     ),
     gauge(
       "convey_backend_server_up",
-      "Whether health checks hold the server for up.",
+      "Whether health checks hold the server for up and it is not ejected.",
       each(({ its }) => Number(its.up)),
+    ),
+    gauge(
+      "convey_server_ejected",
+      "Whether the server is kept out for a while because clients' connections to it failed.",
+      each(({ its }) => Number(its.ejected_until !== undefined)),
     ),
     gauge(
       "convey_server_status",
@@ -142,7 +147,7 @@ export function serverFamilies(stats: Stats, config: Config, observed: Observed)
     ),
     counter(
       "convey_server_state_changes_total",
-      "Times health checks brought the server up or took it down.",
+      "Times health checks or ejections brought the server up or took it down.",
       servers.flatMap(({ of, key }) => by("state", observed.transitions(key), of)),
     ),
   ];

@@ -241,7 +241,7 @@ test("what is wrong is refused with its place, and nothing changes", async () =>
   for (const [server, field, message] of [
     [{ name: "b" }, `${at}.b.addr`, "is missing"],
     [{ name: "b", addr: "127.0.0.1" }, `${at}.b.addr`, "has no port"],
-    [{ name: "b", addr: "localhost:80" }, `${at}.b.addr`, "names are not resolved"],
+    [{ name: "b", addr: "a name:80" }, `${at}.b.addr`, "has no host name"],
     [{ name: "b", addr: "10.0.0.1:80", weight: 65536 }, `${at}.b.weight`, "is out of range"],
     [{ name: "b", addr: "10.0.0.1:80", wieght: 2 }, `${at}.b.wieght`, 'did you mean "weight"'],
     [{ name: "b/c", addr: "10.0.0.1:80" }, `${at}."b/c"`, 'a name cannot contain "/"'],

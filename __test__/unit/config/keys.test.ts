@@ -4,7 +4,8 @@ import { lower } from "../../../ts/config/lower.ts";
 import { LEAST, linesOf } from "./support.ts";
 
 const ADDRESS = '"ip:port", such as "127.0.0.1:3000", "[::1]:3000" or ":3000"';
-const SERVER_ADDRESS = '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080"';
+const SERVER_ADDRESS =
+  '"ip:port", such as "10.0.0.1:8080" or "[2001:db8::1]:8080", "name:port", an SRV name or "unix:/path"';
 
 test("the least configuration has no problems", async () => {
   expect(await linesOf(LEAST)).toEqual([]);

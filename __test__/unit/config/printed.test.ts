@@ -91,7 +91,20 @@ test("the address patterns for editors accept what is accepted", () => {
     const expression = new RegExp(pattern, "u");
     for (const address of ["127.0.0.1:80", "[::1]:3000", "[::ffff:10.0.0.1]:1"])
       expect(address).toMatch(expression);
-    expect("localhost:80").not.toMatch(expression);
+    expect("a name:80").not.toMatch(expression);
+  }
+  const expressions = addresses.map((pattern) => new RegExp(pattern as string, "u"));
+  const listener = expressions[0];
+  const server = expressions.find((expression) => expression.test("localhost:80"));
+  for (const address of [
+    "localhost:80",
+    "App-1.internal.:80",
+    "_http._tcp.app",
+    "unix:/run/a.sock",
+    "unix:@a",
+  ]) {
+    expect(address).toMatch(server as RegExp);
+    expect(address).not.toMatch(listener as RegExp);
   }
   expect(":80").toMatch(new RegExp(addresses[0] as string, "u"));
 });

@@ -266,6 +266,8 @@ reasons! {
     ClientReset = "client_reset",
     /// The server reset the connection.
     ServerReset = "server_reset",
+    /// The server reset or closed before its first byte to a client that had sent something; counted where failures are.
+    ServerUnanswered = "server_unanswered",
     /// The drain deadline passed and the connection was cut.
     DrainDeadline = "drain_deadline",
     /// A UDP frontend had as many sessions as it may, all of them conversations; the new client's datagram was dropped.

@@ -14,6 +14,17 @@ pub enum Event {
         /// What the connect answered, for people.
         cause: String,
     },
+    /// As many connections to a server have failed in a row as its backend has reported.
+    ServerFailing {
+        /// Backend name.
+        backend: Arc<str>,
+        /// Server name within the backend.
+        server: Arc<str>,
+        /// How many.
+        failures: u32,
+        /// What the last one was, for people.
+        cause: String,
+    },
     /// Accepting paused because a resource ran out; it resumes by itself.
     AcceptBackoff {
         /// Frontend name.

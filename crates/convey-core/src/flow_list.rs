@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::conntrack::FlowState;
+use crate::endpoint::Endpoint;
 use crate::snapshot::Protocol;
 
 /// Where a flow stands, of either protocol and in every mode.
@@ -149,7 +150,7 @@ pub struct FlowRow {
     /// What the client talks to.
     pub vip: SocketAddr,
     /// Backend, name and address of the server.
-    pub server: Option<(Arc<str>, Arc<str>, SocketAddr)>,
+    pub server: Option<(Arc<str>, Arc<str>, Endpoint)>,
     /// Where it stands.
     pub stage: FlowStage,
     /// Since it began.

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod client_address;
 pub mod conntrack;
 pub mod counters;
+pub mod endpoint;
 pub mod event;
 pub mod flow_list;
 pub mod hello_routes;
@@ -16,12 +17,14 @@ pub mod nat_ports;
 pub mod selection;
 pub mod snapshot;
 pub mod source_pool;
+pub mod streak;
 pub mod wait_queue;
 pub mod watch;
 
 pub use admission::{AccessList, Admission, AdmissionSpec, Prefix, Rate, client_of};
 pub use client_address::{AcceptProxy, ProxyVersion, Source};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
+pub use endpoint::Endpoint;
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
 pub use hello_routes::{HelloRoutes, HelloRoutesSpec};
@@ -30,5 +33,6 @@ pub use snapshot::{
     SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
 };
 pub use source_pool::{SourceAddress, SourcePool, Sources};
+pub use streak::FailureStreak;
 pub use wait_queue::{QueueCounts, Ticket, WaitQueue};
 pub use watch::{Taken, Watch, Watches, Watching};

@@ -11,9 +11,11 @@ use std::time::Duration;
 use crate::admission::{Admission, AdmissionSpec, CLIENT_IPV6_PREFIX};
 use crate::client_address::{AcceptProxy, ProxyVersion, Source};
 use crate::counters::{ConnCounters, ReasonCounters};
+use crate::endpoint::Endpoint;
 use crate::hello_routes::{HelloRoutes, HelloRoutesSpec};
 use crate::selection::{Balance, Part, SLOW_START_STEPS, Selector};
 use crate::source_pool::Sources;
+use crate::streak::FailureStreak;
 use crate::wait_queue::WaitQueue;
 
 /// How connections are forwarded.
@@ -164,6 +166,8 @@ pub struct BackendSpec {
     pub balance: Balance,
     /// Where connections to its servers start from (proxy mode).
     pub source: Source,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     /// Servers; names must be unique within the backend.
     pub servers: Vec<ServerSpec>,
 }
@@ -174,7 +178,7 @@ pub struct ServerSpec {
     /// Unique name within the backend.
     pub name: String,
     /// Where it listens.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Share of new connections; 0 takes it out of rotation.
     pub weight: u16,
     /// Connections open at once; 0 means no limit.
@@ -259,6 +263,8 @@ pub struct Backend {
     pub ends: Ends,
     /// Where connections to its servers start from.
     pub source: Sources,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     /// Members.
     pub servers: Vec<Server>,
     /// Which of `servers` gets a connection.
@@ -275,7 +281,7 @@ pub struct Server {
     /// Unique name within the backend.
     pub name: Arc<str>,
     /// Where it listens.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Configured share of new connections.
     pub weight: u16,
     /// Connections open at once; 0 means no limit.
@@ -294,6 +300,8 @@ pub struct Server {
     pub counters: Arc<ConnCounters>,
     /// Failed connects by reason.
     pub reasons: Arc<ReasonCounters>,
+    /// Failures in a row, where `eject_after` has them counted.
+    pub failures: Arc<FailureStreak>,
 }
 
 impl Server {
@@ -351,6 +359,9 @@ impl Snapshot {
 
     fn build(spec: SnapshotSpec, workers: usize, previous: Option<&Self>) -> Result<Self, SpecError> {
         let backend_index = check_backends(&spec.backends)?;
+        if spec.mode != Mode::Proxy {
+            check_packet_servers(&spec.backends)?;
+        }
         check_frontends(&spec.frontends, &backend_index)?;
 
         let new_counters = || Arc::new(ConnCounters::new(workers));
@@ -419,7 +430,7 @@ fn build_backend(
             let survivor = former.and_then(|i| old?.servers.get(i));
             Server {
                 name: survivor.map_or_else(|| s.name.as_str().into(), |o| o.name.clone()),
-                addr: s.addr,
+                addr: s.addr.clone(),
                 weight: s.weight,
                 max_connections: s.max_connections,
                 up: s.up,
@@ -429,12 +440,16 @@ fn build_backend(
                 send_proxy: s.send_proxy,
                 counters: survivor.map_or_else(new_counters, |o| o.counters.clone()),
                 reasons: survivor.map(|o| o.reasons.clone()).unwrap_or_default(),
+                failures: survivor
+                    .filter(|o| o.addr == s.addr)
+                    .map(|o| o.failures.clone())
+                    .unwrap_or_default(),
             }
         })
         .collect();
     let part = |s: &Server| {
         let (weight, share, backup) = (s.effective_weight(), s.share, s.backup);
-        Part { addr: s.addr, weight, share, backup }
+        Part { addr: s.addr.clone(), weight, share, backup }
     };
     let parts: Vec<Part> = servers.iter().map(part).collect();
     let selector = Selector::new(spec.balance, &parts, old.map(|o| (&o.selector, former.as_slice())));
@@ -451,6 +466,7 @@ fn build_backend(
         waiting: spec.waiting,
         ends: spec.ends,
         source: (&spec.source).into(),
+        eject_after: spec.eject_after,
         servers,
         selector,
         queue: old.map_or_else(|| Arc::new(WaitQueue::new(counters.clone())), |o| o.queue.clone()),
@@ -482,6 +498,17 @@ fn check_backends(backends: &[BackendSpec]) -> Result<HashMap<String, usize>, Sp
         }
     }
     Ok(index)
+}
+
+/// No packet can be sent to a Unix socket.
+fn check_packet_servers(backends: &[BackendSpec]) -> Result<(), SpecError> {
+    for b in backends {
+        if let Some(s) = b.servers.iter().find(|s| s.addr.ip().is_none()) {
+            let field = format!("backends.{}.servers.{}.addr", b.name, s.name);
+            return Err(invalid(field, "a Unix socket is available in proxy mode only"));
+        }
+    }
+    Ok(())
 }
 
 fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>) -> Result<(), SpecError> {

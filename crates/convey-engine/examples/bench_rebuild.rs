@@ -20,6 +20,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
         source: Default::default(),
+        eject_after: 0,
         servers: (0..each)
             .map(|s| ServerSpec {
                 name: format!("s{s}"),

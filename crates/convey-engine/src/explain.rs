@@ -226,8 +226,8 @@ impl Explanation {
     pub(crate) fn server(&mut self, server: &PacketServer) {
         let address = socket(server.address, server.port);
         let (backend, name) = (server.backend.to_string(), server.name.to_string());
-        self.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: address });
-        self.server = Some((backend, name, address));
+        self.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: address.into() });
+        self.server = Some((backend, name, address.into()));
         self.method = Some(server.method);
     }
 

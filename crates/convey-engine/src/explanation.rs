@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use convey_core::Reason;
 use convey_core::admission::Prefix;
 use convey_core::conntrack::Direction;
+use convey_core::{Endpoint, Reason};
 
 use crate::next_hop::NextHop;
 use crate::routes::Reject;
@@ -23,7 +23,7 @@ pub struct Explanation {
     /// The Maglev slot its hash names, where the table was asked.
     pub maglev_slot: Option<usize>,
     /// Backend, name and address of its server.
-    pub server: Option<(String, String, SocketAddr)>,
+    pub server: Option<(String, String, Endpoint)>,
     /// How the server is reached.
     pub method: Option<Method>,
     /// Source and destination once rewritten; a source port of 0 is one still to be taken.
@@ -163,7 +163,7 @@ pub enum Step {
     /// It is refused.
     Refused { reason: DropReason },
     /// It gets this server.
-    Server { backend: String, name: String, addr: SocketAddr },
+    Server { backend: String, name: String, addr: Endpoint },
     /// Its addresses become these; a source port of 0 is one still to be taken.
     Rewritten { source: SocketAddr, destination: SocketAddr },
     /// Only its MAC addresses change.
@@ -186,7 +186,7 @@ pub enum Step {
     Balanced { backend: String, balance: &'static str },
     /// A server's part in that: `weight` of `total`, in [`convey_core::selection::SLOW_START_STEPS`]ths. Backups are told
     /// of only while no ordinary server takes connections.
-    Share { name: String, addr: SocketAddr, weight: u32, total: u64, backup: bool },
+    Share { name: String, addr: Endpoint, weight: u32, total: u64, backup: bool },
     /// The backend has no server that is up with a weight above 0.
     NoServer { backend: String },
     /// The backend, or each of its servers that are up, has as many connections as it may have (proxy mode).

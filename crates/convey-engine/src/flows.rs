@@ -169,7 +169,7 @@ fn row(
         client: client_of(flow),
         frontend: frontend.name.clone(),
         vip: vip_of(flow, frontend),
-        server: Some((server.backend.clone(), server.name.clone(), address)),
+        server: Some((server.backend.clone(), server.name.clone(), address.into())),
         stage: FlowStage::of(flow.state),
         age: None,
         idle: Some(duration(now.since(Ticks(flow.last_seen)))),

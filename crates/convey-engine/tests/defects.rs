@@ -260,7 +260,8 @@ fn the_modes_are_told_apart_and_proxy_mode_is_refused() {
 fn a_dsr_server_on_another_port_than_its_frontend_is_a_configuration_error() {
     let world = common::world("dsr");
     let mut spec = common::spec(&world);
-    spec.backends[0].servers[0].addr.set_port(8080);
+    let ip = spec.backends[0].servers[0].addr.ip().unwrap().ip();
+    spec.backends[0].servers[0].addr = std::net::SocketAddr::new(ip, 8080).into();
     let config = convey_core::Snapshot::first(spec, 1).unwrap();
     let error = PacketSnapshot::build(&config, &common::options(&world), None).unwrap_err();
     assert_eq!(error.field, "backends.v4.servers.s1.addr");

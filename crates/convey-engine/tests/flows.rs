@@ -123,8 +123,8 @@ fn flows_stay_with_their_server_across_add_drain_health_and_removal() {
         lab.reload(|s| {
             let mut added = s.backends[0].servers[2].clone();
             added.name = "s9".into();
-            added.addr.set_ip("10.0.0.12".parse().unwrap());
-            added.addr.set_port(if mode == "dsr" { 80 } else { 8081 });
+            let port: u16 = if mode == "dsr" { 80 } else { 8081 };
+            added.addr = std::net::SocketAddr::from(([10, 0, 0, 12], port)).into();
             s.backends[0].servers.push(added);
         });
         check(&mut lab, "add");
@@ -428,7 +428,8 @@ fn slots_of_removed_servers_are_used_anew_once_their_flows_are_gone() {
         let octet = 11 + (round % 2) as u8;
         lab.reload(|s| {
             s.backends[0].servers[0].name = format!("s{round}");
-            s.backends[0].servers[0].addr.set_ip([10, 0, 0, octet].into());
+            let addr = &mut s.backends[0].servers[0].addr;
+            *addr = std::net::SocketAddr::from(([10, 0, 0, octet], addr.ip().unwrap().port())).into();
         });
         let snapshot = lab.snapshot.clone();
         lab.worker.tick(&snapshot, Nanos::from_millis(ROUND_MS * round + ROUND_MS / 2));

@@ -123,6 +123,7 @@ fn a_packet_is_forwarded_the_same_whether_or_not_somebody_watches() {
 fn by_program(lab: &Lab, told: &LiveDecision, met: Option<FlowState>) -> Decided {
     let e = &told.explanation;
     let (_, _, address) = e.server.clone().unwrap();
+    let address = address.ip().unwrap();
     let server =
         lab.snapshot.servers().find(|(_, s)| (s.address, s.port) == (address.ip().into(), address.port()));
     let frontend = lab.snapshot.frontends().find(|(_, f)| Some(&*f.name) == e.frontend.as_deref());

@@ -261,7 +261,9 @@ fn in_dsr_a_syn_sent_once_more_stays_with_its_server_while_the_table_changes() {
     let mut lab = lab("dsr");
     let servers: Vec<_> =
         (0..200).map(|n| server_of(&send(&mut lab, P::syn(&client(n), VIP), 1000))).collect();
-    lab.reload(|s| s.backends[0].servers.iter_mut().for_each(|s| s.weight = 7 + s.addr.port() % 3));
+    lab.reload(|s| {
+        s.backends[0].servers.iter_mut().for_each(|s| s.weight = 7 + s.addr.ip().unwrap().port() % 3)
+    });
     lab.reload(|s| s.backends[0].servers[0].weight = 1);
     for (n, server) in servers.iter().enumerate() {
         let again = send(&mut lab, P::syn(&client(n as u32), VIP), 2000);

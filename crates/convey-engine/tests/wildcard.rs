@@ -37,6 +37,7 @@ fn config(frontends: Vec<FrontendSpec>) -> Snapshot {
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
         source: Default::default(),
+        eject_after: 0,
         servers: vec![ServerSpec {
             name: "s1".into(),
             addr: addr.parse().expect("an address"),
@@ -143,7 +144,10 @@ fn in_dsr_mode_a_server_has_one_of_its_frontends_ports() {
         let mut spec = config(vec![web]).spec().clone();
         spec.mode = Mode::Dsr;
         for backend in &mut spec.backends {
-            backend.servers.iter_mut().for_each(|server| server.addr.set_port(port));
+            for server in &mut backend.servers {
+                let ip = server.addr.ip().unwrap().ip();
+                server.addr = SocketAddr::new(ip, port).into();
+            }
         }
         let snapshot = Snapshot::first(spec, 1).unwrap();
         let built = PacketSnapshot::build(&snapshot, &options(LOCAL), None);

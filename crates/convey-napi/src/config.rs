@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
-    AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Ends, FrontendSpec, HelloRoutesSpec, Limits, Mode,
-    Prefix, Protocol, ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source, UdpSessions,
-    Waiting,
+    AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Endpoint, Ends, FrontendSpec, HelloRoutesSpec,
+    Limits, Mode, Prefix, Protocol, ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source,
+    UdpSessions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -238,6 +238,8 @@ pub struct NativeBackend {
     pub half_close_timeout_ms: u32,
     /// Towards servers; 0: as the kernel has it.
     pub tcp_user_timeout_ms: u32,
+    /// Failures of connections to a server in a row that are reported; 0: none are counted.
+    pub eject_after: u32,
     pub dsr_method: NativeDsrMethod,
     pub balance: NativeBalance,
     /// 1 to 128: bits of an IPv6 client's address that `source_hash` goes by.
@@ -512,6 +514,7 @@ impl NativeBackend {
                 tcp_user_timeout: ms(self.tcp_user_timeout_ms),
             },
             balance: balance(&self.name, &self.balance, self.source_hash_ipv6_prefix)?,
+            eject_after: self.eject_after,
             servers: self.servers.into_iter().map(|s| s.into_spec(&path)).collect::<Result<_>>()?,
             name: self.name,
         })
@@ -521,7 +524,7 @@ impl NativeBackend {
 impl NativeServer {
     fn into_spec(self, path: &str) -> Result<ServerSpec> {
         Ok(ServerSpec {
-            addr: addr(&format!("{path}.{}.addr", self.name), &self.addr)?,
+            addr: endpoint(&format!("{path}.{}.addr", self.name), &self.addr)?,
             weight: weight(&format!("{path}.{}.weight", self.name), self.weight)?,
             max_connections: self.max_connections.into(),
             up: self.up,
@@ -576,6 +579,10 @@ fn prefix(field: &str, text: &str) -> Result<Prefix> {
     let parsed =
         text.split_once('/').and_then(|(ip, bits)| Prefix::new(ip.parse().ok()?, bits.parse().ok()?));
     parsed.ok_or_else(|| invalid(field, format!("\"{text}\" is not address/bits")))
+}
+
+fn endpoint(field: &str, text: &str) -> Result<Endpoint> {
+    text.parse().map_err(|error| invalid(field, format!("\"{text}\" {error}")))
 }
 
 fn ms(ms: u32) -> Duration {

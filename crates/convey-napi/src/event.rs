@@ -7,6 +7,7 @@ use napi_derive::napi;
 #[napi(string_enum = "kebab-case")]
 pub enum NativeEventKind {
     ServerConnectFailed,
+    ServerFailing,
     AcceptBackoff,
     WorkerPanicked,
     Warning,
@@ -46,6 +47,14 @@ impl From<Event> for NativeEvent {
                 backend: backend.to_string(),
                 server: server.to_string(),
                 ..empty(NativeEventKind::ServerConnectFailed, cause)
+            },
+            Event::ServerFailing { backend, server, failures, cause } => Self {
+                backend: backend.to_string(),
+                server: server.to_string(),
+                ..empty(
+                    NativeEventKind::ServerFailing,
+                    format!("{failures} failures in a row, last: {cause}"),
+                )
             },
             Event::AcceptBackoff { frontend, cause } => {
                 Self { frontend: frontend.to_string(), ..empty(NativeEventKind::AcceptBackoff, cause) }

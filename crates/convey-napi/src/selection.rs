@@ -1,8 +1,8 @@
 //! What a change of servers would do to the Maglev table of a backend.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
+use convey_core::Endpoint;
 use convey_core::selection::maglev::SLOTS;
 use convey_core::selection::{Balance, Member, Part, SLOW_START_STEPS, Selector, moved_slots};
 use napi::bindgen_prelude::AsyncTask;
@@ -59,9 +59,9 @@ pub fn moved_maglev_slots(
     let mut members = |list: Vec<NativeMember>| {
         let (mut parts, mut value_of) = (Vec::with_capacity(list.len()), Vec::with_capacity(list.len()));
         for NativeMember { addr, weight, backup } in list {
-            let addr: SocketAddr = addr.parse().map_err(|e| invalid("addr", e))?;
+            let addr: Endpoint = addr.parse().map_err(|e| invalid("addr", e))?;
             let next = u16::try_from(values.len()).map_err(|_| invalid("servers", "too many"))?;
-            value_of.push(*values.entry(addr).or_insert(next));
+            value_of.push(*values.entry(addr.clone()).or_insert(next));
             let weight = u16::try_from(weight).map_err(|e| invalid("weight", e))?.into();
             parts.push(Part { addr, weight, share: SLOW_START_STEPS, backup });
         }

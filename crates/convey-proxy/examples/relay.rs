@@ -64,7 +64,7 @@ fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
 fn spec(listen: SocketAddr, servers: &[SocketAddr], protocol: Protocol) -> SnapshotSpec {
     let server = |(i, addr): (usize, &SocketAddr)| ServerSpec {
         name: format!("s{i}"),
-        addr: *addr,
+        addr: (*addr).into(),
         weight: 1,
         max_connections: 0,
         up: true,
@@ -101,6 +101,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr], protocol: Protocol) -> Snaps
             ends: Default::default(),
             balance: convey_core::selection::Balance::RoundRobin,
             source: Default::default(),
+            eject_after: 0,
             servers: servers.iter().enumerate().map(server).collect(),
         }],
     }

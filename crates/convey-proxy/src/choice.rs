@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use convey_core::selection::Balance;
-use convey_core::{Backend, FlowStage, Frontend, Protocol, Reason, Watches};
+use convey_core::{Backend, Endpoint, FlowStage, Frontend, Protocol, Reason, Watches};
 
 /// What became of a client that was accepted.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Choice {
     /// How that chooses its servers.
     pub balance: Balance,
     /// Name and address of the server it is connected to and the proxy's end of that, or why there is none.
-    pub outcome: Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+    pub outcome: Result<(Arc<str>, Endpoint, Option<SocketAddr>), Reason>,
 }
 
 /// Tells those who watch of a choice; nothing but a load while there are none.
@@ -33,7 +33,7 @@ pub(crate) fn tell(
     watches: &Watches<Choice>,
     (client, listen): (SocketAddr, SocketAddr),
     (frontend, backend): (&Frontend, &Backend),
-    outcome: impl FnOnce() -> Result<(Arc<str>, SocketAddr, Option<SocketAddr>), Reason>,
+    outcome: impl FnOnce() -> Result<(Arc<str>, Endpoint, Option<SocketAddr>), Reason>,
 ) {
     let watches = watches.current();
     if watches.is_empty() {

@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use convey_core::selection::{Asker, Candidates};
-use convey_core::{Backend, Event, Frontend, Reason, Server};
+use convey_core::{Backend, Endpoint, Event, Frontend, Reason, Server};
 use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -30,10 +30,12 @@ use crate::introduce::introduce;
 use crate::limits::{ClientPlace, Full, ServerPlace};
 use crate::log::Fate;
 use crate::meters::Meters;
+use crate::passive::{self, Witness};
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
-use crate::source::{SourceUnavailable, begin};
+use crate::source::{self, SourceUnavailable};
+use crate::unix;
 use crate::waiting::{self, Standing, Waits};
 use crate::worker::Worker;
 
@@ -185,15 +187,16 @@ impl<'a> Attempt<'a> {
             timer.as_mut().reset(deadline);
             match self.dial(server, timer.as_mut()).await {
                 Ok((stream, source)) => {
-                    let (name, addr) = (server.name.clone(), server.addr);
+                    let (name, addr) = (server.name.clone(), server.addr.clone());
                     let names = (self.frontend, self.backend);
                     let ends = self.connection.ends();
                     choice::tell(&self.worker.shared.watches, ends, names, || {
-                        Ok((name.clone(), addr, source))
+                        Ok((name.clone(), addr.clone(), source))
                     });
                     self.connection.connected(Connected { name, addr, source });
                     place.admit();
-                    return Ok((stream, self.meters(place), Limits::of(self.backend)));
+                    let witness = Witness::new(&self.worker.shared, self.backend, server);
+                    return Ok((stream, self.meters(place, witness), Limits::of(self.backend)));
                 }
                 Err(error) if is_shortage(&error) => return Err(Reason::FdsExhausted),
                 Err(error) => self.failed(server, &error),
@@ -245,7 +248,7 @@ impl<'a> Attempt<'a> {
         server: &Server,
         timer: Pin<&mut Sleep>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        let connected = self.connect(server.addr, timer).await?;
+        let connected = self.connect(&server.addr, timer).await?;
         if let Some(version) = server.send_proxy {
             let client = (self.client, self.connection.ends().0);
             introduce(version, client, self.connection.told(), &connected.0).await?;
@@ -253,18 +256,28 @@ impl<'a> Attempt<'a> {
         Ok(connected)
     }
 
+    /// Starts a connect. The source address is one of IP alone.
+    fn begin(&self, addr: &Endpoint) -> io::Result<TcpStream> {
+        match addr {
+            Endpoint::Ip(addr) => source::begin(*addr, &self.backend.source, self.connection.ends().0.ip()),
+            Endpoint::Unix(path) => unix::begin(path),
+        }
+    }
+
     /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
     async fn connect(
         &mut self,
-        addr: SocketAddr,
+        addr: &Endpoint,
         mut timer: Pin<&mut Sleep>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
         // Its descriptor is for the socket made now.
         self.standing.spare = None;
         let stream = loop {
-            match begin(addr, &self.backend.source, self.connection.ends().0.ip()) {
+            match self.begin(addr) {
+                // Its queue is full: where TCP would wait in the kernel, this has to ask again.
+                Err(error) if unix::is_busy(addr, &error) => unix::wait(timer.as_mut()).await?,
                 Err(error) if is_shortage(&error) => {
                     if self.worker.fds_short.note() {
                         let frontend = self.frontend.name.clone();
@@ -300,7 +313,7 @@ impl<'a> Attempt<'a> {
             return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
         let source = stream.local_addr().ok();
-        if is_connected_to_itself(&stream, source, addr) {
+        if addr.ip().is_some_and(|addr| is_connected_to_itself(&stream, source, addr)) {
             // With a FIN the port would stay in TIME_WAIT. That this fails costs no more than that.
             let _ = stream.set_zero_linger();
             return Err(Errno::CONNREFUSED.into());
@@ -343,6 +356,7 @@ impl<'a> Attempt<'a> {
         } else {
             format!("connect to {}: {error}", server.addr)
         };
+        passive::connect_failed(shared, self.backend, server, &cause);
         shared.events.send_thinned(Subject("connect", backend.clone(), name.clone()), || {
             Event::ServerConnectFailed { backend, server: name, cause }
         });
@@ -353,7 +367,7 @@ impl<'a> Attempt<'a> {
         self.frontend.reasons.count(reason);
     }
 
-    fn meters(&self, server: ServerPlace) -> Meters {
+    fn meters(&self, server: ServerPlace, witness: Option<Box<Witness>>) -> Meters {
         Meters {
             shared: self.worker.shared.clone(),
             worker: self.worker.number,
@@ -361,6 +375,7 @@ impl<'a> Attempt<'a> {
             frontend: self.frontend.counters.clone(),
             frontend_reasons: self.frontend.reasons.clone(),
             server,
+            witness,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
+use convey_core::{Endpoint, FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
 use tokio::task::AbortHandle;
 
 use crate::arrive::Arrived;
@@ -50,7 +50,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub name: Arc<str>,
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Of the proxy's end.
     pub source: Option<SocketAddr>,
 }
@@ -117,6 +117,11 @@ impl Connection {
         }
     }
 
+    /// Whether the client has sent anything that its server took.
+    pub fn has_sent(&self) -> bool {
+        self.bytes[0].load(Relaxed) > 0
+    }
+
     /// Of a session of UDP.
     pub fn datagrams(&self) -> Option<&Datagrams> {
         self.datagrams.as_deref()
@@ -155,7 +160,7 @@ impl Connection {
             client: self.client,
             frontend: self.frontend.clone(),
             vip: self.listen,
-            server: server.map(|s| (self.backend().clone(), s.name.clone(), s.addr)),
+            server: server.map(|s| (self.backend().clone(), s.name.clone(), s.addr.clone())),
             stage: self.stage(),
             age: Some(self.since.elapsed()),
             idle,
@@ -325,7 +330,7 @@ impl Listed {
             listen: connection.listen,
             frontend: connection.frontend.clone(),
             backend: connection.backend().clone(),
-            server: server.map(|s| Got { name: s.name.clone(), addr: s.addr, source: s.source }),
+            server: server.map(|s| Got { name: s.name.clone(), addr: s.addr.clone(), source: s.source }),
             total: connection.since.elapsed(),
             bytes: [connection.bytes[0].load(Relaxed), connection.bytes[1].load(Relaxed)],
             fate: connection.story.fate(),

@@ -31,6 +31,7 @@ mod listener;
 mod listeners;
 mod log;
 mod meters;
+mod passive;
 mod proxy;
 pub mod proxy_protocol;
 mod published;
@@ -40,6 +41,7 @@ mod shortage;
 mod source;
 mod thread;
 mod udp;
+mod unix;
 mod waiting;
 mod worker;
 

@@ -268,6 +268,7 @@ mod tests {
                 admission: Default::default(),
             }],
             backends: vec![BackendSpec {
+                eject_after: 0,
                 source: Default::default(),
                 name: "pool".into(),
                 connect_timeout: Duration::from_secs(1),

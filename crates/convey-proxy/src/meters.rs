@@ -7,6 +7,7 @@ use convey_core::{ConnCounters, Reason, ReasonCounters};
 use crate::connections::Connection;
 use crate::limits::ServerPlace;
 use crate::log::Fate;
+use crate::passive::Witness;
 use crate::shared::Shared;
 
 /// Which way bytes go.
@@ -28,12 +29,17 @@ pub(crate) struct Meters {
     pub frontend_reasons: Arc<ReasonCounters>,
     /// Holds the connection's places at server and backend, and their counters with them.
     pub server: ServerPlace,
+    /// Where failures of the server are counted.
+    pub witness: Option<Box<Witness>>,
 }
 
 impl Meters {
     /// Counts `bytes` that the receiving socket has taken.
     pub fn delivered(&self, way: Way, bytes: u64) {
         self.connection.delivered(way, bytes);
+        if let (Some(witness), Way::Rx) = (&self.witness, way) {
+            witness.answered();
+        }
         let add = match way {
             Way::Tx => ConnCounters::add_tx,
             Way::Rx => ConnCounters::add_rx,

@@ -146,7 +146,7 @@ fn routed(timeout: Duration) -> SnapshotSpec {
     for name in ["app", "wild", "h2"] {
         let mut backend = spec.backends[0].clone();
         backend.name = name.to_owned();
-        backend.servers[0].addr = named(name);
+        backend.servers[0].addr = named(name).into();
         spec.backends.push(backend);
     }
     let owned = |list: &[(&str, &str)]| list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();

@@ -51,7 +51,7 @@ fn an_open_connection_is_listed_with_its_server_its_source_and_its_bytes_until_i
     let [row] = &rows[..] else { panic!("{rows:?}") };
     assert_eq!((row.client, row.vip), (client.local_addr().unwrap(), lab.addr()));
     assert_eq!((&*row.frontend, row.stage), ("web", FlowStage::Established));
-    assert_eq!(row.server, Some(("pool".into(), "s0".into(), server)));
+    assert_eq!(row.server, Some(("pool".into(), "s0".into(), server.into())));
     assert!(row.age.is_some() && row.nat.is_some_and(|source| source.ip() == server.ip()), "{row:?}");
     drop(client);
     wait_until("it is listed no more", || all(&lab, &FlowFilter::default(), 10).is_empty());

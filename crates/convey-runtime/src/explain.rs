@@ -59,13 +59,13 @@ pub(crate) fn proxied(
     }
     let balance = selector.balance();
     e.steps.push(Step::Balanced { backend: backend.name.to_string(), balance: balance.name() });
-    let named = |server: &Server| (backend.name.to_string(), server.name.to_string(), server.addr);
+    let named = |server: &Server| (backend.name.to_string(), server.name.to_string(), server.addr.clone());
     if balance.is_by_table() {
         // The same at every time while the server has room.
         let asker = Asker { client: source, listen: destination, protocol: TCP };
         if let Some(server) = selector.pick(&asker, &Room(backend)).and_then(|i| backend.servers.get(i)) {
             let (backend, name, addr) = named(server);
-            e.server = Some((backend.clone(), name.clone(), addr));
+            e.server = Some((backend.clone(), name.clone(), addr.clone()));
             e.steps.push(Step::Server { backend, name, addr });
         }
     } else {
@@ -73,7 +73,7 @@ pub(crate) fn proxied(
         let total = weights().map(|(weight, _)| u64::from(*weight)).sum();
         e.steps.extend(weights().map(|(weight, server)| Step::Share {
             name: server.name.to_string(),
-            addr: server.addr,
+            addr: server.addr.clone(),
             weight: *weight,
             total,
             backup: server.backup,
@@ -164,16 +164,17 @@ pub(crate) fn session(
     let (backend, name, addr) = server?;
     let frontend = frontend.to_string();
     let (backend, name) = (backend.to_string(), name.to_string());
+    let rewritten = nat.zip(addr.ip());
     let steps = vec![
         Step::Accepts { frontend: frontend.clone() },
         Step::KnownFlow { state: stage.name() },
-        Step::Server { backend: backend.clone(), name: name.clone(), addr },
+        Step::Server { backend: backend.clone(), name: name.clone(), addr: addr.clone() },
         Step::OwnConnection,
     ];
     Some(Explanation {
         frontend: Some(frontend),
         server: Some((backend, name, addr)),
-        rewritten: nat.map(|nat| (nat, addr)),
+        rewritten,
         outcome: Outcome::Connect,
         steps,
         ..Explanation::default()

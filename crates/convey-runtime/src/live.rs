@@ -45,10 +45,10 @@ fn of_choice(
         Ok((name, addr, source)) => {
             let (backend, name) = (backend.to_string(), name.to_string());
             e.steps.push(Step::Balanced { backend: backend.clone(), balance: balance.name() });
-            e.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr });
+            e.steps.push(Step::Server { backend: backend.clone(), name: name.clone(), addr: addr.clone() });
             e.steps.push(Step::OwnConnection);
+            e.rewritten = source.zip(addr.ip());
             e.server = Some((backend, name, addr));
-            e.rewritten = source.map(|source| (source, addr));
             e.outcome = Outcome::Connect;
         }
         Err(reason) => {

@@ -27,6 +27,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
         source: Default::default(),
+        eject_after: 0,
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {

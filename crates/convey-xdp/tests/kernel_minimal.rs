@@ -26,7 +26,7 @@ const CLIENTS: u32 = 60;
 fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
     let server = |&(host, weight, up): &(u8, u16, bool)| ServerSpec {
         name: format!("s{host}"),
-        addr: ([10, 0, 0, host], 80).into(),
+        addr: std::net::SocketAddr::from(([10, 0, 0, host], 80)).into(),
         weight,
         max_connections: 0,
         up,
@@ -61,6 +61,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
             ends: Default::default(),
             balance: convey_core::selection::Balance::Maglev,
             source: Default::default(),
+            eject_after: 0,
             servers: servers.iter().map(server).collect(),
         }],
     }

@@ -1,21 +1,27 @@
 /**
  * Health checks of any number of servers: one timer, a heap of due times, a bounded number of connects at
- * once, of which those that meet silence leave places to the others. A check is a TCP connect within `timeoutMs`, or
- * what the probe makes of it; `rise` and `fall` results in a row change a server's state; while results speak against
+ * once, of which those that meet silence leave places to the others. A check is what the probe makes of it, within
+ * `timeoutMs`; `rise` and `fall` results in a row change a server's state; while results speak against
  * the state, checks come at `fastIntervalMs`.
  *
  * Two things never speak against a server: what went wrong on our side (no file descriptors, no source
  * ports), and a timeout noticed by an event loop that was itself blocked.
  */
+import { isDeepStrictEqual } from "node:util";
+import type { Ask } from "./ask.ts";
+import { askServer } from "./ask-server.ts";
 import { type Health, inTransition, judge, unproven } from "./judge.ts";
 import { type Laned, Lanes, PROMPT_MS } from "./lanes.ts";
-import { type Beginning, type Outcome, probeTcp } from "./probe.ts";
+import { checkText, type GiveUp, type Outcome } from "./outcome.ts";
 import { Schedule, UNSCHEDULED } from "./schedule.ts";
+import type { Endpoint } from "./stream.ts";
 import type { VipCheck } from "./vip-check.ts";
 
 /** How a server is checked. */
 export type CheckSettings = {
   intervalMs: number;
+  /** Between checks of a server that is down; `intervalMs` unless given. */
+  downIntervalMs?: number;
   fastIntervalMs: number;
   timeoutMs: number;
   rise: number;
@@ -25,17 +31,31 @@ export type CheckSettings = {
 /** A server to check. `key` is unique; a changed address under the same key is a new server. */
 export type CheckTarget = {
   key: string;
+  /** An IP address, or `unix:path` with port 0, where `at` tells the path. */
   host: string;
   port: number;
   settings: CheckSettings;
+  /** Where checks go instead of `host` and `port`: another port, or a socket's path. */
+  at?: Endpoint | undefined;
+  /** What is asked beyond a connection. */
+  ask?: Ask | undefined;
+  /** Sent first on every connection of a check, before TLS. */
+  first?: Uint8Array | undefined;
   /** Asked for frontends' addresses instead of its own. Such a probe ends by itself when its time is up. */
   vips?: VipCheck;
-  /** How its connects begin. */
-  beginning?: Beginning;
+  /** The address that connects start from; undefined: the kernel's choice. */
+  source?: string | undefined;
 };
 
 /** The latest finished check of a server. */
-export type LastCheck = { at: Date; ok: boolean; durationMs: number; cause: string };
+export type LastCheck = {
+  at: Date;
+  ok: boolean;
+  durationMs: number;
+  cause: string;
+  /** What the server said, inert and bounded; absent where it said nothing. */
+  answer?: string;
+};
 
 /** What the monitor reports, called from its own timers and sockets. */
 export type HealthListener = {
@@ -51,7 +71,7 @@ export type HealthListener = {
 };
 
 /** Starts one check and returns how to give it up; `done` is called later, not while it starts. */
-export type ProbeFunction = (target: CheckTarget, done: (outcome: Outcome) => void) => () => void;
+export type ProbeFunction = (target: CheckTarget, done: (outcome: Outcome) => void) => GiveUp;
 
 /** Checks due within this time of each other share one wake-up. */
 const QUANTUM_MS = 20;
@@ -71,7 +91,7 @@ type Check = Laned & {
   health: Health;
   last: LastCheck | undefined;
   /** Gives up the connect under way. */
-  cancel: (() => void) | undefined;
+  cancel: GiveUp | undefined;
   removed: boolean;
   /** Why it cannot be made, while it cannot. */
   suspendedFor: string | undefined;
@@ -106,8 +126,7 @@ export class HealthMonitor {
     options: { probe?: ProbeFunction; maxInFlight?: number; keepAlive?: boolean } = {},
   ) {
     this.#listener = listener;
-    this.#probe =
-      options.probe ?? (({ host, port, beginning }, done) => probeTcp(host, port, done, beginning));
+    this.#probe = options.probe ?? ((target, done) => askServer(target, done));
     this.#lanes = new Lanes(options.maxInFlight);
     if (options.keepAlive !== true) {
       this.#idleLook = setInterval(() => this.#letProcessEnd(), IDLE_LOOK_MS);
@@ -127,8 +146,11 @@ export class HealthMonitor {
       const old = this.#checks.get(target.key);
       if (old !== undefined && old.target.host === target.host && old.target.port === target.port) {
         const hurried = target.settings.intervalMs < old.target.settings.intervalMs;
+        const asksElse = !isDeepStrictEqual(asked(target), asked(old.target));
         old.target = target;
-        if (hurried && old.cancel === undefined && !old.queued) this.#plan(old, now);
+        if (old.cancel !== undefined || old.queued) continue;
+        if (asksElse) this.#schedule.set(old, now);
+        else if (hurried) this.#plan(old, now);
         continue;
       }
       if (old !== undefined) this.#forget(old);
@@ -231,8 +253,9 @@ export class HealthMonitor {
   readonly #expire = (checks: Check[], lateMs: number): void => {
     for (const check of checks) {
       if (check.cancel === undefined || check.position !== UNSCHEDULED) continue;
-      check.cancel();
       const { timeoutMs } = check.target.settings;
+      const late = check.cancel.whenLate?.(timeoutMs) ?? silence(timeoutMs);
+      check.cancel();
       const stalled = lateMs > Math.max(STALL_MS, timeoutMs / 4) && check.discarded < MAX_DISCARDED;
       if (stalled) {
         check.discarded += 1;
@@ -241,8 +264,8 @@ export class HealthMonitor {
       } else if (check.target.vips !== undefined) {
         this.#finish(check, { kind: "local", cause: "what sends and hears probes does not answer" });
       } else {
-        check.suspect = true;
-        this.#finish(check, { kind: "failed", cause: `no answer within ${timeoutMs} ms` });
+        check.suspect = late.kind === "failed";
+        this.#finish(check, late);
       }
     }
     this.#arm();
@@ -289,7 +312,8 @@ export class HealthMonitor {
       check.discarded = 0;
       const ok = outcome.kind === "ok";
       const cause = outcome.cause ?? "connected";
-      const result = { at: new Date(), ok, durationMs: outcome.durationMs ?? durationMs, cause };
+      const answer = outcome.answer === undefined ? {} : { answer: outcome.answer };
+      const result = { at: new Date(), ok, durationMs: outcome.durationMs ?? durationMs, cause, ...answer };
       this.#listener.onChecked?.(check.target.key, result);
       this.#judge(check, result);
     }
@@ -343,8 +367,9 @@ export class HealthMonitor {
   }
 
   #plan(check: Check, now: number): void {
-    const { intervalMs, fastIntervalMs } = check.target.settings;
-    const base = inTransition(check.health) ? Math.min(fastIntervalMs, intervalMs) : intervalMs;
+    const { intervalMs, downIntervalMs = intervalMs, fastIntervalMs } = check.target.settings;
+    const usual = check.health.up ? intervalMs : downIntervalMs;
+    const base = inTransition(check.health) ? Math.min(fastIntervalMs, usual) : usual;
     // All first checks run at once; a random share of the first interval tells the second ones apart.
     const spread = check.spread ? 1 + JITTER * (2 * Math.random() - 1) : 1 - Math.random() / 2;
     check.spread = true;
@@ -358,8 +383,16 @@ const IDLE_RESOURCES = new Set(["ConnectWrap", "PipeWrap", "TTYWrap"]);
 const onlyConnectsKeepAlive = (): boolean =>
   process.getActiveResourcesInfo().every((resource) => IDLE_RESOURCES.has(resource));
 
+const silence = (timeoutMs: number): Outcome => ({
+  kind: "failed",
+  cause: `no answer within ${timeoutMs} ms`,
+  silent: true,
+});
+
 const deadline = ({ startedAt, target }: Check): number =>
   startedAt + target.settings.timeoutMs + (target.vips === undefined ? 0 : GRACE_MS);
+
+const asked = ({ ask, at, first, source }: CheckTarget) => ({ ask, at, first, source });
 
 function newCheck(target: CheckTarget): Check {
   return {
@@ -382,8 +415,8 @@ function newCheck(target: CheckTarget): Check {
 }
 
 function describe(result: LastCheck, needed: number): string {
-  if (needed === 1) return result.ok ? "check succeeded" : `check failed: ${result.cause}`;
+  if (needed === 1) return result.ok ? "check succeeded" : `check failed: ${checkText(result)}`;
   return result.ok
     ? `${needed} checks in a row succeeded`
-    : `${needed} checks in a row failed, last: ${result.cause}`;
+    : `${needed} checks in a row failed, last: ${checkText(result)}`;
 }

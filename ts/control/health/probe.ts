@@ -3,44 +3,16 @@
  * TIME_WAIT entry but makes most servers log "connection reset by peer" at every check.
  */
 import { Socket } from "node:net";
-
-/**
- * How a check ended. `local`: we, not the server, were at fault, and nothing was learnt about it. `durationMs` where
- * the probe took the time itself; `cause` of success where there is more to say than that it connected; `silent` when
- * its whole time passed without a word.
- */
-export type Outcome =
-  | { kind: "ok"; cause?: string; durationMs?: number }
-  | { kind: "failed"; cause: string; durationMs?: number; silent?: boolean }
-  | { kind: "local"; cause: string };
+import { type Outcome, outcomeOf } from "./outcome.ts";
 
 const OK: Outcome = { kind: "ok" };
-
-const CAUSES: Record<string, string> = {
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset",
-  EHOSTUNREACH: "host unreachable",
-  ENETUNREACH: "network unreachable",
-  ETIMEDOUT: "connect timed out",
-};
-
-const LOCAL_CAUSES: Record<string, string> = {
-  EMFILE: "this process has no file descriptors left",
-  ENFILE: "this machine has no file descriptors left",
-  ENOBUFS: "this machine has no buffer space left",
-  ENOMEM: "this machine has no memory left",
-  EADDRNOTAVAIL: "this machine has no free source port or address",
-  EAGAIN: "this machine has no free source port",
-  EACCES: "this machine does not permit the connect",
-  EPERM: "this machine does not permit the connect",
-};
 
 /** How a connect begins. */
 export type Beginning = {
   /** The address it starts from. */
   source?: string | undefined;
   /** What is sent as soon as it stands. */
-  header?: Buffer | undefined;
+  first?: Uint8Array | undefined;
 };
 
 /** Makes a socket that starts from this address, and returns its descriptor. Throws when the host has no such address. */
@@ -51,17 +23,12 @@ export function probeTcp(
   host: string,
   port: number,
   done: (outcome: Outcome) => void,
-  { source, header }: Beginning = {},
+  { source, first }: Beginning = {},
   openFrom?: OpenFrom,
 ): () => void {
-  let socket: Socket;
-  try {
-    socket = open(source, openFrom);
-  } catch (error) {
-    const cause = `this machine cannot connect from ${source}: ${(error as Error).message}`;
-    const later = setImmediate(() => done({ kind: "local", cause }));
-    return () => clearImmediate(later);
-  }
+  const opened = openSocket(source, openFrom);
+  if ("failure" in opened) return failLater(opened.failure, done);
+  const { socket } = opened;
   let settled = false;
   const finish = (outcome: Outcome): void => {
     if (settled) return;
@@ -75,7 +42,7 @@ export function probeTcp(
   socket.on("connect", () => {
     if (connectedToItself(socket, port)) return finish(SELF_CONNECT);
     // So short a write is the kernel's before the call returns.
-    if (header !== undefined) socket.write(header);
+    if (first !== undefined) socket.write(first);
     finish(OK);
   });
   socket.connect({ host, port, autoSelectFamily: false });
@@ -86,26 +53,36 @@ export function probeTcp(
   };
 }
 
-// Node's own localAddress takes a port with the address, which then serves this one connect while it is remembered; and
-// it is one of those that connections need.
-function open(source: string | undefined, openFrom: OpenFrom | undefined): Socket {
-  if (source === undefined || openFrom === undefined) return new Socket();
-  return new Socket({ fd: openFrom(source), writable: true });
+/**
+ * A socket that is to connect from `source`, or why there is none. Node's own localAddress takes a port with the address,
+ * which then serves this one connect while it is remembered; and it is one of those that connections need.
+ */
+export function openSocket(
+  source: string | undefined,
+  openFrom: OpenFrom | undefined,
+): { socket: Socket } | { failure: Outcome } {
+  if (source === undefined || openFrom === undefined) return { socket: new Socket() };
+  try {
+    return { socket: new Socket({ fd: openFrom(source), writable: true }) };
+  } catch (error) {
+    const cause = `this machine cannot connect from ${source}: ${(error as Error).message}`;
+    return { failure: { kind: "local", cause } };
+  }
 }
 
-const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };
+/** Tells the outcome of what could not begin, as all others: later, unless it is given up before. */
+export function failLater(failure: Outcome, done: (outcome: Outcome) => void): () => void {
+  const later = setImmediate(() => done(failure));
+  return () => clearImmediate(later);
+}
 
-// A connect to a closed local port within the ephemeral range can be given that very port as its source and
-// succeed, by TCP's simultaneous open.
-function connectedToItself(socket: Socket, port: number): boolean {
+export const SELF_CONNECT: Outcome = { kind: "failed", cause: "connection refused (the connect met itself)" };
+
+/**
+ * A connect to a closed local port within the ephemeral range can be given that very port as its source and
+ * succeed, by TCP's simultaneous open.
+ */
+export function connectedToItself(socket: Socket, port: number): boolean {
   // The port first: each property is a system call.
   return socket.localPort === port && socket.localAddress === socket.remoteAddress;
-}
-
-function outcomeOf(error: NodeJS.ErrnoException): Outcome {
-  const code = error.code ?? "";
-  const local = LOCAL_CAUSES[code];
-  if (local !== undefined) return { kind: "local", cause: `${local} (${code})` };
-  const cause = CAUSES[code];
-  return { kind: "failed", cause: cause === undefined ? error.message : `${cause} (${code})` };
 }

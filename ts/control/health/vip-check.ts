@@ -1,14 +1,16 @@
 /**
  * Checks in dsr mode that ask a server for the frontends' addresses (VIPs), as clients do: a server that was not
  * prepared answers a connect to its own address and no client. What a packet finds out is known in Rust; here it is
- * put into words, and what cannot be asked that way is asked by a connect.
+ * put into words, and what cannot be asked that way is asked at the server's own address, too.
  */
 import { hostPort } from "../../config/address.ts";
 import { isEverywhere, type Listening, listenTexts, parseListen } from "../../config/listen.ts";
 import type { Config, DsrMethod } from "../../config/schema.ts";
 import type { NativeProbe, NativeProbeReport } from "../../native/index.ts";
+import { askServer } from "./ask-server.ts";
 import type { CheckTarget, ProbeFunction } from "./monitor.ts";
-import { type OpenFrom, type Outcome, probeTcp } from "./probe.ts";
+import type { GiveUp, Outcome } from "./outcome.ts";
+import type { OpenFrom } from "./probe.ts";
 
 /** What a server is asked for. */
 export type VipCheck = {
@@ -30,22 +32,24 @@ export function vipCheck(config: Config, name: string): VipCheck | undefined {
   if ((backend.check ?? (method === "l2" ? "vip" : "address")) === "address") return undefined;
   const vips = Object.values(config.frontends)
     .filter((frontend) => frontend.backend === name && frontend.protocol === "tcp")
-    .flatMap((frontend) => askedFor(frontend));
-  return vips.length === 0 ? undefined : { vips, method, required: backend.check === "vip" };
+    .flatMap((frontend) => askedFor(frontend, backend.health_check?.port));
+  return vips.length === 0
+    ? undefined
+    : { vips: [...new Set(vips)], method, required: backend.check === "vip" };
 }
 
 /** Of a range of ports the first alone: it is the address that a server lacks or has. */
-function askedFor(frontend: Listening): string[] {
+function askedFor(frontend: Listening, otherPort: number | undefined): string[] {
   return listenTexts(frontend).flatMap((text) => {
     const parsed = parseListen(text);
     if (!parsed.ok || isEverywhere(parsed.value)) return [];
     const { host, from: port } = parsed.value;
-    return [hostPort({ host, port })];
+    return [hostPort({ host, port: otherPort ?? port })];
   });
 }
 
 /**
- * The probe of every server: by `send` where frontends' addresses are asked for, else by a connect. `tell` hears,
+ * The probe of every server: by `send` where frontends' addresses are asked for, else at its own. `tell` hears,
  * once for each backend and cause, that its servers are asked at their own addresses after all.
  */
 export function serverProbe(
@@ -56,7 +60,12 @@ export function serverProbe(
   const told = new Set<string>();
   return (target, done) => {
     const { host, port, vips: check } = target;
-    if (check === undefined) return probeTcp(host, port, done, target.beginning, openFrom);
+    if (check === undefined) return askServer(target, done, openFrom);
+    const startedAt = performance.now();
+    const goOn = () => {
+      const leftMs = target.settings.timeoutMs - (performance.now() - startedAt);
+      return askWithin(target, leftMs, done, openFrom);
+    };
     const probe = {
       server: hostPort({ host, port }),
       vips: [...check.vips],
@@ -64,6 +73,10 @@ export function serverProbe(
       timeoutMs: target.settings.timeoutMs,
     };
     let cancel = send(probe, (report) => {
+      if (report.outcome === "answered" && target.ask !== undefined) {
+        cancel = goOn();
+        return;
+      }
       if (report.outcome !== "unavailable" || check.required) {
         done(outcomeOf(report, target, check));
         return;
@@ -76,28 +89,36 @@ export function serverProbe(
         told.add(message);
         tell(message);
       }
-      cancel = connectWithin(target, done);
+      cancel = goOn();
     });
     return () => cancel();
   };
 }
 
-/** A connect that ends by itself, as probes of this kind do. */
-const connectWithin: ProbeFunction = ({ host, port, settings: { timeoutMs } }, done) => {
-  const giveUp = probeTcp(host, port, (outcome) => {
+/** A check at the server's own address that ends by itself, as probes of this kind do. */
+function askWithin(
+  target: CheckTarget,
+  leftMs: number,
+  done: (outcome: Outcome) => void,
+  openFrom: OpenFrom | undefined,
+): () => void {
+  const answered = (outcome: Outcome): void => {
     clearTimeout(timer);
     done(outcome);
-  });
+  };
+  const giveUp: GiveUp = askServer(target, answered, openFrom);
+  const { timeoutMs } = target.settings;
   const timer = setTimeout(() => {
+    const late = giveUp.whenLate?.(timeoutMs);
     giveUp();
-    done({ kind: "failed", cause: `no answer within ${timeoutMs} ms`, silent: true });
-  }, timeoutMs);
+    done(late ?? { kind: "failed", cause: `no answer within ${timeoutMs} ms`, silent: true });
+  }, leftMs);
   timer.unref();
   return () => {
     clearTimeout(timer);
     giveUp();
   };
-};
+}
 
 /** What a report means for a server. */
 function outcomeOf(report: NativeProbeReport, target: CheckTarget, check: VipCheck): Outcome {

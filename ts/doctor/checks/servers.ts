@@ -1,5 +1,6 @@
-/** Whether servers answer: a TCP connect to each, as health checks do. */
+/** Whether servers answer: a TCP connect to each, where health checks begin with one. */
 import { hostPort } from "../../config/address.ts";
+import { askOf, checkSettings, isChecked } from "../../control/health/ask.ts";
 import { error, type Found, ok } from "../finding.ts";
 import { type Check, type Look, type Server, servers } from "../look.ts";
 
@@ -9,7 +10,7 @@ const AT_ONCE = 64;
 export const serversReachable: Check = {
   name: "servers",
   async find(look) {
-    const all = servers(look);
+    const all = servers(look).filter((server) => isAskedByTcp(look, server));
     const found: Found[] = [];
     for (let i = 0; i < all.length; i += AT_ONCE) {
       found.push(...(await Promise.all(all.slice(i, i + AT_ONCE).map((server) => ask(look, server)))));
@@ -18,9 +19,17 @@ export const serversReachable: Check = {
   },
 };
 
-async function ask({ host, config }: Look, { key, backend, address }: Server): Promise<Found> {
+/** Where checks connect to a server; nothing is known of one that is asked by datagrams, or not at all. */
+function isAskedByTcp({ config }: Look, { backend }: Server): boolean {
+  const settings = config.backends[backend];
+  return settings !== undefined && isChecked(settings) && askOf(config, backend)?.kind !== "datagram";
+}
+
+async function ask({ host, config }: Look, { key, backend, address: own }: Server): Promise<Found> {
+  const settings = config.backends[backend];
+  const address = { ...own, port: settings?.health_check?.port ?? own.port };
   const at = hostPort(address);
-  const timeout = config.backends[backend]?.health_check_timeout_ms ?? 2000;
+  const timeout = settings === undefined ? 2000 : checkSettings(settings).timeoutMs;
   const code = await host.connect(address, timeout);
   if (code === undefined) return ok(`${key} answers`, `TCP connect to ${at}`, key);
   return error({

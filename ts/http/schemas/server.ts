@@ -37,6 +37,9 @@ export const serverChangeSchema = z
 
 const settings = {
   addr: z.string(),
+  resolve: z.enum(["all", "first"]).optional().openapi({
+    description: "Where addr is a name: every address a server of its own, or one of them.",
+  }),
   weight: weight.optional(),
   max_connections: z.number().int().min(0).optional(),
 };

@@ -11,6 +11,7 @@ export const serverStatsSchema = z
     ...counters,
     addr: z.string(),
     up: z.boolean(),
+    ejected_until: z.string().optional(),
     weight: z.number().int(),
     effective_weight: z.number().openapi({
       description:
@@ -20,7 +21,13 @@ export const serverStatsSchema = z
     draining: z.boolean(),
     origin: z.enum(["file", "runtime"]),
     last_check: z
-      .object({ at: z.string(), ok: z.boolean(), duration_ms: z.number(), cause: z.string() })
+      .object({
+        at: z.string(),
+        ok: z.boolean(),
+        duration_ms: z.number(),
+        cause: z.string(),
+        answer: z.string().optional(),
+      })
       .nullable(),
     reasons,
   })

@@ -223,6 +223,8 @@ export interface NativeBackend {
   halfCloseTimeoutMs: number
   /** Towards servers; 0: as the kernel has it. */
   tcpUserTimeoutMs: number
+  /** Failures of connections to a server in a row that are reported; 0: none are counted. */
+  ejectAfter: number
   dsrMethod: NativeDsrMethod
   balance: NativeBalance
   /** 1 to 128: bits of an IPv6 client's address that `source_hash` goes by. */
@@ -345,7 +347,7 @@ export interface NativeEvent {
 }
 
 /** What kind of event it is. */
-export type NativeEventKind = 'server-connect-failed' | 'accept-backoff' | 'worker-panicked' | 'warning'
+export type NativeEventKind = 'server-connect-failed' | 'server-failing' | 'accept-backoff' | 'worker-panicked' | 'warning'
 
 /** The server of a flow. */
 export interface NativeExplainedServer {

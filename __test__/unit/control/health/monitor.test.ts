@@ -4,7 +4,7 @@ import {
   type CheckTarget,
   HealthMonitor,
 } from "../../../../ts/control/health/monitor.ts";
-import type { Outcome } from "../../../../ts/control/health/probe.ts";
+import type { Outcome } from "../../../../ts/control/health/outcome.ts";
 
 const SETTINGS: CheckSettings = {
   intervalMs: 5000,
@@ -306,6 +306,65 @@ describe("with time in the test's hand", () => {
     monitor.setTargets([target("s1", { intervalMs: 1000 })]);
     await vi.advanceTimersByTimeAsync(1200);
     expect(network.starts.length).toBe(2);
+    monitor.close();
+  });
+
+  test("a server that is down is checked at an interval of its own", async () => {
+    const { monitor } = monitorOn(network);
+    network.outcome = REFUSED;
+    monitor.setTargets([
+      target("s1", { intervalMs: 100, downIntervalMs: 20_000, fastIntervalMs: 100, fall: 1 }),
+    ]);
+    await vi.advanceTimersByTimeAsync(15_000);
+    expect(network.starts.length).toBeLessThan(3);
+    network.outcome = OK;
+    await vi.advanceTimersByTimeAsync(25_000);
+    expect(monitor.isUp("pool/s1")).toBe(true);
+    const before = network.starts.length;
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(network.starts.length - before).toBeGreaterThan(14);
+    monitor.close();
+  });
+
+  test("what a check makes of its time being over counts, with what was heard", async () => {
+    const late = vi.fn(
+      (timeoutMs: number): Outcome => ({ kind: "failed", cause: `mute for ${timeoutMs} ms`, answer: "hm" }),
+    );
+    const given = vi.fn();
+    const probe = () => Object.assign(() => given(), { whenLate: late });
+    const checked: unknown[] = [];
+    const monitor = new HealthMonitor(
+      {
+        onTransition: () => undefined,
+        onSuspended: () => undefined,
+        onChecked: (_, result) => checked.push(result),
+      },
+      { probe, keepAlive: true },
+    );
+    monitor.setTargets([target("s1")]);
+    await vi.advanceTimersByTimeAsync(2100);
+    expect(checked).toMatchObject([{ ok: false, cause: "mute for 2000 ms", answer: "hm" }]);
+    expect([late, given].map((it) => it.mock.calls.length)).toEqual([1, 1]);
+    monitor.close();
+  });
+
+  test("a server that is to be asked something else is asked at once, and its state stays", async () => {
+    network.outcome = REFUSED;
+    const { monitor } = monitorOn(network);
+    monitor.setTargets([target("s1", { intervalMs: 3_600_000, fall: 1 })]);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(monitor.isUp("pool/s1")).toBe(false);
+    const before = network.starts.length;
+    const ask = { kind: "exchange", tls: undefined, send: Buffer.alloc(0), expect: Buffer.alloc(0) } as const;
+    const settings = { ...SETTINGS, intervalMs: 3_600_000 };
+    monitor.setTargets([{ ...target("s1"), settings, ask }]);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(network.starts.length - before).toBe(1);
+    expect(monitor.isUp("pool/s1")).toBe(false);
+    // The same again is nothing new.
+    monitor.setTargets([{ ...target("s1"), settings, ask: { ...ask, send: Buffer.alloc(0) } }]);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(network.starts.length - before).toBe(1);
     monitor.close();
   });
 

@@ -2,7 +2,7 @@ import { createServer } from "node:net";
 import { afterEach, expect, test, vi } from "vitest";
 import { checkConfig } from "../../../../ts/config/check.ts";
 import type { CheckTarget } from "../../../../ts/control/health/monitor.ts";
-import type { Outcome } from "../../../../ts/control/health/probe.ts";
+import type { Outcome } from "../../../../ts/control/health/outcome.ts";
 import { serverProbe, type VipCheck, vipCheck } from "../../../../ts/control/health/vip-check.ts";
 import type { NativeProbe, NativeProbeReport } from "../../../../ts/native/index.ts";
 

@@ -1,22 +1,21 @@
 //! Which server of a backend gets a new connection: what proxy mode asks for each, what the tables of the packet modes
 //! are made from, and what `explain` asks.
 
-use std::net::SocketAddr;
-
 use super::balance::{Asker, Balance};
 use super::maglev::{Member, member_seed};
 use super::round_robin::RoundRobin;
 use super::tier::{Tier, has_room, takes};
+use crate::endpoint::Endpoint;
 
 /// Steps in which a server in slow start gets its weight back. Weights in selection are counted in parts of this size:
 /// a server of weight 1 has [`SLOW_START_STEPS`] of them, and one at its beginning.
 pub const SLOW_START_STEPS: u8 = 20;
 
 /// What a server takes part with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// Names it for good in Maglev tables.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
     /// Its share, in [`SLOW_START_STEPS`]ths of a configured weight; 0: it takes no new connections.
     pub weight: u32,
     /// The steps of its slow start that it has behind it, [`SLOW_START_STEPS`] when it is in none; `weight` is by it already.

@@ -123,12 +123,13 @@ impl PacketSnapshot {
         let mut backends = Vec::with_capacity(snapshot.backends.len());
         for backend in &snapshot.backends {
             let method = method(snapshot.mode, backend, options);
+            // Every one has an address: `check` says so, and the slots are by a server's place.
             let mut slots = Vec::with_capacity(backend.servers.len());
-            for server in &backend.servers {
+            for (server, addr) in with_addresses(&backend.servers) {
                 let identity = ServerIdentity {
                     backend: backend.name.to_string(),
-                    address: server.addr.ip(),
-                    port: server.addr.port(),
+                    address: addr.ip(),
+                    port: addr.port(),
                     l2: method == Method::L2,
                     name: server.name.to_string(),
                 };
@@ -138,7 +139,7 @@ impl PacketSnapshot {
                 let placed = assignment.place(identity, is_same);
                 let Placed { slot, is_known } = placed.ok_or_else(|| too_many("backends", "servers"))?;
                 let old = old_server(slot).filter(|_| is_known);
-                servers.push((slot, packet_server(backend, server, method, old)));
+                servers.push((slot, packet_server(backend, (server, addr), method, old)));
                 slots.push(slot);
             }
             let members = backend.selector.members(|i| slots[i]);
@@ -191,13 +192,12 @@ impl PacketSnapshot {
                 vips.insert(vip, slot);
                 if snapshot.mode == Mode::Passthrough {
                     for nat in &*nat_sources(address, options) {
-                        nat_paths.extend(snapshot.backends[frontend.backend].servers.iter().map(|s| {
-                            NatPath {
-                                nat: nat.bits(),
-                                server: Addr::from(s.addr.ip()).bits(),
-                                port: s.addr.port(),
-                                protocol,
-                            }
+                        let servers = &snapshot.backends[frontend.backend].servers;
+                        nat_paths.extend(with_addresses(servers).map(|(_, addr)| NatPath {
+                            nat: nat.bits(),
+                            server: Addr::from(addr.ip()).bits(),
+                            port: addr.port(),
+                            protocol,
                         }));
                     }
                 }
@@ -305,17 +305,22 @@ fn lay_out<I, T>(slots: &Slots<I>, placed: Vec<(u16, T)>, left: impl Fn(u16) -> 
     all
 }
 
+/// Servers with their addresses: in the packet modes all have one.
+fn with_addresses(servers: &[Server]) -> impl Iterator<Item = (&Server, SocketAddr)> {
+    servers.iter().filter_map(|server| Some((server, server.addr.ip()?)))
+}
+
 fn packet_server(
     backend: &Backend,
-    server: &Server,
+    (server, addr): (&Server, SocketAddr),
     method: Method,
     old: Option<&PacketServer>,
 ) -> PacketServer {
     PacketServer {
         backend: backend.name.clone(),
         name: server.name.clone(),
-        address: server.addr.ip().into(),
-        port: server.addr.port(),
+        address: addr.ip().into(),
+        port: addr.port(),
         method,
         max_connections: server.max_connections,
         counters: server.counters.clone(),

@@ -45,6 +45,12 @@ pub(super) fn check(
     }
     check_tracking(snapshot, options)?;
     check_nat_addresses(snapshot.mode, options)?;
+    for backend in &snapshot.backends {
+        if let Some(server) = backend.servers.iter().find(|s| s.addr.ip().is_none()) {
+            let key = format!("backends.{}.servers.{}.addr", backend.name, server.name);
+            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr)));
+        }
+    }
     for frontend in &snapshot.frontends {
         for listen in &frontend.listen {
             check_listen(snapshot, frontend, *listen, options)?;
@@ -127,20 +133,21 @@ fn check_listen(
     let backend = &snapshot.backends[frontend.backend];
     for server in &backend.servers {
         let key = format!("backends.{}.servers.{}.addr", backend.name, server.name);
-        if is_mapped(server.addr.ip()) || !Addr::from(server.addr.ip()).is_valid_source() {
-            return Err(invalid(key, format!("packets cannot be sent to {}", server.addr.ip())));
+        // `check` has refused others.
+        let Some(addr) = server.addr.ip() else { continue };
+        if is_mapped(addr.ip()) || !Addr::from(addr.ip()).is_valid_source() {
+            return Err(invalid(key, format!("packets cannot be sent to {}", addr.ip())));
         }
-        if server.addr.is_ipv4() != listen.is_ipv4() {
-            let message = format!("{} is not of the family of frontend \"{}\"", server.addr, frontend.name);
+        if addr.is_ipv4() != listen.is_ipv4() {
+            let message = format!("{} is not of the family of frontend \"{}\"", addr, frontend.name);
             return Err(invalid(key, message));
         }
-        if server.addr.port() == 0 {
+        if addr.port() == 0 {
             return Err(invalid(key, "must have a port"));
         }
         let is_rewrite = method(snapshot.mode, backend, options) != Method::L2;
-        let is_own = server.addr == listen
-            || (server.addr.port() == listen.port()
-                && addresses(listen, options).contains(&server.addr.ip().into()));
+        let is_own = addr == listen
+            || (addr.port() == listen.port() && addresses(listen, options).contains(&addr.ip().into()));
         if is_rewrite && is_own {
             return Err(invalid(key, format!("is the address of frontend \"{}\" itself", frontend.name)));
         }
@@ -155,7 +162,8 @@ fn check_ports(snapshot: &Snapshot, frontend: &Frontend) -> Result<(), PacketSpe
     }
     let ports: BTreeSet<u16> = frontend.listen.iter().map(SocketAddr::port).collect();
     let backend = &snapshot.backends[frontend.backend];
-    let Some(server) = backend.servers.iter().find(|s| !ports.contains(&s.addr.port())) else {
+    let addressed = backend.servers.iter().filter_map(|s| Some((s, s.addr.ip()?.port())));
+    let Some((server, port)) = addressed.into_iter().find(|(_, port)| !ports.contains(port)) else {
         return Ok(());
     };
     let of_frontend = match (ports.len(), ports.first(), ports.last()) {
@@ -164,8 +172,7 @@ fn check_ports(snapshot: &Snapshot, frontend: &Frontend) -> Result<(), PacketSpe
         _ => String::new(),
     };
     let message = format!(
-        "has port {} where frontend \"{}\" has {of_frontend}; direct server return cannot change the port",
-        server.addr.port(),
+        "has port {port} where frontend \"{}\" has {of_frontend}; direct server return cannot change the port",
         frontend.name,
     );
     Err(invalid(format!("backends.{}.servers.{}.addr", backend.name, server.name), message))

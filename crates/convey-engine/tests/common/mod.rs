@@ -87,7 +87,11 @@ pub fn spec(world: &World) -> SnapshotSpec {
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
         source: Default::default(),
-        servers: servers(world).into_iter().filter(|s| family(&s.addr) == name).collect(),
+        eject_after: 0,
+        servers: servers(world)
+            .into_iter()
+            .filter(|s| family(&s.addr.ip().expect("an address")) == name)
+            .collect(),
     };
     SnapshotSpec {
         mode: if world.mode == "dsr" { Mode::Dsr } else { Mode::Passthrough },

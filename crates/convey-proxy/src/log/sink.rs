@@ -79,7 +79,7 @@ pub(crate) struct Entry {
     pub listen: SocketAddr,
     pub frontend: Arc<str>,
     pub backend: Arc<str>,
-    pub server: Option<Got<Arc<str>, SocketAddr>>,
+    pub server: Option<Got<Arc<str>, convey_core::Endpoint>>,
     pub total: Duration,
     /// To the server, to the client.
     pub bytes: [u64; 2],

@@ -1,4 +1,4 @@
-//! What the kernel knows of a TCP socket, for the rare moments in which a timer asks: it costs a system call.
+//! What the kernel knows of a socket, for the rare moments in which a timer asks: it costs a system call.
 #![allow(unsafe_code)]
 
 use std::os::fd::AsRawFd;
@@ -43,7 +43,7 @@ impl Look {
     }
 }
 
-/// Looks at `socket`; nothing if the kernel refuses, which it does for no open TCP socket.
+/// Looks at `socket`; nothing if the kernel refuses, which it does for no open TCP or Unix socket.
 pub(super) fn look(socket: &TcpStream) -> Option<Look> {
     // SAFETY: tcp_info is plain old data, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -59,7 +59,10 @@ pub(super) fn look(socket: &TcpStream) -> Option<Look> {
             &raw mut length,
         )
     };
-    (done == 0).then(|| Look {
+    if done != 0 {
+        return look_unix(socket);
+    }
+    Some(Look {
         progress: Progress {
             acked: info.tcpi_bytes_acked,
             received: info.tcpi_bytes_received,
@@ -67,5 +70,22 @@ pub(super) fn look(socket: &TcpStream) -> Option<Look> {
         },
         queued: info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0,
         silent_for: Duration::from_millis(info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv).into()),
+    })
+}
+
+/// What a Unix socket tells: how much waits, in the peer's queue and in ours.
+fn look_unix(socket: &TcpStream) -> Option<Look> {
+    let (mut waits_there, mut waits_here): (libc::c_int, libc::c_int) = (0, 0);
+    // SAFETY: both calls write one c_int, to live locals of that type, and the descriptor is open while `socket` is
+    // borrowed.
+    let done = unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waits_there) == 0
+            && libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut waits_here) == 0
+    };
+    done.then_some(Look {
+        // What has been taken is not counted, so what has not stands for it: it changes when the other does.
+        progress: Progress { acked: waits_there as u64, received: waits_here as u64, state: 0 },
+        queued: waits_there > 0,
+        silent_for: Duration::ZERO,
     })
 }

@@ -132,6 +132,9 @@ pub(crate) async fn run(
     let mut clock = Clock::begin(limits, timer.as_mut());
     let reason = match relay(&mut pair, &mut clock, timer.as_mut()).await {
         Outcome::Over(None) => {
+            if let Some(witness) = &meters.witness {
+                witness.ended_well();
+            }
             meters.connection.story().ends(Fate::Closed);
             None
         }
@@ -144,7 +147,14 @@ pub(crate) async fn run(
         Outcome::Lost(Side::Server) => {
             // The client may stay for long; the server can take another.
             meters.server.leave();
+            // A write that failed had something to write.
+            let spoken = meters.connection.has_sent() || (pair.tx.ended() && !pair.tx.finished());
+            let owed = spoken && !pair.tx.finished();
             Box::pin(linger(&mut pair, Side::Client, limits, &clock, timer)).await;
+            // Only now is it known that no byte was on its way.
+            if let Some(witness) = &meters.witness {
+                witness.left_by_server(owed);
+            }
             Some(Reason::ServerReset)
         }
     };
@@ -205,6 +215,9 @@ async fn relay(pair: &mut Pair<'_>, clock: &mut Clock, mut timer: Pin<&mut Sleep
         }
         if tx.finished() != rx.finished() {
             clock.half_closed(timer.as_mut());
+            if let (Some(witness), true) = (&meters.witness, rx.finished()) {
+                witness.left_by_server(meters.connection.has_sent());
+            }
         }
         let Some(reason) = clock.poll(cx, timer.as_mut(), client, server) else { return Poll::Pending };
         if tx.holds_bytes() {

@@ -35,6 +35,7 @@ struct Moved {
 /// A server that was chosen and can be sent to.
 struct Reached {
     server: usize,
+    addr: SocketAddr,
     place: ServerPlace,
     socket: OwnedFd,
     source: Option<SocketAddr>,
@@ -110,11 +111,11 @@ impl Relay {
                 return Err(reason);
             }
         };
-        let Reached { server, mut place, socket, source, attempts } = reached;
+        let Reached { server, addr, mut place, socket, source, attempts } = reached;
         let server = &backend.servers[server];
-        let (name, addr) = (server.name.clone(), server.addr);
+        let (name, to) = (server.name.clone(), server.addr.clone());
         choice::tell(&self.worker.shared.watches, (key.client, listen), (frontend, backend), || {
-            Ok((name.clone(), addr, source))
+            Ok((name.clone(), to.clone(), source))
         });
         place.admit();
         let shared = &self.worker.shared;
@@ -125,7 +126,7 @@ impl Relay {
         let listed = shared.connections.add_session(number, key.client, names, ticket, datagrams);
         let connection = listed.connection.clone();
         (0..attempts).for_each(|_| connection.tries());
-        connection.connected(Connected { name: name.clone(), addr, source });
+        connection.connected(Connected { name: name.clone(), addr: to, source });
         let session = Session {
             socket,
             peer: Peer { backend: backend.name.clone(), name, addr },
@@ -138,6 +139,8 @@ impl Relay {
                 frontend: frontend.counters.clone(),
                 frontend_reasons: frontend.reasons.clone(),
                 server: place,
+                // Datagrams are no connections: their servers are told by checks alone.
+                witness: None,
             },
             server_reasons: server.reasons.clone(),
             began: now,
@@ -198,7 +201,7 @@ impl Relay {
         let mut failures = 0;
         let mut may_evict = true;
         loop {
-            let (server, place) = match select(backend, ends, &passed_over) {
+            let (server, addr, place) = match select(backend, ends, &passed_over) {
                 Err(Reason::RetriesExhausted) if failures == 0 => {
                     passed_over.clear();
                     select(backend, ends, &passed_over)?
@@ -206,10 +209,10 @@ impl Relay {
                 selected => selected?,
             };
             let chosen = &backend.servers[server];
-            match connect(chosen.addr, self.most_descriptors) {
+            match connect(addr, self.most_descriptors) {
                 Ok((socket, source)) => {
                     let attempts = failures + 1;
-                    return Ok(Reached { server, place, socket, source, attempts });
+                    return Ok(Reached { server, addr, place, socket, source, attempts });
                 }
                 Err(error) => {
                     let scarce = is_shortage(&error) || Errno::from_io_error(&error) == Some(Errno::AGAIN);

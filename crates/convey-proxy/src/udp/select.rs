@@ -14,7 +14,7 @@ const UDP: u8 = 17;
 struct View<'a> {
     backend: &'a Backend,
     passed_over: &'a [usize],
-    /// Filled up between being picked and being entered.
+    /// Filled up between being picked and being entered, or no UDP server: on a Unix socket.
     full: Vec<usize>,
 }
 
@@ -36,25 +36,27 @@ impl Candidates for View<'_> {
     }
 }
 
-/// The next server of `backend` for a client that asks `listen`, not among `passed_over` and with room, and a place at
-/// it.
+/// The next server of `backend` for a client that asks `listen`, not among `passed_over` and with room, with its address
+/// and a place at it.
 pub(super) fn select(
     backend: &Backend,
     (client, listen): (SocketAddr, SocketAddr),
     passed_over: &[usize],
-) -> Result<(usize, ServerPlace), Reason> {
+) -> Result<(usize, SocketAddr, ServerPlace), Reason> {
     let limit = backend.waiting.max_connections;
     if limit != 0 && backend.counters.open() >= limit {
         return Err(Reason::LimitBackend);
     }
     let asker = Asker { client, listen, protocol: UDP };
-    let mut view = View { backend, passed_over, full: Vec::new() };
+    let on_unix_sockets = (0..backend.servers.len()).filter(|&i| backend.servers[i].addr.ip().is_none());
+    let mut view = View { backend, passed_over, full: on_unix_sockets.collect() };
     loop {
         let picked = backend.selector.pick(&asker, &view);
         let Some(index) = picked else { return Err(why_none(backend, passed_over)) };
         let server = &backend.servers[index];
+        let Some(addr) = server.addr.ip() else { return Err(Reason::NoServer) };
         match ServerPlace::try_take(backend, server) {
-            Ok(place) => return Ok((index, place)),
+            Ok(place) => return Ok((index, addr, place)),
             Err(Full::Server) => view.full.push(index),
             Err(Full::Backend) => return Err(Reason::LimitBackend),
         }
@@ -64,7 +66,7 @@ pub(super) fn select(
 fn why_none(backend: &Backend, passed_over: &[usize]) -> Reason {
     if !passed_over.is_empty() {
         Reason::RetriesExhausted
-    } else if backend.servers.iter().any(|s| s.effective_weight() > 0) {
+    } else if backend.servers.iter().any(|s| s.effective_weight() > 0 && s.addr.ip().is_some()) {
         Reason::LimitServer
     } else {
         Reason::NoServer

@@ -31,7 +31,7 @@ impl Peer {
     fn serves(&self, snapshot: &Snapshot) -> bool {
         let backend = snapshot.backends.iter().find(|b| b.name == self.backend);
         let server = backend.and_then(|b| b.servers.iter().find(|s| s.name == self.name));
-        server.is_some_and(|server| server.up && server.addr == self.addr)
+        server.is_some_and(|server| server.up && server.addr.ip() == Some(self.addr))
     }
 }
 

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use convey_core::{
-    BackendSpec, Event, EventSink, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec, Snapshot,
-    SnapshotSpec,
+    BackendSpec, Endpoint, Event, EventSink, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec,
+    Snapshot, SnapshotSpec,
 };
 use convey_proxy::Proxy;
 
@@ -34,6 +34,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
             ends: Default::default(),
             balance: convey_core::selection::Balance::RoundRobin,
             source: Default::default(),
+            eject_after: 0,
             servers: servers.iter().enumerate().map(|(i, addr)| server(i, *addr)).collect(),
         }],
     }
@@ -54,10 +55,10 @@ pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
     }
 }
 
-pub fn server(number: usize, addr: SocketAddr) -> ServerSpec {
+pub fn server(number: usize, addr: impl Into<Endpoint>) -> ServerSpec {
     ServerSpec {
         name: format!("s{number}"),
-        addr,
+        addr: addr.into(),
         weight: 1,
         max_connections: 0,
         up: true,

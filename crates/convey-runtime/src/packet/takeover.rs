@@ -95,7 +95,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
         let server = ServerSpec {
             // Another may have the name by now.
             name: format!("{} ({addr}, removed)", identity.name),
-            addr,
+            addr: addr.into(),
             weight: 0,
             max_connections: 0,
             up: true,
@@ -147,6 +147,7 @@ fn backend(spec: &mut SnapshotSpec, name: &str) -> usize {
         ends: Default::default(),
         balance: convey_core::selection::Balance::Maglev,
         source: Default::default(),
+        eject_after: 0,
         servers: Vec::new(),
     });
     spec.backends.len() - 1

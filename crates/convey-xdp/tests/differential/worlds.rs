@@ -95,7 +95,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
     let port = if mode == Mode::Dsr { 80 } else { 8080 };
     let server = |i: u16, ip: String| ServerSpec {
         name: format!("s{i}"),
-        addr: SocketAddr::new(ip.parse().unwrap(), port),
+        addr: SocketAddr::new(ip.parse().unwrap(), port).into(),
         weight: 1 + i % 2,
         max_connections: if small && i == 1 { 5 } else { 0 },
         up: true,
@@ -115,6 +115,7 @@ fn spec(mode: Mode, small: bool) -> SnapshotSpec {
         // By flow and, in the other half of the setups, by source, where each pair of IPv6 addresses is one.
         balance: if small { Balance::SourceHash { ipv6_prefix: 127 } } else { Balance::Maglev },
         source: Default::default(),
+        eject_after: 0,
         servers,
     };
     SnapshotSpec {
