@@ -1,8 +1,6 @@
 /** Keys that both importers write: their names stand here once. */
 import type { Table } from "./draft.ts";
 
-type Left = (line: number, message: string) => void;
-
 /** Where a frontend listens. */
 export function setListen(table: Table, listen: readonly string[], line: number): void {
   const all = [...new Set(listen)];
@@ -21,12 +19,17 @@ export function setAccess(
   if (deny.length > 0) table.set("deny", deny, line);
 }
 
-/** Backends by the name that a ClientHello asks for. */
+/** Backends by the name that a ClientHello asks for. Of two rules for one name the first counts, as it does there. */
 export function setSni(
+  table: Table,
   rules: readonly { names: readonly string[]; backend: string; line: number }[],
-  left: Left,
 ): void {
-  for (const { backend, line } of rules) {
-    left(line, `not taken over: this version chooses no backend by the name in a ClientHello ("${backend}")`);
+  const seen = new Set<string>();
+  for (const { names, backend, line } of rules) {
+    for (const name of names) {
+      if (seen.has(name.toLowerCase())) continue;
+      seen.add(name.toLowerCase());
+      table.table("sni", line, "names in the ClientHello").set(name, backend, line);
+    }
   }
 }

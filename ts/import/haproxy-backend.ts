@@ -65,13 +65,13 @@ export class HaproxyBackend {
     this.#common(table, "source");
     this.#common(table, "slow_start_ms");
     this.#common(table, "on_down");
-    this.#checks(table.table("health_check", this.#checked()[0]?.line ?? this.proxy.line, "checks"));
+    this.#checks(table.table("health_check", this.#checked()[0]?.line ?? this.proxy.line));
     if (settings.list("tcp-request").length > 0 && this.proxy.kind === "backend") {
       for (const { number } of settings.list("tcp-request")) {
         left(number, "not taken over: access is a matter of frontends: allow and deny");
       }
     }
-    const servers = table.table("servers", this.proxy.line, "servers");
+    const servers = table.table("servers", this.proxy.line);
     for (const [name, server] of this.#servers) servers.tables.set(name, server.table);
     return table;
   }

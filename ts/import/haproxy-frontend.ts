@@ -40,8 +40,8 @@ export function readFrontend(table: Table, settings: Settings, context: Context,
   }
   setAccess(table, rules.lists, rules.accessLine);
   setSni(
+    table,
     rules.sni.map((rule) => ({ ...rule, backend: mended(rule.backend) })),
-    left,
   );
 
   const served = [chosen?.name, ...rules.sni.map(({ backend }) => backend)].map(

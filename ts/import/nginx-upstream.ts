@@ -82,8 +82,8 @@ export class Upstreams {
       table.set("eject_ms", eject.ms, eject.line);
     }
     // nginx asks nobody: it learns from the connections of clients.
-    table.table("health_check", known?.line ?? line, "nginx has no health checks").set("type", "none");
-    const pool = table.table("servers", known?.line ?? line, "servers");
+    table.table("health_check", known?.line ?? line).set("type", "none");
+    const pool = table.table("servers", known?.line ?? line);
     if (known) for (const [server, its] of known.servers) pool.tables.set(server, its);
     else this.#only(pool, target, line);
     return name;

@@ -53,9 +53,8 @@ function stream(root: Table, block: readonly Directive[], left: Left): void {
     else if (name === "map" && inner && args[0] === "$ssl_preread_server_name") {
       maps.set(args[1] ?? "", readMap(inner, left));
     } else if (name === "resolver") resolver(root, directive, left);
-    else if (name === "access_log" && args[0] !== "off") {
-      root.table("log", line, name).set("connections", "all", line);
-      left(line, "lines are JSON, on standard error or in log.connections_file");
+    else if (name === "access_log") {
+      if (args[0] !== "off") root.table("log", line, name).set("connections", "all", line);
     } else if (!outer.read(directive, left)) leave(directive, left);
   }
   const frontends = { table: root.table("frontends"), names: new Names() };
@@ -94,6 +93,7 @@ function readServer(
   for (const directive of block) {
     if (directive.name === "listen") listens.push(directive);
     else if (directive.name === "proxy_pass") pass = directive;
+    else if (directive.name === "access_log" && directive.args[0] === "off") continue;
     else if (!scope.read(directive, left)) leave(directive, left);
   }
   const target = pass?.args[0] ?? "";
@@ -123,8 +123,8 @@ function readServer(
     scope.writeFrontend(table, protocol, left);
     const rules = choice?.rules ?? [];
     setSni(
+      table,
       rules.map((rule) => ({ ...rule, backend: upstreams.backend(rule.target, rule.line, scope, protocol) })),
-      left,
     );
   }
   return scope.networks + (maps.get(target)?.rules.length ?? 0) + upstreams.sizeOf(target);

@@ -7,14 +7,26 @@ import { ELSEWHERE } from "../config/host.ts";
 import { type Finding, formatPath, inert, type KeyPath } from "../config/problem.ts";
 import type { Leftovers, Table } from "./draft.ts";
 
-/** Without one of these its table means nothing. */
-const ESSENTIAL = new Set(["addr", "backend", "listen", "listen_addr"]);
+/** Without one of these its table means nothing, or something that nobody must take for the same: an open door, TCP for UDP. */
+const ESSENTIAL = new Set([
+  "addr",
+  "backend",
+  "listen",
+  "listen_addr",
+  "protocol",
+  "accept_proxy",
+  "proxy_trusted",
+  "send_proxy",
+  "allow",
+  "deny",
+]);
 
 /** What goes takes others with it, a chain no longer than this. */
 const ROUNDS = 12;
 
 export function settle(root: Table, left: Leftovers): void {
   for (let round = 0; round < ROUNDS; round++) {
+    if (round === 0) withoutVariables(root, left);
     withoutBackend(root, left);
     if (root.tables.get("frontends")?.tables.size === 0) break;
     const errors = judge(root.toObject(), [], ELSEWHERE).findings.filter(
@@ -35,19 +47,41 @@ export function settle(root: Table, left: Leftovers): void {
   root.tables.clear();
 }
 
+/** `${…}` would be a variable of the environment here, and nobody has said that it is the same one. */
+function withoutVariables(table: Table, left: Leftovers): void {
+  for (const [key, { value, line }] of table.values) {
+    if (!JSON.stringify(value).includes("${")) continue;
+    left.add(line ?? table.line ?? 1, `${key} is not taken over: it refers to a variable of the environment`);
+    table.values.delete(key);
+  }
+  for (const inner of table.tables.values()) withoutVariables(inner, left);
+}
+
 /** Looked at here, in one pass: the rule of the configuration searches for the name that was probably meant. */
 function withoutBackend(root: Table, left: Leftovers): void {
   const frontends = root.table("frontends");
   const backends = root.table("backends");
   for (const [name, frontend] of frontends.tables) {
     const backend = frontend.values.get("backend");
-    if (backend !== undefined && backends.tables.has(String(backend.value))) continue;
+    if (backend !== undefined && backends.tables.has(String(backend.value))) {
+      routesWithoutBackend(frontend, backends, left);
+      continue;
+    }
     const why =
       backend === undefined
         ? "it has no backend that connections go to whatever they hold"
         : `its backend "${inert(String(backend.value))}" is not there or was not taken over`;
     left.add(backend?.line ?? frontend.line ?? 1, `frontend "${inert(name)}" is not taken over: ${why}`);
     frontends.tables.delete(name);
+  }
+}
+
+function routesWithoutBackend(frontend: Table, backends: Table, left: Leftovers): void {
+  const routes = frontend.tables.get("sni");
+  for (const [name, { value, line }] of routes?.values ?? []) {
+    if (backends.tables.has(String(value))) continue;
+    left.add(line ?? 1, `"${inert(name)}" is not taken over: its backend is not there or was not taken over`);
+    routes?.values.delete(name);
   }
 }
 

@@ -3,10 +3,17 @@ import { stringify } from "smol-toml";
 import { inert } from "../config/problem.ts";
 import type { Table, Value } from "./draft.ts";
 
+/** In the order in which people read them; others follow. */
+const FIRST = ["frontends", "backends"];
+
 /** Ends in a newline; "" for a draft with nothing in it. `program` is whose file it was, as people call it. */
 export function draftToToml(root: Table, program: string): string {
   const parts: string[] = [];
-  for (const [key, table] of root.tables) print([key], table, program, parts);
+  const keys = new Set([...FIRST, ...root.tables.keys()]);
+  for (const key of keys) {
+    const table = root.tables.get(key);
+    if (table) print([key], table, program, parts);
+  }
   return parts.length === 0 ? "" : `${parts.join("\n\n")}\n`;
 }
 
