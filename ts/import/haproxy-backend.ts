@@ -49,6 +49,14 @@ export class HaproxyBackend {
     this.#clients.push(settings);
   }
 
+  get isUsed(): boolean {
+    return this.#clients.length > 0;
+  }
+
+  get servers(): number {
+    return this.#servers.size;
+  }
+
   table(limits: Place): Table {
     const { settings, left } = this;
     const table = new Table(this.proxy.line, `${this.proxy.kind} ${this.proxy.name}`);

@@ -77,6 +77,15 @@ const SILENT = new Set([
   "level",
   "id",
 ]);
+/** Options with a value that are not taken over, with the reason. */
+const LEFT: Readonly<Record<string, string>> = {
+  maxconn: "max_connections of the frontend is the limit",
+  interface: "a frontend listens on addresses: name one of the interface",
+  namespace: "start it in that namespace",
+  backlog: "the kernel's net.core.somaxconn is what counts",
+  mss: "the kernel chooses the size of segments",
+  nice: "all connections are alike",
+};
 const TLS = new Set(["ssl", "crt", "crt-list", "ca-file", "alpn", "strict-sni"]);
 
 function readBinds(lines: readonly Line[], left: Left): Binds {
@@ -87,29 +96,32 @@ function readBinds(lines: readonly Line[], left: Left): Binds {
     fastOpen: false,
     userTimeout: undefined,
   };
-  const proxied = new Set<boolean>();
+  let proxied: boolean | undefined;
   for (const { words, number } of lines) {
     const [, addresses = "", ...options] = words;
     if (options.includes("ssl")) {
       left(
         number,
-        "not taken over: TLS passes through, it is not ended here; let the servers end it, or mode http stay where it is",
+        "not taken over: TLS passes through, it is not ended here; let the servers end it, or what ends it now",
       );
       continue;
     }
+    const acceptProxy = options.includes("accept-proxy");
+    proxied ??= acceptProxy;
+    if (acceptProxy !== proxied) {
+      left(
+        number,
+        "not taken over: accept_proxy is for every address of a frontend, and the first is different; write another frontend",
+      );
+      continue;
+    }
+    all.acceptProxy = acceptProxy;
     for (const written of addresses.split(",")) {
       const bound = haproxyBind(written);
       if (!bound.ok) left(number, `"${written}" is not taken over: ${bound.message}`);
       else all.listen.push(...(options.includes("v4v6") ? bothFamilies(bound.listen) : bound.listen));
     }
-    proxied.add(options.includes("accept-proxy"));
-    all.acceptProxy ||= options.includes("accept-proxy");
     readBindOptions(options, all, (message) => left(number, message));
-    if (proxied.size > 1)
-      left(
-        number,
-        "accept-proxy is for every address of the frontend here: make two frontends of those with and without it",
-      );
   }
   return all;
 }
@@ -121,15 +133,11 @@ function readBindOptions(options: readonly string[], all: Binds, left: (message:
     else if (option === "tcp-ut") all.userTimeout = haproxyDuration(options[++i] ?? "");
     else if (option === "v4v6" || option === "accept-proxy") continue;
     else if (SILENT.has(option)) i += option === "v6only" || option === "defer-accept" ? 0 : 1;
-    else if (option === "maxconn") {
-      left('"maxconn" of an address is not taken over: max_connections of the frontend is the limit');
+    else if (Object.hasOwn(LEFT, option)) {
+      left(`"${option}" is not taken over: ${LEFT[option]}`);
       i += 1;
     } else if (TLS.has(option)) i += 1;
-    else {
-      left(`"${option}" is not taken over: there is nothing like it here`);
-      // The value of an option nobody knows is told of with it.
-      if (!/^[a-z]/.test(options[i + 1] ?? "x")) i += 1;
-    }
+    else left(`"${option}" is not taken over: there is nothing like it here`);
   }
 }
 

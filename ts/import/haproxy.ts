@@ -48,7 +48,10 @@ export function fromHaproxy(text: string, left: Leftovers): Table {
     );
   }
   const pools = root.table("backends");
-  for (const backend of backends.values()) pools.tables.set(backend.name, backend.table(limits));
+  for (const backend of backends.values()) {
+    // One that no frontend uses and that has no servers is there for its table, which is told of.
+    if (backend.isUsed || backend.servers > 0) pools.tables.set(backend.name, backend.table(limits));
+  }
   connectionLog(
     root,
     proxies.map(({ settings }) => settings),

@@ -27,11 +27,20 @@ export function readListens(lines: readonly Directive[], left: Left): Listens[] 
 function readOne(protocol: "tcp" | "udp", lines: readonly Directive[], left: Left): Listens | undefined {
   const listen: string[] = [];
   const values = new Map<string, { value: boolean | number; line: number }>();
-  let proxied = 0;
+  let proxied: boolean | undefined;
   for (const { args, line } of lines) {
     const [address = "", ...options] = args;
     if (options.includes("ssl")) {
       left(line, "not taken over: TLS passes through, it is not ended here; the servers can end it");
+      continue;
+    }
+    const acceptProxy = options.includes("proxy_protocol");
+    proxied ??= acceptProxy;
+    if (acceptProxy !== proxied) {
+      left(
+        line,
+        "not taken over: accept_proxy is for every address of a frontend, and the first is different; write another frontend",
+      );
       continue;
     }
     const bound = nginxListen(address);
@@ -49,13 +58,6 @@ function readOne(protocol: "tcp" | "udp", lines: readonly Directive[], left: Lef
       else if (option !== "udp" && !SILENT.test(option)) {
         left(line, `"${option}" is not taken over: there is nothing like it here`);
       }
-    }
-    proxied += options.includes("proxy_protocol") ? 1 : 0;
-    if (proxied > 0 && proxied < lines.length && lines.at(-1)?.line === line) {
-      left(
-        line,
-        "proxy_protocol is for every address of the frontend here: make two frontends of those with and without it",
-      );
     }
   }
   const [first] = lines;

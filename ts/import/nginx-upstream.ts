@@ -10,6 +10,7 @@ type Left = (line: number, message: string) => void;
 
 interface Upstream {
   line: number;
+  isUsed: boolean;
   balance?: { value: string; line: number };
   servers: Map<string, Table>;
   /** Failures after which a server is left alone, and for how long. */
@@ -33,12 +34,24 @@ export class Upstreams {
   }
 
   add(name: string, line: number, block: readonly Directive[]): void {
-    const upstream: Upstream = { line, servers: new Map(), eject: { after: 1, ms: 10_000, line: undefined } };
+    const upstream: Upstream = {
+      line,
+      isUsed: false,
+      servers: new Map(),
+      eject: { after: 1, ms: 10_000, line: undefined },
+    };
     for (const directive of block) {
       if (directive.name === "server") this.#server(upstream, directive);
       else this.#method(upstream, directive);
     }
     this.#known.set(name, upstream);
+  }
+
+  /** Tells of those that nothing leads to. */
+  tellUnused(): void {
+    for (const { line, isUsed } of this.#known.values()) {
+      if (!isUsed) this.#left(line, "not taken over: no server that was taken over uses it");
+    }
   }
 
   /** Servers behind a proxy_pass. */
@@ -49,6 +62,7 @@ export class Upstreams {
   /** The name of the backend for a proxy_pass in this scope; it is made if there is none yet. */
   backend(target: string, line: number, scope: Scope, protocol: "tcp" | "udp"): string {
     const known = this.#known.get(target);
+    if (known) known.isUsed = true;
     const settings = new Map<string, { value: string | number; line?: number }>();
     settings.set("connect_timeout_ms", scope.duration("proxy_connect_timeout", 60_000));
     if (protocol === "tcp") settings.set("idle_timeout_ms", scope.duration("proxy_timeout", 600_000));

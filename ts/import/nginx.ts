@@ -66,6 +66,7 @@ function stream(root: Table, block: readonly Directive[], left: Left): void {
     left(server.line, "the servers after this one are not taken over: the configuration would be too large");
     break;
   }
+  upstreams.tellUnused();
 }
 
 function resolver(root: Table, { args, line }: Directive, left: Left): void {

@@ -27,7 +27,7 @@ const ROUNDS = 12;
 export function settle(root: Table, left: Leftovers): void {
   for (let round = 0; round < ROUNDS; round++) {
     if (round === 0) withoutVariables(root, left);
-    withoutBackend(root, left);
+    halves(root, left);
     if (root.tables.get("frontends")?.tables.size === 0) break;
     const errors = judge(root.toObject(), [], ELSEWHERE).findings.filter(
       ({ severity }) => severity === "error",
@@ -57,12 +57,20 @@ function withoutVariables(table: Table, left: Leftovers): void {
   for (const inner of table.tables.values()) withoutVariables(inner, left);
 }
 
-/** Looked at here, in one pass: the rule of the configuration searches for the name that was probably meant. */
-function withoutBackend(root: Table, left: Leftovers): void {
+/** Frontends without an address or a backend. Looked at here, in one pass: the rule of the configuration searches for the name that was probably meant. */
+function halves(root: Table, left: Leftovers): void {
   const frontends = root.table("frontends");
   const backends = root.table("backends");
   for (const [name, frontend] of frontends.tables) {
     const backend = frontend.values.get("backend");
+    if (!frontend.values.has("listen_addr") && !frontend.values.has("listen")) {
+      left.add(
+        frontend.line ?? 1,
+        `frontend "${inert(name)}" is not taken over: it has no address that was taken over`,
+      );
+      frontends.tables.delete(name);
+      continue;
+    }
     if (backend !== undefined && backends.tables.has(String(backend.value))) {
       routesWithoutBackend(frontend, backends, left);
       continue;
