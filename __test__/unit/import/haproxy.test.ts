@@ -88,7 +88,9 @@ test("ranges and several addresses are a list, of both families where v4v6 is sa
 });
 
 test("an address where HAProxy ends TLS, or of another kind, is not taken over", () => {
-  const { toml, left } = haproxy("listen a\nbind :443 ssl crt /x.pem\nbind /a.sock\nbind :80\nserver s 10.0.0.1:1");
+  const { toml, left } = haproxy(
+    "listen a\nbind :443 ssl crt /x.pem\nbind /a.sock\nbind :80\nserver s 10.0.0.1:1",
+  );
   expect(toml.frontends.a.listen_addr).toBe(":80");
   expect(left).toEqual([
     expect.stringMatching(/^2: not taken over: TLS passes through/),
@@ -103,7 +105,9 @@ test("PROXY headers of clients are for all addresses of a frontend: others are l
   expect(trusted.toml.frontends.web).toMatchObject({ accept_proxy: true, proxy_trusted: ["192.0.2.0/24"] });
   const mixed = haproxy("listen a\nbind :1\nbind :2 accept-proxy\nserver s 10.0.0.1:1");
   expect(mixed.toml.frontends.a).toEqual({ listen_addr: ":1", backend: "a" });
-  expect(mixed.left).toEqual([expect.stringMatching(/^3: not taken over: accept_proxy is for every address/)]);
+  expect(mixed.left).toEqual([
+    expect.stringMatching(/^3: not taken over: accept_proxy is for every address/),
+  ]);
 });
 
 test("servers have weight, limit, backup, PROXY header; those that are disabled get nothing", () => {
@@ -164,7 +168,10 @@ describe("checks", () => {
     expect(check("option httpchk")).toMatchObject({ type: "http", method: "OPTIONS", path: "/" });
     expect(check("option httpchk /ping")).toMatchObject({ method: "OPTIONS", path: "/ping" });
     expect(
-      check("option httpchk GET /a HTTP/1.1\\r\\nHost:\\ app.example.com", "http-check expect status 200-299"),
+      check(
+        "option httpchk GET /a HTTP/1.1\\r\\nHost:\\ app.example.com",
+        "http-check expect status 200-299",
+      ),
     ).toMatchObject({ method: "GET", path: "/a", host: "app.example.com", expect: "200-299", left: [] });
     expect(check("option httpchk", "http-check send meth GET uri /b hdr Host x.y hdr X-A b")).toMatchObject({
       method: "GET",
@@ -175,9 +182,14 @@ describe("checks", () => {
   });
 
   test("option tcp-check with a text and an answer is an exchange", () => {
-    expect(check("option tcp-check", "tcp-check connect", 'tcp-check send "PING\\r\\n"', "tcp-check expect string +PONG")).toMatchObject(
-      { type: "send_expect", send: "PING\\r\\n", expect: "+PONG", left: [] },
-    );
+    expect(
+      check(
+        "option tcp-check",
+        "tcp-check connect",
+        'tcp-check send "PING\\r\\n"',
+        "tcp-check expect string +PONG",
+      ),
+    ).toMatchObject({ type: "send_expect", send: "PING\\r\\n", expect: "+PONG", left: [] });
     expect(check("option tcp-check")).toMatchObject({ type: "tcp", left: [] });
     expect(check("option tcp-check", "tcp-check expect string 220", "tcp-check send QUIT").left).toEqual([
       expect.stringMatching(/^6: not taken over: a check sends one text/),
@@ -261,7 +273,9 @@ server s 10.0.0.2:443`);
 test("a section in mode http is named once, with the line that says so", () => {
   const { toml, left } = haproxy("defaults\nmode http\nlisten a\nbind :1\nacl x path /\nserver s 10.0.0.1:1");
   expect(toml).toEqual({});
-  expect(left).toEqual([expect.stringMatching(/^3: the section is not taken over: it is in mode http \(line 2\)/)]);
+  expect(left).toEqual([
+    expect.stringMatching(/^3: the section is not taken over: it is in mode http \(line 2\)/),
+  ]);
 });
 
 test("quotes, escapes and comments are read as HAProxy reads them", () => {
