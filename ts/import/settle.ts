@@ -24,7 +24,19 @@ const ESSENTIAL = new Set([
 /** What goes takes others with it, a chain no longer than this. */
 const ROUNDS = 12;
 
+/** More frontends or backends are no file of people, and rules between each two of them would take minutes. */
+const MOST = 1000;
+
 export function settle(root: Table, left: Leftovers): void {
+  for (const tables of [root.table("frontends").tables, root.table("backends").tables]) {
+    const over = [...tables].slice(MOST);
+    if (over[0])
+      left.add(
+        over[0][1].line ?? 1,
+        `more than ${MOST} frontends or backends: the others are not taken over`,
+      );
+    for (const [name] of over) tables.delete(name);
+  }
   for (let round = 0; round < ROUNDS; round++) {
     if (round === 0) withoutVariables(root, left);
     halves(root, left);
