@@ -11,7 +11,7 @@ import { reasonFor } from "./nginx-words.ts";
 type Left = (line: number, message: string) => void;
 
 /** Servers, networks and rules over all frontends. */
-const MAX_SIZE = 100_000;
+const MAX_SIZE = 20_000;
 
 export function fromNginx(text: string, leftovers: Leftovers): Table {
   const left: Left = (line, message) => leftovers.add(line, message);

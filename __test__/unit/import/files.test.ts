@@ -137,3 +137,39 @@ describe.each(["haproxy", "nginx"] as const)("any text as a file of %s", (from) 
     }
   });
 });
+
+const many = (unit: string | ((n: number) => string), bytes: number): string => {
+  const parts: string[] = [];
+  for (let n = 0, size = 0; size < bytes; n++) {
+    const part = typeof unit === "string" ? unit : unit(n);
+    parts.push(part);
+    size += part.length;
+  }
+  return parts.join("");
+};
+
+test.each<[string, Program, string]>([
+  ["sections", "haproxy", many((n) => `listen a${n}\nbind :1\n`, 1e6)],
+  ["sections of one name", "haproxy", many("listen a\nbind :1\nserver s 10.0.0.1:1\n", 1e6)],
+  [
+    "long lists in many rules",
+    "haproxy",
+    `listen a\nbind :1\n${many((n) => (n % 2 ? `acl a src 10.${n % 200}.${n % 99}.1\n` : "tcp-request connection reject if a\n"), 1e6)}`,
+  ],
+  ["open braces", "nginx", many("{", 1e6)],
+  [
+    "servers for one long map",
+    "nginx",
+    `stream { map $ssl_preread_server_name $m { ${many((n) => `a${n}.b 10.0.0.1:1;`, 5e5)} } ${many((n) => `server { listen ${n % 60_000}; proxy_pass $m; }`, 5e5)} }`,
+  ],
+  ["an unclosed quote", "nginx", `stream { "${many("a ", 1e6)}`],
+])(
+  "a megabyte of %s is read in time",
+  (_name, from, text) => {
+    const begun = performance.now();
+    importText(text, from);
+    // What grows with the square takes minutes; a busy machine makes seconds of what are tenths.
+    expect(performance.now() - begun).toBeLessThan(20_000);
+  },
+  60_000,
+);
