@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { importCommand } from "../../../ts/cli/import.ts";
+import { schemaAt } from "../../../ts/config/shape.ts";
 
 let home: string;
 let out: string;
@@ -44,6 +45,15 @@ test("what is not taken over is told with its line on standard error, and the ex
   expect(await run(`${SOUND}florp 1\n`)).toBe(1);
   expect(err).toContain("line 3: `florp 1`: not taken over: there is nothing like it here\n");
 });
+
+test.skipIf(schemaAt(["backends", "a", "health_check"]) === undefined)(
+  "a file of which everything was taken over is TOML on standard output alone, and the exit code is 0",
+  async () => {
+    expect(await run("listen a\nbind 127.0.0.1:80\nserver s 10.0.0.1:80 check\ntimeout server 1m\n")).toBe(0);
+    expect(err).toBe("");
+    expect(out).toContain('listen_addr = "127.0.0.1:80" # line 2');
+  },
+);
 
 test("--json has the TOML and the problems", async () => {
   expect(await run(`${SOUND}florp 1\n`, "--json")).toBe(1);
