@@ -40,6 +40,8 @@ const ALSO: Readonly<Record<string, string>> = {
   verify: "validate",
   show: "config",
   trace: "explain",
+  convert: "import",
+  migrate: "import",
   status: "healthcheck",
   health: "healthcheck",
 };

@@ -16,6 +16,7 @@ import { EXIT, EXIT_MEANING } from "./exit-codes.ts";
 import { explainCommand } from "./explain.ts";
 import { flowsCommand } from "./flows.ts";
 import { healthcheckCommand } from "./healthcheck.ts";
+import { importCommand } from "./import.ts";
 import { commandFirst } from "./operands.ts";
 import { planCommand } from "./plan.ts";
 import { reloadCommand } from "./reload.ts";
@@ -45,6 +46,7 @@ export function buildProgram(): Command {
   validateCommand(program);
   configCommand(program);
   schemaCommand(program);
+  importCommand(program);
   statsCommand(program);
   planCommand(program);
   reloadCommand(program);
