@@ -89,9 +89,3 @@ export function engineTaken({ report, running, host, config }: Look): string {
 
 /** Whether a program in the kernel forwards. */
 export const isKernelEngine = (engine: string): boolean => engine === "tc" || engine === "xdp";
-
-function parsed(text: string): SocketAddress {
-  const result = parseSocketAddress(text, { wildcard: true });
-  // The configuration was checked.
-  return result.ok ? result.value : { family: 4, host: text, port: 0 };
-}

@@ -133,7 +133,16 @@ describe("completion", () => {
     async ([shell, check], context) => {
       const { code, stdout } = await convey(["completion", shell]);
       expect(code).toBe(0);
-      for (const name of ["run", "demo", "validate", "config", "schema", "import", "healthcheck", "completion"]) {
+      for (const name of [
+        "run",
+        "demo",
+        "validate",
+        "config",
+        "schema",
+        "import",
+        "healthcheck",
+        "completion",
+      ]) {
         expect(stdout).toContain(name);
       }
       needs(context, { tools: [shell] });
