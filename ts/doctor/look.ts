@@ -1,4 +1,5 @@
 /** What the balancer's checks look at: the host, the configuration, and what the data plane says of both. */
+import type { SocketAddress } from "../config/address.ts";
 import { backendsOf } from "../config/hello-routes.ts";
 import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
