@@ -1,5 +1,5 @@
 /** What the balancer's checks look at: the host, the configuration, and what the data plane says of both. */
-import { parseSocketAddress, type SocketAddress } from "../config/address.ts";
+import type { SocketAddress } from "../config/address.ts";
 import { listenAddresses } from "../config/listen.ts";
 import type { Config } from "../config/schema.ts";
 import { parseServerAddress } from "../config/server-address.ts";
@@ -88,9 +88,3 @@ export function engineTaken({ report, running, host, config }: Look): string {
 
 /** Whether a program in the kernel forwards. */
 export const isKernelEngine = (engine: string): boolean => engine === "tc" || engine === "xdp";
-
-function parsed(text: string): SocketAddress {
-  const result = parseSocketAddress(text, { wildcard: true });
-  // The configuration was checked.
-  return result.ok ? result.value : { family: 4, host: text, port: 0 };
-}

@@ -87,7 +87,7 @@ test("configurations are judged without a balancer: text, object, file", async (
   ];
   const { config, warnings } = parseConfig(text.join("\n"));
   expect([config.backends.app?.servers.one, warnings]).toEqual([
-    { addr: "10.0.0.1:80", weight: 1, max_connections: 0 },
+    { addr: "10.0.0.1:80", weight: 1, max_connections: 0, backup: false },
     [],
   ]);
   expect(parseConfig({ frontends: config.frontends, backends: config.backends }).config).toEqual(config);
