@@ -234,9 +234,10 @@ export class ServerTable {
     this.#transitions.clear();
     if (changed.length === 0) return;
     const records = changed.map(({ record }) => record);
-    for (const record of records) settle(record);
+    // At the end nobody will be there to take the steps of a slow start.
+    for (const record of records) settle(record, this.#closed ? Number.POSITIVE_INFINITY : undefined);
     if (!this.#publish(records, "health changes")) return;
-    this.#slowStarts.arm();
+    if (!this.#closed) this.#slowStarts.arm();
     // What checks find about one that is out anyway is told when its ejection ends.
     const told = changed.filter(
       ({ record, before }) =>
@@ -288,11 +289,12 @@ export class ServerTable {
 
   /** From a timer or a socket, where nobody could be thrown at. Returns whether the data plane has it. */
   #publish(records: readonly ServerRecord[], what: string): boolean {
-    if (this.#closed) return false;
     try {
       this.#dataplane.setServers(records.map(toUpdate));
       return true;
     } catch (error) {
+      // While it drains it still takes them.
+      if (this.#closed) return false;
       const why = error instanceof Error ? error.message : String(error);
       this.#reporter.fatal(`the data plane takes no ${what}: ${why}`);
       return false;
