@@ -234,9 +234,10 @@ export class ServerTable {
     this.#transitions.clear();
     if (changed.length === 0) return;
     const records = changed.map(({ record }) => record);
-    for (const record of records) settle(record);
+    // At the end nobody will be there to take the steps of a slow start.
+    for (const record of records) settle(record, this.#closed ? Number.POSITIVE_INFINITY : undefined);
     if (!this.#publish(records, "health changes")) return;
-    this.#slowStarts.arm();
+    if (!this.#closed) this.#slowStarts.arm();
     // What checks find about one that is out anyway is told when its ejection ends.
     const told = changed.filter(
       ({ record, before }) =>

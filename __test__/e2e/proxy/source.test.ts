@@ -87,6 +87,26 @@ test("checks start from the first address of the pool", async () => {
   expect([...seen].sort()).toEqual(["127.0.0.10", "127.0.0.9"]);
 });
 
+test("checks that ask by HTTP start from there too, and send the PROXY header first", async () => {
+  const heard: [string | undefined, string][] = [];
+  await using server = await listening((socket) => {
+    socket.on("error", () => undefined);
+    socket.once("data", (data) => {
+      heard.push([socket.remoteAddress, String(data)]);
+      socket.end("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+  });
+  await using _ = await createBalancer(
+    poolConfig(
+      { s1: { addr: server.addr } },
+      { pool: { source: ["127.0.0.9"], send_proxy: "v1", health_check: { type: "http", path: "/ready" } } },
+    ),
+  );
+  await until(() => heard.length > 0, "a check");
+  expect(heard[0]?.[0]).toBe("127.0.0.9");
+  expect(heard[0]?.[1]).toMatch(/^PROXY UNKNOWN\r\n(GET \/ready |$)/);
+});
+
 test("an address that the host does not have is named at start and at reload, which changes nothing", async () => {
   await using server = await listening((socket) => socket.resume());
   const config = (source: string[]) => poolConfig({ s1: { addr: server.addr } }, { pool: { source } });

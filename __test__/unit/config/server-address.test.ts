@@ -75,6 +75,16 @@ test("a Unix socket is refused where packets are forwarded, and taken in proxy m
   }
 });
 
+test("a Unix socket and ejections are refused in proxy mode where a frontend of the backend is of UDP", async () => {
+  const udp = '[frontends.dns]\nlisten_addr = "192.0.2.1:53"\nprotocol = "udp"\nbackend = "pool"';
+  expect(await said("proxy", 's = { addr = "unix:/run/app.sock" }', udp)).toEqual([
+    'error backends.pool.servers.s.addr is a Unix socket, which takes connections, and frontend "dns" of this backend is of UDP',
+  ]);
+  const ejects = `[backends.pool]\neject_after = 3\nservers.s = { addr = "127.0.0.1:53" }\n${udp}`;
+  const loaded = await loadConfigText(ejects);
+  expect(loaded.ok ? [] : loaded.problems.map(({ path }) => path)).toEqual(["backends.pool.eject_after"]);
+});
+
 test("names are taken in every mode; in dsr mode with the frontend's port alone", async () => {
   const server = 's = { addr = "app.internal:80" }';
   for (const mode of ["proxy", "passthrough", "dsr"]) expect(await said(mode, server)).toEqual([]);

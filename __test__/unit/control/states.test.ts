@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { checkConfig } from "../../../ts/config/check.ts";
 import type { Config } from "../../../ts/config/schema.ts";
+import { settle } from "../../../ts/control/slow-start.ts";
 import { carryOver, checkTargets, type ServerRecord, toStates } from "../../../ts/control/states.ts";
 
 function config(servers: Record<string, { addr: string; weight?: number }>): Config {
@@ -71,6 +72,17 @@ test("an ejection goes through a reload, and ends with eject_after and with the 
   expect(only(carryOver(settings(5), records)).ejection).toEqual(ejection);
   expect(only(carryOver(settings(0), records)).ejection).toBeUndefined();
   expect(only(carryOver(settings(3, "10.0.0.2:80"), records)).ejection).toBeUndefined();
+});
+
+test("an ejected server gets no connections, and its slow start begins when the ejection ends", () => {
+  const record = only(carryOver(config({ s1: { addr: "10.0.0.1:80" } }), new Map()));
+  Object.assign(record, { slowStartMs: 1000, serves: true });
+  record.ejection = { until: new Date(), cause: "" };
+  settle(record, 0);
+  expect(record).toMatchObject({ serves: false, slowSince: undefined });
+  record.ejection = undefined;
+  settle(record, 5000);
+  expect(record).toMatchObject({ serves: true, slowSince: 5000, share: 1 });
 });
 
 test("a server that nobody checks is up, and no target", () => {
