@@ -46,8 +46,8 @@ export const isUp = ({ up, ejection }: Pick<ServerRecord, "up" | "ejection">): b
 export type ServerRecords = ReadonlyMap<string, ServerRecord>;
 
 /**
- * Records for `config`, to be settled (`slow-start.ts`); `previous` stays as it was. A server or weight that `previous` does not have any more comes
- * back as it was in `earlier`.
+ * Records for `config`, to be settled (`slow-start.ts`); `previous` stays as it was. A server or weight that `previous`
+ * does not have any more comes back as it was in `earlier`.
  */
 export function carryOver(
   config: Config,
