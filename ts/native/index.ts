@@ -197,6 +197,8 @@ export interface DataplaneModule {
   takePassedSockets(): { address: string; problem: string }[];
   /** A descriptor, the caller's own, of the socket passed on that listens on exactly `address` ("ip:port"), if any. */
   passedSocket(address: string): number | null;
+  /** A connection to an abstract Unix socket, by its name without the zero byte; below zero, the number of an error. */
+  connectAbstract(name: string): number;
   /** Sends lines of `NAME=value`, as in sd_notify(3), to a Unix socket: a path, or an abstract name after "@". */
   notifyServiceManager(socket: string, state: string): void;
   /** Ends the process now, though a thread of Node's hangs; what was started must have been closed before. */
@@ -233,6 +235,7 @@ export async function loadDataplane(): Promise<DataplaneModule> {
     dropPrivileges: (mode, engine) => unwrap(() => addon.dropPrivileges(mode, engine)),
     takePassedSockets: () => unwrap(() => addon.takePassedSockets()),
     passedSocket: (address) => unwrap(() => addon.passedSocket(address)),
+    connectAbstract: (name) => unwrap(() => addon.connectAbstract(name)),
     notifyServiceManager: (socket, state) => unwrap(() => addon.notifyServiceManager(socket, state)),
     exitNow: (code) => addon.exitNow(code),
   };

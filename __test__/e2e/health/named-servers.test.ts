@@ -1,4 +1,5 @@
 /** What checks ask, and what is done about failures, where servers are no IP address: names and Unix sockets. */
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { createServer as createTcpServer, type Socket } from "node:net";
 import { join } from "node:path";
@@ -7,6 +8,8 @@ import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
 import { collect, poolConfig, serverStats } from "../../support/control.ts";
 import { addresses, dnsServer } from "../../support/dns.ts";
 import { folder } from "../../support/peers.ts";
+import { start } from "../../support/processes.ts";
+import { needs } from "../../support/requirements.ts";
 import { dial, listening, receive } from "../../support/sockets.ts";
 
 const soon = { timeout: 15_000, interval: 20 };
@@ -171,4 +174,26 @@ test("a Unix socket that cuts its clients off, or refuses them, is ejected", asy
   await vi.waitFor(() => expect(serverStats(lb, "cut")).toMatchObject({ up: true }), soon);
   for (let n = 0; n < 4; n++) await visit();
   await vi.waitFor(() => expect(serverStats(lb, "cut").ejected_until).toBeDefined(), soon);
+});
+
+test("an abstract Unix socket is checked by the name it has, and down once nobody listens there", async (context) => {
+  needs(context, { tools: ["socat"] });
+  const name = `convey-health-${process.pid}`;
+  const socat = start(["socat", `ABSTRACT-LISTEN:${name},fork`, "SYSTEM:cat"]);
+  const pool = { health_check_fall: 1, health_check_rise: 1, health_check_interval: 1 };
+  await using lb = await createBalancer(poolConfig({ one: { addr: `unix:@${name}` } }, { pool }));
+  try {
+    await vi.waitFor(
+      () => expect(serverStats(lb, "one")).toMatchObject({ up: true, last_check: { ok: true } }),
+      soon,
+    );
+    const client = await dial(lb.address("web"));
+    client.write("hello");
+    expect(String((await once(client, "data"))[0])).toBe("hello");
+    client.destroy();
+  } finally {
+    await socat.stop();
+  }
+  await vi.waitFor(() => expect(serverStats(lb, "one").up).toBe(false), soon);
+  expect(serverStats(lb, "one").last_check?.cause).toBe("connection refused (ECONNREFUSED)");
 });

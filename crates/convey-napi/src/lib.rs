@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "napi's generated glue is public; the exports themselves are documented")]
 #![cfg_attr(test, allow(dead_code, reason = "without Node the exports have no caller"))]
 
+mod abstract_socket;
 mod config;
 mod dataplane;
 mod doctor;

@@ -488,8 +488,11 @@ fn at_the_end_sessions_go_on_until_the_deadline_and_new_clients_get_none() {
 
 #[test]
 fn tcp_and_udp_share_an_address_and_a_backend() {
-    let udp = serve("127.0.0.1:0", |_| vec![b"udp".to_vec()]);
-    let listener = std::net::TcpListener::bind(udp).unwrap();
+    // A port that UDP has free may be taken for TCP.
+    let (udp, listener) = std::iter::repeat_with(|| serve("127.0.0.1:0", |_| vec![b"udp".to_vec()]))
+        .take(20)
+        .find_map(|udp| Some((udp, std::net::TcpListener::bind(udp).ok()?)))
+        .unwrap();
     lab::serve_on(listener, lab::named("tcp"));
     let lab = Lab::start(lab::spec(&[udp]));
     let addr = lab.addr();

@@ -5,6 +5,7 @@
 // The one exception is host/sys.rs.
 #![deny(unsafe_code)]
 
+pub mod abstract_socket;
 mod explain;
 pub mod host;
 mod ladder;

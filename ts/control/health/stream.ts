@@ -3,11 +3,13 @@
  * read is bounded, time is bounded by whoever asked, redirects are answers like others, and no connection is reused.
  */
 import { request } from "node:http";
-import type { Socket } from "node:net";
+import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { connect as connectTls, type SecureContext } from "node:tls";
+import { getSystemErrorName } from "node:util";
 import { hostPort } from "../../config/address.ts";
 import { isListed } from "../../config/status-list.ts";
+import { loadDataplane } from "../../native/index.ts";
 import type { StreamAsk, TlsAsk } from "./ask.ts";
 import { Heard, MOST_HEARD } from "./heard.ts";
 import { excerpt, type GiveUp, type Outcome, outcomeOf, unixOutcomeOf } from "./outcome.ts";
@@ -33,7 +35,7 @@ type Done = (outcome: Outcome) => void;
 class Talk {
   readonly #done: Done;
   readonly #outcomeOf: (error: NodeJS.ErrnoException) => Outcome;
-  readonly #socket: Socket;
+  #socket: Socket;
   #settled = false;
   /** How far it got, for when its time is over. */
   stage = "";
@@ -49,6 +51,11 @@ class Talk {
 
   get socket(): Socket {
     return this.#socket;
+  }
+
+  /** Goes on over a connection that stands. */
+  adopt(fd: number): void {
+    this.#socket = new Socket({ fd, readable: true, writable: true });
   }
 
   get settled(): boolean {
@@ -100,7 +107,7 @@ export function askByStream(
   const begin = (trust: SecureContext | undefined): void => {
     const { socket } = talk;
     socket.on("error", talk.failed);
-    socket.on("connect", () => {
+    const connected = (): void => {
       if ("port" in at && connectedToItself(socket, at.port)) {
         talk.end(SELF_CONNECT);
         return;
@@ -108,16 +115,45 @@ export function askByStream(
       if (first !== undefined) socket.write(first);
       if (ask.tls === undefined || trust === undefined) converse(talk, socket, at, ask);
       else secure(talk, at, ask.tls, trust, (stream) => converse(talk, stream, at, ask));
-    });
-    socket.setNoDelay(true);
-    // As Node takes it, an abstract name begins with a zero byte.
-    socket.connect("path" in at ? { path: at.path.replace(/^@/, "\0") } : { ...at, autoSelectFamily: false });
+    };
     socket.unref();
+    if (isAbstract(at)) {
+      connected();
+      return;
+    }
+    socket.on("connect", connected);
+    socket.setNoDelay(true);
+    socket.connect("path" in at ? at : { ...at, autoSelectFamily: false });
   };
   const { tls } = ask;
-  if (tls?.ca === undefined) begin(tls && builtInTrust());
-  else void trusting(talk, tls.ca, begin);
+  const beginTrusting = (): void => {
+    if (tls?.ca === undefined) begin(tls && builtInTrust());
+    else void trusting(talk, tls.ca, begin);
+  };
+  if (isAbstract(at)) void adopting(talk, at.path.slice(1), beginTrusting);
+  else beginTrusting();
   return Object.assign(talk.giveUp, { whenLate: (timeoutMs: number) => talk.whenLate(timeoutMs) });
+}
+
+const isAbstract = (at: Endpoint): at is { path: string } => "path" in at && at.path.startsWith("@");
+
+/** Node.js itself finds no abstract socket but its own: it pads their names. */
+async function adopting(talk: Talk, name: string, begin: () => void): Promise<void> {
+  try {
+    const { connectAbstract } = await loadDataplane();
+    if (talk.settled) return;
+    const fd = connectAbstract(name);
+    if (fd < 0) {
+      const code = getSystemErrorName(fd);
+      talk.failed(Object.assign(new Error(code), { code, syscall: "connect" }));
+      return;
+    }
+    talk.adopt(fd);
+  } catch (error) {
+    talk.end({ kind: "local", cause: excerpt(error instanceof Error ? error.message : String(error)) });
+    return;
+  }
+  begin();
 }
 
 async function trusting(talk: Talk, file: string, begin: (trust: SecureContext) => void): Promise<void> {

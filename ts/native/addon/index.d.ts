@@ -117,6 +117,12 @@ export declare class ServerGauge {
 export declare function applySettings(settings: Array<NativeSetting>): Array<string>
 
 /**
+ * A descriptor, the caller's, of a connection to the abstract Unix socket of this name, given without the zero byte
+ * before it; or a number below zero, as system calls return, for why there is none.
+ */
+export declare function connectAbstract(name: string): number
+
+/**
  * Makes every thread of this process keep only the capabilities that a reload and the end of a balancer of this
  * mode, with the engine that was asked for, need, for good.
  *

@@ -773,11 +773,12 @@ if (
   }
 }
 
-const { Dataplane, ExplainWatch, ServerGauge, applySettings, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeBalance, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeSendProxy, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
+const { Dataplane, ExplainWatch, ServerGauge, applySettings, connectAbstract, dropPrivileges, dsrServer, dsrServerReport, ErrorCode, exitNow, explainConfig, hostCleanup, hostDryRun, hostProblems, hostReport, kernelReport, movedMaglevSlots, NativeBalance, NativeConnectionTracking, NativeDsrMethod, NativeDsrServerAction, NativeEngine, NativeEventKind, NativeMode, NativeProbeOutcome, NativeProtocol, NativeSendProxy, NativeXdpMode, notifyServiceManager, passedSocket, takePassedSockets, undoSettings } = nativeBinding
 export { Dataplane }
 export { ExplainWatch }
 export { ServerGauge }
 export { applySettings }
+export { connectAbstract }
 export { dropPrivileges }
 export { dsrServer }
 export { dsrServerReport }
