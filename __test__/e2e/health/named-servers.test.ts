@@ -1,5 +1,6 @@
 /** What checks ask, and what is done about failures, where servers are no IP address: names and Unix sockets. */
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createTcpServer, type Socket } from "node:net";
 import { join } from "node:path";
@@ -8,7 +9,7 @@ import { type ConfigInput, createBalancer } from "../../../ts/index.ts";
 import { collect, poolConfig, serverStats } from "../../support/control.ts";
 import { addresses, dnsServer } from "../../support/dns.ts";
 import { folder } from "../../support/peers.ts";
-import { start } from "../../support/processes.ts";
+import { start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
 import { dial, listening, receive } from "../../support/sockets.ts";
 
@@ -181,6 +182,7 @@ test("an abstract Unix socket is checked by the name it has, and down once nobod
   const name = `convey-health-${process.pid}`;
   const socat = start(["socat", `ABSTRACT-LISTEN:${name},fork`, "SYSTEM:cat"]);
   const pool = { health_check_fall: 1, health_check_rise: 1, health_check_interval: 1 };
+  await until(() => readFileSync("/proc/net/unix", "utf8").includes(`@${name}\n`), "socat to listen");
   await using lb = await createBalancer(poolConfig({ one: { addr: `unix:@${name}` } }, { pool }));
   try {
     await vi.waitFor(
@@ -194,6 +196,8 @@ test("an abstract Unix socket is checked by the name it has, and down once nobod
   } finally {
     await socat.stop();
   }
-  await vi.waitFor(() => expect(serverStats(lb, "one").up).toBe(false), soon);
-  expect(serverStats(lb, "one").last_check?.cause).toBe("connection refused (ECONNREFUSED)");
+  await vi.waitFor(() => {
+    const { up, last_check } = serverStats(lb, "one");
+    expect([up, last_check?.cause]).toEqual([false, "connection refused (ECONNREFUSED)"]);
+  }, soon);
 });
