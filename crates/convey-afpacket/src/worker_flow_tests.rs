@@ -26,6 +26,15 @@ fn runner(
     Runner::with(0, made, shared.clone(), channel().unwrap().0, memory)
 }
 
+/// Has the worker end.
+struct EndsWhenDropped<'a>(&'a Shared);
+
+impl Drop for EndsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 fn list_all(shared: &Shared, filter: &FlowFilter) -> Vec<FlowRow> {
     let (mut rows, mut cursor) = (Vec::new(), Some(FlowCursor::default()));
     while let Some(at) = cursor {
@@ -54,6 +63,8 @@ fn flows_are_listed_and_ended_beside_a_worker_at_work_and_their_ports_serve_othe
     let totals = shared.snapshot.load().totals().clone();
     std::thread::scope(|scope| {
         scope.spawn(|| runner.run(0));
+        // Also when something below is not as it should be: the worker would run on, and this wait for it.
+        let _ends = EndsWhenDropped(&shared);
         let timeout = Duration::from_secs(20);
         let (mut ended, mut most) = (0, 0);
         let others = |row: &FlowRow| row.client.port() != 1000;
@@ -74,7 +85,6 @@ fn flows_are_listed_and_ended_beside_a_worker_at_work_and_their_ports_serve_othe
         assert_eq!(count, left.len() as u64);
         assert_eq!(list_all(&shared, &FlowFilter::default()), []);
         assert_eq!(flow_list::end(&shared, &FlowFilter::default(), timeout), Some(0));
-        shared.end();
     });
     assert_eq!((runner.worker.flows(), totals.open()), (0, 0));
 }

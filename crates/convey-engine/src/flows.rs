@@ -111,8 +111,12 @@ impl FlowView {
         from: usize,
         (rows, limit): (&mut Vec<FlowRow>, usize),
     ) -> Option<usize> {
-        let (wanted, nat) = (Wanted::new(filter, snapshot, now), self.nat.get());
+        let (wanted, mut nat) = (Wanted::new(filter, snapshot, now), self.nat.get());
         let next = self.reader.read(from, PAGE_ENTRIES, |_, flow| {
+            // The first flow from an address may have come since.
+            if flow.has(flags::HAS_PORT) && usize::from(flow.pool) >= nat.len() {
+                nat = self.nat.get();
+            }
             if let Some((frontend, server, left)) = wanted.take(&flow) {
                 rows.push(row(&flow, (frontend, server), &nat, (left, wanted.now)));
             }
