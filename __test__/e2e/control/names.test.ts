@@ -171,7 +171,7 @@ test("with resolve = first one address is the server, which stays while the name
   expect(serverStats(lb, "web").total_connections).toBe(4);
 });
 
-test("SRV records tell ports and weights, and of priorities the best serves", async () => {
+test("SRV records tell ports and weights; those of another than the best priority are backups", async () => {
   await using dns = await dnsServer();
   await using a = await at("127.0.0.2");
   await using b = await at("127.0.0.3");
@@ -189,7 +189,8 @@ test("SRV records tell ports and weights, and of priorities the best serves", as
     dns.zone.set(`A ${host}`, addresses(host, [ip]));
   }
   await using lb = await createBalancer(poolConfig({ web: { addr: name } }, { resolver: resolver(dns) }));
-  expect(names(lb)).toEqual([`web@127.0.0.2:${a.port}`, `web@127.0.0.3:${b.port}`]);
+  expect(names(lb)).toEqual([`web@127.0.0.2:${a.port}`, `web@127.0.0.3:${b.port}`, "web@127.0.0.4:9"]);
+  expect(names(lb).map((name) => serverStats(lb, name).backup)).toEqual([false, false, true]);
   expect(await answers(lb, 4)).toEqual({ "127.0.0.2": 3, "127.0.0.3": 1 });
 });
 

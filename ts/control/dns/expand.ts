@@ -47,7 +47,7 @@ export function expand(
   if (found.length === 0) return { config, named: new Map(), origins: new Map() };
   const candidates = found.map((it) => {
     const known = lookup(it.settings.addr);
-    return { ...it, look: known?.look() ?? UNKNOWN, resolved: best(known?.addresses() ?? []) };
+    return { ...it, look: known?.look() ?? UNKNOWN, resolved: known?.addresses() ?? [] };
   });
   const leftOut = judged(config, candidates);
   const named = new Map<string, Named>();
@@ -61,10 +61,11 @@ export function expand(
     const own = new Map<string, ServerConfig>();
     if (resolve === "first") {
       const last = before?.named.get(key)?.addresses.get(server);
-      const one = able.find((it) => hostPort(it) === last) ?? able[0];
+      const best = able.filter(({ priority }) => priority === able[0]?.priority);
+      const one = best.find((it) => hostPort(it) === last) ?? best[0];
       if (one !== undefined) own.set(server, settingsOf(plain, one, [one]));
     } else {
-      for (const it of able) own.set(nameOf(server, it), settingsOf(plain, it, able));
+      for (const it of able) own.set(nameOf(server, it), settingsOf(plain, it, resolved));
     }
     servers.set(key, own);
     const addresses = new Map([...own].map(([name, { addr }]) => [name, addr]));
@@ -95,15 +96,17 @@ function namesIn({ backends }: Config): Found[] {
 
 const nameOf = (server: string, address: Resolved): string => `${server}${ADDRESS_MARK}${hostPort(address)}`;
 
-/** Of SRV records, those of the best priority. */
-const best = (all: readonly Resolved[]): Resolved[] =>
-  all.filter(({ priority }) => priority === undefined || priority === all[0]?.priority);
-
-/** A weight of an SRV record takes the place of the configured one, which 0 keeps out all the same. */
+/**
+ * A weight of an SRV record takes the place of the configured one, which 0 keeps out all the same. Those of other than
+ * the best priority are backups; `all` is in the order of priorities.
+ */
 function settingsOf(settings: ServerConfig, address: Resolved, all: readonly Resolved[]): ServerConfig {
   const addr = hostPort(address);
-  const weighed = settings.weight > 0 && all.some(({ weight }) => (weight ?? 0) > 0);
-  return weighed ? { ...settings, addr, weight: Math.max(1, address.weight ?? 0) } : { ...settings, addr };
+  const peers = all.filter(({ priority }) => priority === address.priority);
+  const weighed = settings.weight > 0 && peers.some(({ weight }) => (weight ?? 0) > 0);
+  const weight = weighed ? Math.max(1, address.weight ?? 0) : settings.weight;
+  const backup = settings.backup || address.priority !== all[0]?.priority;
+  return { ...settings, addr, weight, backup };
 }
 
 /** What the rules say of addresses, by key path: the same as of servers that are written with them. */

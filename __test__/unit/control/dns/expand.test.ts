@@ -88,7 +88,32 @@ test("weights of SRV records take the place of the configured one, which 0 keeps
       records.map((it) => ({ ...it, weight: 0 })),
     ),
   ).toEqual([3, 3]);
-  expect(weights(3, [...records, at("10.0.0.3", { priority: 2, weight: 9 })])).toEqual([7, 1]);
+  expect(weights(3, [...records, at("10.0.0.3", { priority: 2, weight: 9 })])).toEqual([7, 1, 9]);
+});
+
+test("SRV records of another than the best priority are backups, and first takes one of the best", () => {
+  const records = [
+    at("10.0.0.1", { priority: 1, weight: 0 }),
+    at("10.0.0.2", { priority: 5, weight: 4 }),
+    at("10.0.0.3", { priority: 9, weight: 0 }),
+  ];
+  const made = (settings: { resolve?: "first"; backup?: boolean }) =>
+    Object.values(
+      servers(
+        expand(
+          config({ b: { addr: "_a._tcp.test", weight: 3, ...settings } }),
+          known({ "_a._tcp.test": records }),
+          undefined,
+        ),
+      ) ?? {},
+    ).map(({ addr, backup, weight }) => [addr, backup, weight]);
+  expect(made({})).toEqual([
+    ["10.0.0.1:80", false, 3],
+    ["10.0.0.2:80", true, 4],
+    ["10.0.0.3:80", true, 3],
+  ]);
+  expect(made({ backup: true }).map(([, backup]) => backup)).toEqual([true, true, true]);
+  expect(made({ resolve: "first" })).toEqual([["10.0.0.1:80", false, 3]]);
 });
 
 test("with resolve = first the address that serves stays while the name has it", () => {

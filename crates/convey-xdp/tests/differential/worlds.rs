@@ -168,7 +168,7 @@ pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, clients: &[String],
     let backend = random.below(spec.backends.len());
     let servers = &mut spec.backends[backend].servers;
     let at = random.below(servers.len());
-    match random.below(13) {
+    match random.below(16) {
         0 => servers[at].up = !servers[at].up,
         1 => servers[at].draining = !servers[at].draining,
         2 => servers[at].weight = random.of(&[0, 1, 2]),
@@ -183,7 +183,7 @@ pub fn change(spec: &mut SnapshotSpec, first: &SnapshotSpec, clients: &[String],
         7 => spec.limits.max_connections = random.of(&[0, 3, 10]),
         8 => servers[at].max_connections = random.of(&[0, 1, 4]),
         9 => servers[at].backup = !servers[at].backup,
-        10..=11 => {
+        10..=14 => {
             let at = random.below(spec.frontends.len());
             spec.frontends[at].admission.access = lists(clients, random);
         }
