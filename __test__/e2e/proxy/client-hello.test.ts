@@ -197,10 +197,11 @@ async function dribbling(to: Address): Promise<{ port: number; close(): void }> 
 
 test("plain HTTP and a client that waits for its server to speak go to the default", async () => {
   await using server = await echoServer("default");
+  const port = await freePort();
   const config = (ms: number) => ({
     frontends: {
       web: {
-        listen_addr: "127.0.0.1:0",
+        listen_addr: `127.0.0.1:${port}`,
         backend: "pool",
         sni: { "app.example.com": "app" },
         client_hello_timeout_ms: ms,
@@ -220,6 +221,9 @@ test("plain HTTP and a client that waits for its server to speak go to the defau
   const silent = await Client.open(lb.address("web"));
   expect(silent.greeting).toBe("default");
   silent.close();
+  const { steps, server: chosen } = await lb.explain("tcp", "127.0.0.9:1", `127.0.0.1:${port}`);
+  expect(steps.map(({ kind }) => kind)).toContain("by_client_hello");
+  expect(chosen?.backend ?? "pool").toBe("pool");
 });
 
 test("2,000 clients that say half a hello do not keep others waiting, and are closed and counted", async () => {

@@ -257,7 +257,7 @@ mod tests {
             limits: Limits { max_connections_per_client: 1, ..Limits::default() },
             frontends: vec![FrontendSpec {
                 accept_proxy: None,
-                hello_routes: Default::default(),
+                hello_routes: None,
                 udp: Default::default(),
                 name: "web".into(),
                 listen: vec!["[::1]:80".parse().unwrap()],

@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use convey_core::{HelloRoutesSpec, Reason, SnapshotSpec};
+use convey_core::{AcceptProxy, HelloRoutesSpec, Reason, SnapshotSpec};
 use convey_proxy::client_hello::{LONGEST, LONGEST_HELLO, MOST_RECORDS, Parsed, parse};
 use lab::{Lab, PATIENCE, connect, echo, frontend, serve, spec, wait_until};
 use proptest::prelude::*;
@@ -274,4 +274,24 @@ fn a_frontend_without_routes_looks_at_nothing() {
     let mut greeting = [0; 5];
     client.read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"pool:", "the server speaks first, without waiting");
+}
+
+#[test]
+fn a_hello_behind_a_proxy_header_is_read_after_it() {
+    let mut spec = routed(PATIENCE);
+    spec.frontends[0].accept_proxy = Some(AcceptProxy { trusted: Vec::new(), timeout: PATIENCE });
+    let lab = Lab::start(spec);
+    for size in [1 << 20, 700, 20] {
+        let mut client = lab.connect();
+        client.set_nodelay(true).unwrap();
+        let bytes = [b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", CHROMIUM].concat();
+        for piece in bytes.chunks(size) {
+            client.write_all(piece).unwrap();
+            thread::sleep(Duration::from_micros(200));
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert!(got == [b"app:", CHROMIUM].concat(), "{size}: {} bytes", got.len());
+    }
 }
