@@ -12,22 +12,6 @@ const MOST_SOURCES = 64;
 
 const refuse = (message: string): { ok: false; message: string } => ({ ok: false, message });
 
-/** Reads `address/bits`, or an address, which stands for itself alone; gives `address/bits` of the one family it is. */
-export function parseCidr(text: string): Parsed<string> {
-  const [address = "", bits, ...rest] = text.split("/");
-  if (!isIP(address) || address.includes("%") || rest.length > 0)
-    return refuse("is not a network or an address");
-  const longest = isIP(address) === 4 ? 32 : 128;
-  if (bits !== undefined && (!/^\d{1,3}$/.test(bits) || Number(bits) > longest)) {
-    return refuse(`has a prefix that is not a number of bits from 0 to ${longest}`);
-  }
-  const { family, host } = canonicalHost(address);
-  const mapped = longest === 128 && family === 4 ? 96 : 0;
-  const length = bits === undefined ? longest : Number(bits);
-  if (length < mapped) return refuse("mixes IPv4 and IPv6: write an IPv4 network as such");
-  return { ok: true, value: `${host}/${length - mapped}` };
-}
-
 /** Reads a `source`: "client", or addresses and ranges of them, written out. */
 export function expandSource(value: string | readonly string[]): Parsed<"client" | string[]> {
   if (value === "client") return { ok: true, value };

@@ -4,7 +4,6 @@ import { DEFAULT_TIMEOUT_MS } from "./hello-routes.ts";
 import { MAX_LISTEN } from "./listen.ts";
 import {
   burst,
-  cidr,
   connectionRate,
   count,
   fastOpen,
@@ -14,6 +13,7 @@ import {
   listenAddress,
   listenRanges,
   milliseconds,
+  network,
   networks,
   protocolSchema,
 } from "./values.ts";
@@ -84,7 +84,7 @@ export const frontendSchema = z
         "Whether every connection begins with a PROXY header, version 1 or 2, that tells who the client is, proxy mode.",
       ),
     proxy_trusted: z
-      .array(cidr)
+      .array(network)
       .min(1)
       .max(1024)
       .register(wording, {

@@ -9,7 +9,7 @@ import {
   parsePortRange,
   parseSocketAddress,
 } from "./address.ts";
-import { expandSource, parseCidr } from "./client-address.ts";
+import { expandSource } from "./client-address.ts";
 import { countListens, formatListen, MAX_LISTEN, parseListen } from "./listen.ts";
 import { MOST_NETWORKS, parseNetwork } from "./networks.ts";
 import { formatServerAddress, notAServer, parseServerAddress } from "./server-address.ts";
@@ -129,11 +129,6 @@ export const natAddresses = z
     expected: 'at most 64 different IP addresses, such as ["10.0.0.2", "10.0.0.3"]',
   });
 
-export const cidr = readString(parseCidr).register(wording, {
-  type: '"address/bits"',
-  expected: 'a network or an address, such as "10.0.0.0/8", "2001:db8::/32" or "192.0.2.7"',
-});
-
 export const sourceItem = z.string().register(wording, {
   type: "IP address or range",
   expected: 'an IP address or a range of them, such as "10.0.0.2" or "10.0.0.2-10.0.0.9"',
@@ -153,13 +148,13 @@ export const source = z
     expected: '"client", "10.0.0.2", "10.0.0.2-10.0.0.9" or a list of addresses and ranges',
   });
 
+export const network = readString(parseNetwork).register(wording, {
+  type: "network",
+  expected: 'a network, such as "192.0.2.0/24", "2001:db8::/32" or "192.0.2.7"',
+});
+
 export const networks = z
-  .array(
-    readString(parseNetwork).register(wording, {
-      type: "network",
-      expected: 'a network, such as "192.0.2.0/24", "2001:db8::/32" or "192.0.2.7"',
-    }),
-  )
+  .array(network)
   .max(MOST_NETWORKS)
   .register(wording, {
     type: "list of networks",

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { checkConfig } from "../../../ts/config/check.ts";
-import { expandSource, parseCidr } from "../../../ts/config/client-address.ts";
+import { expandSource } from "../../../ts/config/client-address.ts";
 import { lower } from "../../../ts/config/lower.ts";
+import { parseNetwork } from "../../../ts/config/networks.ts";
 import type { ConfigInput } from "../../../ts/config/schema.ts";
 import { linesOf } from "./support.ts";
 
@@ -24,12 +25,12 @@ ${lines.server ?? ""}`;
 describe("networks whose PROXY headers are believed", () => {
   test.each([
     ["10.0.0.0/8", "10.0.0.0/8"],
-    ["192.0.2.7", "192.0.2.7/32"],
+    ["192.0.2.7", "192.0.2.7"],
     ["2001:DB8:0::/32", "2001:db8::/32"],
-    ["::1", "::1/128"],
+    ["::1", "::1"],
     ["::ffff:10.0.0.0/104", "10.0.0.0/8"],
     ["0.0.0.0/0", "0.0.0.0/0"],
-  ])("%s is read", (text, value) => expect(parseCidr(text)).toEqual({ ok: true, value }));
+  ])("%s is read", (text, value) => expect(parseNetwork(text)).toEqual({ ok: true, value }));
 
   test.each([
     "10.0.0.0/33",
@@ -38,12 +39,13 @@ describe("networks whose PROXY headers are believed", () => {
     "10.0.0.0/8/8",
     "10.0.0.0/",
     "10.0.0.0/-1",
+    "10.1.0.0/8",
     "lb.example",
     "",
-  ])('"%s" is refused', (text) => expect(parseCidr(text).ok).toBe(false));
+  ])('"%s" is refused', (text) => expect(parseNetwork(text).ok).toBe(false));
 
   test("an IPv6 prefix that takes in more than IPv4 addresses written as IPv6 is refused", () =>
-    expect(parseCidr("::ffff:10.0.0.0/8")).toMatchObject({ ok: false }));
+    expect(parseNetwork("::ffff:10.0.0.0/8")).toMatchObject({ ok: false }));
 });
 
 describe("source addresses", () => {
@@ -130,7 +132,7 @@ test("a server's send_proxy wins over its backend's on the way to the data plane
   const { frontends, backends } = lower(checked.config);
   expect(frontends[0]).toMatchObject({
     acceptProxy: true,
-    proxyTrusted: ["::1/128"],
+    proxyTrusted: ["::1"],
     proxyHeaderTimeoutMs: 3000,
   });
   expect(backends[0]).toMatchObject({ sourceClient: false, sourceAddresses: ["10.0.0.1", "10.0.0.2"] });

@@ -433,7 +433,7 @@ impl NativeFrontend {
             return Ok(None);
         }
         let field = format!("frontends.{}.proxy_trusted", self.name);
-        let trusted = self.proxy_trusted.iter().map(|text| prefix(&field, text)).collect::<Result<_>>()?;
+        let trusted = self.proxy_trusted.iter().map(|text| network(&field, text)).collect::<Result<_>>()?;
         Ok(Some(AcceptProxy { trusted, timeout: ms(self.proxy_header_timeout_ms) }))
     }
 
@@ -465,8 +465,7 @@ impl NativeFrontend {
     fn admission(&self) -> Result<AdmissionSpec> {
         let networks = |key: &str, list: &[String]| {
             let parse = |(place, text): (usize, &String)| {
-                let field = || format!("frontends.{}.{key}.{place}", self.name);
-                text.parse::<Prefix>().map_err(|e| invalid(&field(), format!("\"{text}\" {e}")))
+                network(&format!("frontends.{}.{key}.{place}", self.name), text)
             };
             list.iter().enumerate().map(parse).collect::<Result<Vec<_>>>()
         };
@@ -575,10 +574,8 @@ fn ip_addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>> {
     texts.iter().map(parse).collect()
 }
 
-fn prefix(field: &str, text: &str) -> Result<Prefix> {
-    let parsed =
-        text.split_once('/').and_then(|(ip, bits)| Prefix::new(ip.parse().ok()?, bits.parse().ok()?));
-    parsed.ok_or_else(|| invalid(field, format!("\"{text}\" is not address/bits")))
+fn network(field: &str, text: &str) -> Result<Prefix> {
+    text.parse().map_err(|error| invalid(field, format!("\"{text}\" {error}")))
 }
 
 fn endpoint(field: &str, text: &str) -> Result<Endpoint> {
