@@ -55,7 +55,9 @@ test("without file descriptors accepting backs off at under 5 % CPU, and recover
     const seen = await product.stats();
     return seen.current_connections === 0 && seen;
   }, "gauges to return to 0");
-  expect(stats.reasons.fds_exhausted).toBeGreaterThan(0);
+  expect(product.process.output(), "it is said").toMatch(/accept-backoff.*Too many open files/);
+  // Those who wait to be accepted are not closed; the limit came down after they were let in, so that a few may be.
+  expect(stats.reasons.fds_exhausted ?? 0).toBeLessThan(10);
   // The shortage is the balancer's own: no server may be blamed for it.
   expect(stats.backends.pool?.server_details.s1).toMatchObject({ up: true, reasons: {} });
 });
