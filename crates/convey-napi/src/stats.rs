@@ -221,8 +221,10 @@ pub fn read(runtime: &Runtime) -> NativeStats {
     }
     let counts_connections = runtime.counts_connections();
     let counters = |c: &ConnCounters| counters(c, counts_connections);
+    // As in `reread()`.
+    let packet = runtime.packet_stats().map(packet);
     NativeStats {
-        packet: runtime.packet_stats().map(packet),
+        packet,
         version: snapshot.version as f64,
         lost_log_lines: runtime.lost_log_lines() as f64,
         counters: counters(&snapshot.totals),
@@ -270,6 +272,8 @@ pub fn read(runtime: &Runtime) -> NativeStats {
 pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
     let snapshot: &Snapshot = &runtime.snapshot();
     let version = snapshot.version as f64;
+    // First: reading them brings counters over from programs in the kernel.
+    let packet = runtime.packet_stats().map(packet);
     let counts_connections = runtime.counts_connections();
     let numbers = (version == known).then(|| {
         let servers: usize = snapshot.backends.iter().map(|backend| backend.servers.len()).sum();
@@ -293,7 +297,7 @@ pub fn reread(runtime: &Runtime, known: f64) -> NativeReading {
         Float64Array::new(numbers)
     });
     let lost_log_lines = runtime.lost_log_lines() as f64;
-    NativeReading { version, numbers, lost_log_lines, packet: runtime.packet_stats().map(packet) }
+    NativeReading { version, numbers, lost_log_lines, packet }
 }
 
 /// Grows with whatever happens in a queue: a client that comes adds one to both of the first, one that goes takes one.
