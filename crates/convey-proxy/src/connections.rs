@@ -173,12 +173,17 @@ impl Connection {
 
     /// Cuts it; tells whether nobody did before. Its task drops what it holds, and its peers get resets.
     fn end(&self) -> bool {
+        if self.task.get().is_none() && self.datagrams.is_none() {
+            return false;
+        }
+        // Before it is cut: where it ends, this tells why.
+        let is_first = !self.ended.swap(true, Relaxed);
         match (self.task.get(), &self.datagrams) {
             (Some(task), _) => task.abort(),
             (None, Some(datagrams)) => datagrams.end(),
-            (None, None) => return false,
+            (None, None) => {}
         }
-        !self.ended.swap(true, Relaxed)
+        is_first
     }
 }
 

@@ -142,6 +142,7 @@ impl Proxy {
             // Workers catch their panics themselves; there is nothing left to learn here.
             let _ = thread.join();
         }
+        self.shared.log.finish();
         self.listeners.close();
     }
 }

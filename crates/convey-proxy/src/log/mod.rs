@@ -11,6 +11,7 @@ mod story;
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
@@ -39,7 +40,11 @@ pub struct LogSpec {
 
 /// The log of a proxy; nothing but a load while there is none.
 #[derive(Debug, Default)]
-pub(crate) struct Log(ArcSwapOption<Active>);
+pub(crate) struct Log {
+    active: ArcSwapOption<Active>,
+    /// Lines that found no room, of all sinks so far.
+    lost: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -61,7 +66,7 @@ impl Log {
     /// # Errors
     /// The file cannot be written; what was in service goes on.
     pub fn set(&self, spec: Option<&LogSpec>) -> Result<(), LogError> {
-        let now = self.0.load_full();
+        let now = self.active.load_full();
         if now.as_deref().map(|active| &active.spec) == spec {
             return Ok(());
         }
@@ -71,18 +76,18 @@ impl Log {
                 let same = now.filter(|active| active.spec.file == spec.file);
                 let sink = match same {
                     Some(active) => active.sink.clone(),
-                    None => Sink::open(spec.file.as_deref())?,
+                    None => Sink::open(spec.file.as_deref(), self.lost.clone())?,
                 };
                 Some(Arc::new(Active { spec: spec.clone(), sink }))
             }
         };
-        self.0.store(active);
+        self.active.store(active);
         Ok(())
     }
 
     /// What is in service.
     pub fn spec(&self) -> Option<LogSpec> {
-        self.0.load().as_ref().map(|active| active.spec.clone())
+        self.active.load().as_ref().map(|active| active.spec.clone())
     }
 
     /// Opens the file anew by its name, after it was moved away. `None`: there is no file.
@@ -90,20 +95,29 @@ impl Log {
     /// # Errors
     /// It cannot be opened; the one that was goes on.
     pub fn reopen(&self) -> Option<Result<(), LogError>> {
-        let active = self.0.load_full()?;
+        let active = self.active.load_full()?;
         let file = active.spec.file.as_deref()?;
         Some(active.sink.reopen(file))
     }
 
-    /// Lines that found no room, of the sink in service.
+    /// Logs no more, and waits until what was told is written: for the end, when no connection is left.
+    pub fn finish(&self) {
+        if let Some(active) = self.active.swap(None) {
+            let sink = active.sink.clone();
+            drop(active);
+            sink.finish();
+        }
+    }
+
+    /// Lines that found no room so far.
     pub fn lost(&self) -> u64 {
-        self.0.load().as_ref().map_or(0, |active| active.sink.lost())
+        self.lost.load(Relaxed)
     }
 
     /// What a connection that comes now gets; `None`: nothing is logged of it, however it ends.
     #[inline]
     pub fn ticket(&self) -> Option<Ticket> {
-        let active = self.0.load();
+        let active = self.active.load();
         let active = active.as_ref()?;
         let always = match active.spec.logged {
             Logged::Errors => false,

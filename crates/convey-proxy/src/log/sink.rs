@@ -117,39 +117,42 @@ impl Entry {
     }
 }
 
-/// See the module's head. Dropping it writes what waits, for a second at most.
+/// See the module's head. Dropping it has the thread write what waits and end; nobody waits for that, since the last who
+/// holds it may be a connection.
 #[derive(Debug)]
 pub(crate) struct Sink {
     queue: Option<SyncSender<Entry>>,
     target: Arc<Target>,
-    done: Mutex<Receiver<()>>,
+    done: Arc<Mutex<Receiver<()>>>,
 }
 
 #[derive(Debug)]
 struct Target {
     file: Mutex<Arc<File>>,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
     closing: AtomicBool,
 }
 
 impl Sink {
-    /// Opens `file`, or standard error.
+    /// Opens `file`, or standard error; `lost` counts lines that find no room.
     ///
     /// # Errors
     /// The file cannot be opened, or no thread can be made.
-    pub fn open(file: Option<&Path>) -> Result<Arc<Self>, LogError> {
+    pub fn open(file: Option<&Path>, lost: Arc<AtomicU64>) -> Result<Arc<Self>, LogError> {
         let file = match file {
             Some(file) => open(file)?,
             None => File::from(stderr().map_err(LogError::Thread)?),
         };
-        let target = Arc::new(Target {
-            file: Mutex::new(Arc::new(file)),
-            lost: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-        });
+        let target =
+            Arc::new(Target { file: Mutex::new(Arc::new(file)), lost, closing: AtomicBool::new(false) });
         let (queue, waiting) = sync_channel(WAITING);
         let (tell_done, done) = sync_channel(1);
-        let writer = Writer { target: target.clone(), waiting, text: String::new(), told_lost: 0 };
+        let writer = Writer {
+            target: target.clone(),
+            waiting,
+            text: String::new(),
+            told_lost: target.lost.load(Relaxed),
+        };
         thread::Builder::new()
             .name("convey-log".to_owned())
             .spawn(move || {
@@ -158,7 +161,7 @@ impl Sink {
                 let _ = tell_done.send(());
             })
             .map_err(LogError::Thread)?;
-        Ok(Arc::new(Self { queue: Some(queue), target, done: Mutex::new(done) }))
+        Ok(Arc::new(Self { queue: Some(queue), target, done: Arc::new(Mutex::new(done)) }))
     }
 
     /// A connection has ended.
@@ -179,9 +182,11 @@ impl Sink {
         Ok(())
     }
 
-    /// Lines that found no room.
-    pub fn lost(&self) -> u64 {
-        self.target.lost.load(Relaxed)
+    /// Waits until all is written, a second at most: a thread that hangs in a write is left behind.
+    pub fn finish(self: Arc<Self>) {
+        let done = self.done.clone();
+        drop(self);
+        let _ = done.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
     }
 }
 
@@ -189,8 +194,6 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.target.closing.store(true, Relaxed);
         self.queue = None;
-        // One that hangs in a write is left behind.
-        let _ = self.done.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
     }
 }
 
