@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use convey_core::selection::{Asker, Candidates};
 use convey_core::{Backend, Endpoint, Event, Frontend, Reason, Server};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -34,7 +34,7 @@ use crate::passive::{self, Witness};
 use crate::published::Published;
 use crate::relay::{self, Limits};
 use crate::shortage::{BACKOFF, Spare, is_shortage};
-use crate::source::{self, SourceUnavailable};
+use crate::source::{self, Destination, SourceUnavailable};
 use crate::unix;
 use crate::waiting::{self, Standing, Waits};
 use crate::worker::Worker;
@@ -58,23 +58,22 @@ pub(crate) async fn serve(
 ) {
     let mut timer = pin!(sleep_until(Instant::now()));
     let (for_whom, client_side) = ((frontend, &listed.connection), (&client, spare));
-    let (server, meters, limits) =
-        match reach(&worker, &published, for_whom, client_side, timer.as_mut()).await {
-            Ok(connected) => connected,
-            Err(reason) => {
-                let frontend = &published.snapshot.frontends[frontend];
-                let backend = led_to(&published, frontend, &listed.connection);
-                let ends = listed.connection.ends();
-                choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
-                listed.connection.story().ends(Fate::Ended(reason));
-                worker.shared.reasons.count(reason);
-                frontend.reasons.count(reason);
-                return;
-            }
-        };
+    let reached = match reach(&worker, &published, for_whom, client_side, timer.as_mut()).await {
+        Ok(reached) => reached,
+        Err(reason) => {
+            let frontend = &published.snapshot.frontends[frontend];
+            let backend = led_to(&published, frontend, &listed.connection);
+            let ends = listed.connection.ends();
+            choice::tell(&worker.shared.watches, ends, (frontend, backend), || Err(reason));
+            listed.connection.story().ends(Fate::Ended(reason));
+            worker.shared.reasons.count(reason);
+            frontend.reasons.count(reason);
+            return;
+        }
+    };
     // A long connection must not keep the configuration it began with in memory.
     drop(published);
-    relay::run(client, server, &meters, limits, timer).await;
+    relay::run(client, reached, timer).await;
     drop((place, listed));
 }
 
@@ -152,7 +151,21 @@ async fn left(client: &TcpStream) {
 }
 
 /// A server that was reached, and by what its connection goes.
-pub(crate) type Reached = (TcpStream, Meters, Limits);
+pub(crate) struct Reached {
+    pub server: TcpStream,
+    /// The end of the handshake travels with the first bytes; see [`source::begin`].
+    pub holds_ack: bool,
+    pub meters: Meters,
+    pub limits: Limits,
+}
+
+/// A connection to a server that stands.
+struct Dialled {
+    stream: TcpStream,
+    /// Where it starts from.
+    source: Option<SocketAddr>,
+    holds_ack: bool,
+}
 
 /// One client's search for a server among those that it has not tried.
 pub(crate) struct Attempt<'a> {
@@ -186,7 +199,7 @@ impl<'a> Attempt<'a> {
             let deadline = Instant::now() + self.backend.connect_timeout.min(LONGEST_CONNECT);
             timer.as_mut().reset(deadline);
             match self.dial(server, timer.as_mut()).await {
-                Ok((stream, source)) => {
+                Ok(Dialled { stream, source, holds_ack }) => {
                     let (name, addr) = (server.name.clone(), server.addr.clone());
                     let names = (self.frontend, self.backend);
                     let ends = self.connection.ends();
@@ -196,7 +209,8 @@ impl<'a> Attempt<'a> {
                     self.connection.connected(Connected { name, addr, source });
                     place.admit();
                     let witness = Witness::new(&self.worker.shared, self.backend, server);
-                    return Ok((stream, self.meters(place, witness), Limits::of(self.backend)));
+                    let (meters, limits) = (self.meters(place, witness), Limits::of(self.backend));
+                    return Ok(Reached { server: stream, holds_ack, meters, limits });
                 }
                 Err(error) if is_shortage(&error) => return Err(Reason::FdsExhausted),
                 Err(error) => self.failed(server, &error),
@@ -243,39 +257,42 @@ impl<'a> Attempt<'a> {
     }
 
     /// Connects to `server` and tells it who the client is, if it is to hear it.
-    async fn dial(
-        &mut self,
-        server: &Server,
-        timer: Pin<&mut Sleep>,
-    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
-        let connected = self.connect(&server.addr, timer).await?;
-        if let Some(version) = server.send_proxy {
-            let client = (self.client, self.connection.ends().0);
-            introduce(version, client, self.connection.told(), &connected.0).await?;
-        }
-        Ok(connected)
+    async fn dial(&mut self, server: &Server, timer: Pin<&mut Sleep>) -> io::Result<Dialled> {
+        // Most clients have sent their request by now.
+        let holds_ack = server.addr.ip().is_some()
+            && (server.send_proxy.is_some() || ioctl_fionread(self.client).is_ok_and(|bytes| bytes > 0));
+        let (stream, source) = self.connect(server, holds_ack, timer).await?;
+        let Some(version) = server.send_proxy else { return Ok(Dialled { stream, source, holds_ack }) };
+        let client = (self.client, self.connection.ends().0);
+        introduce(version, client, self.connection.told(), &stream).await?;
+        source::acknowledge_at_once(&stream);
+        Ok(Dialled { stream, source, holds_ack: false })
     }
 
     /// Starts a connect. The source address is one of IP alone.
-    fn begin(&self, addr: &Endpoint) -> io::Result<TcpStream> {
+    fn begin(&self, addr: &Endpoint, holds_ack: bool) -> io::Result<TcpStream> {
         match addr {
-            Endpoint::Ip(addr) => source::begin(*addr, &self.backend.source, self.connection.ends().0.ip()),
+            Endpoint::Ip(addr) => {
+                let to = Destination { addr: *addr, holds_ack };
+                source::begin(to, &self.backend.source, self.connection.ends().0.ip())
+            }
             Endpoint::Unix(path) => unix::begin(path),
         }
     }
 
-    /// Connects to `addr` until `timer` fires. While file descriptors are short it waits for one, and has
+    /// Connects to `server` until `timer` fires. While file descriptors are short it waits for one, and has
     /// accepting pause, rather than blame the server.
     async fn connect(
         &mut self,
-        addr: &Endpoint,
+        Server { addr, .. }: &Server,
+        holds_ack: bool,
         mut timer: Pin<&mut Sleep>,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         let give_up = timer.deadline().min(Instant::now() + SHORTAGE_PATIENCE);
         // Its descriptor is for the socket made now.
         self.standing.spare = None;
         let stream = loop {
-            match self.begin(addr) {
+            match self.begin(addr, holds_ack) {
                 // Its queue is full: where TCP would wait in the kernel, this has to ask again.
                 Err(error) if unix::is_busy(addr, &error) => unix::wait(timer.as_mut()).await?,
                 Err(error) if is_shortage(&error) => {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use convey_core::{Snapshot, Source, SourcePool, Sources};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_quickack;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
@@ -37,28 +38,32 @@ impl SourceUnavailable {
     }
 }
 
-/// Starts a connect to `addr`. The socket enters the reactor only afterwards: one that has not begun to connect hangs
-/// up at once.
-pub(crate) fn begin(addr: SocketAddr, sources: &Sources, client: IpAddr) -> io::Result<TcpStream> {
+/// A server as it is connected to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination {
+    pub addr: SocketAddr,
+    /// Bytes wait to be sent as soon as the connection stands: the acknowledgement that ends the handshake is to travel
+    /// with them and needs no packet of its own. Once they are sent, [`acknowledge_at_once`] has to follow.
+    pub holds_ack: bool,
+}
+
+/// Starts a connect. The socket enters the reactor only afterwards: one that has not begun to connect hangs up at once.
+pub(crate) fn begin(to: Destination, sources: &Sources, client: IpAddr) -> io::Result<TcpStream> {
     let socket = match sources {
-        Sources::Kernel => {
-            let socket = open(addr)?;
-            connect(&socket, addr)?;
-            socket
-        }
-        Sources::Client => connect_from(addr, client.to_canonical(), true)?,
-        Sources::Pool(pool) => connect_from_pool(addr, pool)?,
+        Sources::Kernel => connect(open(to.addr)?, to)?,
+        Sources::Client => connect_from(to, client.to_canonical(), true)?,
+        Sources::Pool(pool) => connect_from_pool(to, pool)?,
     };
     TcpStream::from_std(socket.into())
 }
 
 /// Another address is tried where one has no port left or is not there (any more).
-fn connect_from_pool(addr: SocketAddr, pool: &SourcePool) -> io::Result<Socket> {
+fn connect_from_pool(to: Destination, pool: &SourcePool) -> io::Result<Socket> {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let now_ms = START.elapsed().as_millis() as u64;
     let mut last = None;
-    for source in pool.turn(addr.is_ipv4(), now_ms) {
-        match connect_from(addr, source.ip, false) {
+    for source in pool.turn(to.addr.is_ipv4(), now_ms) {
+        match connect_from(to, source.ip, false) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 source.is_full(now_ms);
                 last = Some(error);
@@ -73,15 +78,12 @@ fn connect_from_pool(addr: SocketAddr, pool: &SourcePool) -> io::Result<Socket> 
     }
     match last {
         Some(error) => Err(error),
-        None => {
-            let socket = open(addr)?;
-            connect(&socket, addr)?;
-            Ok(socket)
-        }
+        None => connect(open(to.addr)?, to),
     }
 }
 
-fn connect_from(addr: SocketAddr, source: IpAddr, transparent: bool) -> io::Result<Socket> {
+fn connect_from(to: Destination, source: IpAddr, transparent: bool) -> io::Result<Socket> {
+    let addr = to.addr;
     let unavailable = |cause| io::Error::other(SourceUnavailable { source, cause });
     if source.is_ipv4() != addr.is_ipv4() {
         return Err(unavailable(io::Error::new(
@@ -94,8 +96,7 @@ fn connect_from(addr: SocketAddr, source: IpAddr, transparent: bool) -> io::Resu
         make_transparent(&socket, addr.is_ipv4()).map_err(unavailable)?;
     }
     bind_no_port(&socket, source).map_err(unavailable)?;
-    connect(&socket, addr)?;
-    Ok(socket)
+    connect(socket, to)
 }
 
 fn open(addr: SocketAddr) -> io::Result<Socket> {
@@ -103,11 +104,22 @@ fn open(addr: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))
 }
 
-fn connect(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
-    match socket.connect(&addr.into()) {
-        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Ok(()),
+fn connect(socket: Socket, to: Destination) -> io::Result<Socket> {
+    if to.holds_ack {
+        // A refusal costs a packet.
+        let _ = set_tcp_quickack(&socket, false);
     }
+    match socket.connect(&to.addr.into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Has the kernel acknowledge what the server sends as on any new connection, now that the first bytes have gone out. A
+/// server whose second small write waits for the first to be acknowledged would be held up otherwise.
+pub(crate) fn acknowledge_at_once(server: &TcpStream) {
+    // Fails on no open TCP socket.
+    let _ = set_tcp_quickack(server, true);
 }
 
 fn make_transparent(socket: &Socket, is_ipv4: bool) -> io::Result<()> {

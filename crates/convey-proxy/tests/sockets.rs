@@ -67,6 +67,70 @@ fn a_side_that_goes_on_sending_after_the_others_fin_is_not_closed() {
     assert_eq!(lab.count(Reason::HalfCloseTimeout), 0);
 }
 
+/// How many segments, and how many with data, have come in through the server's end of a connection.
+fn segments_in(server: &TcpStream) -> [u32; 2] {
+    let (own, peer) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+    let filter = format!("sport = :{} and dport = :{}", own.port(), peer.port());
+    let ss = Command::new("ss").args(["-tinOH", &filter]).output().unwrap();
+    let text = String::from_utf8_lossy(&ss.stdout).into_owned();
+    [" segs_in:", " data_segs_in:"].map(|name| {
+        let number = text.split_once(name).map_or("0", |(_, rest)| rest.split(' ').next().unwrap_or(""));
+        number.trim().parse().unwrap_or_else(|_| panic!("{name} in {text}"))
+    })
+}
+
+/// A connection whose client had sent `first` before its server was connected to.
+fn spoken_first() -> (Lab, TcpStream, TcpStream) {
+    let (addr, taken) = handing_over();
+    let mut spec = spec(&[addr]);
+    spec.backends[0].servers[0].max_connections = 1;
+    spec.backends[0].waiting.queue = 1;
+    spec.backends[0].waiting.queue_timeout = lab::PATIENCE;
+    let lab = Lab::start(spec);
+    let holder = lab.connect();
+    let held = taken.recv_timeout(lab::PATIENCE).unwrap();
+    let mut client = lab.connect();
+    client.write_all(b"first").unwrap();
+    wait_until("it waits for the place", || lab.snapshot().backends[0].queue.counts().waiting == 1);
+    drop((holder, held));
+    let mut server = taken.recv_timeout(lab::PATIENCE).unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
+    (lab, client, server)
+}
+
+#[test]
+#[ignore = "needs ss: reads what sockets have counted"]
+fn the_request_of_a_client_that_spoke_first_comes_with_the_end_of_the_handshake() {
+    let (_lab, _client, server) = spoken_first();
+    assert_eq!(segments_in(&server), [2, 1], "SYN and request, those with data");
+}
+
+#[test]
+fn the_first_of_two_small_writes_of_a_server_is_acknowledged_at_once() {
+    // The least time for which a kernel holds an acknowledgement back.
+    const HELD_BACK: Duration = Duration::from_millis(40);
+    let is_prompt = || {
+        let (_lab, mut client, mut server) = spoken_first();
+        let began = Instant::now();
+        server.write_all(b"head").unwrap();
+        // Waits in the server's kernel for that.
+        server.write_all(b"body").unwrap();
+        client.read_exact(&mut [0; 8]).unwrap();
+        began.elapsed() < HELD_BACK
+    };
+    // A busy machine may be as slow now and then.
+    assert!((0..20).any(|_| is_prompt()));
+}
+
+#[test]
+#[ignore = "needs ss: reads what sockets have counted"]
+fn a_server_that_speaks_first_need_not_wait_for_the_end_of_the_handshake() {
+    let (_lab, mut client, mut server) = pair(|_| ());
+    assert_eq!(segments_in(&server), [2, 0], "SYN and acknowledgement, those with data");
+    server.write_all(b"hello").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+}
+
 /// Sends until nothing more is taken.
 fn stuff(mut stream: &TcpStream) {
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();

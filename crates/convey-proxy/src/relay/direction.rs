@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use super::copy::{self, LARGEST_READ, SMALLEST_READ};
 use super::pipe_pool::{self, Pipe};
 use super::splice;
+use crate::source;
 
 /// A read of this much or more counts towards splicing; a run of such reads this long starts it.
 const BULK_READ: usize = 8 * 1024;
@@ -77,6 +78,8 @@ pub(super) struct Direction {
     wrote: bool,
     /// The receiving socket has TCP_NODELAY.
     nodelay: bool,
+    /// The first bytes carry the acknowledgement that ends the receiver's handshake; see [`source::begin`].
+    holds_ack: bool,
 }
 
 enum Step {
@@ -86,8 +89,13 @@ enum Step {
 }
 
 impl Direction {
-    /// `nodelay`: whether the receiving socket has TCP_NODELAY already.
-    pub fn new(nodelay: bool) -> Self {
+    /// `holds_ack`: whether the handshake ends with the first bytes.
+    pub fn to_server(holds_ack: bool) -> Self {
+        Self { holds_ack, nodelay: false, ..Self::to_client() }
+    }
+
+    /// Accepted sockets inherit TCP_NODELAY from their listener.
+    pub fn to_client() -> Self {
         Self {
             held: Held::Nothing,
             run: 0,
@@ -98,7 +106,8 @@ impl Direction {
             source_broken: false,
             reading: false,
             wrote: false,
-            nodelay,
+            nodelay: true,
+            holds_ack: false,
         }
     }
 
@@ -222,6 +231,10 @@ impl Direction {
                 Ok(written) => written,
             };
             *delivered += written as u64;
+            if self.holds_ack && written > 0 {
+                self.holds_ack = false;
+                source::acknowledge_at_once(to);
+            }
             if written < read {
                 // A receiver this slow gets less at a time, so that many of them cost little memory.
                 self.read_bytes = SMALLEST_READ as u32;

@@ -23,6 +23,7 @@ use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::connect::Reached;
 use crate::connections::Connection;
 use crate::log::{self, Fate};
 use crate::meters::{Meters, Way};
@@ -119,15 +120,9 @@ enum Outcome {
 }
 
 /// Relays until both directions have ended. `timer` stands at the connect deadline.
-pub(crate) async fn run(
-    client: TcpStream,
-    server: TcpStream,
-    meters: &Meters,
-    limits: Limits,
-    mut timer: Pin<&mut Sleep>,
-) {
-    // Accepted sockets inherit TCP_NODELAY from their listener.
-    let (tx, rx) = (Direction::new(false), Direction::new(true));
+pub(crate) async fn run(client: TcpStream, reached: Reached, mut timer: Pin<&mut Sleep>) {
+    let Reached { server, holds_ack, ref meters, limits } = reached;
+    let (tx, rx) = (Direction::to_server(holds_ack), Direction::to_client());
     let mut pair = Pair { client, server, tx, rx, meters, ended: false };
     let mut clock = Clock::begin(limits, timer.as_mut());
     let reason = match relay(&mut pair, &mut clock, timer.as_mut()).await {
