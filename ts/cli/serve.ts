@@ -11,6 +11,7 @@ import { EXIT } from "./exit-codes.ts";
 import { failureText } from "./failure.ts";
 import { type Loaded, loadOrExplain } from "./load.ts";
 import { openLog, type ProgramLog } from "./logger.ts";
+import { favourTraffic } from "./priority.ts";
 import { ServiceManager } from "./service-manager.ts";
 import { type Signals, signals } from "./signals.ts";
 
@@ -64,6 +65,7 @@ async function balance(
       { configFile: file, overrides, loaded },
       { logger: log.logger, keepAlive: true, dropPrivileges: true, adminSocket: true },
     );
+    favourTraffic();
     if (!steering.ending) {
       tellReady(balancer, file, loaded, log);
       manager.tellSockets(balancer);
