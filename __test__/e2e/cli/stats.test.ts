@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Client, echoServer } from "../../support/control.ts";
 import { finish, start, until } from "../../support/processes.ts";
+import { picture } from "../../support/terminal.ts";
 import { configuration, convey, folder, ROOT, ready } from "./convey.ts";
 
 /** A balancer of one server with some traffic, and what `convey stats` says of it. */
@@ -39,12 +40,6 @@ function onTerminal(file: string, columns: number, rows: number, ...args: string
 }
 
 const ESC = "\u001b";
-const SEQUENCE = new RegExp(`${ESC}\\[\\??[0-9;]*[A-Za-z]`, "g");
-
-/** The latest picture: what came since the cursor last went home. */
-const picture = (shown: string): string[] =>
-  (shown.split("\u001b[H").at(-1) ?? "").replaceAll(SEQUENCE, "").split(/\r*\n/);
-
 describe("stats", () => {
   test("prints frontends and servers in aligned columns, without a [stats] table in the file", async () => {
     await using it = await running();
