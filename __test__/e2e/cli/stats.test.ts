@@ -40,7 +40,8 @@ function onTerminal(file: string, columns: number, rows: number, ...args: string
 }
 
 const ESC = "\u001b";
-describe("stats", () => {
+// Side by side: most of the time they wait for the next picture, of which there is one a second.
+describe.concurrent("stats", () => {
   test("prints frontends and servers in aligned columns, without a [stats] table in the file", async () => {
     await using it = await running();
     const client = await Client.open({ host: "127.0.0.1", port: it.port });
