@@ -40,3 +40,19 @@ export function onTerminal(
   writeFileSync(script, SCRIPT);
   return start([...prefix, "python3", script, ...command], { ...options, stdin: true });
 }
+
+const ESC = "\u001b";
+const HOME = `${ESC}[H`;
+const WIPE_REST = `${ESC}[J`;
+const SEQUENCE = new RegExp(`${ESC}\\[\\??[0-9;]*[A-Za-z]`, "g");
+
+/**
+ * The lines of the latest picture, of a program that goes home, paints and wipes the rest. Only a whole one: a terminal
+ * hands over in pieces what was written at once, and of a large picture the latest piece is a part.
+ */
+export function picture(shown: string): string[] {
+  const end = shown.lastIndexOf(WIPE_REST);
+  if (end < 0) return [];
+  const whole = shown.slice(shown.lastIndexOf(HOME, end), end);
+  return whole.replaceAll(SEQUENCE, "").split(/\r*\n/);
+}

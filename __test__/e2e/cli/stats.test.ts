@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Client, echoServer } from "../../support/control.ts";
 import { finish, start, until } from "../../support/processes.ts";
+import { picture } from "../../support/terminal.ts";
 import { configuration, convey, folder, ROOT, ready } from "./convey.ts";
 
 /** A balancer of one server with some traffic, and what `convey stats` says of it. */
@@ -39,13 +40,8 @@ function onTerminal(file: string, columns: number, rows: number, ...args: string
 }
 
 const ESC = "\u001b";
-const SEQUENCE = new RegExp(`${ESC}\\[\\??[0-9;]*[A-Za-z]`, "g");
-
-/** The latest picture: what came since the cursor last went home. */
-const picture = (shown: string): string[] =>
-  (shown.split("\u001b[H").at(-1) ?? "").replaceAll(SEQUENCE, "").split(/\r*\n/);
-
-describe("stats", () => {
+// Side by side: most of the time they wait for the next picture, of which there is one a second.
+describe.concurrent("stats", () => {
   test("prints frontends and servers in aligned columns, without a [stats] table in the file", async () => {
     await using it = await running();
     const client = await Client.open({ host: "127.0.0.1", port: it.port });

@@ -75,6 +75,17 @@ export class Segment extends Lab<Place | "switch"> {
     return succeed(this.at("client", "curl", "-sS", "--max-time", "5", ...from, `http://${vip}/`));
   }
 
+  /** Who answers connections from these ports, one after the other, by one program: they cost little more than one. */
+  async askFrom(vip: string, localPorts: readonly number[]): Promise<string[]> {
+    const command = ["curl"];
+    for (const [i, port] of localPorts.entries()) {
+      if (i > 0) command.push("--next");
+      command.push("-sS", "--max-time", "5", "-H", "Connection: close", "--local-port", String(port));
+      command.push("-w", "\\n", `http://${vip}/`);
+    }
+    return (await succeed(this.at("client", ...command))).trimEnd().split("\n");
+  }
+
   override async remove(): Promise<void> {
     for (const server of this.#servers) await server[Symbol.asyncDispose]();
     await cleanUp(this.balancer());

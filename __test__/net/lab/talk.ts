@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import ts from "typescript";
+import { transformSync } from "esbuild";
 import { type Running, start, until } from "../../support/processes.ts";
 import { FAMILIES, type PacketLab, type Place, SERVERS } from "./lab.ts";
 
@@ -62,19 +62,17 @@ export function program(file: string, ...args: string[]): string[] {
 
 /** Compiled once, here: a compiler in each of the processes would cost a second of start-up. */
 function compile(file: string): string {
-  const { outputText } = ts.transpileModule(readFileSync(join(import.meta.dirname, file), "utf8"), {
-    compilerOptions: {
-      target: ts.ScriptTarget.ES2022,
-      module: ts.ModuleKind.ESNext,
-      verbatimModuleSyntax: true,
-    },
+  const { code } = transformSync(readFileSync(join(import.meta.dirname, file), "utf8"), {
+    loader: "ts",
+    format: "esm",
+    target: "es2022",
   });
   const folder = resolve(import.meta.dirname, "../../../target/net");
-  const hash = createHash("sha256").update(outputText).digest("hex").slice(0, 16);
+  const hash = createHash("sha256").update(code).digest("hex").slice(0, 16);
   const script = join(folder, `${file.replace(/\.ts$/, "")}-${hash}.mjs`);
   mkdirSync(folder, { recursive: true });
   // Renamed into place: another run may read it at this moment.
-  writeFileSync(`${script}.${process.pid}`, outputText);
+  writeFileSync(`${script}.${process.pid}`, code);
   renameSync(`${script}.${process.pid}`, script);
   return script;
 }
