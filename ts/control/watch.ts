@@ -1,13 +1,14 @@
 /**
  * Tells when the content of a file has changed. The *directory* is watched, since that is what sees an
  * editor's rename-over, a file removed and made again, and the `..data` link by which Kubernetes swaps a
- * ConfigMap; `followSymlinks: false`, or the swap goes unseen. A slow poll backs this up where no event
- * comes: the target of a link elsewhere was edited, the directory was replaced, inotify ran out.
+ * ConfigMap. What becomes of other names there costs nothing but being told: a log may be written beside it. A slow
+ * poll backs this up where no event comes: the target of a link elsewhere was edited, the directory was replaced,
+ * inotify ran out.
  */
-import { dirname, join, resolve } from "node:path";
+import { type FSWatcher, watch } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { type FSWatcher, watch } from "chokidar";
 import { EMPTY, hashFiles, identify, identifyIncluded, MISSING, UNKNOWN } from "./content.ts";
 
 /** What became of the file. */
@@ -23,7 +24,7 @@ export type FileListener = (change: FileChange) => Promise<boolean>;
 const DEBOUNCE_MS = 100;
 /** Looked at this late even if it is never quiet. */
 const DEBOUNCE_LIMIT_MS = 1000;
-/** Looked at again this long after: of changes that follow each other closely, chokidar leaves some out, even the last. */
+/** Looked at again this long after: an event may come before what it tells of can be read. */
 const SECOND_LOOK_MS = 500;
 /** Gone or empty this long, a file is not just being replaced. */
 const GRACE_MS = 500;
@@ -35,7 +36,7 @@ const MAX_LOOKS = 10;
 export class ConfigWatcher {
   readonly #file: string;
   readonly #listener: FileListener;
-  #watcher: FSWatcher | undefined;
+  #watchers: FSWatcher[] = [];
   #directoryId = "";
   #fileId = "";
   #seen: string;
@@ -73,32 +74,36 @@ export class ConfigWatcher {
     clearTimeout(this.#debounce);
     clearTimeout(this.#secondLook);
     clearInterval(this.#poll);
-    await this.#watcher?.close();
+    this.#unwatch();
+  }
+
+  #unwatch(): void {
+    for (const watcher of this.#watchers) watcher.close();
+    this.#watchers = [];
   }
 
   async #watchDirectory(): Promise<void> {
     const directory = dirname(this.#file);
     this.#directoryId = await this.#directories();
-    await this.#watcher?.close();
+    this.#unwatch();
     // Closed meanwhile: nobody would close another one.
     if (this.#closed) return;
-    const folders = this.#folders;
-    const relevant = new Set([directory, this.#file, join(directory, "..data"), ...folders]);
-    const watcher = watch([directory, ...folders], {
-      depth: 0,
-      followSymlinks: false,
-      ignoreInitial: true,
-      persistent: false,
-      ignored: (path) => !relevant.has(resolve(path)) && !folders.includes(dirname(resolve(path))),
-    });
-    this.#watcher = watcher;
-    watcher.on("all", () => this.#touched());
-    // The poll goes on without it.
-    watcher.on("error", () => this.#touched());
-    await new Promise<void>((done) => {
-      watcher.once("ready", () => done());
-      setTimeout(done, 2000).unref();
-    });
+    const own: (string | null)[] = [null, basename(this.#file), "..data"];
+    if (!this.#folders.includes(directory)) this.#watch(directory, (name) => own.includes(name));
+    for (const folder of this.#folders) this.#watch(folder, () => true);
+  }
+
+  #watch(directory: string, isRelevant: (name: string | null) => boolean): void {
+    try {
+      const watcher = watch(directory, { persistent: false }, (_, name) => {
+        if (isRelevant(name)) this.#touched();
+      });
+      // The poll goes on without it.
+      watcher.on("error", () => this.#touched());
+      this.#watchers.push(watcher);
+    } catch {
+      // Gone, or inotify ran out: neither keeps the poll from seeing changes.
+    }
   }
 
   /** The poll: cheap signs that something may have changed. */

@@ -1,5 +1,15 @@
 import { createHash } from "node:crypto";
-import { mkdir, mkdtemp, readFile, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  unlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -153,6 +163,21 @@ test("what happens to other files in the directory is none of its business", asy
   await writeFile(file(), "a");
   await watch("a");
   for (let i = 0; i < 20; i++) await writeFile(join(directory, `other-${i}`), "x");
+  await settlesOn([]);
+});
+
+test("a log that grows in the same directory costs nothing, however many files lie there", async () => {
+  await writeFile(file(), "a");
+  for (let i = 0; i < 1000; i++) await writeFile(join(directory, `other-${i}`), "x");
+  await watch("a");
+  await sleep(1000);
+  const before = process.cpuUsage();
+  for (let i = 0; i < 40; i++) {
+    await appendFile(join(directory, "other-0"), "line");
+    await sleep(50);
+  }
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1000, "ms of CPU").toBeLessThan(250);
   await settlesOn([]);
 });
 

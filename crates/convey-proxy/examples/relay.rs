@@ -1,6 +1,7 @@
 //! The bare data plane, for measuring: `relay [--workers N] [--udp] <listen> <server>…`.
 //!
-//! The environment's `RESPONSES` ends sessions of UDP with so many answers to each datagram.
+//! The environment's `RESPONSES` ends sessions of UDP with so many answers to each datagram; `LOG` names a file for a line
+//! of each connection.
 //! Prints its process id and address, events as they come, and the totals when standard input ends.
 
 use std::io::Read;
@@ -13,7 +14,7 @@ use convey_core::{
     BackendSpec, FrontendSpec, Limits, Mode, Protocol, Reason, ServerSpec, Snapshot, SnapshotSpec,
     UdpSessions,
 };
-use convey_proxy::Proxy;
+use convey_proxy::{LogSpec, Logged, Proxy};
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
@@ -43,12 +44,18 @@ fn run(mut args: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
     let servers: Vec<SocketAddr> = addrs.collect::<Result<_, _>>()?;
     let snapshot = Arc::new(Snapshot::first(spec(listen, &servers, protocol), workers)?);
     let proxy = Proxy::start(snapshot.clone(), workers, Arc::new(|event| eprintln!("{event:?}")))?;
+    if let Some(file) = std::env::var_os("LOG") {
+        proxy.log_connections(Some(&LogSpec { logged: Logged::Share(1.0), file: Some(file.into()) }))?;
+    }
     for (_, addr) in proxy.addresses() {
         println!("pid {} listens on {addr}", std::process::id());
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     proxy.close();
     let totals = &snapshot.totals;
+    if proxy.lost_log_lines() > 0 {
+        println!("{} lines of the log were lost", proxy.lost_log_lines());
+    }
     println!(
         "{} connections, {} bytes tx, {} bytes rx",
         totals.total(),

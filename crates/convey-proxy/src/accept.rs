@@ -291,7 +291,7 @@ fn refuse(
     worker.shared.reasons.count(reason);
     frontend.reasons.count(reason);
     if let Some(ticket) = worker.shared.log.ticket() {
-        ticket.tell(false, || Entry::refused(ends, (&frontend.name, &backend.name), reason));
+        ticket.tell(worker.number, false, || Entry::refused(ends, (&frontend.name, &backend.name), reason));
     }
 }
 

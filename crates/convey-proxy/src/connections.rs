@@ -326,21 +326,21 @@ impl Connections {
 }
 
 impl Listed {
-    fn entry(&self) -> Entry {
+    fn entry(&self) -> Entry<'_> {
         let connection = &self.connection;
         let server = connection.server.get();
         Entry {
             at: SystemTime::now(),
             client: connection.client,
             listen: connection.listen,
-            frontend: connection.frontend.clone(),
-            backend: connection.backend().clone(),
-            server: server.map(|s| Got { name: s.name.clone(), addr: s.addr.clone(), source: s.source }),
+            frontend: &connection.frontend,
+            backend: connection.backend(),
+            server: server.map(|s| Got { name: &s.name, addr: &s.addr, source: s.source }),
             total: connection.since.elapsed(),
             bytes: [connection.bytes[0].load(Relaxed), connection.bytes[1].load(Relaxed)],
             fate: connection.story.fate(),
             killed: connection.ended.load(Relaxed),
-            connection: Some(connection.clone()),
+            story: Some(&connection.story),
         }
     }
 }
@@ -352,7 +352,7 @@ impl Drop for Listed {
         places.free.push(self.place);
         drop(places);
         if let Some(ticket) = &self.ticket {
-            ticket.tell(self.connection.story.fate() == Fate::Closed, || self.entry());
+            ticket.tell(self.worker, self.connection.story.fate() == Fate::Closed, || self.entry());
         }
     }
 }

@@ -64,7 +64,7 @@ impl Shared {
             watches: Arc::default(),
             published: ArcSwap::from_pointee(published),
             events,
-            log: Log::default(),
+            log: Log::new(workers),
             file_limit: FileLimit::read(),
             listening: Mutex::new(Listening { applied: vec![0; workers], ..Listening::default() }),
             applied: Condvar::new(),

@@ -1,9 +1,11 @@
 //! A line for each connection, or for those that ended badly, written beside the traffic.
 //!
-//! A connection that is logged hands itself over when it has ended, to a queue of bounded length; a thread of its own
-//! writes. When the queue is full, lines are lost and counted: neither a full disk nor a reader that stands still is
+//! When a connection that is logged has ended, its worker puts its line with those of its own that wait, which have
+//! bounded room; a thread of its own writes them. Where no room is left, lines are lost and counted: neither a full disk nor a reader that stands still is
 //! ever waited for by traffic.
 
+mod entry;
+mod lanes;
 mod line;
 mod sink;
 mod story;
@@ -16,8 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 
+pub(crate) use entry::{Entry, Got};
 pub use sink::LogError;
-pub(crate) use sink::{Entry, Got, Sink};
+use sink::Sink;
 pub(crate) use story::{Fate, Side, Story};
 
 /// Which connections get a line.
@@ -39,9 +42,10 @@ pub struct LogSpec {
 }
 
 /// The log of a proxy; nothing but a load while there is none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Log {
     active: ArcSwapOption<Active>,
+    workers: usize,
     /// Lines that found no room, of all sinks so far.
     lost: Arc<AtomicU64>,
 }
@@ -61,6 +65,11 @@ pub(crate) struct Ticket {
 }
 
 impl Log {
+    /// Of a proxy with so many workers; nothing is logged yet.
+    pub fn new(workers: usize) -> Self {
+        Self { active: ArcSwapOption::empty(), workers, lost: Arc::default() }
+    }
+
     /// Logs by `spec` from now on. Connections that are open go on with what they began with.
     ///
     /// # Errors
@@ -76,7 +85,7 @@ impl Log {
                 let same = now.filter(|active| active.spec.file == spec.file);
                 let sink = match same {
                     Some(active) => active.sink.clone(),
-                    None => Sink::open(spec.file.as_deref(), self.lost.clone())?,
+                    None => Sink::open(spec.file.as_deref(), self.workers, self.lost.clone())?,
                 };
                 Some(Arc::new(Active { spec: spec.clone(), sink }))
             }
@@ -128,10 +137,10 @@ impl Log {
 }
 
 impl Ticket {
-    /// The connection has ended: it is written unless it ended well and was not to be.
-    pub fn tell(&self, ended_well: bool, entry: impl FnOnce() -> Entry) {
+    /// The connection has ended, on `worker`: it is written unless it ended well and was not to be.
+    pub fn tell<'a>(&self, worker: usize, ended_well: bool, entry: impl FnOnce() -> Entry<'a>) {
         if self.always || !ended_well {
-            self.active.sink.tell(entry());
+            self.active.sink.tell(worker, &entry());
         }
     }
 }

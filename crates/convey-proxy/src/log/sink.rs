@@ -1,34 +1,34 @@
 //! Where lines go, and the thread that writes them.
 //!
-//! Invariants: whoever tells never waits and never wakes anybody; a line is written whole or begun anew on a line of
+//! Invariants: whoever tells never waits for a write and wakes nobody; a line is written whole or begun anew on a line of
 //! its own; what cannot be written is tried again until there is room, and what does not fit meanwhile is counted.
 
-use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use convey_core::Reason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::line;
-use super::story::{Fate, Story};
-use crate::connections::Connection;
+use super::entry::Entry;
+use super::lanes::Lanes;
+use super::line::{self, Clock};
 
-/// Connections that wait to be written.
-const WAITING: usize = 16 * 1024;
 /// How often the thread looks: nobody wakes it, since waking costs the one who wakes.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Written at once to a file.
-const BATCH: usize = 64 * 1024;
+const BATCH: usize = 256 * 1024;
+/// Room for text that is kept when it was written; more is given back.
+const KEPT: usize = 1024 * 1024;
 /// Written at once to a pipe: longer pieces may mix with those of others (PIPE_BUF).
 const PIPE_BATCH: usize = 4096;
 /// After a failed write, such as on a full disk.
@@ -58,70 +58,10 @@ pub enum LogError {
     Thread(io::Error),
 }
 
-/// The server a connection got, as its line shows it.
-#[derive(Debug, Clone)]
-pub(crate) struct Got<N, A> {
-    pub name: N,
-    pub addr: A,
-    pub source: Option<SocketAddr>,
-}
-
-impl Got<Option<&str>, Option<&dyn Display>> {
-    pub(super) const NONE: Self = Self { name: None, addr: None, source: None };
-}
-
-/// A connection that has ended.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// When it ended.
-    pub at: SystemTime,
-    pub client: SocketAddr,
-    pub listen: SocketAddr,
-    pub frontend: Arc<str>,
-    pub backend: Arc<str>,
-    pub server: Option<Got<Arc<str>, convey_core::Endpoint>>,
-    pub total: Duration,
-    /// To the server, to the client.
-    pub bytes: [u64; 2],
-    pub fate: Fate,
-    /// By an operator.
-    pub killed: bool,
-    /// Absent for one that was refused at once.
-    pub connection: Option<Arc<Connection>>,
-}
-
-impl Entry {
-    /// Of one that was closed at once.
-    pub fn refused(
-        (client, listen): (SocketAddr, SocketAddr),
-        (frontend, backend): (&Arc<str>, &Arc<str>),
-        reason: Reason,
-    ) -> Self {
-        Self {
-            at: SystemTime::now(),
-            client,
-            listen,
-            frontend: frontend.clone(),
-            backend: backend.clone(),
-            server: None,
-            total: Duration::ZERO,
-            bytes: [0; 2],
-            fate: Fate::Ended(reason),
-            killed: false,
-            connection: None,
-        }
-    }
-
-    pub(super) fn story(&self) -> Option<&Story> {
-        self.connection.as_ref().map(|connection| connection.story())
-    }
-}
-
 /// See the module's head. Dropping it has the thread write what waits and end; nobody waits for that, since the last who
 /// holds it may be a connection.
 #[derive(Debug)]
 pub(crate) struct Sink {
-    queue: Option<SyncSender<Entry>>,
     target: Arc<Target>,
     done: Arc<Mutex<Receiver<()>>>,
 }
@@ -129,28 +69,32 @@ pub(crate) struct Sink {
 #[derive(Debug)]
 struct Target {
     file: Mutex<Arc<File>>,
+    lanes: Lanes,
     lost: Arc<AtomicU64>,
     closing: AtomicBool,
 }
 
 impl Sink {
-    /// Opens `file`, or standard error; `lost` counts lines that find no room.
+    /// Opens `file`, or standard error, for the lines of so many workers; `lost` counts lines that find no room.
     ///
     /// # Errors
     /// The file cannot be opened, or no thread can be made.
-    pub fn open(file: Option<&Path>, lost: Arc<AtomicU64>) -> Result<Arc<Self>, LogError> {
+    pub fn open(file: Option<&Path>, workers: usize, lost: Arc<AtomicU64>) -> Result<Arc<Self>, LogError> {
         let file = match file {
             Some(file) => open(file)?,
             None => File::from(stderr().map_err(LogError::Thread)?),
         };
-        let target =
-            Arc::new(Target { file: Mutex::new(Arc::new(file)), lost, closing: AtomicBool::new(false) });
-        let (queue, waiting) = sync_channel(WAITING);
+        let target = Arc::new(Target {
+            file: Mutex::new(Arc::new(file)),
+            lanes: Lanes::new(workers),
+            lost,
+            closing: AtomicBool::new(false),
+        });
         let (tell_done, done) = sync_channel(1);
         let writer = Writer {
             target: target.clone(),
-            waiting,
             text: String::new(),
+            clock: Clock::default(),
             told_lost: target.lost.load(Relaxed),
         };
         thread::Builder::new()
@@ -161,13 +105,12 @@ impl Sink {
                 let _ = tell_done.send(());
             })
             .map_err(LogError::Thread)?;
-        Ok(Arc::new(Self { queue: Some(queue), target, done: Arc::new(Mutex::new(done)) }))
+        Ok(Arc::new(Self { target, done: Arc::new(Mutex::new(done)) }))
     }
 
-    /// A connection has ended.
-    pub fn tell(&self, entry: Entry) {
-        let told = self.queue.as_ref().is_some_and(|queue| queue.try_send(entry).is_ok());
-        if !told {
+    /// A connection of `worker` has ended.
+    pub fn tell(&self, worker: usize, entry: &Entry<'_>) {
+        if !self.target.lanes.add(worker, entry) {
             self.target.lost.fetch_add(1, Relaxed);
         }
     }
@@ -192,8 +135,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.target.closing.store(true, Relaxed);
-        self.queue = None;
+        self.target.closing.store(true, Release);
     }
 }
 
@@ -227,53 +169,53 @@ fn stderr() -> io::Result<OwnedFd> {
 
 struct Writer {
     target: Arc<Target>,
-    waiting: Receiver<Entry>,
+    /// Empty between two writes.
     text: String,
+    clock: Clock,
     told_lost: u64,
 }
 
 impl Writer {
     fn run(mut self) {
         loop {
-            let over = self.collect();
-            if !self.text.is_empty() {
+            // Nothing comes after it was set: what is there then is the last.
+            let over = self.target.closing.load(Acquire);
+            for lane in 0..self.target.lanes.count() {
+                let target = self.target.clone();
+                target.lanes.swap(lane, &mut self.text);
                 self.write();
             }
-            if over && self.text.is_empty() {
+            self.tell_lost();
+            if over {
                 return;
             }
-            if self.text.is_empty() {
-                thread::sleep(PAUSE);
-            }
+            thread::sleep(PAUSE);
         }
     }
 
-    /// Takes what waits, as much as is written at once; true when nothing more can come.
-    fn collect(&mut self) -> bool {
-        while self.text.len() < BATCH {
-            match self.waiting.try_recv() {
-                Ok(entry) => line::write(&mut self.text, &entry),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return true,
-            }
-        }
+    fn tell_lost(&mut self) {
         let lost = self.target.lost.load(Relaxed);
         if lost > self.told_lost {
-            line::write_lost(&mut self.text, SystemTime::now(), lost - self.told_lost);
+            line::write_lost(&mut self.text, &mut self.clock, SystemTime::now(), lost - self.told_lost);
             self.told_lost = lost;
+            self.write();
         }
-        false
     }
 
-    /// Writes all of it, however long that takes, or gives up when it is to end.
+    /// Writes all of the text, however long that takes, or gives up when it is to end.
     fn write(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
         let text = std::mem::take(&mut self.text);
         let mut rest = text.as_bytes();
         let mut file = self.target.lock().clone();
+        let mut most = most_at_once(&file);
         while !rest.is_empty() {
             let current = self.target.lock().clone();
             if !Arc::ptr_eq(&file, &current) {
                 file = current;
+                most = most_at_once(&file);
                 // The beginning of this line is in the old one.
                 let at = text.len() - rest.len();
                 if at > 0 && text.as_bytes().get(at - 1) != Some(&b'\n') {
@@ -283,9 +225,7 @@ impl Writer {
                     continue;
                 }
             }
-            let is_pipe = file.metadata().is_ok_and(|is| is.file_type().is_fifo());
-            let piece = if is_pipe { whole_lines(rest, PIPE_BATCH) } else { rest };
-            let pause = match (&*file).write(piece) {
+            let pause = match (&*file).write(whole_lines(rest, most)) {
                 Ok(written) if written > 0 => {
                     rest = rest.get(written..).unwrap_or_default();
                     continue;
@@ -299,9 +239,15 @@ impl Writer {
             }
             wait(&file, pause);
         }
-        self.text = text;
-        self.text.clear();
+        if text.capacity() <= KEPT {
+            self.text = text;
+            self.text.clear();
+        }
     }
+}
+
+fn most_at_once(file: &File) -> usize {
+    if file.metadata().is_ok_and(|is| is.file_type().is_fifo()) { PIPE_BATCH } else { BATCH }
 }
 
 /// Waits for room, or for a while.
@@ -324,4 +270,38 @@ fn whole_lines(bytes: &[u8], most: usize) -> &[u8] {
     let end = fits.iter().rposition(|&byte| byte == b'\n');
     let end = end.or_else(|| bytes.iter().position(|&byte| byte == b'\n'));
     end.and_then(|end| bytes.get(..=end)).unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use convey_core::Reason;
+
+    use super::*;
+
+    #[test]
+    fn lines_that_come_faster_than_the_thread_looks_are_all_written_by_the_end() {
+        const LINES: usize = 8_000;
+        let path = std::env::temp_dir().join(format!("convey-sink-{}", std::process::id()));
+        let lost = Arc::new(AtomicU64::new(0));
+        let sink = Sink::open(Some(&path), 2, lost.clone()).expect("a file that can be written");
+        let ends = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+        for n in 0..LINES {
+            let name = n.to_string();
+            sink.tell(n % 2, &Entry::refused(ends, (&name, "pool"), Reason::LimitTotal));
+        }
+        sink.finish();
+        let text = std::fs::read_to_string(&path);
+        let _ = std::fs::remove_file(&path);
+        let text = text.expect("what was written");
+        let of = |worker: usize| {
+            let numbers =
+                text.lines().filter_map(|line| line.split("\"frontend\":\"").nth(1)?.split('"').next());
+            let numbers = numbers.filter_map(|number| number.parse::<usize>().ok());
+            numbers.filter(|number| number % 2 == worker).collect::<Vec<_>>()
+        };
+        for worker in [0, 1] {
+            assert_eq!(of(worker), (worker..LINES).step_by(2).collect::<Vec<_>>(), "in order");
+        }
+        assert_eq!(lost.load(Relaxed), 0);
+    }
 }

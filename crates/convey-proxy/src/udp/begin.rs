@@ -105,8 +105,10 @@ impl Relay {
                 let names = (frontend, backend);
                 choice::tell(&self.worker.shared.watches, (key.client, listen), names, || Err(reason));
                 if let Some(ticket) = self.worker.shared.log.ticket() {
-                    let names = (&frontend.name, &backend.name);
-                    ticket.tell(false, || Entry::refused((key.client, listen), names, reason));
+                    let names = (&*frontend.name, &*backend.name);
+                    ticket.tell(self.worker.number, false, || {
+                        Entry::refused((key.client, listen), names, reason)
+                    });
                 }
                 return Err(reason);
             }
