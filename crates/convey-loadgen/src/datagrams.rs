@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                     bytes,
                     failures: all.failures,
                     latencies: Some(all.latencies),
-                    usage: Usage::now(&watch).since(*before),
+                    usage: Usage::now(&watch).since(before),
                 };
                 report.print();
                 return Ok(());
