@@ -1,5 +1,5 @@
 /** Paired ratios: what two peers did in the same round, compared; and what a peer did against itself. */
-import type { Visit } from "./visit.ts";
+import type { Visit } from "./figures.ts";
 
 /** Visits of one round, in the order they were made: there and back. */
 export type Round = readonly Visit[];

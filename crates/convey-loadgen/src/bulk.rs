@@ -50,8 +50,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
             Some((since, before)) if now - *since >= duration => {
                 let usage = Usage::now(&watch).since(before);
-                Report { window: since.elapsed(), requests: 0, bytes, failures, latencies: None, usage }
-                    .print();
+                Report {
+                    window: since.elapsed(),
+                    requests: 0,
+                    all: 0,
+                    bytes,
+                    failures,
+                    latencies: None,
+                    usage,
+                }
+                .print();
                 return Ok(());
             }
             _ => {}

@@ -104,6 +104,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 let report = Report {
                     window: now - *began,
                     requests: all.answers,
+                    all: all.answers,
                     bytes,
                     failures: all.failures,
                     latencies: Some(all.latencies),

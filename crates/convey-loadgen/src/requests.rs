@@ -43,6 +43,8 @@ struct Client {
     failures: Failures,
     latencies: Histogram<u64>,
     requests: u64,
+    /// Answers before the window.
+    warmup: u64,
     bytes: u64,
     scratch: Vec<u8>,
 }
@@ -77,6 +79,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         failures: Failures::default(),
         latencies,
         requests: 0,
+        warmup: 0,
         bytes: 0,
         scratch: vec![0; 64 * 1024],
     };
@@ -91,7 +94,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         match &window {
             None if now - start >= warmup => {
                 client.latencies.reset();
-                client.requests = 0;
+                client.warmup = std::mem::take(&mut client.requests);
                 client.bytes = 0;
                 window = Some((now, Usage::now(&watch)));
             }
@@ -102,6 +105,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 Report {
                     window,
                     requests: client.requests,
+                    all: client.warmup + client.requests,
                     bytes: client.bytes,
                     failures: client.failures,
                     latencies: Some(client.latencies),

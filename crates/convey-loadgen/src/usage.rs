@@ -72,7 +72,7 @@ impl Usage {
 
     /// Seconds on a core of the watched threads; what threads used that have ended is not in it.
     pub fn threads_s(&self) -> f64 {
-        self.threads.values().map(|&ns| ns as f64 / 1e9).sum()
+        self.threads.values().sum::<u64>() as f64 / 1e9
     }
 
     /// What was used since `earlier`.
