@@ -8,11 +8,14 @@ import type { Standing } from "./works.ts";
 /** Before memory is read: what was needed to open the connections is given back. */
 const SETTLED_MS = 1500;
 
+/** Many connections are begun so many at a time, one after another would take long. */
+const AT_ONCE = 16;
+
 /** User-space memory an idle pair holds; what the kernel holds for two sockets is the same for every peer. */
 export async function idlePair(at: Standing, pairs: number): Promise<number> {
   await sleep(500);
   const before = memoryBytes(at.pids);
-  await using _holder = await held(at, pairs);
+  await using _holder = await held(at, pairs, 1);
   await sleep(SETTLED_MS);
   return (memoryBytes(at.pids) - before) / pairs;
 }
@@ -21,7 +24,7 @@ export async function idlePair(at: Standing, pairs: number): Promise<number> {
 export async function holdMany(at: Standing, pairs: number, seconds: number): Promise<Visit["figures"]> {
   await sleep(500);
   const before = { pss: memoryBytes(at.pids), rss: residentBytes(at.pids), kernel: kernelBytes() };
-  await using _holder = await held(at, pairs);
+  await using _holder = await held(at, pairs, AT_ONCE);
   await sleep(SETTLED_MS);
   const kernel = { many_idle_kernel_bytes_per_pair: (kernelBytes() - before.kernel) / pairs };
   if (at.pids.length === 0) return kernel;
@@ -36,9 +39,18 @@ export async function holdMany(at: Standing, pairs: number, seconds: number): Pr
   return { ...kernel, ...memory, many_idle_cpu_ms_per_s: (used() * 1000) / took };
 }
 
-async function held(at: Standing, pairs: number): Promise<Running> {
+async function held(at: Standing, pairs: number, atOnce: number): Promise<Running> {
   const from = at.from.length > 0 ? ["--from", at.from.join(",")] : [];
-  const hold = ["hold", "--connect", at.target, "--connections", String(pairs), ...from];
+  const hold = [
+    "hold",
+    "--connect",
+    at.target,
+    "--connections",
+    String(pairs),
+    "--at-once",
+    String(atOnce),
+    ...from,
+  ];
   const holder = start([...at.client, ...hold], { stdin: true });
   try {
     await holder.waitFor(/"event":"ready"/, 30_000 + 3 * pairs);

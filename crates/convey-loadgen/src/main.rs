@@ -35,8 +35,8 @@ usage: convey-loadgen <command> [--key value]…
             was idle for longest is next, not the last one used; --hello: the file's bytes open each connection
   bulk      --connect ip:port [--connections 4] [--duration s] [--warmup s] [--upload]
             [--watch pid,…] [--beside pid,…] [--core n]
-  hold      --connect ip:port --connections n [--from ip,…] [--hello file]
-            opens them, from each address in turn, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
+  hold      --connect ip:port --connections n [--from ip,…] [--hello file] [--at-once 1]
+            opens them, from each address in turn, --at-once before the first answer is awaited, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
 
   echo      --listen ip:port
             sends datagrams back; prints {\"event\":\"ready\",\"address\":…}
