@@ -50,7 +50,6 @@ const COMPARED: readonly Figure[] = [
   "sparse_p99_us",
   "many_idle_pss_bytes_per_pair",
   "many_idle_rss_bytes_per_pair",
-  "many_idle_cpu_ms_per_s",
 ];
 
 /** Those and, beside the rates, whether the balancer or what is around it was the limit. */
@@ -73,8 +72,9 @@ const FIGURES: readonly Figure[] = COMPARED.flatMap((figure) => {
       ];
     case "mixed_bulk_gbit_per_s":
       return [figure, "mixed_cores_used"];
-    case "many_idle_cpu_ms_per_s":
-      return [figure, "many_idle_kernel_bytes_per_pair"];
+    case "many_idle_rss_bytes_per_pair":
+      // Not compared: of a balancer that does nothing there is no ratio.
+      return [figure, "many_idle_cpu_ms_per_s", "many_idle_kernel_bytes_per_pair"];
     case "half_load_p99_us":
       return [figure, "half_load_cores_used"];
     default:

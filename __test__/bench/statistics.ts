@@ -71,7 +71,8 @@ export function control<F extends string>(rounds: Rounds<F>, names: readonly str
   return rounds.flatMap((round) =>
     names.flatMap((name) => {
       const [out, back] = figuresOf(round, name, figure);
-      return out !== undefined && back !== undefined ? [out / back] : [];
+      // Nothing over nothing tells nothing.
+      return out !== undefined && back !== undefined && back !== 0 ? [out / back] : [];
     }),
   );
 }
