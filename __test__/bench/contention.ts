@@ -54,7 +54,9 @@ async function count(workers: string, connections: number): Promise<void> {
   const to = statSync(trace).size;
   await traced.stop("SIGKILL");
 
-  const lines = new Lines(stacks(maps));
+  const found = stacks(maps);
+  if (found.length < Number(workers)) throw new Error(`${found.length} stacks found of ${workers} workers`);
+  const lines = new Lines(found);
   const text = createInterface({ input: createReadStream(trace, { start: from, end: to }) });
   for await (const line of text) lines.take(line);
   const { writes, shared, taken } = lines.counts();

@@ -17,7 +17,8 @@ export function stacks(maps: string): Range[] {
     const range = { from: BigInt(`0x${from || 0}`), to: BigInt(`0x${to || 0}`) };
     // Stacks for signals are behind such a page too, but small.
     if (rights === "rw-p" && guard === range.from && range.to - range.from >= 64n * 1024n) found.push(range);
-    guard = rights === "---p" ? range.to : undefined;
+    // An allocator reserves far more behind its memory, and the next of its kind follows.
+    guard = rights === "---p" && range.to - range.from <= 64n * 1024n ? range.to : undefined;
   }
   return found;
 }

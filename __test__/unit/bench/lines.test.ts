@@ -9,6 +9,8 @@ const MAPS = [
   "04d2e000-04d2f000 ---p 00000000 00:00 0 ",
   "04d2f000-04f2f000 rw-p 00000000 00:00 0 ",
   "05000000-05200000 rw-p 00000000 00:00 0 [heap]",
+  "08037000-0c000000 ---p 00000000 00:00 0 ",
+  "0c000000-0c037000 rw-p 00000000 00:00 0 ",
   "",
 ].join("\n");
 
@@ -21,7 +23,7 @@ function counted(...trace: string[]) {
   return lines.counts();
 }
 
-test("stacks are what is behind a guard page, without the small ones of signals", () => {
+test("stacks are what is behind a guard page, without the small ones of signals and memory of the allocator", () => {
   expect(stacks(MAPS).map(({ from }) => from)).toEqual([0x4b2e000n, 0x4d2f000n]);
 });
 
