@@ -1,8 +1,8 @@
 //! Opens connections, proves each with a request, and keeps them idle.
 
 use std::io::{Read, Write};
-use std::num::NonZeroUsize;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::Failure;
