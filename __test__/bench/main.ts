@@ -5,6 +5,7 @@ import { dirname } from "node:path";
 import { finish } from "../support/processes.ts";
 import { lacking } from "../support/requirements.ts";
 import { attempt } from "./attempt.ts";
+import type { Visit } from "./figures.ts";
 import { halfLoad } from "./half-load.ts";
 import { interruptible } from "./interruption.ts";
 import { HELP, isPacket, type Options, type Profile, parseOptions } from "./options.ts";
@@ -13,7 +14,7 @@ import { benchPackets } from "./packet/main.ts";
 import { type Peer, peers } from "./peers.ts";
 import { Progress } from "./progress.ts";
 import { compare, judge, markdown, QUICK, type Series } from "./report.ts";
-import { type Visit, visit } from "./visit.ts";
+import { visit } from "./visit.ts";
 
 const argv = process.argv.slice(2);
 await interruptible(() => (isPacket(argv) ? benchPackets(argv) : proxies(argv)));
@@ -26,7 +27,8 @@ async function proxies(args: string[]): Promise<void> {
 
 async function bench(options: Options): Promise<void> {
   const chosen = choose(options.peers);
-  const reason = lacking({ root: true, tools: ["ip", "taskset", "ethtool"] });
+  const priority = options.works.includes("mixed") ? ["chrt"] : [];
+  const reason = lacking({ root: true, tools: ["ip", "taskset", "ethtool", ...priority] });
   if (reason !== undefined) throw new Error(`the bench ${reason}`);
   if (options.quick) console.error(QUICK);
   const all: Series[] = [];

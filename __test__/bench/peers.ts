@@ -4,8 +4,11 @@ import { type Added, fill, parseAdded } from "./added.ts";
 
 export interface Peer {
   name: string;
-  /** The command that balances, or undefined: the client talks to the server through plain routing. */
-  command: ((relay: Relay) => string[]) | undefined;
+  /**
+   * The command that balances, or undefined: the client talks to the server through plain routing. It gives undefined
+   * when it cannot balance like that.
+   */
+  command: ((relay: Relay) => string[] | undefined) | undefined;
   /** The program it needs. */
   tool?: string;
 }
@@ -23,12 +26,11 @@ export function peers(added: string | undefined): Peer[] {
   ];
 }
 
-function addedCommand(peer: Added): (relay: Relay) => string[] {
-  return (relay) =>
-    fill(peer, {
-      listen: relay.listen,
-      server: relay.server,
-      threads: String(relay.threads),
-      config: conveyConfig(relay),
-    });
+function addedCommand(peer: Added): (relay: Relay) => string[] | undefined {
+  return (relay) => {
+    const { listen, server, threads, ...more } = relay;
+    // Anything else can be said in a configuration file alone.
+    if (Object.keys(more).length > 0 && !peer.command.includes("{config}")) return undefined;
+    return fill(peer, { listen, server, threads: String(threads), config: conveyConfig(relay) });
+  };
 }

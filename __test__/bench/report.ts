@@ -1,4 +1,6 @@
 /** The tables: absolute figures, and convey's ratios to every peer and against the targets. */
+
+import type { Figure } from "./figures.ts";
 import type { HalfLoad } from "./half-load.ts";
 import type { Options } from "./options.ts";
 import {
@@ -13,7 +15,6 @@ import {
   spread,
 } from "./statistics.ts";
 import { TARGETS, type Target } from "./targets.ts";
-import type { Figure } from "./visit.ts";
 
 /** One setting of the bench and what was seen in it. */
 export interface Series {
@@ -37,7 +38,18 @@ const COMPARED: readonly Figure[] = [
   "half_load_p99_us",
   "connect_cpu_us_per_connection",
   "connect_connections_per_s",
+  ...(["connect_proxy", "connect_sni", "connect_log"] as const).flatMap(
+    (prefix) => [`${prefix}_cpu_us_per_connection`, `${prefix}_connections_per_s`] as const,
+  ),
   "idle_bytes_per_pair",
+  "mixed_p50_us",
+  "mixed_p99_us",
+  "mixed_bulk_gbit_per_s",
+  "sparse_cpu_us_per_request",
+  "sparse_p50_us",
+  "sparse_p99_us",
+  "many_idle_pss_bytes_per_pair",
+  "many_idle_rss_bytes_per_pair",
 ];
 
 /** Those and, beside the rates, whether the balancer or what is around it was the limit. */
@@ -47,6 +59,22 @@ const FIGURES: readonly Figure[] = COMPARED.flatMap((figure) => {
       return [figure, "keepalive_cores_used", "keepalive_beside_cores_used"];
     case "connect_connections_per_s":
       return [figure, "connect_cores_used", "connect_beside_cores_used"];
+    case "connect_proxy_connections_per_s":
+      return [figure, "connect_proxy_cores_used", "connect_proxy_beside_cores_used"];
+    case "connect_sni_connections_per_s":
+      return [figure, "connect_sni_cores_used", "connect_sni_beside_cores_used"];
+    case "connect_log_connections_per_s":
+      return [
+        figure,
+        "connect_log_cores_used",
+        "connect_log_beside_cores_used",
+        "connect_log_lines_per_connection",
+      ];
+    case "mixed_bulk_gbit_per_s":
+      return [figure, "mixed_cores_used"];
+    case "many_idle_rss_bytes_per_pair":
+      // Not compared: of a balancer that does nothing there is no ratio.
+      return [figure, "many_idle_cpu_ms_per_s", "many_idle_kernel_bytes_per_pair"];
     case "half_load_p99_us":
       return [figure, "half_load_cores_used"];
     default:
@@ -180,7 +208,8 @@ export function counted(lines: readonly string[]): string[] {
 }
 
 function absent(name: string, figure: Figure): string {
-  const balancers = /_cpu_|cores_used$|^idle_/.test(figure) && !figure.includes("_beside_");
+  const balancers =
+    /_cpu_|cores_used$|^idle_|^many_idle_[pr]ss_|_lines_/.test(figure) && !figure.includes("_beside_");
   return name === "direct" && balancers ? "n/a" : "missing";
 }
 

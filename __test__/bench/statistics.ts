@@ -1,5 +1,5 @@
 /** Paired ratios: what two peers did in the same round, compared; and what a peer did against itself. */
-import type { Visit } from "./visit.ts";
+import type { Visit } from "./figures.ts";
 
 /** Visits of one round, in the order they were made: there and back. */
 export type Round = readonly Visit[];
@@ -71,7 +71,8 @@ export function control<F extends string>(rounds: Rounds<F>, names: readonly str
   return rounds.flatMap((round) =>
     names.flatMap((name) => {
       const [out, back] = figuresOf(round, name, figure);
-      return out !== undefined && back !== undefined ? [out / back] : [];
+      // Nothing over nothing tells nothing.
+      return out !== undefined && back !== undefined && back !== 0 ? [out / back] : [];
     }),
   );
 }

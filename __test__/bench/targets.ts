@@ -1,5 +1,5 @@
 /** What convey is measured against. */
-import type { Figure } from "./visit.ts";
+import type { Figure } from "./figures.ts";
 
 export interface Target {
   figure: Figure;

@@ -1,41 +1,27 @@
-/** One visit: a fresh lab, one peer in it, every kind of work once. */
-import { setTimeout as sleep } from "node:timers/promises";
-import { failed, type LoadResult, load, loadgenPath, startServer } from "../support/loadgen.ts";
-import { family, finish, memoryBytes, type Running, start, until } from "../support/processes.ts";
+/** One visit: fresh labs, one peer in them, every kind of work once. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { loadgenPath, startServer } from "../support/loadgen.ts";
+import { folder, type Relay } from "../support/peers.ts";
+import { family, finish, type Running, start, until } from "../support/processes.ts";
 import { address, Row } from "../support/row.ts";
+import type { Visit } from "./figures.ts";
 import { goOn, guard } from "./interruption.ts";
 import type { Options, Profile, Work } from "./options.ts";
 import type { Peer } from "./peers.ts";
-import { STOLEN, unstolen } from "./steal.ts";
+import {
+  bySetup,
+  furtherAddresses,
+  HELLO,
+  openFiles,
+  SERVER_NAME,
+  type Setup,
+  tooManyPairs,
+} from "./setups.ts";
+import { type Standing, work } from "./works.ts";
 
-/** Names of figures; the unit is part of the name. */
-export type Figure =
-  | "bulk_cpu_s_per_gb"
-  | "bulk_gbit_per_s"
-  | "keepalive_cpu_us_per_request"
-  | "keepalive_requests_per_s"
-  | "keepalive_cores_used"
-  | "half_load_p50_us"
-  | "half_load_p99_us"
-  | "half_load_cpu_us_per_request"
-  | "half_load_cores_used"
-  | "keepalive_beside_cores_used"
-  | "connect_beside_cores_used"
-  | "connect_cpu_us_per_connection"
-  | "connect_connections_per_s"
-  | "connect_cores_used"
-  | "idle_bytes_per_pair";
-
-export interface Visit {
-  peer: string;
-  figures: Partial<Record<Figure, number>>;
-  /** Works without figures, and why. */
-  missing: string[];
-  /** Failed requests and connections over all runs. */
-  failures: number;
-}
-
-const CONNECTIONS = "64";
+/** Servers and clients that must not wait behind what runs on their core. */
+const AT_ONCE = ["chrt", "-f", "1"];
 
 /** Visits `peer`; `halfRate` is the fixed rate of the half-load run in requests a second, without which it is left out. */
 export async function visit(
@@ -45,6 +31,27 @@ export async function visit(
   options: Options,
   halfRate: number | undefined,
 ): Promise<Visit> {
+  const result: Visit = { peer: peer.name, figures: {}, missing: [], failures: 0 };
+  for (const [setup, works] of bySetup(options.works)) {
+    const limit = openFiles(readFileSync("/proc/self/limits", "utf8"));
+    const reason = setup === "idle" ? tooManyPairs(options.pairs, limit) : undefined;
+    if (reason === undefined) await stand(setup, works, peer, profile, offloads, options, halfRate, result);
+    else result.missing.push(...works.map((name) => `${name}: ${reason}`));
+  }
+  return result;
+}
+
+/** Builds a lab as `setup` wants it and does `works` in it. */
+async function stand(
+  setup: Setup,
+  works: readonly Work[],
+  peer: Peer,
+  profile: Profile,
+  offloads: boolean,
+  options: Options,
+  halfRate: number | undefined,
+  result: Visit,
+): Promise<void> {
   goOn();
   await using lab = await Row.create({ offloads, reuseTimeWait: true });
   using _guard = guard(lab.namespaces());
@@ -52,115 +59,79 @@ export async function visit(
   const files = ["sh", "-c", 'ulimit -n "$(ulimit -Hn)"; exec "$@"', "bench"];
   const aside = profile === "one" ? [...files, "taskset", "-c", "0"] : files;
   const apart = profile === "one" ? [...files, "taskset", "-c", "1"] : files;
+  const first = setup === "mixed" ? [...aside, ...AT_ONCE] : aside;
 
-  const server = await startServer({
-    prefix: lab.at("server", ...aside),
-    listen: `${address.server}:8080`,
-  });
-  await using _server = server.process;
-  let target = server.address;
-  let balancer: Running | undefined;
-  if (peer.command !== undefined) {
-    target = `${address.front}:8080`;
-    const relay = { listen: target, server: server.address, threads: profile === "one" ? 1 : 2 };
-    balancer = start(lab.at("balancer", ...apart, ...peer.command(relay)));
+  const pairs = setup === "idle" ? options.pairs : 0;
+  const more = furtherAddresses("10.77.2", pairs);
+  const from = furtherAddresses("10.77.1", pairs);
+  for (const one of more) await lab.sh("server", `ip address add ${one}/24 dev back`);
+  for (const one of from) await lab.sh("client", `ip address add ${one}/24 dev front`);
+
+  const server = `${address.server}:8080`;
+  const target = peer.command === undefined ? server : `${address.front}:8080`;
+  const beside = { listen: `${address.front}:8081`, server: `${address.server}:8081` };
+  const log = setup === "connect-log" ? join(folder("log"), "connections.log") : undefined;
+  const relay: Relay = {
+    listen: target,
+    server,
+    threads: profile === "one" ? 1 : 2,
+    ...(setup === "mixed" ? { beside } : {}),
+    ...(setup === "idle" ? { pairs, more: more.map((one) => `${one}:8080`) } : {}),
+    ...(setup === "connect-proxy" ? { sendProxy: true } : {}),
+    ...(setup === "connect-sni" ? { sni: SERVER_NAME } : {}),
+    ...(log === undefined ? {} : { log }),
+  };
+  const command = peer.command?.(relay);
+  if (peer.command !== undefined && command === undefined) {
+    result.missing.push(...works.map((name) => `${name}: its command has no {config}`));
+    return;
   }
+
+  await using small = (
+    await startServer({
+      prefix: lab.at("server", ...first),
+      // On every address there is: the servers of many idle pairs are one process.
+      listen: setup === "idle" ? "0.0.0.0:8080" : server,
+      args: expected(setup, command !== undefined),
+    })
+  ).process;
+  await using _bulk =
+    setup === "mixed"
+      ? (await startServer({ prefix: lab.at("server", ...aside), listen: beside.server })).process
+      : undefined;
+  const balancer: Running | undefined =
+    command === undefined ? undefined : start(lab.at("balancer", ...apart, ...command));
   await using _balancer = balancer;
-  const client = lab.at("client", ...aside, await loadgenPath());
+
+  const client = lab.at("client", ...first, await loadgenPath());
+  const hello = setup === "connect-sni" ? ["--hello", HELLO] : [];
   await until(
     async () => {
       if (balancer && !balancer.running) throw new Error(`${peer.name} ended at once\n${balancer.output()}`);
-      return (await finish([...client, "hold", "--connect", target, "--connections", "1"])).code === 0;
+      const hold = ["hold", "--connect", target, "--connections", "1", ...hello];
+      return (await finish([...client, ...hold])).code === 0;
     },
     `answer through ${peer.name}`,
     15_000,
     () => balancer?.output() ?? "",
   );
 
-  const pids = balancer === undefined ? [] : family(balancer.pid);
-  const common = [
-    "--connect",
+  const standing: Standing = {
+    client,
+    behind: lab.at("client", ...aside, await loadgenPath()),
     target,
-    "--duration",
-    String(options.seconds),
-    "--warmup",
-    String(options.warmupSeconds),
-    ...(pids.length > 0 ? ["--watch", pids.join(",")] : []),
-    ...["--beside", String(server.process.pid)],
-  ];
-  const result: Visit = { peer: peer.name, figures: {}, missing: [], failures: 0 };
-  const measure = async (work: Work, args: string[], judge: (run: LoadResult) => Visit["figures"]) => {
-    goOn();
-    const run = await unstolen(async () => {
-      const seen = await load([...args, ...common], { prefix: client.slice(0, -1) });
-      result.failures += failed(seen);
-      return seen;
-    });
-    if (run === undefined) result.missing.push(`${work}: ${STOLEN}`);
-    else Object.assign(result.figures, judge(run));
+    besides: peer.command === undefined ? beside.server : beside.listen,
+    pids: balancer === undefined ? [] : family(balancer.pid),
+    serverPid: small.pid,
+    from: from.length === 0 ? [] : [address.client, ...from],
+    hello,
+    log,
   };
-  const cpu = (run: LoadResult, units: number, figure: Figure) =>
-    pids.length > 0 && units > 0
-      ? { [figure]: (run.cpu_s / units) * (figure.includes("_us_") ? 1e6 : 1) }
-      : {};
-  const cores = (run: LoadResult, figure: Figure) =>
-    pids.length > 0 ? { [figure]: run.cpu_s / run.window_s } : {};
-
-  for (const work of options.works) {
-    switch (work) {
-      case "memory":
-        if (pids.length > 0)
-          result.figures.idle_bytes_per_pair = await idlePair(client, target, pids, options.idlePairs);
-        break;
-      case "bulk":
-        await measure(work, ["bulk", "--connections", "4"], (run) => ({
-          ...cpu(run, run.bytes / 1e9, "bulk_cpu_s_per_gb"),
-          bulk_gbit_per_s: (run.bytes * 8) / 1e9 / run.window_s,
-        }));
-        break;
-      case "keepalive":
-        await measure(work, ["requests", "--connections", CONNECTIONS], (run) => ({
-          ...cpu(run, run.requests, "keepalive_cpu_us_per_request"),
-          ...cores(run, "keepalive_cores_used"),
-          keepalive_beside_cores_used: run.beside_s / run.window_s,
-          keepalive_requests_per_s: run.requests / run.window_s,
-        }));
-        break;
-      case "half":
-        if (halfRate === undefined) break;
-        await measure(
-          work,
-          ["requests", "--connections", CONNECTIONS, "--rate", halfRate.toFixed(0)],
-          (run) => ({
-            ...cpu(run, run.requests, "half_load_cpu_us_per_request"),
-            ...cores(run, "half_load_cores_used"),
-            ...(run.latency_us === null
-              ? {}
-              : { half_load_p50_us: run.latency_us.p50, half_load_p99_us: run.latency_us.p99 }),
-          }),
-        );
-        break;
-      case "connect":
-        await measure(work, ["requests", "--fresh", "--connections", CONNECTIONS], (run) => ({
-          ...cpu(run, run.requests, "connect_cpu_us_per_connection"),
-          ...cores(run, "connect_cores_used"),
-          connect_beside_cores_used: run.beside_s / run.window_s,
-          connect_connections_per_s: run.requests / run.window_s,
-        }));
-        break;
-    }
-  }
-  return result;
+  for (const name of works) await work(name, standing, options, halfRate, result);
 }
 
-/** User-space memory an idle pair holds; what the kernel holds for two sockets is the same for every peer. */
-async function idlePair(client: string[], target: string, pids: number[], pairs: number): Promise<number> {
-  await sleep(500);
-  const before = memoryBytes(pids);
-  await using holder = start([...client, "hold", "--connect", target, "--connections", String(pairs)], {
-    stdin: true,
-  });
-  await holder.waitFor(/"event":"ready"/, 30_000);
-  await sleep(1500);
-  return (memoryBytes(pids) - before) / pairs;
+/** What the server insists on, so that a balancer that does not do it has failures and no figures. */
+function expected(setup: Setup, balanced: boolean): string[] {
+  if (setup === "connect-proxy" && balanced) return ["--expect", "proxy"];
+  return setup === "connect-sni" ? ["--expect", "hello"] : [];
 }

@@ -13,11 +13,15 @@ export interface Failures {
 export interface LoadResult {
   window_s: number;
   requests: number;
+  /** The same with the warm-up's, of `requests` alone. */
+  all: number;
   bytes: number;
   failures: Failures;
   latency_us: { p50: number; p90: number; p99: number; p999: number; max: number } | null;
   /** CPU of the watched processes in the window. */
   cpu_s: number;
+  /** The same to the nanosecond, without threads that ended in the window. */
+  threads_s: number;
   /** CPU of the generator and of the processes beside it. */
   beside_s: number;
   /** Busy time of the watched core; 0 without one. */

@@ -1,6 +1,6 @@
 /** Child processes of tests and benches: started with a command line, watched, and always ended. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** How a process ended. */
@@ -179,12 +179,42 @@ export function family(pid: number): number[] {
 
 /** Proportional memory of processes, in bytes: shared pages count once over all of them. */
 export function memoryBytes(pids: readonly number[]): number {
+  return rollup(pids, /^Pss:\s+(\d+) kB/m);
+}
+
+/** Resident memory of processes, in bytes: shared pages count for each of them. */
+export function residentBytes(pids: readonly number[]): number {
+  return rollup(pids, /^Rss:\s+(\d+) kB/m);
+}
+
+function rollup(pids: readonly number[], line: RegExp): number {
   let bytes = 0;
   for (const pid of pids) {
-    const pss = /^Pss:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1];
-    bytes += Number(pss ?? 0) * 1024;
+    bytes += Number(line.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1] ?? 0) * 1024;
   }
   return bytes;
+}
+
+/** Begins to count CPU seconds of processes to the nanosecond; threads that have ended when asked are not in it. */
+export function threadSeconds(pids: readonly number[]): () => number {
+  const before = new Map(pids.flatMap(threads));
+  return () => {
+    const spent = pids.flatMap(threads).map(([thread, ns]) => ns - (before.get(thread) ?? 0));
+    return spent.reduce((sum, ns) => sum + ns, 0) / 1e9;
+  };
+}
+
+/** Nanoseconds on a core by thread. */
+function threads(pid: number): [thread: string, ns: number][] {
+  return readdirSync(`/proc/${pid}/task`).flatMap((thread) => {
+    try {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8");
+      return [[thread, Number(stat.split(" ")[0])] as [string, number]];
+    } catch {
+      // Ended between two looks.
+      return [];
+    }
+  });
 }
 
 /** User and system seconds of a process, all threads. */

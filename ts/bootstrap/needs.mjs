@@ -60,7 +60,7 @@ export const BASE = [
   ),
   ..."whoami yes find xargs grep sed awk tar gzip gunzip diff cmp hostname".split(" "),
   // util-linux, bsdutils, mount
-  ..."flock mount umount mountpoint nsenter prlimit script setpriv setsid taskset unshare".split(" "),
+  ..."chrt flock mount umount mountpoint nsenter prlimit script setpriv setsid taskset unshare".split(" "),
   ..."node npm npx cargo rustc rustdoc rustup rustfmt cc gcc ld as ar".split(" "),
 ];
 

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
+import type { Figure, Visit } from "../../bench/figures.ts";
 import type { HalfLoad } from "../../bench/half-load.ts";
 import { type Options, parseOptions } from "../../bench/options.ts";
 import { parsePacketOptions } from "../../bench/packet/options.ts";
 import { type PacketRound, packetMarkdown } from "../../bench/packet/report.ts";
 import type { PacketFigure } from "../../bench/packet/visit.ts";
 import { compare, markdown, QUICK, type Series } from "../../bench/report.ts";
-import type { Figure, Visit } from "../../bench/visit.ts";
 
 const HALF: HalfLoad = { requestsPerS: 25_000, best: "nginx", measured: { convey: 40_000, nginx: 50_000 } };
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Failure;
 
-const FLAGS: [&str; 3] = ["close", "fresh", "upload"];
+const FLAGS: [&str; 4] = ["close", "fresh", "rotate", "upload"];
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -83,11 +83,20 @@ impl Args {
             .map_err(|_| Failure::Usage(format!("--{key} cannot be {value} seconds")))
     }
 
-    /// A comma-separated list of process ids; empty when not given.
+    /// The bytes of a file; none when it was not given.
     ///
     /// # Errors
-    /// An entry is no process id.
-    pub fn pids(&self, key: &str) -> Result<Vec<u32>, Failure> {
+    /// The file cannot be read.
+    pub fn file(&self, key: &str) -> Result<Vec<u8>, Failure> {
+        let Some(path) = self.values.get(key) else { return Ok(Vec::new()) };
+        std::fs::read(path).map_err(Failure::io(format!("read {path}")))
+    }
+
+    /// A comma-separated list; empty when not given.
+    ///
+    /// # Errors
+    /// An entry does not parse.
+    pub fn list<T: FromStr>(&self, key: &str) -> Result<Vec<T>, Failure> {
         let text: String = self.get(key, String::new())?;
         text.split(',')
             .filter(|part| !part.is_empty())

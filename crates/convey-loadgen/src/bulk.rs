@@ -43,15 +43,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut window: Option<(Instant, Usage)> = None;
     loop {
         let now = Instant::now();
-        match window {
+        match &window {
             None if now >= begin => {
                 bytes = 0;
                 window = Some((now, Usage::now(&watch)));
             }
-            Some((since, before)) if now - since >= duration => {
+            Some((since, before)) if now - *since >= duration => {
                 let usage = Usage::now(&watch).since(before);
-                Report { window: since.elapsed(), requests: 0, bytes, failures, latencies: None, usage }
-                    .print();
+                Report {
+                    window: since.elapsed(),
+                    requests: 0,
+                    all: 0,
+                    bytes,
+                    failures,
+                    latencies: None,
+                    usage,
+                }
+                .print();
                 return Ok(());
             }
             _ => {}

@@ -104,10 +104,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 let report = Report {
                     window: now - *began,
                     requests: all.answers,
+                    all: all.answers,
                     bytes,
                     failures: all.failures,
                     latencies: Some(all.latencies),
-                    usage: Usage::now(&watch).since(*before),
+                    usage: Usage::now(&watch).since(before),
                 };
                 report.print();
                 return Ok(());

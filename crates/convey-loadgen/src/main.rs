@@ -10,6 +10,7 @@ mod bulk;
 mod datagrams;
 mod hold;
 mod http;
+mod opening;
 mod poll;
 mod report;
 mod requests;
@@ -23,17 +24,19 @@ use args::Args;
 const HELP: &str = "\
 usage: convey-loadgen <command> [--key value]…
 
-  serve     --listen ip:port [--body bytes] [--close]
+  serve     --listen ip:port [--body bytes] [--close] [--expect proxy|hello]
             GET / answers `body` bytes (1024), GET /bulk streams without end, POST /sink swallows without end;
-            --close: closes after one answer; prints {\"event\":\"ready\",\"address\":…}
+            --close: closes after one answer; PROXY headers and ClientHellos before a request are skipped,
+            --expect: a connection without one is closed; prints {\"event\":\"ready\",\"address\":…}
   requests  --connect ip:port [--connections 64] [--duration s] [--warmup s] [--rate per-second] [--fresh]
-            [--timeout s] [--watch pid,…] [--beside pid,…] [--core n]
+            [--rotate] [--hello file] [--timeout s] [--watch pid,…] [--beside pid,…] [--core n]
             keep-alive requests, one outstanding a connection; --fresh: a new connection for each request;
-            --rate: open loop, latencies counted from the moment a request was due
+            --rate: open loop, latencies counted from the moment a request was due; --rotate: the connection that
+            was idle for longest is next, not the last one used; --hello: the file's bytes open each connection
   bulk      --connect ip:port [--connections 4] [--duration s] [--warmup s] [--upload]
             [--watch pid,…] [--beside pid,…] [--core n]
-  hold      --connect ip:port --connections n
-            opens them, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
+  hold      --connect ip:port --connections n [--from ip,…] [--hello file] [--at-once 1]
+            opens them, from each address in turn, --at-once before the first answer is awaited, one request each, then keeps them idle until stdin ends; prints {\"event\":\"ready\"}
 
   echo      --listen ip:port
             sends datagrams back; prints {\"event\":\"ready\",\"address\":…}
@@ -41,7 +44,8 @@ usage: convey-loadgen <command> [--key value]…
             [--timeout s] [--watch pid,…] [--beside pid,…] [--core n]
             datagrams that are answered; --fresh: a new client for each
 
-  The report's cpu_s is what the processes of --watch used in the window, beside_s what the generator itself and
+  The report's cpu_s is what the processes of --watch used in the window, threads_s the same to the nanosecond, but
+  without threads that ended in it, beside_s what the generator itself and
   those of --beside used, core_s the busy time of one core, whoever had it.
 ";
 

@@ -28,6 +28,8 @@ pub struct Report {
     pub window: Duration,
     /// Answers completed in it.
     pub requests: u64,
+    /// The same with the warm-up's, of `requests` alone.
+    pub all: u64,
     /// Payload bytes moved in it.
     pub bytes: u64,
     /// Failures over the whole run, the warm-up included.
@@ -61,13 +63,15 @@ impl Report {
             },
         );
         format!(
-            "{{\"event\":\"result\",\"window_s\":{:.6},\"requests\":{},\"bytes\":{},\"failures\":{{\"connect\":{connect},\
+            "{{\"event\":\"result\",\"window_s\":{:.6},\"requests\":{},\"all\":{},\"bytes\":{},\"failures\":{{\"connect\":{connect},\
              \"reset\":{reset},\"closed_early\":{closed_early},\"timeout\":{timeout},\"malformed\":{malformed}}},\
-             \"latency_us\":{latency},\"cpu_s\":{:.4},\"beside_s\":{:.4},\"core_s\":{:.4},\"steal_share\":{:.5}}}",
+             \"latency_us\":{latency},\"cpu_s\":{:.4},\"threads_s\":{:.6},\"beside_s\":{:.4},\"core_s\":{:.4},\"steal_share\":{:.5}}}",
             self.window.as_secs_f64(),
             self.requests,
+            self.all,
             self.bytes,
             self.usage.cpu_s,
+            self.usage.threads_s(),
             self.usage.beside_s,
             self.usage.core_s,
             if self.usage.machine_s > 0.0 { self.usage.steal_s / self.usage.machine_s } else { 0.0 },
@@ -84,15 +88,16 @@ mod tests {
         let report = Report {
             window: Duration::from_secs(2),
             requests: 3,
+            all: 5,
             bytes: 4,
             failures: Failures { reset: 1, ..Failures::default() },
             latencies: None,
-            usage: Usage { cpu_s: 0.5, beside_s: 0.25, core_s: 0.75, steal_s: 0.0, machine_s: 4.0 },
+            usage: Usage { cpu_s: 0.5, beside_s: 0.25, core_s: 0.75, machine_s: 4.0, ..Usage::default() },
         };
         assert_eq!(
             report.json(),
-            "{\"event\":\"result\",\"window_s\":2.000000,\"requests\":3,\"bytes\":4,\"failures\":{\"connect\":0,\
-             \"reset\":1,\"closed_early\":0,\"timeout\":0,\"malformed\":0},\"latency_us\":null,\"cpu_s\":0.5000,\"beside_s\":0.2500,\"core_s\":0.7500,\
+            "{\"event\":\"result\",\"window_s\":2.000000,\"requests\":3,\"all\":5,\"bytes\":4,\"failures\":{\"connect\":0,\
+             \"reset\":1,\"closed_early\":0,\"timeout\":0,\"malformed\":0},\"latency_us\":null,\"cpu_s\":0.5000,\"threads_s\":0.000000,\"beside_s\":0.2500,\"core_s\":0.7500,\
              \"steal_share\":0.00000}"
         );
     }

@@ -3,6 +3,7 @@
 //! At a fixed rate a request is due by the clock, whether or not a connection is free, and its latency counts
 //! from then: a stalled balancer cannot hide its stall by holding the generator back.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU64;
@@ -32,12 +33,18 @@ struct Conn {
 struct Client {
     address: SocketAddr,
     fresh: bool,
+    /// Idle connections are used in turn, the one idle for longest first.
+    rotate: bool,
+    /// What a connection begins with, its first request included.
+    opening: Vec<u8>,
     poll: Poll,
     conns: Vec<Option<Conn>>,
-    idle: Vec<usize>,
+    idle: VecDeque<usize>,
     failures: Failures,
     latencies: Histogram<u64>,
     requests: u64,
+    /// Answers before the window.
+    warmup: u64,
     bytes: u64,
     scratch: Vec<u8>,
 }
@@ -64,12 +71,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut client = Client {
         address: args.address("connect")?,
         fresh: args.flag("fresh"),
+        rotate: args.flag("rotate"),
+        opening: [args.file("hello")?.as_slice(), REQUEST].concat(),
         poll: Poll::new()?,
         conns: (0..slots).map(|_| None).collect(),
         idle: (0..slots).rev().collect(),
         failures: Failures::default(),
         latencies,
         requests: 0,
+        warmup: 0,
         bytes: 0,
         scratch: vec![0; 64 * 1024],
     };
@@ -81,20 +91,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut ready = Vec::new();
     loop {
         let now = Instant::now();
-        match window {
+        match &window {
             None if now - start >= warmup => {
                 client.latencies.reset();
-                client.requests = 0;
+                client.warmup = std::mem::take(&mut client.requests);
                 client.bytes = 0;
                 window = Some((now, Usage::now(&watch)));
             }
-            Some((since, before)) if now - since >= duration => {
+            Some((since, before)) if now - *since >= duration => {
                 let usage = Usage::now(&watch).since(before);
                 let window = since.elapsed();
                 client.finish(start, issued, rate, timeout);
                 Report {
                     window,
                     requests: client.requests,
+                    all: client.warmup + client.requests,
                     bytes: client.bytes,
                     failures: client.failures,
                     latencies: Some(client.latencies),
@@ -135,7 +146,8 @@ impl Client {
             if when > now {
                 return (when - now).min(LONGEST);
             }
-            let Some(index) = self.idle.pop() else { return LONGEST };
+            let next = if self.rotate { self.idle.pop_front() } else { self.idle.pop_back() };
+            let Some(index) = next else { return LONGEST };
             *issued += 1;
             self.begin(index, when, now);
             now = Instant::now();
@@ -158,7 +170,7 @@ impl Client {
                 let interest = Ready::IN | Ready::OUT | Ready::RDHUP | Ready::ET;
                 if self.poll.add(&socket, index as u64, interest).is_err() {
                     self.failures.connect += 1;
-                    self.idle.push(index);
+                    self.idle.push_back(index);
                     return;
                 }
                 let outstanding = Some((due, now));
@@ -167,7 +179,7 @@ impl Client {
             }
             Err(_) => {
                 self.failures.connect += 1;
-                self.idle.push(index);
+                self.idle.push_back(index);
             }
         }
     }
@@ -176,7 +188,7 @@ impl Client {
         let Some(conn) = self.conns.get_mut(index).and_then(Option::as_mut) else { return };
         if !conn.connected {
             let refused = flags.intersects(Ready::ERR | Ready::HUP) || !flags.contains(Ready::OUT);
-            if refused || conn.socket.write(REQUEST).ok() != Some(REQUEST.len()) {
+            if refused || conn.socket.write(&self.opening).ok() != Some(self.opening.len()) {
                 self.failures.connect += 1;
                 self.release(index, false);
                 return;
@@ -244,7 +256,7 @@ impl Client {
         if !keep {
             self.conns[index] = None;
         }
-        self.idle.push(index);
+        self.idle.push_back(index);
     }
 
     fn sweep(&mut self, now: Instant, timeout: Duration) {

@@ -1,6 +1,6 @@
 //! The reference server: answers, streams or swallows, as the request says.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use rustix::net::RecvFlags;
@@ -8,6 +8,7 @@ use rustix::net::RecvFlags;
 use crate::Failure;
 use crate::args::Args;
 use crate::http::head_end;
+use crate::opening::{Opening, Start, start};
 use crate::poll::{Poll, Ready};
 
 const LISTENER: u64 = u64::MAX;
@@ -24,6 +25,8 @@ enum Role {
 struct Conn {
     socket: TcpStream,
     role: Role,
+    /// Whether its first request is awaited: an opening may still come.
+    opening: bool,
     partial: Vec<u8>,
 }
 
@@ -33,6 +36,8 @@ struct Server {
     free: Vec<usize>,
     answer: Vec<u8>,
     close: bool,
+    /// What every connection must begin with.
+    expected: Option<Opening>,
     scratch: Vec<u8>,
 }
 
@@ -56,6 +61,7 @@ pub fn serve(args: &Args) -> Result<(), Failure> {
         free: Vec::new(),
         answer,
         close: args.flag("close"),
+        expected: args.optional("expect")?,
         scratch: vec![0; CHUNK],
     };
     println!("{{\"event\":\"ready\",\"address\":\"{bound}\"}}");
@@ -97,16 +103,18 @@ impl Server {
                 self.free.push(index);
                 continue;
             }
-            self.conns[index] = Some(Conn { socket, role: Role::Answer, partial: Vec::new() });
+            self.conns[index] = Some(Conn { socket, role: Role::Answer, opening: true, partial: Vec::new() });
         }
     }
 
     fn step(&mut self, index: usize) {
         let Some(conn) = self.conns.get_mut(index).and_then(Option::as_mut) else { return };
         let stays = match conn.role {
-            Role::Answer => {
-                read_request(conn, &self.poll, index, &mut self.scratch, &self.answer, self.close)
-            }
+            Role::Answer => match read(conn, &mut self.scratch, self.expected) {
+                Read::Nothing => true,
+                Read::Ended => false,
+                Read::Requests => answer(conn, &self.poll, index, &self.answer, self.close),
+            },
             Role::Stream => pour(conn, &self.scratch),
             Role::Swallow => swallow(conn, &mut self.scratch),
         };
@@ -117,20 +125,44 @@ impl Server {
     }
 }
 
-fn read_request(
-    conn: &mut Conn,
-    poll: &Poll,
-    index: usize,
-    scratch: &mut [u8],
-    answer: &[u8],
-    close: bool,
-) -> bool {
+enum Read {
+    Nothing,
+    /// Closed, failed, or without the opening that was expected.
+    Ended,
+    /// What came belongs to requests.
+    Requests,
+}
+
+fn read(conn: &mut Conn, scratch: &mut [u8], expected: Option<Opening>) -> Read {
     let got = match conn.socket.read(scratch) {
-        Ok(0) => return false,
+        Ok(0) => return Read::Ended,
         Ok(got) => got,
-        Err(e) => return e.kind() == ErrorKind::WouldBlock,
+        Err(e) if e.kind() == ErrorKind::WouldBlock => return Read::Nothing,
+        Err(_) => return Read::Ended,
     };
     conn.partial.extend_from_slice(&scratch[..got]);
+    if !conn.opening {
+        return Read::Requests;
+    }
+    let mut at = 0;
+    let mut missing = expected;
+    loop {
+        match start(conn.partial.get(at..).unwrap_or_default()) {
+            // Read from its beginning again when more has come.
+            Start::Partial => return Read::Nothing,
+            Start::Whole(opening, length) => {
+                at += length;
+                missing = missing.filter(|&expected| expected != opening);
+            }
+            Start::Other => break,
+        }
+    }
+    conn.partial.drain(..at);
+    conn.opening = false;
+    if missing.is_some() { Read::Ended } else { Read::Requests }
+}
+
+fn answer(conn: &mut Conn, poll: &Poll, index: usize, answer: &[u8], close: bool) -> bool {
     while let Some(end) = head_end(&conn.partial) {
         if conn.partial.starts_with(b"GET /bulk ") {
             conn.role = Role::Stream;

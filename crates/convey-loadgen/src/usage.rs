@@ -1,5 +1,6 @@
 //! CPU time of processes and stolen time of the machine, from /proc.
 
+use std::collections::HashMap;
 use std::fs;
 
 use crate::Failure;
@@ -25,17 +26,19 @@ impl Watch {
     /// # Errors
     /// A value does not parse.
     pub fn parse(args: &Args) -> Result<Self, Failure> {
-        let mut beside = args.pids("beside")?;
+        let mut beside = args.list("beside")?;
         beside.push(std::process::id());
-        Ok(Self { pids: args.pids("watch")?, beside, core: args.optional("core")? })
+        Ok(Self { pids: args.list("watch")?, beside, core: args.optional("core")? })
     }
 }
 
 /// CPU used up to one moment.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Usage {
     /// User and system seconds of the watched processes, all threads, dead ones included.
     pub cpu_s: f64,
+    /// Nanoseconds on a core of each thread of the watched processes: 1/100 s is much where little is done.
+    pub threads: HashMap<u32, u64>,
     /// The same of the generator and the processes beside it.
     pub beside_s: f64,
     /// Seconds the watched core was not idle, interrupts included; 0 when none is watched.
@@ -59,6 +62,7 @@ impl Usage {
         let core = watch.core.and_then(|n| core_seconds(&stat, &format!("cpu{n}"))).unwrap_or_default();
         Self {
             cpu_s: of(&watch.pids),
+            threads: watch.pids.iter().flat_map(|&pid| threads(pid)).collect(),
             beside_s: of(&watch.beside),
             core_s: core.busy,
             steal_s: all.steal,
@@ -66,9 +70,18 @@ impl Usage {
         }
     }
 
+    /// Seconds on a core of the watched threads; what threads used that have ended is not in it.
+    pub fn threads_s(&self) -> f64 {
+        self.threads.values().sum::<u64>() as f64 / 1e9
+    }
+
     /// What was used since `earlier`.
-    pub fn since(self, earlier: Self) -> Self {
+    pub fn since(self, earlier: &Self) -> Self {
+        let threads = self.threads.into_iter().map(|(thread, ns)| {
+            (thread, ns.saturating_sub(earlier.threads.get(&thread).copied().unwrap_or_default()))
+        });
         Self {
+            threads: threads.collect(),
             cpu_s: self.cpu_s - earlier.cpu_s,
             beside_s: self.beside_s - earlier.beside_s,
             core_s: self.core_s - earlier.core_s,
@@ -76,6 +89,19 @@ impl Usage {
             machine_s: self.machine_s - earlier.machine_s,
         }
     }
+}
+
+/// Nanoseconds on a core by thread.
+fn threads(pid: u32) -> Vec<(u32, u64)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .filter_map(|task| {
+            let task = task.ok()?;
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let ns = text.split_ascii_whitespace().next()?.parse().ok()?;
+            Some((task.file_name().to_str()?.parse().ok()?, ns))
+        })
+        .collect()
 }
 
 fn process_seconds(stat: &str) -> Option<f64> {
@@ -113,6 +139,15 @@ mod tests {
     fn a_command_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 1 2 3 4 150 50 9 9 20 0 1 0 5";
         assert_eq!(process_seconds(stat), Some(2.0));
+    }
+
+    #[test]
+    fn a_thread_counts_from_when_it_was_first_seen_and_not_after_its_end() {
+        let of =
+            |threads: &[(u32, u64)]| Usage { threads: threads.iter().copied().collect(), ..Usage::default() };
+        let used =
+            of(&[(1, 1_500_000_000), (3, 250_000_000)]).since(&of(&[(1, 500_000_000), (2, 9_000_000_000)]));
+        assert!((used.threads_s() - 1.25).abs() < 1e-9, "{used:?}");
     }
 
     #[test]
