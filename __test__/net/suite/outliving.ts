@@ -29,7 +29,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       lab = scene.lab;
       before = await hostState(lab, "balancer");
       await patiently(lab, runTests);
-    }, 60_000);
+    }, 180_000);
 
     const kill = async ({ process }: Product) => {
       process.child.kill("SIGKILL");
@@ -47,7 +47,7 @@ export function outliving({ method, scene: standing }: Stage): void {
     };
 
     test("old connections and new ones are served while the process is dead, and neither its end nor the next start costs a retransmission", {
-      timeout: 60_000,
+      timeout: 180_000,
     }, async () => {
       await using talker = await Talker.start(lab, lab.vip());
       const flows = new Busy(talker);
@@ -101,7 +101,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(product);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("with shutdown.keep_forwarding SIGTERM waits for nobody, everything goes on, and the next start goes on with it", async () => {
       await using talker = await Talker.start(lab, lab.vip());
@@ -124,7 +124,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(product);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("`convey cleanup` after a kill ends the forwarding and restores the host, bit for bit", async () => {
       const balancers: Product[] = [];
@@ -139,7 +139,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       const cleaned = await finish([...scene.prefix(), process.execPath, CONVEY, "cleanup"]);
       expect(cleaned.stdout + cleaned.stderr).toMatch(/removed the programs and tables of/);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("tables of another layout are left alone, said so, and gone once the new ones stand; those of another size give their flows away", async () => {
       const balancers: Product[] = [];
@@ -173,7 +173,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(larger);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("pins whose journal is gone are gone with the next start, which forwards for itself", async () => {
       const balancers: Product[] = [];
@@ -191,7 +191,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       // What the journal knew of the host is lost with it.
       await lab.sh("balancer", `sysctl -qw net.ipv4.ip_local_reserved_ports=`);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("without a BPF file system it works, says that it would not outlive its process, and does not", async () => {
       const file = await scene.file(scene.configuration({ keepForwarding: true }));
@@ -204,7 +204,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       product.process.child.kill("SIGTERM");
       await product.process.exited;
       await expectClean([product]);
-    }, 60_000);
+    }, 180_000);
 
     test("a start in the other mode makes tables of its own, says so, and the others are gone", async () => {
       const balancers: Product[] = [];
@@ -220,7 +220,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect(await leftBehind(scene, balancers)).toHaveLength(5);
       await end(product);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     test("what a process was killed over while it made it, took it over or took it away is no obstacle", async () => {
       const state = join(scene.services.folder, "state");
@@ -247,7 +247,7 @@ export function outliving({ method, scene: standing }: Stage): void {
       }
       for (const last of balancers.slice(-1)) await end(last);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
 
     // How flows are carried is the same for both methods of DSR.
     if (method === "l2") return;
@@ -271,6 +271,6 @@ export function outliving({ method, scene: standing }: Stage): void {
       expect((await talker.ask({ do: "close" })).ok).toBe(20);
       await end(last);
       await expectClean(balancers);
-    }, 60_000);
+    }, 180_000);
   });
 }

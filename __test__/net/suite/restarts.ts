@@ -35,7 +35,7 @@ export function restarts({ method, scene: standing }: Stage): void {
       before = await hostState(lab, "balancer");
       await runTests();
       await lab.sh("balancer", "nft delete table inet theirs; sysctl -qw net.ipv4.ip_local_reserved_ports=");
-    }, 60_000);
+    }, 180_000);
 
     test("SIGTERM takes no new flows, lets the open ones end, exits 0 and leaves the host as it was, bit for bit; ports are reserved meanwhile", async () => {
       await using product = await scene.balance();
@@ -139,7 +139,7 @@ export function restarts({ method, scene: standing }: Stage): void {
         await end(product);
         expect(await hostState(lab, "balancer")).toBe(before);
         expect(await leftBehind(scene, balancers)).toEqual([]);
-      }, 60_000);
+      }, 180_000);
     }
 
     test("flows go on over three kills in a row, through the servers they began with, though others have joined and their own takes no new ones", async () => {
@@ -165,7 +165,7 @@ export function restarts({ method, scene: standing }: Stage): void {
       await end(last);
       expect(await hostState(lab, "balancer")).toBe(before);
       expect(await leftBehind(scene, [last])).toEqual([]);
-    }, 60_000);
+    }, 180_000);
 
     test("a conversation of datagrams goes on over SIGKILL, with its server and from the port it came from", async () => {
       await using talker = await Talker.start(lab, lab.vip());
@@ -212,7 +212,7 @@ export function restarts({ method, scene: standing }: Stage): void {
       await end(without);
       expect(await hostState(lab, "balancer")).toBe(before);
       expect(await leftBehind(scene, [without])).toEqual([]);
-    }, 60_000);
+    }, 180_000);
 
     test("a balancer that was stopped in order leaves no flows, and the next one has the workers it is asked for", async () => {
       await using talker = await Talker.start(lab, lab.vip());
