@@ -9,6 +9,8 @@ import { needs } from "../support/requirements.ts";
 const ROOT = join(import.meta.dirname, "../..");
 const MAIN = join(ROOT, "dist/cli/main.js");
 const PORT = 18_999;
+/** How long a step may take of which it is certain that it comes, where the machine has much else to do. */
+const PATIENCE_MS = 90_000;
 
 /** Process 1 of the namespaces, once it has made them. */
 const processOne = (booting: Running): number => family(booting.pid)[1] ?? -1;
@@ -40,7 +42,7 @@ test("systemd starts the unit as its own user, sees it ready, reloads it, restar
   ]);
   const inside = (...command: string[]) =>
     finish(["nsenter", "-t", String(processOne(booting)), "-m", "-p", "-n", ...command], {
-      timeoutMs: 10_000,
+      timeoutMs: PATIENCE_MS,
     });
   const show = async (): Promise<Record<string, string>> => {
     const properties = "ActiveState,StatusText,MainPID,NRestarts,Result";
@@ -60,13 +62,14 @@ test("systemd starts the unit as its own user, sees it ready, reloads it, restar
         return now.ActiveState === "active" && now;
       },
       "an active unit",
-      30_000,
+      PATIENCE_MS,
     );
 
-  await until(() => processOne(booting) > 0, "process 1");
+  await until(() => processOne(booting) > 0 || !booting.running, "process 1", PATIENCE_MS);
   const answers = await until(
     async () => (await inside("systemctl", "is-system-running")).stdout !== "" || !booting.running,
     "systemd",
+    PATIENCE_MS,
   ).catch(() => false);
   if (!answers || !booting.running)
     context.skip(`systemd cannot be booted in namespaces here: ${booting.stderr}`);
@@ -77,11 +80,11 @@ test("systemd starts the unit as its own user, sees it ready, reloads it, restar
     expect((await inside("stat", "-c", "%U", "/run/conveybpf")).stdout).toBe("nobody\n");
 
     expect((await inside("systemctl", "reload", "convey.service")).code).toBe(0);
-    await until(async () => /reload: nothing has changed/.test(await log()), "the reload");
+    await until(async () => /reload: nothing has changed/.test(await log()), "the reload", PATIENCE_MS);
 
     // A control plane that hangs gives no sign of life: after WatchdogSec it is started anew.
     await inside("sh", "-c", `kill -STOP ${first.MainPID}`);
-    await until(async () => (await show()).NRestarts === "1", "the watchdog's restart", 30_000);
+    await until(async () => (await show()).NRestarts === "1", "the watchdog's restart", PATIENCE_MS);
     await active();
 
     expect((await inside("systemctl", "stop", "convey.service")).code).toBe(0);
@@ -91,4 +94,4 @@ test("systemd starts the unit as its own user, sees it ready, reloads it, restar
   } finally {
     rmSync(home, { recursive: true, force: true });
   }
-}, 120_000);
+}, 600_000);

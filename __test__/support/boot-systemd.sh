@@ -15,7 +15,7 @@ mount -t cgroup2 none /sys/fs/cgroup/unified
 for unit in convey.service run-conveybpf.mount; do
     sed -e "s#/usr/bin/convey#$node $main#" -e 's#/etc/convey/convey.toml#/run/conf/convey.toml#' \
         -e 's/^User=convey$/User=nobody/' -e 's/^Group=convey$/Group=nogroup/' -e 's/chown convey:convey/chown nobody:nogroup/' \
-        -e 's/^WatchdogSec=.*/WatchdogSec=3/' -e '/^ProtectHome=/d' -e '/network-online/d' -e '/^StandardError=/d' \
+        -e 's/^WatchdogSec=.*/WatchdogSec=10/' -e '/^ProtectHome=/d' -e '/network-online/d' -e '/^StandardError=/d' \
         -e 's/^\[Unit\]$/[Unit]\nDefaultDependencies=no/' \
         -e 's#^\[Service\]$#[Service]\nStandardError=append:/run/conf/log#' "$units/$unit" >"/run/systemd/system/$unit"
 done

@@ -7,6 +7,9 @@ import { CONVEY } from "./peers.ts";
 import { type Running, start, succeed } from "./processes.ts";
 import type { Address } from "./sockets.ts";
 
+/** How long a start may take: Node.js alone takes half a minute where 20 processes want two processors. */
+const START_MS = 60_000;
+
 /** A running command line. `await using` kills it. */
 export interface Product extends AsyncDisposable {
   process: Running;
@@ -80,8 +83,8 @@ export async function runConvey(file: string, prefix: readonly string[] = []): P
 }
 
 async function ready(running: Running): Promise<{ host: string; port: string; stats: string }> {
-  const [, host = "", port = ""] = await running.waitFor(/listens on \[?([0-9a-f.:]+?)\]?:(\d+)/, 20_000);
-  const [, stats = ""] = await running.waitFor(/(http:\/\/[^/]+\/stats)/);
-  await running.waitFor(/is ready/);
+  const [, host = "", port = ""] = await running.waitFor(/listens on \[?([0-9a-f.:]+?)\]?:(\d+)/, START_MS);
+  const [, stats = ""] = await running.waitFor(/(http:\/\/[^/]+\/stats)/, START_MS);
+  await running.waitFor(/is ready/, START_MS);
   return { host, port, stats };
 }

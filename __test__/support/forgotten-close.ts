@@ -10,7 +10,7 @@ const servers = addrs.map((addr, i) => `[backends.pool.servers.s${i}]\naddr = "$
 await writeFile(
   file,
   `[stats]\nport = 0\n[frontends.web]\nlisten_addr = "127.0.0.1:0"\nbackend = "pool"\n` +
-    `[backends.pool]\nhealth_check_interval = 1\nhealth_check_timeout_ms = 60000\n${servers}`,
+    `[backends.pool]\nhealth_check_interval = 1\nhealth_check_timeout_ms = 600000\n${servers}`,
 );
 const lb = await createBalancer({ configFile: file });
 void (async () => {

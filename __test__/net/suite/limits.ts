@@ -73,8 +73,8 @@ export function limits({ method, scene: standing }: Stage): void {
 
     test("a full flow table costs new flows, or the memory of idle ones, but never a conversation", async () => {
       await using product = await scene.balance({ capacity: 64, workers: 1 });
-      const first = await talker.ask({ do: "open", count: 40 });
-      expect(first.ok).toBe(40);
+      // A quarter of the 128 entries may be half-open: of more than 32 that begin at once, some give way to others.
+      for (let i = 0; i < 4; i++) expect((await talker.ask({ do: "open", count: 10 })).ok).toBe(10);
       await using crowd = await Talker.start(lab, lab.vip());
       const more = await crowd.ask({ do: "open", count: 300 });
       const stats = await product.stats();

@@ -3,7 +3,10 @@
 
 mod host_lab;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use convey_runtime::host::{Host, cleanup};
@@ -59,6 +62,34 @@ fn the_next_start_reclaims_what_a_killed_balancer_left() {
     let next = Prepared::new(&host, &folder.0, "10.9.0.2:80", 50001, 51000);
     assert_eq!(host.enter(reserved), "50001-51000");
     next.end();
+    assert_eq!(host.enter(state_of_the_host), before);
+}
+
+#[test]
+#[ignore = "needs root, ip, nft, tc, ethtool, sysctl: makes network namespaces"]
+fn ports_of_a_killed_balancer_stay_reserved_all_the_time_that_the_next_one_starts() {
+    let (_peer, host, folder) = pair();
+    let before = host.enter(state_of_the_host);
+    Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000).kill();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let seen = std::thread::scope(|scope| {
+        let until = is_over.clone();
+        let watch = scope.spawn(|| {
+            host.enter(move || {
+                let mut seen = BTreeSet::from([reserved()]);
+                while !until.load(Ordering::Relaxed) {
+                    seen.insert(reserved());
+                }
+                seen
+            })
+        });
+        let next = Prepared::new(&host, &folder.0, "10.9.0.2:80", 40000, 50000);
+        is_over.store(true, Ordering::Relaxed);
+        let seen = watch.join().unwrap();
+        next.end();
+        seen
+    });
+    assert_eq!(seen, BTreeSet::from(["40000-50000".to_owned()]));
     assert_eq!(host.enter(state_of_the_host), before);
 }
 

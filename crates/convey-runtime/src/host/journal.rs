@@ -58,9 +58,16 @@ pub enum Record {
 }
 
 impl Record {
-    /// Whether it is part of what keeps the kernel from answering what is forwarded.
+    /// Whether it is part of what keeps the kernel out of what is forwarded: from answering it, and from connecting from
+    /// its ports.
     pub fn guards(&self) -> bool {
-        matches!(self, Self::NftTable { .. } | Self::GuardProgram { .. } | Self::Clsact { .. })
+        matches!(
+            self,
+            Self::NftTable { .. }
+                | Self::GuardProgram { .. }
+                | Self::Clsact { .. }
+                | Self::ReservedPorts { .. }
+        )
     }
 }
 

@@ -24,8 +24,8 @@ pub(crate) enum Outcome {
 /// What of killed balancers stays for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// Their guards, until the caller's own stands: in between the kernel would reset every flow it hears of. And
-    /// their flows.
+    /// Their guards and ports, until the caller's own stand: in between the kernel would reset every flow it hears of, or
+    /// let somebody connect from the port of one. And their flows.
     GuardsAndFlows,
     /// Their flows, until somebody has taken them over.
     Flows,
