@@ -27,7 +27,7 @@ pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use endpoint::Endpoint;
 pub use event::{Event, EventSink};
 pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
-pub use hello_routes::{HelloRoutes, HelloRoutesSpec};
+pub use hello_routes::{HelloRoute, HelloRoutes, HelloRoutesSpec};
 pub use snapshot::{
     Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
     SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
