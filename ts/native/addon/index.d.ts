@@ -407,6 +407,8 @@ export interface NativeFlow {
   server?: NativeFlowServer
   /** "new", "half_open", "established", "closing" or "closed". */
   state: string
+  /** What a connection without a server waits for: "proxy_header", "client_hello" or "server"; "" is nothing known. */
+  waitsFor: string
   ageMs?: number
   idleMs?: number
   /** Until it is forgotten if no packet comes. */
