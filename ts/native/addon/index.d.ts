@@ -477,6 +477,8 @@ export interface NativeFrontend {
   name: string
   /** `ip:port`, IPv6 in brackets, at least one; port 0 lets the kernel choose. */
   listen: Array<string>
+  /** "listen" or "listen_addr": the key that says so in the configuration file. */
+  listenKey: string
   protocol: NativeProtocol
   /** Name of a backend. */
   backend: string
