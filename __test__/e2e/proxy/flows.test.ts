@@ -1,8 +1,11 @@
 /** The open connections of proxy mode as flows: listed and ended. */
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { createBalancer, type FlowPage } from "../../../ts/index.ts";
 import { poolConfig } from "../../support/control.ts";
+import { folder } from "../../support/peers.ts";
 import { until } from "../../support/processes.ts";
 import { dial, echo, listening } from "../../support/sockets.ts";
 
@@ -194,4 +197,34 @@ test("a watch ends with its time, with its reader, and with the balancer; a fift
   await lb.close();
   for (const ended of await Promise.all(rest)) expect(ended.done).toBe(true);
   expect(() => lb.explainLive()).toThrow(/closed/);
+});
+
+test("a connection cut before its PROXY header is whole has a line in the log and a reason", async () => {
+  const log = join(folder("flows"), "connections.log");
+  const lb = await createBalancer({
+    log: { connections: "all", connections_file: log },
+    frontends: {
+      behind: {
+        ...{ listen_addr: "127.0.0.1:0", backend: "pool", accept_proxy: true },
+        proxy_header_timeout_ms: 60_000,
+      },
+    },
+    backends: { pool: { servers: { s1: { addr: "127.0.0.1:1" } } } },
+  });
+  const sockets = [await dial(lb.address("behind")), await dial(lb.address("behind"))];
+  const { flows } = await until(async () => {
+    const page = await lb.flows();
+    return page.flows.length === 2 ? page : undefined;
+  }, "both to be listed");
+  const { client = "", vip = "" } = flows[0] ?? {};
+  expect(await lb.killFlows({ protocol: "tcp", client, vip })).toEqual({ killed: 1 });
+  await until(() => lb.stats().current_connections === 1, "its place to be free");
+  await lb.close({ drainMs: 100 });
+  for (const socket of sockets) socket.destroy();
+  const lines = readFileSync(log, "utf8").trim().split("\n");
+  expect(lines.map((line) => (JSON.parse(line) as { end: string }).end)).toEqual([
+    "killed",
+    "drain_deadline",
+  ]);
+  expect(lb.stats().reasons).toMatchObject({ drain_deadline: 1 });
 });
