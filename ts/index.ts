@@ -73,8 +73,8 @@ export {
   type ServersEvent,
   type WeightEvent,
 } from "./control/events.ts";
-export type { Explanation, FlowQuestion, Step } from "./control/explain.ts";
-export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState } from "./control/flows.ts";
+export type { Explanation, FlowQuestion, HelloQuestion, Step } from "./control/explain.ts";
+export type { Flow, FlowFilter, FlowPage, FlowPageOptions, FlowState, WaitsFor } from "./control/flows.ts";
 export type { LiveDecision, LiveOptions } from "./control/live.ts";
 export type { Logger } from "./control/logger.ts";
 export type { Backends, NamedConfig, Names, NamesOf } from "./control/names.ts";

@@ -1,7 +1,7 @@
 /** `convey explain`: what would become of a packet, by a configuration or by the running balancer. */
 import type { Command } from "commander";
 import type { Override } from "../config/overrides.ts";
-import type { Explanation } from "../control/explain.ts";
+import type { Explanation, FlowQuestion } from "../control/explain.ts";
 import { EXIT } from "./exit-codes.ts";
 import { addConfigOptions, type ConfigOptions, integer, modeOf, overridesOf } from "./options.ts";
 import { duration } from "./running.ts";
@@ -12,6 +12,8 @@ interface ExplainOptions extends ConfigOptions {
   count?: number;
   duration?: number;
   json?: true;
+  sni?: string;
+  alpn?: string;
 }
 
 /** How long the running one may take; its workers get two seconds. */
@@ -38,18 +40,28 @@ export function explainCommand(program: Command): void {
     )
     .option("--count <n>", "with --live: end after so many", (value) => integer(value, 100_000))
     .option("--duration <time>", "with --live: end after this time, such as 30s; at most 10m", duration)
+    .option(
+      "--sni <name>",
+      "the server name in the connection's ClientHello, where the frontend has routes by it",
+    )
+    .option("--alpn <protocols>", "the protocols its ClientHello offers, such as h2,http/1.1")
     .option("--json", "print JSON: every step as data, with its sentence; with --live one object a line")
     .addHelpText(
       "after",
       "\nWithout --running: an empty flow table, every server as the file has it.\n" +
         "With it: the process that runs the file is asked by its socket; where there is none for this user, or with\n" +
         "--stats-port, the HTTP server of [stats], with its token file or CONVEY_STATS_TOKEN.\n\n" +
+        "--sni and --alpn tell which route of a frontend with routes in sni or alpn such a hello takes. Without both the\n" +
+        "frontend's backend is explained, where hellos without a name or with an encrypted one go. Of an encrypted hello\n" +
+        "give the outer name, which is all that is seen.\n\n" +
         "Example: convey explain tcp 192.0.2.7:40000 198.51.100.1:80",
     )
     .action(async (...given: [string?, string?, string?, ExplainOptions?]) => {
       const [protocol, source, destination] = given;
       const options = given[3] as ExplainOptions;
+      const said = options.sni !== undefined ? "--sni" : options.alpn !== undefined ? "--alpn" : undefined;
       if (options.live) {
+        if (said !== undefined) return command.error(`error: ${said} tells of one connection, not of --live`);
         if (protocol !== undefined && protocol !== "tcp" && protocol !== "udp") {
           return command.error(`error: the protocol is "tcp" or "udp", not "${protocol}"`);
         }
@@ -60,13 +72,16 @@ export function explainCommand(program: Command): void {
         const missing = protocol === undefined ? "protocol" : source === undefined ? "source" : "destination";
         return command.error(`error: missing required argument '${missing}'`);
       }
-      const { parseFlow } = await import("../control/explain.ts");
+      const { parseFlow, parseHello } = await import("../control/explain.ts");
       const flow = parseFlow(protocol, source, destination);
       if (!flow.ok) return command.error(`error: ${flow.message}`);
+      const hello = parseHello(options.sni, options.alpn);
+      if (!hello.ok) return command.error(`error: ${hello.message}`);
+      const question = { ...flow.value, ...hello.value };
       const overrides = overridesOf(options, modeOf(command, options));
       const explanation = options.running
-        ? await explainRunning(options, overrides, flow.value)
-        : await explainFile(options.config, overrides, flow.value);
+        ? await explainRunning(options, overrides, question)
+        : await explainFile(options.config, overrides, question);
       if (explanation === undefined) {
         process.exitCode = EXIT.failure;
         return;
@@ -76,8 +91,6 @@ export function explainCommand(program: Command): void {
       );
     });
 }
-
-type Question = Pick<Explanation, "protocol" | "source" | "destination">;
 
 /** The explanation in numbered steps, the verdict last. */
 export function sentences(explanation: Explanation): string {
@@ -89,31 +102,37 @@ export function sentences(explanation: Explanation): string {
 async function explainFile(
   file: string,
   overrides: readonly Override[],
-  flow: Question,
+  flow: FlowQuestion,
 ): Promise<Explanation | undefined> {
   const { loadOrExplain } = await import("./load.ts");
   const loaded = await loadOrExplain(file, overrides);
   if (loaded === undefined) return undefined;
-  const [{ lower }, { loadDataplane }, { toExplanation }] = await Promise.all([
-    import("../config/lower.ts"),
-    import("../native/index.ts"),
-    import("../control/explain.ts"),
-  ]);
+  const [{ lower }, { loadDataplane }, { assertLooksAtHello, nativeHello, toExplanation }] =
+    await Promise.all([
+      import("../config/lower.ts"),
+      import("../native/index.ts"),
+      import("../control/explain.ts"),
+    ]);
   const addon = await loadDataplane();
   const { protocol, source, destination } = flow;
-  return toExplanation(flow, addon.explainConfig(lower(loaded.config), protocol, source, destination));
+  const hello = nativeHello(flow);
+  const native = addon.explainConfig(lower(loaded.config), protocol, source, destination, hello);
+  assertLooksAtHello(flow, native, loaded.config);
+  return toExplanation(flow, native);
 }
 
 async function explainRunning(
   options: ExplainOptions,
   overrides: readonly Override[],
-  flow: Question,
+  flow: FlowQuestion,
 ): Promise<Explanation> {
   const [{ askRunning }, { ConveyError }] = await Promise.all([
     import("./client.ts"),
     import("../native/index.ts"),
   ]);
-  const path = `/api/v1/explain?${new URLSearchParams(flow)}`;
+  const { alpn, ...rest } = flow;
+  const query = new URLSearchParams({ ...rest, ...(alpn && { alpn: alpn.join(",") }) });
+  const path = `/api/v1/explain?${query}`;
   const named = options.statsPort !== undefined;
   const question = { path, timeoutMs: TIMEOUT_MS, token: true };
   const reply = await askRunning(options.config, overrides, question, { named });

@@ -111,6 +111,12 @@ async function kill(options: FlowsOptions, filter: Filter): Promise<void> {
   else process.stderr.write("convey: there is no such flow\n");
 }
 
+const WAITS_FOR: Readonly<Record<NonNullable<Flow["waits_for"]>, string>> = {
+  proxy_header: "its PROXY header",
+  client_hello: "its ClientHello",
+  server: "a server",
+};
+
 const serverOf = ({ server }: Flow): string =>
   server === null ? "-" : inert(`${server.backend}/${server.name} (${server.addr})`);
 
@@ -121,7 +127,7 @@ function table(flows: readonly Flow[]): string[] {
       flow.protocol,
       flow.client,
       flow.vip,
-      flow.state,
+      flow.waits_for === null ? flow.state : `${flow.state}, waits for ${WAITS_FOR[flow.waits_for]}`,
       seconds(flow.age_ms),
       seconds(flow.idle_ms),
       serverOf(flow),

@@ -111,12 +111,17 @@ function names({ name, table }: Frontend): Finding[] {
 function protocols({ name, table }: Frontend): Finding[] {
   if (!isTable(table.alpn)) return [];
   return Object.keys(table.alpn)
-    .filter((protocol) => protocol.length > 255 || !/^[\x21-\x7e]+$/.test(protocol))
+    .filter((protocol) => !isAlpnProtocol(protocol))
     .map((protocol) =>
       error(["frontends", name, "alpn", protocol], "key", "is not a protocol of ALPN", {
         expected: 'its identification in ASCII, such as "h2", "http/1.1" or "acme-tls/1"',
       }),
     );
+}
+
+/** Whether it can stand in a client's list of protocols. */
+export function isAlpnProtocol(text: string): boolean {
+  return text.length <= 255 && /^[\x21-\x7e]+$/.test(text);
 }
 
 function references(frontend: Frontend, { root, backends }: View): Finding[] {

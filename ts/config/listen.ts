@@ -53,6 +53,10 @@ export interface Listening {
   listen?: readonly string[] | undefined;
 }
 
+/** The key by which a frontend says where it listens: errors name it. */
+export const listenKey = ({ listen }: Listening): "listen" | "listen_addr" =>
+  listen === undefined ? "listen_addr" : "listen";
+
 /** As the configuration has it, ranges not taken apart. */
 export function listenTexts({ listen_addr, listen }: Listening): readonly string[] {
   return listen ?? (listen_addr === undefined ? [] : [listen_addr]);

@@ -16,7 +16,7 @@ import type {
 import { hostPort } from "./address.ts";
 import { availableCpus } from "./cpus.ts";
 import { serverName } from "./hello-routes.ts";
-import { listenAddresses } from "./listen.ts";
+import { listenAddresses, listenKey } from "./listen.ts";
 import {
   type Balance,
   type Config,
@@ -72,6 +72,7 @@ export function lower(config: Config, states: ServerStates = new Map()): NativeC
     frontends: Object.entries(config.frontends).map(([name, frontend]) => ({
       name,
       listen: listenAddresses(frontend).map(hostPort),
+      listenKey: listenKey(frontend),
       protocol: frontend.protocol,
       backend: frontend.backend,
       sni: Object.entries(frontend.sni ?? {}).map(([written, backend]) => {

@@ -14,7 +14,7 @@ import { ConveyError, type DataplaneModule, loadDataplane } from "../native/inde
 import { Configuration } from "./configuration.ts";
 import { until, untilQuiet } from "./ending.ts";
 import { type BalancerEvent, EventHub } from "./events.ts";
-import type { Explanation } from "./explain.ts";
+import type { Explanation, HelloQuestion } from "./explain.ts";
 import { type FlowFilter, type FlowPage, type FlowPageOptions, Flows } from "./flows.ts";
 import { invalidConfig } from "./invalid-config.ts";
 import type { LiveDecision, LiveOptions } from "./live.ts";
@@ -257,13 +257,19 @@ export class Balancer<N extends Names = Names> implements AsyncDisposable {
   /**
    * What would become of the next packet from `source` to `destination` ("ip:port"), by the code that forwards
    * and, in the packet modes, by the flow table of the worker that has the flow. Changes nothing. Questions are
-   * answered one after another.
+   * answered one after another. `hello` tells what the connection's ClientHello says, for a frontend with routes in
+   * `sni` or `alpn`.
    *
-   * @throws ConveyError `CONFIG_INVALID` for an argument, `CLOSED`, `INTERNAL` when no answer comes or too many
+   * @throws ConveyError `CONFIG_INVALID` for an argument, or a `hello` where the frontend does not look at it, `CLOSED`, `INTERNAL` when no answer comes or too many
    * questions wait.
    */
-  async explain(protocol: string, source: string, destination: string): Promise<Explanation> {
-    return await this.#service.explain([protocol, source, destination], () => this.#assertOpen());
+  async explain(
+    protocol: string,
+    source: string,
+    destination: string,
+    hello: HelloQuestion = {},
+  ): Promise<Explanation> {
+    return await this.#service.explain([protocol, source, destination], hello, () => this.#assertOpen());
   }
 
   /**

@@ -1,11 +1,18 @@
 /** What would become of a packet, as the command line, the HTTP server and `createBalancer()` tell it. */
 import { hostPort, type Parsed, parseSocketAddress } from "../config/address.ts";
-import type { Protocol } from "../config/schema.ts";
-import type { NativeExplanation } from "../native/index.ts";
+import { isAlpnProtocol, serverName } from "../config/hello-routes.ts";
+import type { Config, Protocol } from "../config/schema.ts";
+import { ConveyError, type NativeClientHello, type NativeExplanation } from "../native/index.ts";
 import { type Finding, wording } from "./wording.ts";
 
 /** A flow that is asked about; addresses are "ip:port", IPv6 in brackets. */
-export type FlowQuestion = { protocol: Protocol; source: string; destination: string };
+export type FlowQuestion = { protocol: Protocol; source: string; destination: string } & HelloQuestion;
+
+/**
+ * What the ClientHello of a connection says, where that is known: the server name (of an encrypted hello the outer one)
+ * and the protocols it offers in ALPN, the one liked best first.
+ */
+export type HelloQuestion = { sni?: string; alpn?: string[] };
 
 /** The way of one packet through the balancer; null for what does not apply. */
 export type Explanation = FlowQuestion & {
@@ -53,6 +60,56 @@ export function parseFlow(protocol: string, source: string, destination: string)
       destination: hostPort(to.value),
     },
   };
+}
+
+/** Reads a server name and protocols, the latter with commas between; `undefined` where none was given. */
+export function parseHello(
+  sni: string | undefined,
+  alpn: string | readonly string[] | undefined,
+): Parsed<HelloQuestion> {
+  const question: HelloQuestion = {};
+  if (sni !== undefined) {
+    const name = serverName(sni);
+    if (!name.ok || name.value.startsWith("*.")) {
+      const message = name.ok ? "is a pattern; give a name that a client would send" : name.message;
+      return { ok: false, message: `the server name ${JSON.stringify(sni)} ${message}` };
+    }
+    question.sni = name.value;
+  }
+  if (alpn !== undefined) {
+    question.alpn = typeof alpn === "string" ? alpn.split(",").map((one) => one.trim()) : [...alpn];
+    const wrong = question.alpn.find((one) => !isAlpnProtocol(one));
+    if (wrong !== undefined) {
+      return { ok: false, message: `${JSON.stringify(wrong)} is not a protocol of ALPN, such as "h2"` };
+    }
+  }
+  return { ok: true, value: question };
+}
+
+/** What the data plane is asked with; `undefined`: nothing is known of the hello. */
+export function nativeHello({ sni, alpn }: HelloQuestion): NativeClientHello | undefined {
+  if (sni === undefined && alpn === undefined) return undefined;
+  return { ...(sni !== undefined && { sni }), alpn: alpn ?? [] };
+}
+
+/**
+ * Refuses a question that tells of a ClientHello where the frontend does not look at it.
+ *
+ * @throws ConveyError `CONFIG_INVALID`.
+ */
+export function assertLooksAtHello(
+  question: HelloQuestion,
+  native: NativeExplanation,
+  { mode, frontends }: Config,
+): void {
+  const frontend = frontends[native.frontend];
+  if (nativeHello(question) === undefined || frontend === undefined) return;
+  const routes = { ...frontend.sni, ...frontend.alpn };
+  if (mode === "proxy" && Object.keys(routes).length > 0) return;
+  throw new ConveyError(
+    "CONFIG_INVALID",
+    `frontend "${native.frontend}" does not choose by the ClientHello: it has no routes in sni or alpn; ask without a name and protocols`,
+  );
 }
 
 /** Servers told of by name before "and n more". */

@@ -33,6 +33,9 @@ import { Turns } from "./turns.ts";
  */
 export type FlowState = "new" | "half_open" | "established" | "closing" | "closed";
 
+/** See `Flow.waits_for`. */
+export type WaitsFor = "proxy_header" | "client_hello" | "server";
+
 const FLOW_STATES: readonly string[] = ["new", "half_open", "established", "closing", "closed"];
 
 /** Which flows; what is left out is any. */
@@ -62,6 +65,11 @@ export type Flow = {
   vip: string;
   server: { backend: string; name: string; addr: string } | null;
   state: FlowState;
+  /**
+   * What a `new` one waits for, proxy mode: the PROXY header that it begins with, until when `client` is the proxy in
+   * front; its ClientHello; a server, in the queue or before it tries again. `null` where it does not wait.
+   */
+  waits_for: WaitsFor | null;
   /** Milliseconds since it began; proxy mode. */
   age_ms: number | null;
   /** Milliseconds since its last packet, in steps of 17; packet modes. */
@@ -282,6 +290,7 @@ function toFlow(native: NativeFlow): Flow {
     vip: native.vip,
     server: native.server ?? null,
     state: native.state as FlowState,
+    waits_for: native.waitsFor === "" ? null : (native.waitsFor as WaitsFor),
     age_ms: native.ageMs ?? null,
     idle_ms: native.idleMs ?? null,
     expires_in_ms: native.expiresInMs ?? null,

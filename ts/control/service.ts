@@ -24,7 +24,16 @@ import {
 import { CounterReader } from "./counter-reader.ts";
 import { diffConfig } from "./diff.ts";
 import type { Expansion } from "./dns/expand.ts";
-import { type Explanation, parseFlow, toExplanation, withDown } from "./explain.ts";
+import {
+  assertLooksAtHello,
+  type Explanation,
+  type HelloQuestion,
+  nativeHello,
+  parseFlow,
+  parseHello,
+  toExplanation,
+  withDown,
+} from "./explain.ts";
 import { type HealthListener, HealthMonitor, type LastCheck } from "./health/monitor.ts";
 import { checkText } from "./health/outcome.ts";
 import { serverProbe } from "./health/vip-check.ts";
@@ -224,21 +233,30 @@ export class Service {
   }
 
   /** See `Balancer.explain()`; `assertOpen` throws once nobody can answer. */
-  async explain(question: [string, string, string], assertOpen: () => void): Promise<Explanation> {
+  async explain(
+    question: [string, string, string],
+    { sni, alpn }: HelloQuestion,
+    assertOpen: () => void,
+  ): Promise<Explanation> {
     const flow = parseFlow(...question);
     if (!flow.ok) throw new ConveyError("CONFIG_INVALID", flow.message);
+    const hello = parseHello(sni, alpn);
+    if (!hello.ok) throw new ConveyError("CONFIG_INVALID", hello.message);
     assertOpen();
     const { protocol, source, destination } = flow.value;
     const native = await this.#questions.take(() => {
       assertOpen();
-      return this.dataplane.explain(protocol, source, destination);
+      return this.dataplane.explain(protocol, source, destination, nativeHello(hello.value));
     });
     assertOpen();
     if (native === null) throw new ConveyError("INTERNAL", "the worker that has the flow did not answer");
-    const explanation = toExplanation(flow.value, native);
-    // Of several, which one it is depends on what the client says.
+    assertLooksAtHello(hello.value, native, this.#config);
+    const explanation = toExplanation({ ...flow.value, ...hello.value }, native);
+    const routed = native.steps.find((step) => step.kind === "hello_route");
     const backend =
-      explanation.server?.backend ?? this.#config.frontends[explanation.frontend ?? ""]?.backend;
+      explanation.server?.backend ??
+      routed?.backend ??
+      this.#config.frontends[explanation.frontend ?? ""]?.backend;
     const down = [...this.servers.records.values()].filter(
       (record) => record.backend === backend && !isUp(record),
     );

@@ -85,7 +85,13 @@ export function wording(finding: Finding): string {
     case "more_servers_down":
       return `and ${finding.count} more servers are down`;
     case "by_client_hello":
-      return `its ClientHello, which is not known here, may lead it elsewhere by name or protocol; without a route it goes to backend "${finding.backend}":`;
+      return `its ClientHello, which is not known here, may lead it elsewhere by name or protocol; without a name, with an encrypted one or without a route it goes to backend "${finding.backend}":`;
+    case "hello_route":
+      return finding.table === "sni"
+        ? `its ClientHello names a server of the route "${finding.key}" in sni, which leads to backend "${finding.backend}":`
+        : `its ClientHello offers "${finding.key}", the first of its protocols with a route in alpn, which leads to backend "${finding.backend}":`;
+    case "no_hello_route":
+      return `neither the name nor a protocol of its ClientHello has a route, so it goes to the frontend's backend "${finding.backend}":`;
     case "own_connection":
       return "the connection to the server is one of the balancer's own";
     default:

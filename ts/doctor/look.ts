@@ -61,22 +61,28 @@ export function frontends({ config }: Look): Frontend[] {
   );
 }
 
-/** Servers that a frontend uses and that have a weight. */
-export function servers({ config }: Look): Server[] {
+/** Servers that a frontend uses and that have a weight, as they are written. */
+export function backendServers({
+  config,
+}: Look): { key: string; backend: string; addr: string; resolve: "all" | "first" }[] {
   const used = new Set(Object.values(config.frontends).flatMap(backendsOf));
   return Object.entries(config.backends)
     .filter(([backend]) => used.has(backend))
-    .flatMap(([backend, { servers, dsr_method }]) =>
+    .flatMap(([backend, { servers }]) =>
       Object.entries(servers)
         .filter(([, { weight }]) => weight > 0)
-        .flatMap(([name, { addr }]) => {
-          const address = parseServerAddress(addr);
-          // Names and Unix sockets are not looked at.
-          if (!address.ok || address.value.kind !== "ip") return [];
-          const method = dsr_method ?? config.dsr.method;
-          return [{ key: `${backend}/${name}`, backend, address: address.value, method }];
-        }),
+        .map(([name, { addr, resolve = "all" }]) => ({ key: `${backend}/${name}`, backend, addr, resolve })),
     );
+}
+
+/** Of these, those that are IP addresses. */
+export function servers(look: Look): Server[] {
+  const { backends, dsr } = look.config;
+  return backendServers(look).flatMap(({ key, backend, addr }) => {
+    const address = parseServerAddress(addr);
+    if (!address.ok || address.value.kind !== "ip") return [];
+    return [{ key, backend, address: address.value, method: backends[backend]?.dsr_method ?? dsr.method }];
+  });
 }
 
 /** The engine at work, or the one that a start would take: of kernel programs only where they may be loaded. */

@@ -12,6 +12,7 @@ import { backlog, descriptors } from "./checks/limits.ts";
 import { listeners } from "./checks/listeners.ts";
 import { memory } from "./checks/memory.ts";
 import { mtu } from "./checks/mtu.ts";
+import { names } from "./checks/names.ts";
 import { namespace } from "./checks/namespace.ts";
 import { neighbours } from "./checks/neighbours.ts";
 import { offloads } from "./checks/offloads.ts";
@@ -44,6 +45,7 @@ export const CHECKS: readonly Check[] = [
   forwarding,
   mtu,
   neighbours,
+  names,
   serversReachable,
   clientSource,
   // What runs out.

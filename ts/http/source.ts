@@ -2,7 +2,7 @@
 import type { z } from "@hono/zod-openapi";
 import type { Config } from "../config/schema.ts";
 import type { Balancer } from "../control/balancer.ts";
-import type { Explanation } from "../control/explain.ts";
+import type { Explanation, HelloQuestion } from "../control/explain.ts";
 import type { FlowFilter, FlowPage, FlowPageOptions } from "../control/flows.ts";
 import type { LiveDecision, LiveOptions } from "../control/live.ts";
 import type { LiveFeed } from "../control/live-feed.ts";
@@ -32,7 +32,12 @@ export type AdminSource = {
   /** The configuration in service. */
   config: () => Config;
   /** What would become of a packet. */
-  explain: (protocol: string, source: string, destination: string) => Promise<Explanation>;
+  explain: (
+    protocol: string,
+    source: string,
+    destination: string,
+    hello: HelloQuestion,
+  ) => Promise<Explanation>;
   /** All events, with numbers. */
   events: () => EventFeed;
   drain: (server: string, how: { deadlineMs?: number; jitterMs?: number }) => Promise<DrainResult>;

@@ -6,6 +6,7 @@ import type { Problem } from "../config/problem.ts";
 import type {
   ErrorCode,
   NativeAddress,
+  NativeClientHello,
   NativeConfig,
   Dataplane as NativeDataplane,
   NativeDropReport,
@@ -35,6 +36,7 @@ import type {
 export type {
   ErrorCode,
   NativeAddress,
+  NativeClientHello,
   NativeConfig,
   NativeCounters,
   NativeDropReport,
@@ -130,7 +132,12 @@ export interface Dataplane {
   /** Resolves when what `install()` and `stopAccepting()` took out of service is closed and its clients are counted. */
   settle(): Promise<void>;
   /** What would become of the next packet of a flow; `null` when nobody answers, or after `close()`. */
-  explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>;
+  explain(
+    protocol: NativeProtocol,
+    source: string,
+    destination: string,
+    hello?: NativeClientHello,
+  ): Promise<NativeExplanation | null>;
   /** A page of the live flows, proxy mode: of the open connections; `cursor` "" is the beginning. `null` after `close()`. */
   flows(filter: NativeFlowFilter, cursor: string, limit: number): Promise<NativeFlowPage | null>;
   /** Ends flows and tells how many; `null` after `close()`, and when a worker does not answer. */
@@ -164,6 +171,7 @@ export interface DataplaneModule {
     protocol: NativeProtocol,
     source: string,
     destination: string,
+    hello?: NativeClientHello,
   ): NativeExplanation;
   /** How many slots of a backend's Maglev table would name another address with `after` than with `before`. */
   movedSlots(before: NativeMember[], after: NativeMember[]): Promise<NativeMovedSlots>;

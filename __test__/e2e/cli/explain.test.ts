@@ -52,6 +52,43 @@ describe("convey explain", () => {
     expect(told.server).toEqual({ backend: "pool", name: "s1", addr: `127.0.0.1:${server.port}` });
   });
 
+  test("tells the route of a ClientHello by the file and by the running one, and refuses one without routes", async () => {
+    await using directory = await folder();
+    await using server = await listening(echo);
+    const [port, plain] = [await freePort(), await freePort()];
+    const file = join(directory.path, "config.toml");
+    const backend = (name: string) => `[backends.${name}.servers.s1]\naddr = "127.0.0.1:${server.port}"\n`;
+    await writeFile(
+      file,
+      `[frontends.web]\nlisten_addr = "127.0.0.1:${port}"\nbackend = "pool"\n` +
+        `[frontends.web.sni]\n"*.bücher.example" = "books"\n[frontends.web.alpn]\nh2 = "grpc"\n` +
+        `[frontends.plain]\nlisten_addr = "127.0.0.1:${plain}"\nbackend = "pool"\n` +
+        backend("pool") +
+        backend("books") +
+        backend("grpc"),
+    );
+    await using running = serving(["-c", file]);
+    await running.waitFor(/is ready/);
+    const ask = async (...flags: string[]) => await convey(["explain", "-c", file, ...flags]);
+    const flow = (to: number) => ["tcp", "127.0.0.9:4000", `127.0.0.1:${to}`];
+    for (const where of [[], ["--running"]]) {
+      const named = await ask(...where, "--sni", "Shop.Bücher.example", "--alpn=h2, http/1.1", ...flow(port));
+      expect(named).toMatchObject({ code: 0, stderr: "" });
+      expect(named.stdout).toContain(
+        'route "*.xn--bcher-kva.example" in sni, which leads to backend "books"',
+      );
+      expect((await ask(...where, "--alpn", "h2", ...flow(port))).stdout).toContain('backend "grpc"');
+      expect((await ask(...where, ...flow(port))).stdout).toContain(
+        'without a name, with an encrypted one or without a route it goes to backend "pool"',
+      );
+      const refused = await ask(...where, "--sni", "a.example", ...flow(plain));
+      expect(refused.code).not.toBe(0);
+      expect(refused.stderr).toContain('frontend "plain" does not choose by the ClientHello');
+    }
+    const json = await ask("--json", "--sni", "a.example", ...flow(port));
+    expect(JSON.parse(json.stdout)).toMatchObject({ sni: "a.example", server: { backend: "pool" } });
+  });
+
   test("asks the HTTP server that --stats-port names, beyond loopback with its token", async () => {
     await using directory = await folder();
     await using server = await listening(echo);
@@ -81,6 +118,17 @@ describe("usage of the commands around the packet modes", () => {
     ["a source without a port", ["explain", "tcp", "127.0.0.1", "127.0.0.1:2"], /the source .* has no port/],
     ["two families", ["explain", "tcp", "127.0.0.1:1", "[::1]:2"], /give two of one family/],
     ["a missing destination", ["explain", "tcp", "127.0.0.1:1"], /missing required argument 'destination'/],
+    [
+      "a pattern as the server name",
+      ["explain", "--sni=*.example.com", "tcp", "127.0.0.1:1", "127.0.0.1:2"],
+      /the server name "\*\.example\.com" is a pattern/,
+    ],
+    [
+      "an empty protocol of ALPN",
+      ["explain", "--alpn=h2,", "tcp", "127.0.0.1:1", "127.0.0.1:2"],
+      /"" is not a protocol of ALPN/,
+    ],
+    ["a hello with --live", ["explain", "--live", "--sni=a.test"], /--sni tells of one connection/],
     ["a VIP without a port", ["dsr-server", "192.0.2.1"], /"192\.0\.2\.1" has no port/],
     [
       "two actions",

@@ -173,3 +173,19 @@ test("a variable that is not set is told by the commands with its place, and one
   expect(code).toBe(0);
   expect(stdout).toContain("retries = 3");
 });
+
+test("what the data plane refuses of an address is told by the key that was written", async (context) => {
+  needs(context, { root: true, tools: ["unshare"] });
+  await using directory = await folder();
+  const file = join(directory.path, "config.toml");
+  const main = join(import.meta.dirname, "../../../dist/cli/main.js");
+  for (const [key, value] of Object.entries({ listen: '[":80"]', listen_addr: '":80"' })) {
+    await writeFile(
+      file,
+      `mode = "passthrough"\n[frontends.web]\n${key} = ${value}\nbackend = "pool"\n[backends.pool.servers.s1]\naddr = "10.0.0.1:80"\n`,
+    );
+    const command = [process.execPath, main, "explain", "-c", file, "tcp", "10.0.0.9:1", "10.0.0.2:80"];
+    const { stderr } = await finish(["unshare", "-n", ...command]);
+    expect(stderr).toContain(`frontends.web.${key}: 0.0.0.0:80 stands for every IPv4 address`);
+  }
+});

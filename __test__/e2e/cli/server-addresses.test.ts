@@ -1,4 +1,6 @@
 /** The command line before servers that are no IP address: nginx on Unix sockets, and names that dnsmasq has. */
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -83,6 +85,75 @@ test("a name in the file is followed while it runs, by the API too, and a reload
   await until(async () => (await ask(web, "/name")).body === "socket", "the socket");
   expect(await servers()).toEqual(["a"]);
 });
+
+test("convey doctor tells of names that do not resolve and sockets that nobody listens on, in plain words", async (context) => {
+  needs(context, { tools: ["nginx", "dnsmasq"] });
+  const [good, left] = [join(folder, "good.sock"), join(folder, "left.sock")];
+  await using _good = nginx(`unix:${good}`, "good");
+  await using _named = nginx("127.0.0.4:18982", "named");
+  await using dns = await dnsmasq("127.0.0.4 app.test\n127.0.0.5 dead.test\n");
+  writeFileSync(left, "");
+  const file = join(folder, "doctor.toml");
+  const servers = [
+    `good = { addr = "unix:${good}" }`,
+    `left = { addr = "unix:${left}" }`,
+    `gone = { addr = "unix:${folder}/gone.sock" }`,
+    'abstract = { addr = "unix:@convey-nobody-listens" }',
+    'named = { addr = "app.test:18982" }',
+    'dead = { addr = "dead.test:18982" }',
+    'unknown = { addr = "none.test:18982" }',
+    'off = { addr = "none.test:18982", weight = 0 }',
+  ];
+  const doctor = async (resolver: string) => {
+    writeFileSync(file, toml(servers.join("\n"), resolver), { mode: 0o644 });
+    const convey = [process.execPath, join(import.meta.dirname, "../../../dist/cli/main.js")];
+    const { code, stdout } = await finish([...convey, "doctor", "--json", "-c", file]);
+    type Told = { check: string; subject: string; severity: string; title: string; evidence: string };
+    const { findings } = JSON.parse(stdout) as { findings: Told[] };
+    const of = (check: string, server: string) =>
+      findings.find((it) => it.check === check && it.subject === `app/${server}`);
+    return { code, of };
+  };
+  await until(async () => (await ask({ host: "127.0.0.4", port: 18982 }, "/name")).body === "named", "nginx");
+  const { code, of } = await doctor(`[resolver]\nservers = ["${dns.address}"]`);
+  expect(code).toBe(1);
+  expect(of("names", "named")).toMatchObject({
+    severity: "ok",
+    evidence: `127.0.0.4:18982, asked of ${dns.address}`,
+  });
+  expect(of("servers", "named")).toMatchObject({ severity: "ok", title: "app/named answers" });
+  expect(of("names", "dead")?.severity).toBe("ok");
+  expect(of("servers", "dead")).toMatchObject({
+    severity: "error",
+    evidence: "TCP connect to 127.0.0.5:18982: ECONNREFUSED",
+  });
+  expect(of("names", "unknown")).toMatchObject({
+    severity: "error",
+    title: "app/unknown: none.test does not resolve",
+    evidence: expect.stringContaining(`asked of ${dns.address}`),
+  });
+  expect(of("names", "off"), "a server without weight is not asked for").toBeUndefined();
+  expect(of("servers", "good")).toMatchObject({ severity: "ok", title: "app/good answers" });
+  expect(of("servers", "left")).toMatchObject({ title: "app/left: nobody listens on the socket" });
+  expect(of("servers", "gone")).toMatchObject({
+    severity: "error",
+    title: "app/gone: there is no such socket",
+  });
+  expect(of("servers", "abstract")).toMatchObject({ title: "app/abstract: nobody listens on the socket" });
+
+  // A resolver that never answers.
+  const mute = createSocket("udp4").bind(0, "127.0.0.1");
+  await once(mute, "listening");
+  const at = `127.0.0.1:${mute.address().port}`;
+  const begun = performance.now();
+  const silent = await doctor(`[resolver]\nservers = ["${at}"]\ntimeout_ms = 60000`);
+  mute.close();
+  expect(silent.of("names", "named")).toMatchObject({
+    severity: "error",
+    evidence: `no answer within 5000 ms, asked of ${at}`,
+  });
+  expect(performance.now() - begun).toBeLessThan(50_000);
+}, 120_000);
 
 test("convey validate takes names and sockets without asking anybody, and refuses a socket where packets go", async () => {
   const file = join(folder, "validate.toml");

@@ -28,6 +28,33 @@ const SOURCE = "127.0.0.9:4000";
 const url = (query: string): string => `/api/v1/explain?${query}`;
 
 describe("lb.explain()", () => {
+  test("knows the port that the kernel chose, after a reload too, and one only while it is listened on", async () => {
+    const pool = poolConfig({ s1: { addr: servers[0]?.addr ?? "" } });
+    const frontends = (...names: string[]) => ({
+      frontends: Object.fromEntries(
+        names.map((name) => [name, { listen: ["127.0.0.1:0"], backend: "pool" }]),
+      ),
+    });
+    await using chosen = await createBalancer({ ...pool, ...frontends("one", "two") });
+    const at = (name: string) => {
+      const { host, port } = chosen.address(name);
+      return `${host}:${port}`;
+    };
+    const two = at("two");
+    for (const name of ["one", "two"]) {
+      expect(await chosen.explain("tcp", SOURCE, at(name))).toMatchObject({
+        frontend: name,
+        verdict: "connect",
+      });
+    }
+    await chosen.update({ ...pool, ...frontends("one") });
+    expect(await chosen.explain("tcp", SOURCE, at("one"))).toMatchObject({ frontend: "one" });
+    expect(await chosen.explain("tcp", SOURCE, two)).toMatchObject({
+      frontend: null,
+      verdict: "pass not_vip",
+    });
+  });
+
   test("names the frontend and the share of every server that is up", async () => {
     const told = await lb.explain("tcp", SOURCE, web);
     expect(told).toMatchObject({ frontend: "web", flow: null, maglev_slot: null, verdict: "connect" });

@@ -11,7 +11,7 @@ import { Client, echoServer } from "../../support/control.ts";
 import { folder } from "../../support/peers.ts";
 import { finish, start, until } from "../../support/processes.ts";
 import { needs } from "../../support/requirements.ts";
-import { type Address, dial, freePort, receive } from "../../support/sockets.ts";
+import { type Address, dial, freePort, listening, receive } from "../../support/sockets.ts";
 
 const NAMES = ["fallback", "app", "wild", "grpc"] as const;
 type Name = (typeof NAMES)[number];
@@ -224,6 +224,65 @@ test("plain HTTP and a client that waits for its server to speak go to the defau
   const { steps, server: chosen } = await lb.explain("tcp", "127.0.0.9:1", `127.0.0.1:${port}`);
   expect(steps.map(({ kind }) => kind)).toContain("by_client_hello");
   expect(chosen?.backend ?? "pool").toBe("pool");
+});
+
+test("explain names the route of a hello it is told of, and clients with that hello go the same way", async () => {
+  // A server that says nothing: what its clients wait for.
+  await using server = await listening((socket) => socket.on("error", () => {}));
+  const port = await freePort();
+  await using lb = await createBalancer({
+    frontends: {
+      web: {
+        listen_addr: `127.0.0.1:${port}`,
+        backend: "pool",
+        sni: { "app.example.com": "app", "*.example.com": "wild" },
+        alpn: { h2: "grpc" },
+      },
+      plain: { listen_addr: "127.0.0.1:0", backend: "pool" },
+    },
+    backends: Object.fromEntries(
+      ["pool", "app", "wild", "grpc"].map((name) => [name, { servers: { one: { addr: server.addr } } }]),
+    ),
+  });
+  /** Where a client of Node's TLS is led to. */
+  const led = async (servername: string | undefined, protocols: string[]) => {
+    const tls = tlsConnect({
+      ...lb.address("web"),
+      rejectUnauthorized: false,
+      ...(servername !== undefined && { servername }),
+      ...(protocols.length > 0 && { ALPNProtocols: protocols }),
+    });
+    tls.on("error", () => {});
+    let backend: string | undefined;
+    await until(async () => {
+      const { flows } = await lb.flows({ state: "established" });
+      backend = flows.find(({ client }) => client.endsWith(`:${tls.localPort}`))?.server?.backend;
+      return backend !== undefined;
+    }, "a server");
+    tls.destroy();
+    return backend;
+  };
+  for (const [sni, alpn, backend, kind, says] of [
+    ["APP.example.com", ["h2"], "app", "hello_route", 'the route "app.example.com" in sni'],
+    ["x.y.example.com", [], "wild", "hello_route", 'the route "*.example.com" in sni'],
+    ["other.test", ["http/1.1", "h2"], "grpc", "hello_route", 'offers "h2", the first'],
+    [undefined, ["h2"], "grpc", "hello_route", "in alpn"],
+    [undefined, ["http/1.1"], "pool", "no_hello_route", 'the frontend\'s backend "pool"'],
+    ["example.com", [], "pool", "no_hello_route", "has a route"],
+  ] as const) {
+    const hello = { ...(sni !== undefined && { sni }), ...(alpn.length > 0 && { alpn: [...alpn] }) };
+    const told = await lb.explain("tcp", "127.0.0.9:1", `127.0.0.1:${port}`, hello);
+    expect(told.server?.backend, JSON.stringify(hello)).toBe(backend);
+    expect(told.steps.find((step) => step.kind === kind)?.text).toContain(says);
+    expect(await led(sni, [...alpn]), JSON.stringify(hello)).toBe(backend);
+  }
+  const plain = lb.address("plain");
+  await expect(
+    lb.explain("tcp", "127.0.0.9:1", `127.0.0.1:${plain.port}`, { sni: "app.example.com" }),
+  ).rejects.toMatchObject({
+    code: "CONFIG_INVALID",
+    message: expect.stringContaining('frontend "plain" does not choose by the ClientHello'),
+  });
 });
 
 test("2,000 clients that say half a hello do not keep others waiting, and are closed and counted", async () => {

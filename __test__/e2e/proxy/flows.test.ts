@@ -1,8 +1,11 @@
 /** The open connections of proxy mode as flows: listed and ended. */
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { createBalancer, type FlowPage } from "../../../ts/index.ts";
 import { poolConfig } from "../../support/control.ts";
+import { folder } from "../../support/peers.ts";
 import { until } from "../../support/processes.ts";
 import { dial, echo, listening } from "../../support/sockets.ts";
 
@@ -42,6 +45,64 @@ test("an open connection is listed with its server and bytes; ended, both its en
   expect(String((await once(other, "data"))[0])).toBe("again");
   expect((await lb.flows()).flows.map((it) => it.client)).toEqual([`127.0.0.1:${other.localPort}`]);
   other.destroy();
+});
+
+test("connections that wait are listed with what they wait for, and a new client of a proxy in front ends when told to", async () => {
+  await using server = await listening(echo);
+  await using lb = await createBalancer({
+    frontends: {
+      behind: {
+        ...{ listen_addr: "127.0.0.1:0", backend: "pool", accept_proxy: true },
+        proxy_header_timeout_ms: 60_000,
+      },
+      routed: {
+        ...{ listen_addr: "127.0.0.1:0", backend: "pool", sni: { "a.test": "pool" } },
+        client_hello_timeout_ms: 60_000,
+      },
+      queued: { listen_addr: "127.0.0.1:0", backend: "full" },
+    },
+    backends: {
+      pool: { servers: { s1: { addr: server.addr } } },
+      full: {
+        ...{ max_connections: 1, queue: 1, queue_timeout_ms: 60_000 },
+        servers: { s1: { addr: server.addr } },
+      },
+    },
+  });
+  const waiting = async (frontend: string) =>
+    await until(async () => {
+      const { flows } = await lb.flows({ frontend, state: "new" });
+      return flows.find((flow) => flow.waits_for !== null);
+    }, "one that waits");
+
+  const behind = await dial(lb.address("behind"));
+  behind.write("PROXY TCP4 192.0.2.7 ");
+  const peer = `127.0.0.1:${behind.localPort}`;
+  expect(await waiting("behind")).toMatchObject({ client: peer, server: null, waits_for: "proxy_header" });
+  behind.write("192.0.2.1 4000 80\r\nhello");
+  expect(String((await once(behind, "data"))[0])).toBe("hello");
+  const { flows } = await lb.flows({ frontend: "behind" });
+  expect(flows.map(({ client, waits_for }) => ({ client, waits_for }))).toEqual([
+    { client: "192.0.2.7:4000", waits_for: null },
+  ]);
+
+  const routed = await dial(lb.address("routed"));
+  routed.write(Buffer.from([22, 3, 1]));
+  expect(await waiting("routed")).toMatchObject({ waits_for: "client_hello" });
+
+  const [first, second] = [await dial(lb.address("queued")), await dial(lb.address("queued"))];
+  expect(await waiting("queued")).toMatchObject({ waits_for: "server" });
+
+  const mute = await dial(lb.address("behind"));
+  const told = await waiting("behind");
+  expect(told.client).toBe(`127.0.0.1:${mute.localPort}`);
+  const closed = once(mute, "end");
+  expect(await lb.killFlows({ protocol: "tcp", client: told.client, vip: told.vip })).toEqual({ killed: 1 });
+  mute.resume();
+  await closed;
+  await until(() => lb.stats().current_connections === 4, "its place to be free");
+  for (const socket of [behind, routed, first, second, mute]) socket.destroy();
+  await until(async () => (await lb.flows()).flows.length === 0, "none to be listed");
 });
 
 test("a list of many connections comes page by page, each connection once", async () => {
@@ -136,4 +197,34 @@ test("a watch ends with its time, with its reader, and with the balancer; a fift
   await lb.close();
   for (const ended of await Promise.all(rest)) expect(ended.done).toBe(true);
   expect(() => lb.explainLive()).toThrow(/closed/);
+});
+
+test("a connection cut before its PROXY header is whole has a line in the log and a reason", async () => {
+  const log = join(folder("flows"), "connections.log");
+  const lb = await createBalancer({
+    log: { connections: "all", connections_file: log },
+    frontends: {
+      behind: {
+        ...{ listen_addr: "127.0.0.1:0", backend: "pool", accept_proxy: true },
+        proxy_header_timeout_ms: 60_000,
+      },
+    },
+    backends: { pool: { servers: { s1: { addr: "127.0.0.1:1" } } } },
+  });
+  const sockets = [await dial(lb.address("behind")), await dial(lb.address("behind"))];
+  const { flows } = await until(async () => {
+    const page = await lb.flows();
+    return page.flows.length === 2 ? page : undefined;
+  }, "both to be listed");
+  const { client = "", vip = "" } = flows[0] ?? {};
+  expect(await lb.killFlows({ protocol: "tcp", client, vip })).toEqual({ killed: 1 });
+  await until(() => lb.stats().current_connections === 1, "its place to be free");
+  await lb.close({ drainMs: 100 });
+  for (const socket of sockets) socket.destroy();
+  const lines = readFileSync(log, "utf8").trim().split("\n");
+  expect(lines.map((line) => (JSON.parse(line) as { end: string }).end)).toEqual([
+    "killed",
+    "drain_deadline",
+  ]);
+  expect(lb.stats().reasons).toMatchObject({ drain_deadline: 1 });
 });

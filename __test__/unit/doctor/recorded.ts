@@ -36,6 +36,8 @@ export function recordedHost({
     ],
     run: async (command) => commands[command.join(" ")],
     connect: async () => undefined,
+    connectUnix: async () => undefined,
+    resolve: async () => ({ addresses: [], cause: "" }),
     clocks: () => {
       now += 1;
       return { system: now * (1 + stepMs), monotonic: now };

@@ -153,6 +153,8 @@ pub struct FlowRow {
     pub server: Option<(Arc<str>, Arc<str>, Endpoint)>,
     /// Where it stands.
     pub stage: FlowStage,
+    /// What it waits for, if it is new and known to wait.
+    pub waits_for: Option<WaitsFor>,
     /// Since it began.
     pub age: Option<Duration>,
     /// Since its last packet.
@@ -165,6 +167,36 @@ pub struct FlowRow {
     pub packets: Option<u64>,
     /// Bytes to the server, to the client.
     pub bytes: Option<[u64; 2]>,
+}
+
+/// What a connection that has no server waits for (proxy mode).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WaitsFor {
+    /// The PROXY header that it begins with.
+    ProxyHeader = 1,
+    /// Its TLS ClientHello.
+    ClientHello = 2,
+    /// A server: in the queue of its backend, or before it tries again.
+    Server = 3,
+}
+
+impl WaitsFor {
+    const ALL: [Self; 3] = [Self::ProxyHeader, Self::ClientHello, Self::Server];
+
+    /// As it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::ClientHello => "client_hello",
+            Self::Server => "server",
+        }
+    }
+
+    /// By its number.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| *one as u8 == number)
+    }
 }
 
 /// Where a list goes on.

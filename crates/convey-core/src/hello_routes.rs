@@ -34,6 +34,17 @@ pub struct HelloRoutes {
     pub timeout: Duration,
 }
 
+/// A route that a hello has met, by the key of its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HelloRoute<'a> {
+    /// The whole name.
+    Name(&'a str),
+    /// A wildcard, by what stands behind its `*.`.
+    Suffix(&'a str),
+    /// A protocol of ALPN.
+    Protocol(&'a [u8]),
+}
+
 /// As names are compared: lower case, without the dot at the end.
 fn canonical(name: &str) -> Box<str> {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
@@ -84,18 +95,30 @@ impl HelloRoutes {
         sni: Option<&str>,
         alpn: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Option<usize> {
-        if let Some(&acme) = self.alpn.get(ACME)
+        self.route(sni, alpn).map(|(_, backend)| backend)
+    }
+
+    /// As [`HelloRoutes::choose`], with the route that says so.
+    pub fn route<'a>(
+        &self,
+        sni: Option<&str>,
+        mut alpn: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<(HelloRoute<'_>, usize)> {
+        let by_protocol = |protocol: &[u8]| {
+            self.alpn.get_key_value(protocol).map(|(key, &backend)| (HelloRoute::Protocol(key), backend))
+        };
+        if let Some(acme) = by_protocol(ACME)
             && alpn.clone().eq([ACME])
         {
             return Some(acme);
         }
         let by_name = sni.and_then(|name| self.by_name(&canonical(name)));
-        by_name.or_else(|| alpn.filter_map(|protocol| self.alpn.get(protocol)).next().copied())
+        by_name.or_else(|| alpn.find_map(by_protocol))
     }
 
-    fn by_name(&self, name: &str) -> Option<usize> {
-        if let Some(&exact) = self.names.get(name) {
-            return Some(exact);
+    fn by_name(&self, name: &str) -> Option<(HelloRoute<'_>, usize)> {
+        if let Some((key, &exact)) = self.names.get_key_value(name) {
+            return Some((HelloRoute::Name(key), exact));
         }
         if self.suffixes.is_empty() {
             return None;
@@ -106,8 +129,8 @@ impl HelloRoutes {
             if label.is_empty() {
                 return None;
             }
-            if let Some(&wild) = self.suffixes.get(suffix) {
-                return Some(wild);
+            if let Some((key, &wild)) = self.suffixes.get_key_value(suffix) {
+                return Some((HelloRoute::Suffix(key), wild));
             }
             rest = suffix;
         }
@@ -149,6 +172,12 @@ mod tests {
         assert_eq!(routes.choose(Some("example.com"), h2()), Some(3), "a wildcard is not its suffix itself");
         assert_eq!(routes.choose(None, h2()), Some(3));
         assert_eq!(routes.choose(Some("example.org"), none()), None);
+        let wildcard = (HelloRoute::Suffix("b.example.com"), 2);
+        assert_eq!(
+            routes.route(Some("x.y.B.example.com"), h2()),
+            Some(wildcard),
+            "the route is told as compared"
+        );
         for odd in [".example.com", "", ".", "..", "*.example.org", "a..example.com"] {
             assert_eq!(routes.choose(Some(odd), none()), None, "{odd:?}");
         }

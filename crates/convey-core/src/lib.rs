@@ -26,11 +26,11 @@ pub use client_address::{AcceptProxy, ProxyVersion, Source};
 pub use counters::{Collected, ConnCounters, Reason, ReasonCounters};
 pub use endpoint::Endpoint;
 pub use event::{Event, EventSink};
-pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial};
-pub use hello_routes::{HelloRoutes, HelloRoutesSpec};
+pub use flow_list::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial, WaitsFor};
+pub use hello_routes::{HelloRoute, HelloRoutes, HelloRoutesSpec};
 pub use snapshot::{
-    Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, Mode, Protocol, Server, ServerSpec, Snapshot,
-    SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
+    Backend, BackendSpec, Ends, Frontend, FrontendSpec, Limits, ListenKey, Mode, Protocol, Server,
+    ServerSpec, Snapshot, SnapshotSpec, SocketOptions, SpecError, UdpSessions, Waiting,
 };
 pub use source_pool::{SourceAddress, SourcePool, Sources};
 pub use streak::FailureStreak;

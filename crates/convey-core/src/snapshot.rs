@@ -127,6 +127,8 @@ pub struct FrontendSpec {
     pub name: String,
     /// Where clients connect, at least one; port 0 lets the kernel choose (proxy mode).
     pub listen: Vec<SocketAddr>,
+    /// The key that says so in the configuration file.
+    pub listen_key: ListenKey,
     /// Layer-4 protocol.
     pub protocol: Protocol,
     /// Name of the backend.
@@ -195,6 +197,27 @@ pub struct ServerSpec {
     pub send_proxy: Option<ProxyVersion>,
 }
 
+/// The key of a frontend by which its addresses are written: errors name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListenKey {
+    /// `listen_addr`, one address.
+    #[default]
+    ListenAddr,
+    /// `listen`, a list of them.
+    Listen,
+}
+
+impl ListenKey {
+    /// Its place in the configuration file, of the frontend of this name.
+    pub fn path(self, frontend: &str) -> String {
+        let key = match self {
+            Self::ListenAddr => "listen_addr",
+            Self::Listen => "listen",
+        };
+        format!("frontends.{frontend}.{key}")
+    }
+}
+
 /// Why a [`SnapshotSpec`] was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -212,6 +235,8 @@ pub struct Frontend {
     pub name: Arc<str>,
     /// Where clients connect, as configured (the port may be 0); at least one.
     pub listen: Vec<SocketAddr>,
+    /// The key that says so in the configuration file.
+    pub listen_key: ListenKey,
     /// Layer-4 protocol.
     pub protocol: Protocol,
     /// Index into [`Snapshot::backends`]; of a frontend with routes, the default.
@@ -384,6 +409,7 @@ impl Snapshot {
                 Ok(Frontend {
                     name: old.map_or_else(|| f.name.as_str().into(), |o| o.name.clone()),
                     listen: f.listen.clone(),
+                    listen_key: f.listen_key,
                     protocol: f.protocol,
                     backend: backend_index[f.backend.as_str()],
                     accept_proxy: f.accept_proxy.clone(),
@@ -526,12 +552,12 @@ fn check_frontends(frontends: &[FrontendSpec], backends: &HashMap<String, usize>
             return Err(invalid(format!("frontends.{}.udp_idle_timeout_ms", f.name), "must be above zero"));
         }
         if f.listen.is_empty() {
-            return Err(invalid(format!("frontends.{}.listen_addr", f.name), "must have an address"));
+            return Err(invalid(f.listen_key.path(&f.name), "must have an address"));
         }
         for listen in f.listen.iter().filter(|listen| listen.port() != 0) {
             if let Some(other) = listens.insert((*listen, f.protocol), f.name.as_str()) {
                 let message = format!("{listen} is already the address of frontend \"{other}\"");
-                return Err(invalid(format!("frontends.{}.listen_addr", f.name), message));
+                return Err(invalid(f.listen_key.path(&f.name), message));
             }
         }
     }

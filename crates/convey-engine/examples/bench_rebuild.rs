@@ -36,6 +36,7 @@ fn spec(servers: usize, backends: usize) -> SnapshotSpec {
             .collect(),
     };
     let frontend = |b: usize| FrontendSpec {
+        listen_key: Default::default(),
         name: format!("f{b}"),
         listen: vec![format!("192.0.2.10:{}", 1000 + b).parse().expect("an address")],
         protocol: Protocol::Tcp,

@@ -197,6 +197,10 @@ pub enum Step {
     TriesAgain { backend: String, timeout_ms: u64 },
     /// Its ClientHello may lead it to other backends, and is not known; without a route it is this one (proxy mode).
     ByClientHello { backend: String },
+    /// Its ClientHello meets the route under `key` of the frontend's table, "sni" or "alpn" (proxy mode).
+    HelloRoute { table: &'static str, key: String, backend: String },
+    /// Its ClientHello meets no route, which is the way of this backend (proxy mode).
+    NoHelloRoute { backend: String },
     /// The connection to the server is one of the balancer's own (proxy mode).
     OwnConnection,
 }

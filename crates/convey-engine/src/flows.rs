@@ -174,6 +174,7 @@ fn row(
         frontend: frontend.name.clone(),
         vip: vip_of(flow, frontend),
         server: Some((server.backend.clone(), server.name.clone(), address.into())),
+        waits_for: None,
         stage: FlowStage::of(flow.state),
         age: None,
         idle: Some(duration(now.since(Ticks(flow.last_seen)))),

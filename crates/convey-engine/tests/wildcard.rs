@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_core::{BackendSpec, FrontendSpec, Limits, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec};
+use convey_core::{
+    BackendSpec, FrontendSpec, Limits, ListenKey, Mode, Protocol, ServerSpec, Snapshot, SnapshotSpec,
+};
 use convey_engine::{NextHops, PacketOptions, PacketSnapshot, Worker, explain};
 
 const WORKERS: usize = 1;
@@ -13,6 +15,7 @@ const WORKERS: usize = 1;
 fn frontend(name: &str, listen: &str) -> FrontendSpec {
     let listen: SocketAddr = listen.parse().expect("an address");
     FrontendSpec {
+        listen_key: Default::default(),
         name: name.into(),
         listen: vec![listen],
         protocol: Protocol::Tcp,
@@ -173,10 +176,15 @@ fn an_address_that_comes_and_one_that_goes_leave_the_slots_of_the_others_alone()
 
 #[test]
 fn a_wildcard_on_a_host_without_an_address_of_its_family_is_refused_by_name() {
-    let config = config(vec![frontend("web", "[::]:80")]);
-    let error = PacketSnapshot::build(&config, &options(&["10.1.0.1", "fe80::1", "::1"]), None).unwrap_err();
-    assert_eq!(error.field, "frontends.web.listen_addr");
-    assert!(error.message.contains("IPv6 address"), "{}", error.message);
+    for (listen_key, field) in
+        [(ListenKey::ListenAddr, "frontends.web.listen_addr"), (ListenKey::Listen, "frontends.web.listen")]
+    {
+        let config = config(vec![FrontendSpec { listen_key, ..frontend("web", "[::]:80") }]);
+        let error =
+            PacketSnapshot::build(&config, &options(&["10.1.0.1", "fe80::1", "::1"]), None).unwrap_err();
+        assert_eq!(error.field, field, "the key that was written");
+        assert!(error.message.contains("IPv6 address"), "{}", error.message);
+    }
 }
 
 #[test]

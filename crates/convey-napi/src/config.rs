@@ -8,8 +8,8 @@ use std::time::Duration;
 use convey_core::selection::{Balance, SLOW_START_STEPS};
 use convey_core::{
     AcceptProxy, AccessList, AdmissionSpec, BackendSpec, Endpoint, Ends, FrontendSpec, HelloRoutesSpec,
-    Limits, Mode, Prefix, Protocol, ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions, Source,
-    UdpSessions, Waiting,
+    Limits, ListenKey, Mode, Prefix, Protocol, ProxyVersion, Rate, ServerSpec, SnapshotSpec, SocketOptions,
+    Source, UdpSessions, Waiting,
 };
 use convey_engine::{ConnectionTracking, DsrMethod, EngineKind, PacketOptions, PortRange, Timeouts, XdpMode};
 use convey_runtime::{EngineChoice, LogSpec, Logged, RuntimeSpec};
@@ -157,6 +157,8 @@ pub struct NativeFrontend {
     pub name: String,
     /// `ip:port`, IPv6 in brackets, at least one; port 0 lets the kernel choose.
     pub listen: Vec<String>,
+    /// "listen" or "listen_addr": the key that says so in the configuration file.
+    pub listen_key: String,
     pub protocol: NativeProtocol,
     /// Name of a backend.
     pub backend: String,
@@ -437,13 +439,18 @@ impl NativeFrontend {
         Ok(Some(AcceptProxy { trusted, timeout: ms(self.proxy_header_timeout_ms) }))
     }
 
+    fn listen_key(&self) -> ListenKey {
+        if self.listen_key == "listen" { ListenKey::Listen } else { ListenKey::ListenAddr }
+    }
+
     fn into_spec(mut self) -> Result<FrontendSpec> {
         let accept_proxy = self.accept_proxy()?;
         Ok(FrontendSpec {
+            listen_key: self.listen_key(),
             accept_proxy,
             hello_routes: self.hello_routes(),
             listen: {
-                let field = format!("frontends.{}.listen_addr", self.name);
+                let field = self.listen_key().path(&self.name);
                 self.listen.iter().map(|at| addr(&field, at)).collect::<Result<_>>()?
             },
             admission: self.admission()?,

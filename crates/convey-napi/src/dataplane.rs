@@ -15,7 +15,7 @@ use napi_derive::napi;
 use crate::config::{NativeConfig, NativeProtocol, NativeServerUpdate, share, weight};
 use crate::error::{Result, from_runtime, internal, invalid};
 use crate::event::NativeEvent;
-use crate::explain::{ExplainTask, Question};
+use crate::explain::{ExplainTask, NativeClientHello, question};
 use crate::flows::{FlowsTask, KillFlowsTask, NativeFlowFilter, parse_cursor};
 use crate::live::{self, ExplainWatch, NativeLiveBatch};
 use crate::probe::{NativeProbe, NativeProbeReport};
@@ -212,8 +212,9 @@ impl Dataplane {
         protocol: NativeProtocol,
         source: String,
         destination: String,
+        hello: Option<NativeClientHello>,
     ) -> Result<AsyncTask<ExplainTask>> {
-        let question = Question::parse(&protocol, &source, &destination)?;
+        let question = question(&protocol, &source, &destination, hello)?;
         Ok(AsyncTask::new(ExplainTask { runtime: self.runtime.clone(), question }))
     }
 

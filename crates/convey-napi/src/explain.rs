@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use convey_core::Protocol;
 use convey_core::conntrack::Direction;
 use convey_core::selection::SLOW_START_STEPS;
 use convey_engine::{Interface, Method, Step};
-use convey_runtime::{Explanation, Runtime};
+use convey_runtime::{Explanation, Hello, Question, Runtime};
 use napi::{Env, Task};
 use napi_derive::napi;
 
@@ -101,6 +100,8 @@ pub enum NativeStep {
     Waits { backend: String, waiting: f64, queue: f64 },
     TriesAgain { backend: String, timeout_ms: f64 },
     ByClientHello { backend: String },
+    HelloRoute { table: String, key: String, backend: String },
+    NoHelloRoute { backend: String },
     OwnConnection,
 }
 
@@ -173,30 +174,40 @@ impl From<Step> for NativeStep {
                 Self::TriesAgain { backend, timeout_ms: timeout_ms as f64 }
             }
             Step::ByClientHello { backend } => Self::ByClientHello { backend },
+            Step::HelloRoute { table, key, backend } => {
+                Self::HelloRoute { table: table.to_owned(), key, backend }
+            }
+            Step::NoHelloRoute { backend } => Self::NoHelloRoute { backend },
             Step::OwnConnection => Self::OwnConnection,
         }
     }
 }
 
-/// A flow that is asked about.
-#[derive(Clone, Copy)]
-pub struct Question {
-    protocol: Protocol,
-    source: SocketAddr,
-    destination: SocketAddr,
+/// What the ClientHello says of a connection that is asked about.
+#[napi(object)]
+pub struct NativeClientHello {
+    /// The server name, in ASCII; none: the hello has none.
+    pub sni: Option<String>,
+    /// The protocols offered, the one liked best first.
+    pub alpn: Vec<String>,
 }
 
-impl Question {
-    pub fn parse(protocol: &NativeProtocol, source: &str, destination: &str) -> Result<Self> {
-        let address = |field: &str, text: &str| {
-            text.parse::<SocketAddr>().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
-        };
-        let (source, destination) = (address("source", source)?, address("destination", destination)?);
-        if source.is_ipv4() != destination.is_ipv4() {
-            return Err(invalid("destination", format!("{destination} is not of the family of {source}")));
-        }
-        Ok(Self { protocol: protocol.into(), source, destination })
+/// The question for a flow by its addresses, "ip:port".
+pub fn question(
+    protocol: &NativeProtocol,
+    source: &str,
+    destination: &str,
+    hello: Option<NativeClientHello>,
+) -> Result<Question> {
+    let address = |field: &str, text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| invalid(field, format!("\"{text}\" is not ip:port")))
+    };
+    let (source, destination) = (address("source", source)?, address("destination", destination)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(invalid("destination", format!("{destination} is not of the family of {source}")));
     }
+    let hello = hello.map(|NativeClientHello { sni, alpn }| Hello { sni, alpn });
+    Ok(Question { protocol: protocol.into(), source, destination, hello })
 }
 
 /// Waits for a worker's answer on a thread of libuv's pool.
@@ -210,8 +221,7 @@ impl Task for ExplainTask {
     type JsValue = Option<NativeExplanation>;
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
-        let Question { protocol, source, destination } = self.question;
-        Ok(self.runtime.explain(protocol, source, destination))
+        Ok(self.runtime.explain(&self.question))
     }
 
     fn resolve(&mut self, _: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
@@ -229,9 +239,10 @@ pub fn explain_config(
     protocol: NativeProtocol,
     source: String,
     destination: String,
+    hello: Option<NativeClientHello>,
 ) -> Result<NativeExplanation> {
-    let Question { protocol, source, destination } = Question::parse(&protocol, &source, &destination)?;
-    convey_runtime::explain(config.into_spec()?, protocol, source, destination)
+    let question = question(&protocol, &source, &destination, hello)?;
+    convey_runtime::explain(config.into_spec()?, &question)
         .map(NativeExplanation::from)
         .map_err(|e| from_runtime(&e))
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial, Protocol};
+use convey_core::{FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Net, Partial, Protocol, WaitsFor};
 use convey_runtime::Runtime;
 use napi::{Env, Task};
 use napi_derive::napi;
@@ -51,6 +51,8 @@ pub struct NativeFlow {
     pub server: Option<NativeFlowServer>,
     /// "new", "half_open", "established", "closing" or "closed".
     pub state: String,
+    /// What a connection without a server waits for: "proxy_header", "client_hello" or "server"; "" is nothing known.
+    pub waits_for: String,
     pub age_ms: Option<f64>,
     pub idle_ms: Option<f64>,
     /// Until it is forgotten if no packet comes.
@@ -206,6 +208,7 @@ impl From<FlowRow> for NativeFlow {
                 addr: addr.to_string(),
             }),
             state: row.stage.name().to_owned(),
+            waits_for: row.waits_for.map(WaitsFor::name).unwrap_or_default().to_owned(),
             age_ms: ms(row.age),
             idle_ms: ms(row.idle),
             expires_in_ms: ms(row.expires_in),

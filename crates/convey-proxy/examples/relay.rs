@@ -84,6 +84,7 @@ fn spec(listen: SocketAddr, servers: &[SocketAddr], protocol: Protocol) -> Snaps
         mode: Mode::Proxy,
         limits: Limits::default(),
         frontends: vec![FrontendSpec {
+            listen_key: Default::default(),
             name: "web".to_owned(),
             listen: vec![listen],
             protocol,

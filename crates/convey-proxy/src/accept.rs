@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use convey_core::{Event, Reason};
+use convey_core::{Event, Reason, WaitsFor};
 use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use tokio::sync::futures::Notified;
 
 use crate::arrive::{self, Arrived};
 use crate::choice;
-use crate::connect;
+use crate::connect::{self, CutWithoutServer};
 use crate::connections::Listed;
 use crate::events::Subject;
 use crate::limits::{self, ClientPlace};
@@ -29,6 +29,7 @@ use crate::listener::ListenGroup;
 use crate::log::Entry;
 use crate::published::Published;
 use crate::shortage::{BACKOFF, Kept, Spare, is_shortage};
+use crate::waiting::Waits;
 use crate::worker::{Worker, panic_message};
 
 /// Connections taken in a row before others on this thread get their turn.
@@ -241,8 +242,15 @@ fn admit(
         };
         match place {
             Ok(place) => {
-                let ends = (peer, group.local);
-                tokio::spawn(arrive(worker.clone(), published, index, client, ends, (place, spare)));
+                let backend = &published.snapshot.backends[frontend.backend].name;
+                let names = (&frontend.name, group.local, backend);
+                let ticket = worker.shared.log.ticket();
+                let arrived = Arrived::directly(peer);
+                let listed = worker.shared.connections.add(worker.number, arrived, names, ticket);
+                let connection = listed.connection.clone();
+                let places = (place, listed, spare);
+                let task = tokio::spawn(arrive(worker.clone(), published, index, client, places));
+                connection.runs_as(task.abort_handle());
             }
             Err(reason) => refuse(worker, &published, index, (peer, group.local), reason),
         }
@@ -302,14 +310,21 @@ async fn arrive(
     published: Arc<Published>,
     index: usize,
     client: TcpStream,
-    (peer, listen): (SocketAddr, SocketAddr),
-    (mut place, spare): (ClientPlace, Option<Spare>),
+    (mut place, listed, spare): (ClientPlace, Listed, Option<Spare>),
 ) {
+    let (peer, listen) = listed.connection.ends();
     let arrived = {
-        let Some(accept) = &published.snapshot.frontends[index].accept_proxy else { return };
+        let frontend = &published.snapshot.frontends[index];
+        let Some(accept) = &frontend.accept_proxy else { return };
+        let cut = CutWithoutServer::new(&worker, &listed.connection);
+        let waits = Waits::begins(&worker, frontend, &listed.connection, WaitsFor::ProxyHeader);
         let mut header = pin!(arrive::read(&client, peer, accept));
-        guarded(&worker, header.as_mut()).await
+        let arrived = waits.over(guarded(&worker, header.as_mut()).await);
+        std::mem::forget(cut);
+        arrived
     };
+    // From here on it is listed, and logged, as whose it is.
+    listed.leave();
     match arrived {
         Some(Ok(arrived)) => {
             let (frontend, who) = (&published.snapshot.frontends[index], arrived.client.ip());

@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use convey_core::selection::{Asker, Candidates};
-use convey_core::{Backend, Endpoint, Event, Frontend, Reason, Server};
+use convey_core::{Backend, Endpoint, Event, Frontend, Reason, Server, WaitsFor};
 use rustix::io::{Errno, ioctl_fionread};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -85,10 +85,17 @@ fn led_to<'a>(published: &'a Published, frontend: &Frontend, connection: &Connec
     if own.name == *name { own } else { backends.iter().find(|b| b.name == *name).unwrap_or(own) }
 }
 
-/// Dropped with its client's task while that looks for a server: the proxy closes, or an operator has ended it.
-struct CutWithoutServer<'a> {
+/// Dropped with its client's task while that looks for a server, or for who the client is: the proxy closes, or an
+/// operator has ended it.
+pub(crate) struct CutWithoutServer<'a> {
     worker: &'a Worker,
     connection: &'a Connection,
+}
+
+impl<'a> CutWithoutServer<'a> {
+    pub fn new(worker: &'a Worker, connection: &'a Connection) -> Self {
+        Self { worker, connection }
+    }
 }
 
 impl Drop for CutWithoutServer<'_> {
@@ -111,12 +118,12 @@ fn reach<'a>(
 ) -> impl Future<Output = Result<Reached, Reason>> + 'a {
     async move {
         let (frontend, connection) = for_whom;
-        let cut = CutWithoutServer { worker, connection };
+        let cut = CutWithoutServer::new(worker, connection);
         let frontend = &published.snapshot.frontends[frontend];
         let mut backend = frontend.backend;
         if let Some(routes) = &frontend.hello_routes {
             // Boxed, so that connections without do not carry room for it.
-            let waits = Waits::begins(worker, frontend);
+            let waits = Waits::begins(worker, frontend, connection, WaitsFor::ClientHello);
             let chosen = Box::pin(client_hello::choose(client, frontend, routes, timer.as_mut())).await;
             match waits.over(chosen) {
                 Ok(chosen) => backend = chosen,

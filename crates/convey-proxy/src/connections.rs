@@ -5,11 +5,11 @@
 //! at a time by a list.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use convey_core::{Endpoint, FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol};
+use convey_core::{Endpoint, FlowCursor, FlowFilter, FlowPage, FlowRow, FlowStage, Protocol, WaitsFor};
 use tokio::task::AbortHandle;
 
 use crate::arrive::Arrived;
@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     routed: OnceLock<Arc<str>>,
     since: Instant,
     server: OnceLock<Connected>,
+    /// The number of a [`WaitsFor`], or 0.
+    waits_for: AtomicU8,
     /// To the server, to the client. One task writes.
     bytes: [AtomicU64; 2],
     task: OnceLock<AbortHandle>,
@@ -79,6 +81,11 @@ impl Connection {
     /// The backend that it goes to.
     pub fn backend(&self) -> &Arc<str> {
         self.routed.get().unwrap_or(&self.backend)
+    }
+
+    /// It waits for this from now on, or no longer.
+    pub fn waits_for(&self, what: Option<WaitsFor>) {
+        self.waits_for.store(what.map_or(0, |what| what as u8), Relaxed);
     }
 
     /// A server is tried.
@@ -162,6 +169,7 @@ impl Connection {
             vip: self.listen,
             server: server.map(|s| (self.backend().clone(), s.name.clone(), s.addr.clone())),
             stage: self.stage(),
+            waits_for: WaitsFor::of_number(self.waits_for.load(Relaxed)).filter(|_| server.is_none()),
             age: Some(self.since.elapsed()),
             idle,
             expires_in: datagrams.zip(idle).map(|(datagrams, idle)| datagrams.timeout().saturating_sub(idle)),
@@ -252,6 +260,7 @@ impl Connections {
             routed: OnceLock::new(),
             since: Instant::now(),
             server: OnceLock::new(),
+            waits_for: AtomicU8::new(0),
             bytes: [AtomicU64::new(0), AtomicU64::new(0)],
             task: OnceLock::new(),
             datagrams,
@@ -326,6 +335,11 @@ impl Connections {
 }
 
 impl Listed {
+    /// Takes the connection out without a line in the log: it goes on by another name.
+    pub fn leave(mut self) {
+        self.ticket = None;
+    }
+
     fn entry(&self) -> Entry<'_> {
         let connection = &self.connection;
         let server = connection.server.get();

@@ -256,6 +256,7 @@ mod tests {
             mode: Mode::Proxy,
             limits: Limits { max_connections_per_client: 1, ..Limits::default() },
             frontends: vec![FrontendSpec {
+                listen_key: Default::default(),
                 accept_proxy: None,
                 hello_routes: None,
                 udp: Default::default(),

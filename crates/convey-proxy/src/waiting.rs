@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use convey_core::{Backend, Frontend, Reason, Ticket};
+use convey_core::{Backend, Frontend, Reason, Ticket, WaitsFor};
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -114,7 +114,7 @@ impl Patience {
         let mut newer: Option<(Arc<Published>, usize)> = None;
         loop {
             let backend = newer.as_ref().map_or(first, |(published, at)| &published.snapshot.backends[*at]);
-            self.wait((worker, frontend, backend), reason, client, timer.as_mut()).await?;
+            self.wait((worker, frontend, connection), backend, reason, client, timer.as_mut()).await?;
             newer = newest(worker, backend).or(newer);
             let backend = newer.as_ref().map_or(first, |(published, at)| &published.snapshot.backends[*at]);
             reason = Reason::LimitBackend;
@@ -133,7 +133,8 @@ impl Patience {
     /// attempt met, or since it waited in vain.
     async fn wait(
         &mut self,
-        (worker, frontend, backend): (&Worker, &Frontend, &Backend),
+        (worker, frontend, connection): (&Worker, &Frontend, &Connection),
+        backend: &Backend,
         reason: Reason,
         client: &TcpStream,
         mut timer: Pin<&mut Sleep>,
@@ -157,7 +158,7 @@ impl Patience {
         let Some(until) = until.filter(|until| now < *until) else {
             return Err(if queues { timed_out(backend) } else { reason });
         };
-        let waits = Waits::begins(worker, frontend);
+        let waits = Waits::begins(worker, frontend, connection, WaitsFor::Server);
         if failed || !queues {
             self.pause = if self.pause.is_zero() { FIRST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
             timer.as_mut().reset(until.min(now + self.pause));
@@ -194,16 +195,24 @@ fn timed_out(backend: &Backend) -> Reason {
 pub(crate) struct Waits<'a> {
     worker: &'a Worker,
     frontend: &'a Frontend,
+    connection: &'a Connection,
     waiting: bool,
 }
 
 impl<'a> Waits<'a> {
-    pub fn begins(worker: &'a Worker, frontend: &'a Frontend) -> Self {
-        Self { worker, frontend, waiting: true }
+    pub fn begins(
+        worker: &'a Worker,
+        frontend: &'a Frontend,
+        connection: &'a Connection,
+        what: WaitsFor,
+    ) -> Self {
+        connection.waits_for(Some(what));
+        Self { worker, frontend, connection, waiting: true }
     }
 
     pub fn over<T>(mut self, outcome: T) -> T {
         self.waiting = false;
+        self.connection.waits_for(None);
         outcome
     }
 }

@@ -498,6 +498,7 @@ fn tcp_and_udp_share_an_address_and_a_backend() {
     let addr = lab.addr();
     let mut both = lab.snapshot().spec().clone();
     both.frontends.push(convey_core::FrontendSpec {
+        listen_key: Default::default(),
         name: "web-udp".to_owned(),
         listen: vec![addr],
         protocol: Protocol::Udp,

@@ -2,9 +2,13 @@
 //! the rules it follows.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use convey_core::selection::{Asker, Candidates};
-use convey_core::{Backend, FlowCursor, FlowFilter, FlowRow, Net, Protocol, Reason, Server, Snapshot};
+use convey_core::{
+    Backend, FlowCursor, FlowFilter, FlowRow, Frontend, HelloRoute, HelloRoutes, Net, Protocol, Reason,
+    Server, Snapshot,
+};
 use convey_engine::{DropReason, Explanation, Outcome, Step};
 use convey_proxy::Proxy;
 use convey_xdp::netlink;
@@ -12,13 +16,36 @@ use convey_xdp::netlink;
 /// As IP numbers it.
 const TCP: u8 = 6;
 
-/// The way of a connection through proxy mode. Which server comes next is decided when it arrives, unless a hash says.
+/// A flow that is asked about, by its next packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The transport.
+    pub protocol: Protocol,
+    /// Where the packet comes from.
+    pub source: SocketAddr,
+    /// Where it goes.
+    pub destination: SocketAddr,
+    /// What the connection begins with, where that is known; looked at by frontends with routes by it.
+    pub hello: Option<Hello>,
+}
+
+/// What a ClientHello says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// The server name, in ASCII.
+    pub sni: Option<String>,
+    /// The protocols that are offered, the one liked best first.
+    pub alpn: Vec<String>,
+}
+
+/// The way of a connection through proxy mode, where frontends listen on `addresses`, by name. Which server comes next
+/// is decided when it arrives, unless a hash says.
 pub(crate) fn proxied(
     snapshot: &Snapshot,
-    protocol: Protocol,
-    source: SocketAddr,
-    destination: SocketAddr,
+    addresses: &[(Arc<str>, SocketAddr)],
+    question: &Question,
 ) -> Explanation {
+    let Question { protocol, source, destination, .. } = *question;
     let mut e = Explanation::default();
     let listens = |listen: SocketAddr| {
         listen.port() == destination.port()
@@ -26,11 +53,13 @@ pub(crate) fn proxied(
                 || (listen.ip().is_unspecified() && listen.is_ipv4() == destination.is_ipv4()))
     };
     // The kernel prefers a socket on one address to one on every address.
-    let frontend = snapshot
-        .frontends
+    let frontend = addresses
         .iter()
-        .filter(|f| f.protocol == protocol)
-        .flat_map(|f| f.listen.iter().filter(|listen| listens(**listen)).map(move |listen| (listen, f)))
+        .filter(|(_, listen)| listens(*listen))
+        .filter_map(|(name, listen)| {
+            let frontend = snapshot.frontends.iter().find(|f| f.protocol == protocol && f.name == *name)?;
+            Some((listen, frontend))
+        })
         .min_by_key(|(listen, _)| listen.ip().is_unspecified());
     let Some((_, frontend)) = frontend else {
         e.steps.push(Step::NoFrontend { destination });
@@ -46,10 +75,13 @@ pub(crate) fn proxied(
             return e;
         }
     }
-    let Some(backend) = snapshot.backends.get(frontend.backend) else { return e };
-    if frontend.hello_routes.is_some() {
-        e.steps.push(Step::ByClientHello { backend: backend.name.to_string() });
+    let mut index = frontend.backend;
+    if let Some(routes) = &frontend.hello_routes {
+        let (step, chosen) = by_hello(routes, question.hello.as_ref(), (snapshot, index));
+        e.steps.push(step);
+        index = chosen;
     }
+    let Some(backend) = snapshot.backends.get(index) else { return e };
     let selector = &backend.selector;
     if !selector.has_weight() {
         e.steps.push(Step::NoServer { backend: backend.name.to_string() });
@@ -105,6 +137,35 @@ pub(crate) fn proxied(
     e
 }
 
+/// Where the frontends of `snapshot` are to listen, by name; port 0 is one that the kernel will choose.
+pub(crate) fn configured(snapshot: &Snapshot) -> Vec<(Arc<str>, SocketAddr)> {
+    let of = |frontend: &Frontend| {
+        let name = frontend.name.clone();
+        frontend.listen.iter().map(move |listen| (name.clone(), *listen)).collect::<Vec<_>>()
+    };
+    snapshot.frontends.iter().flat_map(of).collect()
+}
+
+/// The backend by what the ClientHello says, as far as that is known, and how; `own` is the frontend's.
+fn by_hello(
+    routes: &HelloRoutes,
+    hello: Option<&Hello>,
+    (snapshot, own): (&Snapshot, usize),
+) -> (Step, usize) {
+    let named = |index: usize| snapshot.backends.get(index).map(|b| b.name.to_string()).unwrap_or_default();
+    let Some(hello) = hello else { return (Step::ByClientHello { backend: named(own) }, own) };
+    let offered = hello.alpn.iter().map(String::as_bytes);
+    let Some((route, chosen)) = routes.route(hello.sni.as_deref(), offered) else {
+        return (Step::NoHelloRoute { backend: named(own) }, own);
+    };
+    let (table, key) = match route {
+        HelloRoute::Name(name) => ("sni", name.to_owned()),
+        HelloRoute::Suffix(suffix) => ("sni", format!("*.{suffix}")),
+        HelloRoute::Protocol(protocol) => ("alpn", String::from_utf8_lossy(protocol).into_owned()),
+    };
+    (Step::HelloRoute { table, key, backend: named(chosen) }, chosen)
+}
+
 /// Whether it may wait where it would be closed otherwise.
 fn wait(backend: &Backend, e: &mut Explanation) {
     let (rules, waiting) = (backend.waiting, backend.queue.counts().waiting);
@@ -142,12 +203,8 @@ impl Candidates for Room<'_> {
 }
 
 /// The way of a datagram whose client has a session with a server already (UDP).
-pub(crate) fn session(
-    proxy: &Proxy,
-    protocol: Protocol,
-    source: SocketAddr,
-    destination: SocketAddr,
-) -> Option<Explanation> {
+pub(crate) fn session(proxy: &Proxy, question: &Question) -> Option<Explanation> {
+    let Question { protocol, source, destination, .. } = *question;
     if protocol != Protocol::Udp {
         return None;
     }

@@ -17,10 +17,9 @@ mod reachability;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use crate::explain::{Hello, Question};
 pub use convey_afpacket::probe::{Method as ProbeMethod, Probe};
-use convey_core::{
-    EventSink, FlowCursor, FlowFilter, FlowPage, Mode, Protocol, Snapshot, SnapshotSpec, SpecError,
-};
+use convey_core::{EventSink, FlowCursor, FlowFilter, FlowPage, Mode, Snapshot, SnapshotSpec, SpecError};
 use convey_engine::{EngineError, EngineErrorKind, PacketOptions};
 pub use convey_engine::{Explanation, Keep, LiveDecision};
 pub use convey_proxy::{LogSpec, Logged, inherited, source_socket};
@@ -314,21 +313,14 @@ impl Runtime {
 
     /// What would become of the next packet of a flow (proxy mode: of a connection). Waits for the worker that
     /// has the flow, a tenth of a second when it is idle. `None` when it does not answer, or after `close`.
-    pub fn explain(
-        &self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) -> Option<Explanation> {
+    pub fn explain(&self, question: &Question) -> Option<Explanation> {
         match &self.engine {
-            Engine::Proxy(proxy) => {
-                let of_session = explain::session(proxy, protocol, source, destination);
-                Some(
-                    of_session
-                        .unwrap_or_else(|| explain::proxied(&self.snapshot(), protocol, source, destination)),
-                )
-            }
+            Engine::Proxy(proxy) => Some(
+                explain::session(proxy, question)
+                    .unwrap_or_else(|| explain::proxied(&self.snapshot(), &proxy.addresses(), question)),
+            ),
             Engine::Packet(packet) => {
+                let Question { protocol, source, destination, .. } = *question;
                 packet.explain(protocol, source, destination).map(explain::with_interface_names)
             }
         }
@@ -511,21 +503,17 @@ fn descriptors(snapshot: &Snapshot, workers: usize) -> Vec<Problem> {
     of.into_iter().map(problem).collect()
 }
 
-/// What would become of the first packet from `source` to `destination` if a balancer started now with `spec`,
+/// What would become of the first packet of a flow if a balancer started now with `spec`,
 /// every server as it says. Nothing is changed, and no privilege needed.
 ///
 /// # Errors
 /// [`RuntimeError`].
-pub fn explain(
-    spec: RuntimeSpec,
-    protocol: Protocol,
-    source: SocketAddr,
-    destination: SocketAddr,
-) -> Result<Explanation, RuntimeError> {
+pub fn explain(spec: RuntimeSpec, question: &Question) -> Result<Explanation, RuntimeError> {
     let snapshot = Snapshot::first(spec.snapshot, 1)?;
     if snapshot.mode == Mode::Proxy {
-        return Ok(explain::proxied(&snapshot, protocol, source, destination));
+        return Ok(explain::proxied(&snapshot, &explain::configured(&snapshot), question));
     }
+    let Question { protocol, source, destination, .. } = *question;
     packet::explain_unstarted(&snapshot, spec.packet, [source, destination], protocol)
         .map(explain::with_interface_names)
 }

@@ -31,6 +31,7 @@ pub fn passthrough(frontends: &[(&str, &str, Protocol)], server: &str, is_up: bo
         servers: vec![server],
     };
     let frontend = |(name, listen, protocol): &(&str, &str, Protocol)| FrontendSpec {
+        listen_key: Default::default(),
         name: (*name).into(),
         listen: vec![listen.parse().expect("an address")],
         protocol: *protocol,

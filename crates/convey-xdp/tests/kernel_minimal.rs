@@ -36,6 +36,7 @@ fn spec(servers: &[(u8, u16, bool)]) -> SnapshotSpec {
         send_proxy: None,
     };
     let frontend = |name: &str, protocol| FrontendSpec {
+        listen_key: Default::default(),
         name: name.into(),
         listen: vec![VIP.parse().unwrap()],
         protocol,

@@ -7,6 +7,8 @@ export const explanationSchema = z
   .object({
     protocol: z.enum(["tcp", "udp"]),
     ...addresses,
+    sni: z.string().optional().openapi({ description: "As asked, in ASCII." }),
+    alpn: z.array(z.string()).optional().openapi({ description: "As asked." }),
     frontend: z.string().nullable(),
     flow: z.string().nullable(),
     direction: z.enum(["from_client", "from_server"]).nullable(),

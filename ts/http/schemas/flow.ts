@@ -27,6 +27,10 @@ export const flowPageSchema = z
           vip: z.string(),
           server: z.object({ backend: z.string(), name: z.string(), addr: z.string() }).nullable(),
           state,
+          waits_for: z.enum(["proxy_header", "client_hello", "server"]).nullable().openapi({
+            description:
+              "What a new one waits for, proxy mode: the PROXY header, until when client is the proxy in front; its ClientHello; a server, in the queue or before it tries again.",
+          }),
           age_ms: count,
           idle_ms: count,
           expires_in_ms: count,

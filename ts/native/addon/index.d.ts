@@ -64,7 +64,7 @@ export declare class Dataplane {
    * What would become of the next packet of a flow; `null` when the worker that has it does not answer, or
    * after `close()`. Resolves within two seconds, an idle worker answers within a tenth.
    */
-  explain(protocol: NativeProtocol, source: string, destination: string): Promise<NativeExplanation | null>
+  explain(protocol: NativeProtocol, source: string, destination: string, hello?: NativeClientHello | undefined | null): Promise<NativeExplanation | null>
   /**
    * A page of at most `limit` (1 to 10,000) of the live flows that `filter` takes, from `cursor` on ("": from the
    * beginning); in proxy mode of the open connections. `null` after `close()`.
@@ -160,7 +160,7 @@ export declare function exitNow(code: number): void
  *
  * Throws with `code` CONFIG_INVALID or INTERNAL.
  */
-export declare function explainConfig(config: NativeConfig, protocol: NativeProtocol, source: string, destination: string): NativeExplanation
+export declare function explainConfig(config: NativeConfig, protocol: NativeProtocol, source: string, destination: string, hello?: NativeClientHello | undefined | null): NativeExplanation
 
 /**
  * Takes back what killed processes left; returns what was done, in words.
@@ -254,6 +254,14 @@ export interface NativeBackendStats {
 
 /** How a backend's servers are chosen. The packet modes take `maglev` and `source_hash`. */
 export type NativeBalance = 'round_robin' | 'least_connections' | 'random_two' | 'source_hash' | 'maglev'
+
+/** What the ClientHello says of a connection that is asked about. */
+export interface NativeClientHello {
+  /** The server name, in ASCII; none: the hello has none. */
+  sni?: string
+  /** The protocols offered, the one liked best first. */
+  alpn: Array<string>
+}
 
 /** The whole configuration of the data plane; every field is present. */
 export interface NativeConfig {
@@ -399,6 +407,8 @@ export interface NativeFlow {
   server?: NativeFlowServer
   /** "new", "half_open", "established", "closing" or "closed". */
   state: string
+  /** What a connection without a server waits for: "proxy_header", "client_hello" or "server"; "" is nothing known. */
+  waitsFor: string
   ageMs?: number
   idleMs?: number
   /** Until it is forgotten if no packet comes. */
@@ -467,6 +477,8 @@ export interface NativeFrontend {
   name: string
   /** `ip:port`, IPv6 in brackets, at least one; port 0 lets the kernel choose. */
   listen: Array<string>
+  /** "listen" or "listen_addr": the key that says so in the configuration file. */
+  listenKey: string
   protocol: NativeProtocol
   /** Name of a backend. */
   backend: string
@@ -893,6 +905,8 @@ export type NativeStep =
   | { kind: 'waits'; backend: string; waiting: number; queue: number }
   | { kind: 'tries_again'; backend: string; timeoutMs: number }
   | { kind: 'by_client_hello'; backend: string }
+  | { kind: 'hello_route'; table: string; key: string; backend: string }
+  | { kind: 'no_hello_route'; backend: string }
   | { kind: 'own_connection' }
 
 /** When the sessions of a UDP frontend end in proxy mode, and how many there may be. */

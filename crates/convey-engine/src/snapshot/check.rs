@@ -110,7 +110,7 @@ fn check_listen(
     listen: SocketAddr,
     options: &PacketOptions,
 ) -> Result<(), PacketSpecError> {
-    let key = format!("frontends.{}.listen_addr", frontend.name);
+    let key = frontend.listen_key.path(&frontend.name);
     if listen.ip().is_unspecified() {
         if addresses(listen, options).is_empty() {
             let message = format!(

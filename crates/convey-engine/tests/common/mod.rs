@@ -64,6 +64,7 @@ pub fn spec(world: &World) -> SnapshotSpec {
         .map(|f| {
             let listen: SocketAddr = f.listen.parse().expect("an address");
             FrontendSpec {
+                listen_key: Default::default(),
                 name: f.name.clone(),
                 listen: vec![listen],
                 protocol: if f.protocol == "tcp" { Protocol::Tcp } else { Protocol::Udp },
@@ -160,6 +161,7 @@ impl Lab {
         // IPv6 would take its time and show nothing new.
         spec.frontends.retain(|f| f.listen[0].is_ipv4());
         let udp = spec.frontends.iter().map(|f| FrontendSpec {
+            listen_key: Default::default(),
             name: format!("{} datagrams", f.name),
             protocol: Protocol::Udp,
             ..f.clone()

@@ -42,6 +42,7 @@ pub fn spec(servers: &[SocketAddr]) -> SnapshotSpec {
 
 pub fn frontend(name: &str, listen: &str) -> FrontendSpec {
     FrontendSpec {
+        listen_key: Default::default(),
         name: name.to_owned(),
         listen: vec![listen.parse().unwrap()],
         protocol: Protocol::Tcp,

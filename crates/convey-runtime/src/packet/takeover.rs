@@ -117,6 +117,7 @@ fn add_former(spec: &mut SnapshotSpec, former: &Former) {
         backend(spec, of_backend);
         if spec.frontends.iter().all(|f| f.protocol != protocol || !f.listen.contains(&listen)) {
             spec.frontends.push(FrontendSpec {
+                listen_key: Default::default(),
                 name: format!("{} ({listen}, removed)", identity.name),
                 listen: vec![listen],
                 protocol,

@@ -64,6 +64,7 @@ pub fn is_passthrough(setup: &Setup) -> bool {
 
 fn spec(mode: Mode, small: bool) -> SnapshotSpec {
     let frontend = |name: &str, listen: &str, protocol, backend: &str| FrontendSpec {
+        listen_key: Default::default(),
         name: name.into(),
         listen: vec![listen.parse().unwrap()],
         protocol,
