@@ -58,12 +58,8 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant, SystemTime};
+    use convey_core::Reason;
 
-    use convey_core::{Endpoint, Reason};
-
-    use super::super::entry::Got;
-    use super::super::story::{Fate, Side, Story};
     use super::*;
 
     #[test]
@@ -78,43 +74,5 @@ mod tests {
         lanes.swap(0, &mut text);
         assert_eq!(text.lines().count(), 4);
         assert!(add(0));
-    }
-
-    #[test]
-    #[ignore = "measures: cargo test --release -p convey-proxy --lib -- --ignored --nocapture what_a_line_costs"]
-    fn what_a_line_costs_its_worker() {
-        const LINES: u32 = 10_000;
-        let lanes = Lanes::new(1);
-        let story = Story::default();
-        story.tries(|| Duration::from_micros(7));
-        story.connected(Duration::from_micros(90));
-        story.closes(Side::Server);
-        let addr = Endpoint::Ip(([10, 77, 0, 2], 8080).into());
-        let least = (0..50).map(|_| {
-            lanes.swap(0, &mut String::with_capacity(ROOM));
-            let begun = Instant::now();
-            for n in 0..LINES {
-                let entry = Entry {
-                    at: SystemTime::now(),
-                    client: ([10, 77, 0, 1], 1024 + n as u16).into(),
-                    listen: ([10, 77, 1, 1], 8080).into(),
-                    frontend: "bench",
-                    backend: "pool",
-                    server: Some(Got {
-                        name: "one",
-                        addr: &addr,
-                        source: Some(([10, 77, 1, 2], n as u16).into()),
-                    }),
-                    total: Duration::from_micros(4_000 + u64::from(n)),
-                    bytes: [60, 1091],
-                    fate: Fate::Closed,
-                    killed: false,
-                    story: Some(&story),
-                };
-                assert!(lanes.add(0, std::hint::black_box(&entry)));
-            }
-            begun.elapsed() / LINES
-        });
-        println!("{:?} a line", least.min().unwrap_or_default());
     }
 }
