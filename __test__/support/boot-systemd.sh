@@ -12,9 +12,15 @@ chmod -R a+rX /run/conf
 mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
 mkdir /sys/fs/cgroup/unified
 mount -t cgroup2 none /sys/fs/cgroup/unified
+# A program below /tmp would not be seen.
+case $main in
+/tmp/* | /var/tmp/*) tmp='/^PrivateTmp=/d' ;;
+*) tmp='' ;;
+esac
 for unit in convey.service run-conveybpf.mount; do
     sed -e "s#/usr/bin/convey#$node $main#" -e 's#/etc/convey/convey.toml#/run/conf/convey.toml#' \
         -e 's/^User=convey$/User=nobody/' -e 's/^Group=convey$/Group=nogroup/' -e 's/chown convey:convey/chown nobody:nogroup/' \
+        -e "$tmp" \
         -e 's/^WatchdogSec=.*/WatchdogSec=10/' -e '/^ProtectHome=/d' -e '/network-online/d' -e '/^StandardError=/d' \
         -e 's/^\[Unit\]$/[Unit]\nDefaultDependencies=no/' \
         -e 's#^\[Service\]$#[Service]\nStandardError=append:/run/conf/log#' "$units/$unit" >"/run/systemd/system/$unit"
