@@ -9,7 +9,7 @@ const USUAL = ["memory", "bulk", "keepalive", "half", "connect"] as const;
 
 export const WORKS = [
   ...USUAL,
-  ...(["mixed", "sparse", "idle", "connect-proxy", "connect-sni", "connect-log"] as const),
+  ...(["few", "mixed", "sparse", "idle", "connect-proxy", "connect-sni", "connect-log"] as const),
 ] as const;
 
 export interface Options {

@@ -31,6 +31,8 @@ export interface Standing {
 }
 
 const CONNECTIONS = "64";
+/** Of `few`: nobody waits for long behind others. */
+const FEW = "8";
 
 /** Until every connection of `sparse` has been opened and has asked once. */
 const SPARSE_WARMUP_S = 1.5;
@@ -84,6 +86,13 @@ export async function work(
         ...cores(at, run, "keepalive_cores_used"),
         keepalive_beside_cores_used: run.beside_s / run.window_s,
         keepalive_requests_per_s: run.requests / run.window_s,
+        ...latencies(run, "keepalive_p50_us", "keepalive_p99_us"),
+      }));
+    case "few":
+      return await measure(["requests", "--connections", FEW], (run) => ({
+        ...cpu(at, run, run.requests, "few_cpu_us_per_request"),
+        few_requests_per_s: run.requests / run.window_s,
+        ...latencies(run, "few_p50_us", "few_p99_us"),
       }));
     case "half":
       if (halfRate === undefined) return;
