@@ -15,12 +15,22 @@ void lb.closed.then(() => lines.close());
 let answers = 0;
 const say = (what: unknown): void => console.log(`answer ${++answers}: ${JSON.stringify(what)}`);
 const servers = () => lb.stats().backends.app?.server_details;
+/** Of all pages: one covers a part of a large table. */
+const serversOfFlows = async (): Promise<(string | undefined)[]> => {
+  const found: (string | undefined)[] = [];
+  for (let cursor: string | null | undefined; cursor !== null; ) {
+    const page = await lb.flows({}, { cursor });
+    found.push(...page.flows.map(({ server }) => server?.name));
+    cursor = page.cursor;
+  }
+  return found;
+};
 say(servers());
 for await (const line of lines) {
   const [command = "", name = "", destination = ""] = line.split(" ");
   if (command === "drain") void lb.drain(name, { deadlineMs: 0 });
   if (command === "enable") lb.enable(name);
   if (command === "explain") say(await lb.explain("tcp", name, destination));
-  else if (command === "flows") say((await lb.flows()).flows.map(({ server }) => server?.name));
+  else if (command === "flows") say(await serversOfFlows());
   else say(servers());
 }
