@@ -160,7 +160,7 @@ async fn left(client: &TcpStream) {
 /// A server that was reached, and by what its connection goes.
 pub(crate) struct Reached {
     pub server: TcpStream,
-    /// The end of the handshake travels with the first bytes; see [`source::begin`].
+    /// The end of the handshake travels with the first bytes; see [`Destination`].
     pub holds_ack: bool,
     pub meters: Meters,
     pub limits: Limits,

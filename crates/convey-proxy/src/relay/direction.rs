@@ -78,7 +78,7 @@ pub(super) struct Direction {
     wrote: bool,
     /// The receiving socket has TCP_NODELAY.
     nodelay: bool,
-    /// The first bytes carry the acknowledgement that ends the receiver's handshake; see [`source::begin`].
+    /// The first bytes carry the acknowledgement that ends the receiver's handshake; see [`source::Destination`].
     holds_ack: bool,
 }
 
